@@ -1,0 +1,49 @@
+"""The choice of merging layer between the stages of a backbone."""
+
+import keras
+
+from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
+from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.multi_scale_aggregation import MultiScaleAggregation
+from keras_spm.layers.stepwise_patch_merging import StepwisePatchMerging
+from keras_spm.registry import lookup
+
+
+def make_merging(kind, output_dim, own_merging, dtype):
+    """Returns the layer named "merging" that halves the map and widens to `output_dim`.
+
+    Args:
+        kind: `"own"`, the family's own layer; `"spm"`, Stepwise Patch Merging; and its
+            two halves alone, for ablation: `"msa"`, Multi-Scale Aggregation to
+            `output_dim` and then the family's own layer at that width; `"gle"`, a
+            linear map to `output_dim` and then Guided Local Enhancement.
+        output_dim: int.
+        own_merging: function (output_dim, name, dtype) → layer, the family's own.
+        dtype: dtype policy or its name.
+    """
+    return lookup("merging", kind, _KINDS)(output_dim, own_merging, dtype)
+
+
+def _own(output_dim, own_merging, dtype):
+    return own_merging(output_dim, name="merging", dtype=dtype)
+
+
+def _spm(output_dim, own_merging, dtype):
+    return StepwisePatchMerging(output_dim, name="merging", dtype=dtype)
+
+
+def _msa(output_dim, own_merging, dtype):
+    aggregation = MultiScaleAggregation(output_dim, name="multi_scale_aggregation", dtype=dtype)
+    embedding = own_merging(output_dim, name="embedding", dtype=dtype)
+    return keras.Sequential([aggregation, embedding], name="merging")
+
+
+def _gle(output_dim, own_merging, dtype):
+    widening = keras.layers.Dense(
+        output_dim, kernel_initializer=linear_initializer(), name="widening", dtype=dtype
+    )
+    enhancement = GuidedLocalEnhancement(name="guided_local_enhancement", dtype=dtype)
+    return keras.Sequential([widening, enhancement], name="merging")
+
+
+_KINDS = {"own": _own, "spm": _spm, "msa": _msa, "gle": _gle}

@@ -1,0 +1,178 @@
+"""Pyramid Vision Transformer v2, with its own merging or with Stepwise Patch Merging.
+
+References:
+    Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer,
+    arXiv 2106.13797.
+    Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
+"""
+
+import functools
+
+import keras
+import numpy as np
+
+from keras_spm.backbones.merging import make_merging
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone
+from keras_spm.layers.mlp import ConvolutionalMLP
+from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
+from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttention
+from keras_spm.layers.stage import Stage
+from keras_spm.layers.transformer_block import TransformerBlock
+
+NORM_EPSILON = 1e-6
+
+
+def _variant(embed_dims, depths, mlp_ratios=(8, 8, 4, 4), linear_attention=False, **rest):
+    return {
+        "embed_dims": embed_dims,
+        "depths": depths,
+        "num_heads": (1, 2, 5, 8),
+        "mlp_ratios": mlp_ratios,
+        "sr_ratios": (8, 4, 2, 1),
+        "linear_attention": linear_attention,
+        **rest,
+    }
+
+
+_WIDE = (64, 128, 320, 512)
+
+VARIANTS = {
+    # Ours, for small images and quick tests; the others are the paper's table 1.
+    "mini": _variant(
+        (32, 64, 96, 128), (1, 1, 2, 1), (4, 4, 4, 4), num_heads=(1, 2, 3, 4), sr_ratios=(4, 2, 1, 1)
+    ),
+    "b0": _variant((32, 64, 160, 256), (2, 2, 2, 2)),
+    "b1": _variant(_WIDE, (2, 2, 2, 2)),
+    "b2": _variant(_WIDE, (3, 4, 6, 3)),
+    "b2_li": _variant(_WIDE, (3, 4, 6, 3), linear_attention=True),
+    "b3": _variant(_WIDE, (3, 4, 18, 3)),
+    "b4": _variant(_WIDE, (3, 8, 27, 3)),
+    "b5": _variant(_WIDE, (3, 6, 40, 3), (4, 4, 4, 4)),
+}
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class PVTv2(PyramidBackbone):
+    """PVT v2: overlapping patch embedding, spatial-reduction attention, convolutional MLP.
+
+    `pyramid_outputs` are the normalised maps of the four stages; `pooled_output` is the
+    mean of the last one.
+
+    Args:
+        embed_dims: four ints, channels of the stages.
+        depths: four ints, blocks of the stages.
+        num_heads: four ints, each divides the stage's channels.
+        mlp_ratios: four numbers, hidden width of the MLP over the stage's channels.
+        sr_ratios: four ints, spatial reduction of keys and values.
+        linear_attention: bool, keys and values pooled to 7x7 (the `_li` variants).
+        drop_path_rate: float, of the last block; earlier ones rise to it from 0.
+        merging: `"own"` (a 3x3 convolution), `"spm"`, or for ablation `"msa"` or
+            `"gle"`, one half of Stepwise Patch Merging.
+        embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
+            reductions (1e-5 in the official and timm's code, 1e-6 in transformers').
+        image_shape: (H, W, channels); H and W from 32 on, or `None` for any.
+        data_format: of images and feature maps; `None` for Keras's configured one.
+
+    Example:
+
+    >>> backbone = keras_spm.PVTv2.from_preset("b0", load_weights=False)
+    >>> backbone(np.zeros((1, 224, 224, 3))).shape
+    (1, 7, 7, 256)
+    """
+
+    presets = VARIANTS
+    preset_prefix = "pvt_v2_"
+
+    def __init__(
+        self,
+        embed_dims,
+        depths,
+        num_heads,
+        mlp_ratios,
+        sr_ratios,
+        linear_attention=False,
+        drop_path_rate=0.0,
+        merging="own",
+        embedding_norm_epsilon=1e-5,
+        image_shape=(None, None, 3),
+        data_format=None,
+        dtype=None,
+        **kwargs,
+    ):
+        config = {
+            "embed_dims": tuple(embed_dims),
+            "depths": tuple(depths),
+            "num_heads": tuple(num_heads),
+            "mlp_ratios": tuple(mlp_ratios),
+            "sr_ratios": tuple(sr_ratios),
+        }
+        for name, values in config.items():
+            if len(values) != 4:
+                raise ValueError(f"`{name}` must have four values. Received: {name}={values}")
+        config |= {
+            "linear_attention": linear_attention,
+            "drop_path_rate": drop_path_rate,
+            "merging": merging,
+            "embedding_norm_epsilon": embedding_norm_epsilon,
+        }
+
+        embedding = functools.partial(
+            OverlappingPatchEmbedding, norm_epsilon=embedding_norm_epsilon
+        )
+        own_merging = functools.partial(embedding, patch_size=3, strides=2)
+        drop_path_rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
+
+        def make_block(stage, number):
+            return TransformerBlock(
+                SpatialReductionAttention(
+                    num_heads[stage],
+                    sr_ratios[stage],
+                    linear_attention,
+                    embedding_norm_epsilon,
+                    dtype=dtype,
+                    name="attention",
+                ),
+                ConvolutionalMLP(
+                    int(embed_dims[stage] * mlp_ratios[stage]),
+                    linear_attention,
+                    dtype=dtype,
+                    name="mlp",
+                ),
+                next(drop_path_rates),
+                NORM_EPSILON,
+                dtype=dtype,
+                name=f"block{number}",
+            )
+
+        def make_stage(stage):
+            return Stage(
+                [make_block(stage, number) for number in range(1, depths[stage] + 1)],
+                make_merging(merging, embed_dims[stage], own_merging, dtype) if stage else None,
+                keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),
+                dtype=dtype,
+                name=f"stage{stage + 1}",
+            )
+
+        super().__init__(
+            stem=embedding(embed_dims[0], patch_size=7, strides=4, dtype=dtype, name="stem"),
+            stages=[make_stage(stage) for stage in range(4)],
+            pool=keras.layers.GlobalAveragePooling2D("channels_last", dtype=dtype, name="pooling"),
+            image_shape=image_shape,
+            data_format=data_format,
+            dtype=dtype,
+            config=config,
+            **kwargs,
+        )
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class PVTv2SPM(PVTv2):
+    """PVT v2 whose three mergings are Stepwise Patch Merging.
+
+    Takes the arguments of `PVTv2`, with `merging="spm"` as the default.
+    """
+
+    preset_prefix = "pvt_v2_spm_"
+
+    def __init__(self, *args, merging="spm", **kwargs):
+        super().__init__(*args, merging=merging, **kwargs)

@@ -1,0 +1,153 @@
+"""What every backbone here is: a functional model of a stem and four stages."""
+
+import keras
+
+from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.registry import load_preset
+
+SMALLEST_SIZE = 32
+
+
+class PyramidBackbone(keras.Model):
+    """A hierarchical vision transformer: a stem and stages 1 to 4.
+
+    A family builds its layers and hands them over; this class joins them and gives
+    all families one interface:
+
+    - `output`: the last feature map, (batch, ceil(H / 32), ceil(W / 32), channels);
+    - `pyramid_outputs`: `{"P2": …, "P5": …}`, feature maps where Pn has stride 2**n;
+    - `pyramid_level_inputs`: the layer that makes each level, by name;
+    - `pooled_output`: (batch, channels), what the family's own classifier reads.
+
+    Images are (batch, H, W, 3), or (batch, 3, H, W) with
+    `data_format="channels_first"`; feature maps come in the same format, while all
+    layers inside work on channels_last maps.
+
+    Args:
+        stem: layer, image → map of stride 4.
+        stages: four layers; the first keeps the stride, the others double it.
+        pool: function of the last feature map (channels_last) → pooled output.
+        image_shape: (H, W, channels), or channels first with that data format; H and
+            W may be `None` for any size from 32 on.
+        data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's
+            configured one.
+        dtype: dtype policy of the layers.
+        config: dict of what else the family's constructor takes.
+
+    Raises:
+        ValueError: for an image smaller than 32.
+    """
+
+    # {short name: constructor arguments}, and what precedes them in long names.
+    presets = {}
+    preset_prefix = ""
+
+    def __init__(self, stem, stages, pool, image_shape, data_format, dtype, config, **kwargs):
+        # === Layers ===
+        data_format = data_format or keras.config.image_data_format()
+        channels_first = data_format == "channels_first"
+        image_shape = tuple(image_shape)
+        _check_image_shape(image_shape[1:] if channels_first else image_shape[:-1])
+
+        # === Functional Model ===
+        images = keras.Input(image_shape, name="images")
+        maps = images
+        if channels_first:
+            maps = keras.layers.Permute((2, 3, 1), dtype=dtype, name="to_channels_last")(maps)
+        maps = stem(maps)
+        pyramid_outputs, pyramid_level_inputs = {}, {}
+        for level, stage in enumerate(stages, start=2):
+            maps = stage(maps)
+            output, layer = maps, stage
+            if channels_first:
+                layer = keras.layers.Permute((3, 1, 2), dtype=dtype, name=f"P{level}")
+                output = layer(maps)
+            pyramid_outputs[f"P{level}"] = output
+            pyramid_level_inputs[f"P{level}"] = layer.name
+        pooled_output = pool(maps)
+        super().__init__(inputs=images, outputs=output, dtype=dtype, **kwargs)
+
+        # === Config ===
+        self.image_shape = image_shape
+        self.data_format = data_format
+        self.pyramid_outputs = pyramid_outputs
+        self.pyramid_level_inputs = pyramid_level_inputs
+        self.pooled_output = pooled_output
+        self._config = config
+
+    @property
+    def stem(self):
+        """The layer from image to stride 4."""
+        return self.get_layer("stem")
+
+    @property
+    def stages(self):
+        """The four stages."""
+        return [self.get_layer(f"stage{number}") for number in range(1, 5)]
+
+    @classmethod
+    def from_preset(cls, name, load_weights=True, **overrides):
+        """Builds a backbone by name.
+
+        Args:
+            name: one of `cls.presets`, or its long name (`"pvt_v2_b1"`).
+            load_weights: bool; `False` for random weights.
+            **overrides: constructor arguments that replace the preset's.
+
+        Raises:
+            ValueError: for an unknown name (says the nearest), and for
+                `load_weights=True` where no weights are published.
+        """
+        return load_preset(cls, name, load_weights, overrides)
+
+    def freeze(self, up_to_stage=4):
+        """Freezes the stem and stages 1 to `up_to_stage`; later stages train.
+
+        Frozen batch normalisations stay in evaluation. 0 freezes nothing. As always in
+        Keras, a compiled model takes notice when it is compiled again.
+
+        Args:
+            up_to_stage: int from 0 to 4.
+        """
+        if up_to_stage not in range(5):
+            raise ValueError(
+                f"`up_to_stage` must be an int from 0 to 4. Received: up_to_stage={up_to_stage}"
+            )
+        self.stem.trainable = up_to_stage == 0
+        for number, stage in enumerate(self.stages, start=1):
+            stage.trainable = number > up_to_stage
+
+    def multiply_adds(self, input_shape):
+        """Returns the multiply-adds of one image.
+
+        Args:
+            input_shape: (batch, H, W, channels), channels_last; the batch is not
+                looked at.
+        """
+        total = 0
+        for layer in (self.stem, *self.stages):
+            total += multiply_adds(layer, input_shape)
+            input_shape = layer.compute_output_shape(input_shape)
+        return total
+
+    def get_config(self):
+        return {
+            **self._config,
+            "image_shape": self.image_shape,
+            "data_format": self.data_format,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+
+def _check_image_shape(sizes):
+    if any(size is not None and size < SMALLEST_SIZE for size in sizes):
+        raise ValueError(
+            f"Height and width in `image_shape` must be at least {SMALLEST_SIZE}, or None. "
+            f"Received: {sizes}"
+        )

@@ -1,0 +1,44 @@
+"""Stepwise Patch Merging as its official code names it."""
+
+from keras_spm.weights.rules import DEPTHWISE
+from keras_spm.weights.rules import GROUPED
+from keras_spm.weights.rules import IDENTITY
+from keras_spm.weights.rules import LINEAR
+from keras_spm.weights.rules import POINTWISE
+from keras_spm.weights.rules import Layout
+from keras_spm.weights.rules import Rule
+from keras_spm.weights.rules import affine
+from keras_spm.weights.rules import batch_normalization
+from keras_spm.weights.rules import normalization
+
+IGNORED = r"(^|\.)num_batches_tracked$"
+
+AGGREGATION_RULES = (
+    *(
+        rule
+        for size in (3, 5, 7, 9)
+        for rule in affine(f"depthwise_{size}x{size}", f"local_conv_{size}", DEPTHWISE)
+    ),
+    Rule("grouped_kernel", "proj.0.weight", GROUPED),
+    Rule("grouped_bias", "proj.0.bias", IDENTITY),
+    *batch_normalization("norm", "proj.1"),
+    *affine("projection", "proj.3", POINTWISE),
+)
+
+ENHANCEMENT_RULES = (
+    *batch_normalization("guide_norm", "gtg.0"),
+    *affine("guide_depthwise", "gtg.2", DEPTHWISE),
+    *normalization("token_norm", "norm0"),
+    Rule("qkv_kernel", "attn.qkv.weight", LINEAR),
+    Rule("qkv_bias", "attn.qkv.bias"),
+    *normalization("output_norm", "norm1"),
+)
+
+MERGING_RULES = (
+    *(rule.under("multi_scale_aggregation", "msa") for rule in AGGREGATION_RULES),
+    *(rule.under("guided_local_enhancement", "gle") for rule in ENHANCEMENT_RULES),
+)
+
+AGGREGATION_LAYOUTS = (Layout("official", AGGREGATION_RULES, ignored=IGNORED),)
+ENHANCEMENT_LAYOUTS = (Layout("official", ENHANCEMENT_RULES, ignored=IGNORED),)
+MERGING_LAYOUTS = (Layout("official", MERGING_RULES, ignored=IGNORED),)

@@ -1,0 +1,125 @@
+"""Multi-Scale Aggregation, the first step of Stepwise Patch Merging."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_spm.layers.batch_normalization import BatchNormalization
+from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
+from keras_spm.layers.initializers import convolution_initializer
+from keras_spm.layers.multiply_adds import multiply_adds
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class MultiScaleAggregation(keras.layers.Layer):
+    """Widens every token's channels from its surroundings at several scales.
+
+    The channels are split into one equal run per kernel size, and each run is
+    convolved depthwise with its own kernel. Group l of a grouped linear map then
+    mixes channel l of every run and expands it; batch normalisation, exact GELU and a
+    linear map to `output_dim` follow. The map's size stays.
+
+    The biases before the batch normalisation have no effect in training (the batch
+    mean takes them away), so their true gradient there is zero; `dead_in_training`
+    lists them.
+
+    Args:
+        output_dim: int, channels of the output.
+        kernel_sizes: odd ints, one per run; their number divides the input channels.
+        expansion: int, by which the grouped map multiplies the channels.
+
+    Input: (batch, height, width, channels). Output: (batch, height, width,
+    output_dim).
+
+    Raises:
+        ValueError: where the number of kernel sizes does not divide the channels.
+
+    Reference:
+        Yu et al., Stepwise Patch Merging, arXiv 2409.06963, section "Multi-Scale
+        Aggregation".
+    """
+
+    def __init__(self, output_dim, kernel_sizes=(3, 5, 7, 9), expansion=2, **kwargs):
+        super().__init__(**kwargs)
+        if len(set(kernel_sizes)) != len(kernel_sizes) or not kernel_sizes:
+            raise ValueError(
+                f"`kernel_sizes` must be distinct. Received: kernel_sizes={kernel_sizes}"
+            )
+        self.output_dim = output_dim
+        self.kernel_sizes = tuple(kernel_sizes)
+        self.expansion = expansion
+        self.depthwise = [
+            DepthwiseConv2D(size, dtype=self.dtype_policy, name=f"depthwise_{size}x{size}")
+            for size in self.kernel_sizes
+        ]
+        self.norm = BatchNormalization(dtype=self.dtype_policy, name="norm")
+        self.projection = keras.layers.Dense(
+            output_dim,
+            kernel_initializer=convolution_initializer(),
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+
+    def build(self, input_shape):
+        channels, scales = input_shape[-1], len(self.kernel_sizes)
+        if channels % scales:
+            raise ValueError(
+                f"The number of `kernel_sizes` must divide the input channels. Received: "
+                f"kernel_sizes={self.kernel_sizes} ({scales}), channels={channels}"
+            )
+        run_shape = (*input_shape[:-1], channels // scales)
+        expanded_shape = (*input_shape[:-1], channels * self.expansion)
+        for depthwise in self.depthwise:
+            depthwise.build(run_shape)
+        # Entry (k, l, j): from channel l of run k to output j of group l. Kept this
+        # way round, the runs need no shuffle before they meet.
+        self.grouped_kernel = self.add_weight(
+            name="grouped_kernel",
+            shape=(scales, channels // scales, scales * self.expansion),
+            initializer=keras.initializers.RandomNormal(
+                stddev=math.sqrt(2 / (scales * self.expansion))
+            ),
+        )
+        self.grouped_bias = self.add_weight(
+            name="grouped_bias", shape=(channels * self.expansion,), initializer="zeros"
+        )
+        self.norm.build(expanded_shape)
+        self.projection.build(expanded_shape)
+
+    def call(self, inputs, training=False):
+        runs = ops.split(inputs, len(self.kernel_sizes), axis=-1)
+        runs = [depthwise(run) for depthwise, run in zip(self.depthwise, runs, strict=True)]
+        expanded = ops.einsum("bhwkl,klj->bhwlj", ops.stack(runs, axis=3), self.grouped_kernel)
+        channels = self.grouped_bias.shape[0]
+        expanded = ops.reshape(expanded, (*ops.shape(inputs)[:-1], channels)) + self.grouped_bias
+        expanded = ops.gelu(self.norm(expanded, training=training), approximate=False)
+        return self.projection(expanded)
+
+    @property
+    def dead_in_training(self):
+        """Variables whose true gradient is zero while batch statistics normalise."""
+        return [*(depthwise.bias for depthwise in self.depthwise), self.grouped_bias]
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:-1], self.output_dim)
+
+    def multiply_adds(self, input_shape):
+        _, height, width, channels = input_shape
+        scales = len(self.kernel_sizes)
+        run_shape = (*input_shape[:-1], channels // scales)
+        expanded_shape = (*input_shape[:-1], channels * self.expansion)
+        grouped = height * width * channels * scales * self.expansion
+        return (
+            sum(multiply_adds(depthwise, run_shape) for depthwise in self.depthwise)
+            + grouped
+            + multiply_adds(self.projection, expanded_shape)
+        )
+
+    def get_config(self):
+        config = {
+            "output_dim": self.output_dim,
+            "kernel_sizes": self.kernel_sizes,
+            "expansion": self.expansion,
+        }
+        return {**super().get_config(), **config}

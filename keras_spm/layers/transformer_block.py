@@ -1,0 +1,66 @@
+"""The pre-norm transformer block of the hierarchical families, on maps."""
+
+import keras
+
+from keras_spm.layers.drop_path import DropPath
+from keras_spm.layers.multiply_adds import multiply_adds
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class TransformerBlock(keras.layers.Layer):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, each branch with drop path.
+
+    Args:
+        attention: layer that keeps a map's shape.
+        mlp: layer that keeps a map's shape.
+        drop_path_rate: float in [0, 1).
+        norm_epsilon: float, epsilon of both layer normalisations.
+
+    Input and output: (batch, height, width, channels).
+    """
+
+    def __init__(self, attention, mlp, drop_path_rate=0.0, norm_epsilon=1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.attention = attention
+        self.mlp = mlp
+        self.drop_path_rate = drop_path_rate
+        self.norm_epsilon = norm_epsilon
+        self.attention_norm, self.mlp_norm = (
+            keras.layers.LayerNormalization(
+                epsilon=norm_epsilon, dtype=self.dtype_policy, name=name
+            )
+            for name in ("attention_norm", "mlp_norm")
+        )
+        self.drop_path = DropPath(drop_path_rate, dtype=self.dtype_policy, name="drop_path")
+
+    def build(self, input_shape):
+        for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
+            layer.build(input_shape)
+
+    def call(self, inputs, training=False):
+        branch = self.attention(self.attention_norm(inputs))
+        maps = inputs + self.drop_path(branch, training=training)
+        branch = self.mlp(self.mlp_norm(maps))
+        return maps + self.drop_path(branch, training=training)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def multiply_adds(self, input_shape):
+        return multiply_adds(self.attention, input_shape) + multiply_adds(self.mlp, input_shape)
+
+    def get_config(self):
+        config = {
+            "attention": keras.saving.serialize_keras_object(self.attention),
+            "mlp": keras.saving.serialize_keras_object(self.mlp),
+            "drop_path_rate": self.drop_path_rate,
+            "norm_epsilon": self.norm_epsilon,
+        }
+        return {**super().get_config(), **config}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = {
+            key: keras.saving.deserialize_keras_object(config[key]) for key in ("attention", "mlp")
+        }
+        return cls(**{**config, **layers})

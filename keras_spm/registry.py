@@ -1,0 +1,33 @@
+"""Names to builders. Imports nothing of this package.
+
+Classes register here under their names and presets register how they are loaded, so
+that `PyramidBackbone.from_preset` reaches the loader without importing it.
+"""
+
+import difflib
+
+_loaders = {}
+
+
+def register_loader(function):
+    """Makes `function(cls, name, load_weights, overrides)` what `from_preset` calls."""
+    _loaders["preset"] = function
+    return function
+
+
+def load_preset(cls, name, load_weights, overrides):
+    """Builds a `cls` from a preset name through the registered loader."""
+    return _loaders["preset"](cls, name, load_weights, overrides)
+
+
+def lookup(kind, name, known):
+    """Returns `known[name]`.
+
+    Raises:
+        ValueError: for an unknown name; says the nearest one and all there are.
+    """
+    if name in known:
+        return known[name]
+    nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
+    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+    raise ValueError(f"Unknown {kind} {name!r}.{hint} There are: {', '.join(known)}.")
