@@ -1,0 +1,27 @@
+"""Vision backbones for Keras 3 around Stepwise Patch Merging.
+
+One source for TensorFlow, JAX and PyTorch; the environment variable KERAS_BACKEND
+chooses. See the README for a tour.
+"""
+
+from keras_spm.environment import check_backend
+
+check_backend()
+
+from keras_spm import layers  # noqa: E402
+from keras_spm.backbones import PVTv2  # noqa: E402
+from keras_spm.backbones import PVTv2SPM  # noqa: E402
+from keras_spm.converters import load_torch_weights  # noqa: E402
+from keras_spm.presets import list_presets  # noqa: E402
+from keras_spm.tasks import ImageClassifier  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ImageClassifier",
+    "PVTv2",
+    "PVTv2SPM",
+    "layers",
+    "list_presets",
+    "load_torch_weights",
+]

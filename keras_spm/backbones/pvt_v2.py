@@ -70,8 +70,9 @@ class PVTv2(PyramidBackbone):
             `"gle"`, one half of Stepwise Patch Merging.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official and timm's code, 1e-6 in transformers').
-        image_shape: (H, W, channels); H and W from 32 on, or `None` for any.
-        data_format: of images and feature maps; `None` for Keras's configured one.
+        dtype: dtype policy of the layers.
+        **kwargs: `image_shape`, `data_format`, `frozen_stages` and `name`, see
+            `PyramidBackbone`.
 
     Example:
 
@@ -94,8 +95,6 @@ class PVTv2(PyramidBackbone):
         drop_path_rate=0.0,
         merging="own",
         embedding_norm_epsilon=1e-5,
-        image_shape=(None, None, 3),
-        data_format=None,
         dtype=None,
         **kwargs,
     ):
@@ -157,10 +156,8 @@ class PVTv2(PyramidBackbone):
             stem=embedding(embed_dims[0], patch_size=7, strides=4, dtype=dtype, name="stem"),
             stages=[make_stage(stage) for stage in range(4)],
             pool=keras.layers.GlobalAveragePooling2D("channels_last", dtype=dtype, name="pooling"),
-            image_shape=image_shape,
-            data_format=data_format,
-            dtype=dtype,
             config=config,
+            dtype=dtype,
             **kwargs,
         )
 

@@ -27,12 +27,13 @@ class PyramidBackbone(keras.Model):
         stem: layer, image → map of stride 4.
         stages: four layers; the first keeps the stride, the others double it.
         pool: function of the last feature map (channels_last) → pooled output.
+        config: dict of the family's own constructor arguments.
         image_shape: (H, W, channels), or channels first with that data format; H and
             W may be `None` for any size from 32 on.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's
             configured one.
         dtype: dtype policy of the layers.
-        config: dict of what else the family's constructor takes.
+        frozen_stages: int from 0 to 4, see `freeze`.
 
     Raises:
         ValueError: for an image smaller than 32.
@@ -42,7 +43,18 @@ class PyramidBackbone(keras.Model):
     presets = {}
     preset_prefix = ""
 
-    def __init__(self, stem, stages, pool, image_shape, data_format, dtype, config, **kwargs):
+    def __init__(
+        self,
+        stem,
+        stages,
+        pool,
+        config,
+        image_shape=(None, None, 3),
+        data_format=None,
+        dtype=None,
+        frozen_stages=0,
+        **kwargs,
+    ):
         # === Layers ===
         data_format = data_format or keras.config.image_data_format()
         channels_first = data_format == "channels_first"
@@ -73,7 +85,10 @@ class PyramidBackbone(keras.Model):
         self.pyramid_outputs = pyramid_outputs
         self.pyramid_level_inputs = pyramid_level_inputs
         self.pooled_output = pooled_output
-        self._config = config
+        self._family_arguments = tuple(config)
+        for name, value in config.items():
+            setattr(self, name, value)
+        self.freeze(frozen_stages)
 
     @property
     def stem(self):
@@ -90,7 +105,8 @@ class PyramidBackbone(keras.Model):
         """Builds a backbone by name.
 
         Args:
-            name: one of `cls.presets`, or its long name (`"pvt_v2_b1"`).
+            name: one of `cls.presets`, or its long name (`"pvt_v2_b1"`). On
+                `PyramidBackbone` itself, the long name of any family's.
             load_weights: bool; `False` for random weights.
             **overrides: constructor arguments that replace the preset's.
 
@@ -107,12 +123,13 @@ class PyramidBackbone(keras.Model):
         Keras, a compiled model takes notice when it is compiled again.
 
         Args:
-            up_to_stage: int from 0 to 4.
+            up_to_stage: int from 0 to 4, kept as `frozen_stages`.
         """
         if up_to_stage not in range(5):
             raise ValueError(
                 f"`up_to_stage` must be an int from 0 to 4. Received: up_to_stage={up_to_stage}"
             )
+        self.frozen_stages = up_to_stage
         self.stem.trainable = up_to_stage == 0
         for number, stage in enumerate(self.stages, start=1):
             stage.trainable = number > up_to_stage
@@ -132,12 +149,12 @@ class PyramidBackbone(keras.Model):
 
     def get_config(self):
         return {
-            **self._config,
+            **{name: getattr(self, name) for name in self._family_arguments},
             "image_shape": self.image_shape,
             "data_format": self.data_format,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "frozen_stages": self.frozen_stages,
             "name": self.name,
-            "trainable": self.trainable,
         }
 
     @classmethod

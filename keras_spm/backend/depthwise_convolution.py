@@ -133,24 +133,27 @@ def _jax_depthwise():
         return gradient[:, padding : padding + height, padding : padding + width]
 
     def _kernel_gradient(inputs, kernel, cotangent, strides, padding):
-        # Image by image, so that the maps of one image stay in cache for all the taps.
+        # Image by image, so that the maps of one image stay in cache for all the taps;
+        # row by row of the kernel, as unrolled taps are slow to compile.
         _, out_height, out_width, channels = cotangent.shape
+        rows, columns = kernel.shape[:2]
 
         def add_image(total, image):
             padded, cotangent = (array[None].astype("float32") for array in image)
-            taps = [
-                jnp.sum(
-                    _window(padded, row, column, out_height, out_width, strides) * cotangent,
-                    axis=(0, 1, 2),
-                )
-                for row in range(kernel.shape[0])
-                for column in range(kernel.shape[1])
-            ]
-            return total + jnp.stack(taps), None
 
-        start = jnp.zeros((kernel.shape[0] * kernel.shape[1], channels), "float32")
+            def one_row(row):
+                band = jax.lax.dynamic_slice_in_dim(padded, row, padded.shape[1] - rows + 1, 1)
+                windows = (
+                    _window(band, 0, column, out_height, out_width, strides)
+                    for column in range(columns)
+                )
+                return jnp.stack([jnp.sum(window * cotangent, (0, 1, 2)) for window in windows])
+
+            return total + jax.lax.map(one_row, jnp.arange(rows)), None
+
+        start = jnp.zeros((rows, columns, channels), "float32")
         total, _ = jax.lax.scan(add_image, start, (_pad(inputs, padding, padding), cotangent))
-        return total.reshape(kernel.shape).astype(kernel.dtype)
+        return total[..., None].astype(kernel.dtype)
 
     def _pad(maps, rows, columns):
         rows, columns = (

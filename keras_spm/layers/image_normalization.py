@@ -18,22 +18,35 @@ class ImageNormalization(keras.layers.Layer):
         mean: floats, one per channel, for pixels scaled to [0, 1].
         standard_deviation: floats, likewise.
 
-    Input: (batch, height, width, channels) in [0, 255], any dtype. Output: the same
-    shape.
+        data_format: where the channels are.
+
+    Input: (batch, height, width, channels) in [0, 255], any dtype, or channels first.
+    Output: the same shape.
     """
 
     def __init__(
-        self, mean=IMAGENET_MEAN, standard_deviation=IMAGENET_STANDARD_DEVIATION, **kwargs
+        self,
+        mean=IMAGENET_MEAN,
+        standard_deviation=IMAGENET_STANDARD_DEVIATION,
+        data_format="channels_last",
+        **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
         self.mean = tuple(mean)
         self.standard_deviation = tuple(standard_deviation)
+        self.data_format = data_format
 
     def call(self, inputs):
         pixels = ops.cast(inputs, "float32") / 255
-        mean = ops.convert_to_tensor(self.mean, dtype="float32")
-        deviation = ops.convert_to_tensor(self.standard_deviation, dtype="float32")
-        return ops.cast((pixels - mean) / deviation, self.compute_dtype)
+        normalized = (pixels - self._per_channel(self.mean)) / self._per_channel(
+            self.standard_deviation
+        )
+        return ops.cast(normalized, self.compute_dtype)
+
+    def _per_channel(self, values):
+        values = ops.convert_to_tensor(values, dtype="float32")
+        shape = (-1, 1, 1) if self.data_format == "channels_first" else (-1,)
+        return ops.reshape(values, shape)
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -42,5 +55,9 @@ class ImageNormalization(keras.layers.Layer):
         return 0
 
     def get_config(self):
-        config = {"mean": self.mean, "standard_deviation": self.standard_deviation}
+        config = {
+            "mean": self.mean,
+            "standard_deviation": self.standard_deviation,
+            "data_format": self.data_format,
+        }
         return {**super().get_config(), **config}

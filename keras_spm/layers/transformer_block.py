@@ -34,7 +34,8 @@ class TransformerBlock(keras.layers.Layer):
         self.drop_path = DropPath(drop_path_rate, dtype=self.dtype_policy, name="drop_path")
 
     def build(self, input_shape):
-        for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
+        parts = (self.attention_norm, self.attention, self.mlp_norm, self.mlp, self.drop_path)
+        for layer in parts:
             layer.build(input_shape)
 
     def call(self, inputs, training=False):

@@ -1,0 +1,38 @@
+"""Batches for `fit`, in a deterministic order, through Grain."""
+
+import functools
+
+import numpy as np
+
+from keras_spm.data.transforms import random_affine
+
+
+def training_batches(examples, batch_size, epochs, seed, rotation, zoom, translation):
+    """Returns a Grain data set of augmented batches for a whole training.
+
+    Every epoch shuffles and augments anew; the same seed gives the same batches. What
+    does not fill a batch at the end of an epoch is left out of that epoch.
+
+    Args:
+        examples: `LabelledImages`.
+        batch_size: int.
+        epochs: int.
+        seed: int.
+        rotation, zoom, translation: see `random_affine`.
+
+    Returns:
+        (data set, batches per epoch)
+    """
+    import grain
+
+    augment = functools.partial(
+        random_affine, rotation=rotation, zoom=zoom, translation=translation
+    )
+    order = grain.MapDataset.range(len(examples.labels)).seed(seed).shuffle()
+    order = order.batch(batch_size, drop_remainder=True).repeat(epochs, reseed_each_epoch=True)
+
+    def augmented(indices, generator):
+        images = [augment(examples.images[index], generator) for index in indices]
+        return np.stack(images), examples.labels[indices]
+
+    return order.random_map(augmented).to_iter_dataset(), len(examples.labels) // batch_size

@@ -1,0 +1,177 @@
+"""Image classification on any backbone."""
+
+import keras
+import numpy as np
+
+from keras_spm.layers.image_normalization import IMAGENET_MEAN
+from keras_spm.layers.image_normalization import IMAGENET_STANDARD_DEVIATION
+from keras_spm.layers.image_normalization import ImageNormalization
+from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.optimizers import AdamW
+from keras_spm.tasks.image_task import ImageTask
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class ImageClassifier(ImageTask):
+    """Raw images in, class logits out.
+
+    Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
+    normalised inside the model, in float32. The result is (batch, num_classes) in
+    float32. The model is compiled with defaults that suit fine-tuning on integer labels;
+    call `compile` again for others.
+
+    Args:
+        backbone: a backbone of this package, or a Keras model with feature maps (batch,
+            height, width, channels) as output.
+        num_classes: int.
+        class_names: optional `num_classes` distinct strings, kept with the model.
+        activation: of the last layer; `None` for logits.
+        dropout: float, rate before the last layer.
+        mean: three floats, for pixels scaled to [0, 1].
+        standard_deviation: three floats, likewise.
+
+    Raises:
+        ValueError: where `class_names` are not distinct or not as many as classes.
+
+    Example:
+
+    >>> backbone = keras_spm.PVTv2SPM.from_preset("mini", load_weights=False)
+    >>> model = keras_spm.ImageClassifier(backbone, num_classes=10)
+    >>> images = np.random.randint(0, 256, (8, 32, 32, 3), dtype="uint8")
+    >>> history = model.fit(images, np.arange(8), verbose=0)
+    >>> model.classify(images[0], top=2)  # doctest: +SKIP
+    [('3', 0.2), ('7', 0.1)]
+    """
+
+    def __init__(
+        self,
+        backbone,
+        num_classes,
+        class_names=None,
+        activation=None,
+        dropout=0.0,
+        mean=IMAGENET_MEAN,
+        standard_deviation=IMAGENET_STANDARD_DEVIATION,
+        **kwargs,
+    ):
+        class_names = _checked_names(class_names, num_classes)
+
+        # === Layers ===
+        normalization = ImageNormalization(
+            mean,
+            standard_deviation,
+            data_format=backbone.data_format,
+            dtype=backbone.dtype_policy,
+            name="normalization",
+        )
+        features = keras.Model(backbone.input, backbone.pooled_output, name="features")
+        dropout_layer = keras.layers.Dropout(dropout, dtype=backbone.dtype_policy, name="dropout")
+        # float32 under every policy: half a digit of a logit is too coarse for a loss.
+        head = keras.layers.Dense(
+            num_classes,
+            activation=activation,
+            kernel_initializer=linear_initializer(),
+            dtype="float32",
+            name="head",
+        )
+
+        # === Functional Model ===
+        images = keras.Input(backbone.image_shape, name="images")
+        outputs = head(dropout_layer(features(normalization(images))))
+        super().__init__(inputs=images, outputs=outputs, **kwargs)
+
+        # === Config ===
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self.activation = keras.activations.get(activation)
+        self.dropout = dropout
+        self.mean = tuple(mean)
+        self.standard_deviation = tuple(standard_deviation)
+        self.compile()
+
+    def compile(self, optimizer="auto", loss="auto", metrics="auto", **kwargs):
+        """Configures training; `"auto"` stands for what suits fine-tuning.
+
+        Args:
+            optimizer: by default AdamW, learning rate 1e-4, weight decay 0.05 on kernels.
+            loss: by default cross-entropy of integer labels.
+            metrics: by default accuracy.
+            **kwargs: as `keras.Model.compile` takes them.
+        """
+        if optimizer == "auto":
+            optimizer = AdamW(learning_rate=1e-4, weight_decay=0.05)
+        if loss == "auto":
+            loss = keras.losses.SparseCategoricalCrossentropy(
+                from_logits=self.activation is keras.activations.linear
+            )
+        if metrics == "auto":
+            metrics = ["accuracy"]
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def classify(self, images, top=5, batch_size=32):
+        """Names the most likely classes.
+
+        Args:
+            images: (batch, height, width, 3) or one image (height, width, 3), pixels in
+                [0, 255].
+            top: int, how many classes.
+            batch_size: int.
+
+        Returns:
+            For each image a list of (class name, probability), the likeliest first; for
+            a single image just that list. Without `class_names` the class's number
+            stands for its name.
+        """
+        images = np.asarray(images)
+        single = images.ndim == 3
+        outputs = self.predict(images[None] if single else images, batch_size, verbose=0)
+        names = self.class_names or [str(index) for index in range(self.num_classes)]
+        results = [
+            [(names[index], float(row[index])) for index in np.argsort(-row, kind="stable")[:top]]
+            for row in self._probabilities(outputs)
+        ]
+        return results[0] if single else results
+
+    def _probabilities(self, outputs):
+        if self.activation is not keras.activations.linear:
+            return outputs
+        exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+        return exponentials / exponentials.sum(axis=-1, keepdims=True)
+
+    def multiply_adds(self, input_shape):
+        """Returns the multiply-adds of one image of shape (batch, height, width, 3)."""
+        head = self.get_layer("head")
+        pooled_shape = self.backbone.pooled_output.shape
+        return multiply_adds(self.backbone, input_shape) + multiply_adds(head, pooled_shape)
+
+    def get_config(self):
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "mean": self.mean,
+            "standard_deviation": self.standard_deviation,
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        backbone = keras.saving.deserialize_keras_object(config["backbone"])
+        return cls(**{**config, "backbone": backbone})
+
+
+def _checked_names(class_names, num_classes):
+    if class_names is None:
+        return None
+    class_names = [str(name) for name in class_names]
+    if len(class_names) != num_classes or len(set(class_names)) != num_classes:
+        raise ValueError(
+            f"`class_names` must be {num_classes} distinct names, one per class. "
+            f"Received {len(class_names)}: {class_names}"
+        )
+    return class_names

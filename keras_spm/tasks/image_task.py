@@ -1,0 +1,70 @@
+"""What every task shares: raw images in, a backbone inside, compiled by default."""
+
+import warnings
+
+import keras
+
+from keras_spm.registry import load_preset
+from keras_spm.tasks.pixel_range import looks_scaled
+
+
+class ImageTask(keras.Model):
+    """A functional model from raw images to a result, around a backbone.
+
+    Subclasses set `backbone` and define `compile` with default arguments.
+    """
+
+    @classmethod
+    def from_preset(cls, name, load_weights=True, **arguments):
+        """Builds the task on a backbone preset.
+
+        Args:
+            name: long name of a backbone preset, see `keras_spm.list_presets()`.
+            load_weights: bool; `False` for random weights.
+            **arguments: of the task's constructor, without the backbone.
+
+        Raises:
+            ValueError: for an unknown name (says the nearest), and for
+                `load_weights=True` where no weights are published.
+        """
+        return load_preset(cls, name, load_weights, arguments)
+
+    def freeze(self, up_to_stage=4):
+        """Freezes the backbone's stem and stages 1 to `up_to_stage`; 0 freezes nothing.
+
+        Frozen batch normalisations stay in evaluation. The model is compiled anew as it
+        was, with a fresh optimizer state, so this works between two calls of `fit`.
+
+        Args:
+            up_to_stage: int from 0 to 4.
+        """
+        self.backbone.freeze(up_to_stage)
+        self.compile_from_config(self.get_compile_config())
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x=None, *args, **kwargs):
+        self._check_pixels(x)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        self._check_pixels(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        self._check_pixels(x)
+        return super().predict(x, *args, **kwargs)
+
+    def _check_pixels(self, x):
+        """Warns once where images look scaled to [0, 1]: they would come out all black."""
+        if getattr(self, "_pixels_checked", False):
+            return
+        self._pixels_checked = True
+        if looks_scaled(x):
+            warnings.warn(
+                "The first images have no pixel above 1: they look scaled to [0, 1] already. "
+                f"{type(self).__name__} takes raw pixels in [0, 255] and normalises them itself.",
+                stacklevel=3,
+            )
