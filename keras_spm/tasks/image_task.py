@@ -41,9 +41,16 @@ class ImageTask(keras.Model):
         self.backbone.freeze(up_to_stage)
         self.compile_from_config(self.get_compile_config())
 
+    def get_compile_config(self):
+        # Saved with the model: a model that never trained has no optimizer state to load.
+        return {**super().get_compile_config(), "optimizer_built": self.optimizer.built}
+
     def compile_from_config(self, config):
+        config = dict(config)
+        optimizer_built = config.pop("optimizer_built")
         self.compile(**keras.saving.deserialize_keras_object(config))
-        self.optimizer.build(self.trainable_variables)
+        if optimizer_built:
+            self.optimizer.build(self.trainable_variables)
 
     def fit(self, x=None, *args, **kwargs):
         self._check_pixels(x)

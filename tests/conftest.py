@@ -1,0 +1,37 @@
+"""Shared by all tests. The backend under test is the one that KERAS_BACKEND names."""
+
+import os
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Models of the same shape are compiled once a session, not once a test.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
+import keras  # noqa: E402
+import pytest  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "only(backend): belongs to one backend's formulation")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out what another backend's run checks."""
+    here = [item for item in items if _belongs(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not _belongs(item)])
+    items[:] = here
+
+
+def _belongs(item):
+    marker = item.get_closest_marker("only")
+    return marker is None or marker.args[0] == keras.config.backend()
+
+
+def pytest_report_header(config):
+    return f"backend: {keras.config.backend()}"
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(0)

@@ -1,0 +1,174 @@
+"""What every backbone and task must hold on every backend. A new model is one more row.
+
+Tolerances are for float32 on CPU: 1e-5 between two orders of the same sums.
+"""
+
+import keras
+import numpy as np
+
+from keras_spm import ImageClassifier
+from keras_spm import PVTv2
+from keras_spm import PVTv2SPM
+from tests.golden import backbone_arguments
+from tests.helpers import difference
+from tests.helpers import gradients
+from tests.helpers import random_array
+from tests.helpers import randomize
+from tests.helpers import to_numpy
+
+TOLERANCE = 1e-5
+DEAD = 1e-4  # What rounding leaves of a gradient that is zero.
+
+_SMALL = backbone_arguments("pvt_v2")
+
+# name → function (**constructor arguments) → model
+BACKBONES = {
+    "PVTv2": lambda **arguments: PVTv2(**_SMALL, **arguments),
+    "PVTv2-linear": lambda **arguments: PVTv2(
+        **{**_SMALL, "linear_attention": True}, **arguments
+    ),
+    "PVTv2SPM": lambda **arguments: PVTv2SPM(**_SMALL, **arguments),
+    "PVTv2SPM-msa": lambda **arguments: PVTv2SPM(**_SMALL, merging="msa", **arguments),
+    "PVTv2SPM-gle": lambda **arguments: PVTv2SPM(**_SMALL, merging="gle", **arguments),
+}
+
+TASKS = {
+    "ImageClassifier": lambda **arguments: ImageClassifier(
+        PVTv2SPM(**_SMALL, **arguments), 7, class_names=list("abcdefg")
+    ),
+}
+
+MODELS = {**BACKBONES, **TASKS}
+
+SIZES = ((32, 32), (33, 33), (64, 96), (97, 50))
+
+
+def images(batch, height, width, seed=0):
+    """Raw pixels, as floats."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (batch, height, width, 3))
+    return pixels.astype("float32")
+
+
+def check_config_round_trip(build):
+    """A model rebuilt from its configuration has the same configuration and variables."""
+    model = build(drop_path_rate=0.1, name="original")
+    again = type(model).from_config(model.get_config())
+    assert again.get_config() == model.get_config()
+    assert [(v.path, v.shape) for v in again.weights] == [(v.path, v.shape) for v in model.weights]
+
+
+def check_keras_round_trip(build, folder):
+    """Saved and loaded as `.keras`, a model gives the same numbers to the last bit."""
+    model = randomize(build())
+    model.save(folder / "model.keras")
+    again = keras.saving.load_model(folder / "model.keras")
+    batch = images(2, 64, 64)
+    assert difference(model.predict(batch, verbose=0), again.predict(batch, verbose=0)) == 0
+
+
+def check_eager_equals_compiled(build):
+    model = randomize(build())
+    batch = images(2, 64, 64)
+    eager = to_numpy(model(batch))
+    scale = np.abs(eager).max()
+    # On torch this is torch.compile, elsewhere XLA or TensorFlow's graph.
+    model.compile(jit_compile="auto" if keras.config.backend() == "tensorflow" else True)
+    compiled = model.predict(batch, verbose=0)
+    assert difference(eager, compiled) <= TOLERANCE * max(scale, 1)
+
+
+def check_mixed_precision(build, policy, compute_dtype):
+    """Half precision gives finite maps of that dtype, and float32 variables."""
+    model = build(dtype=policy)
+    outputs = model(images(2, 64, 64))
+    expected = "float32" if isinstance(model, ImageClassifier) else compute_dtype
+    assert keras.backend.standardize_dtype(outputs.dtype) == expected
+    assert np.isfinite(to_numpy(keras.ops.cast(outputs, "float32"))).all()
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+
+
+def check_gradients(build):
+    """Every parameter learns, but for those that a layer declares dead in training."""
+    model = randomize(build())
+    batch = images(2, 64, 64) / 255 if not isinstance(model, ImageClassifier) else images(2, 64, 64)
+    outputs, by_path, _ = gradients(model, batch, random_array(*model(batch).shape, seed=1))
+    assert np.isfinite(outputs).all()
+    dead = {variable.path for variable in _dead_in_training(model)}
+    for path, gradient in by_path.items():
+        assert np.isfinite(gradient).all(), path
+        size = np.abs(gradient).max()
+        assert size <= DEAD if path in dead else size > DEAD, (path, size)
+
+
+def check_rows_are_independent(build):
+    """In evaluation a row alone gives what it gives in a batch."""
+    model = randomize(build())
+    batch = images(3, 64, 64)
+    together = model.predict(batch, verbose=0)
+    alone = model.predict(batch[1:2], verbose=0)
+    assert difference(together[1:2], alone) <= TOLERANCE * max(np.abs(together).max(), 1)
+
+
+def check_sizes(build):
+    """One model serves any size: Pn has ceil(size / 2**n), as a model of that size has."""
+    model = randomize(build())
+    pyramid = keras.Model(model.input, model.pyramid_outputs)
+    for height, width in SIZES:
+        batch = images(1, height, width) / 255
+        maps = pyramid.predict(batch, verbose=0)
+        for level in range(2, 6):
+            expected = tuple(-(-size // 2**level) for size in (height, width))
+            assert maps[f"P{level}"].shape[1:3] == expected
+            assert np.isfinite(maps[f"P{level}"]).all()
+        assert difference(maps["P5"], model.predict(batch, verbose=0)) == 0
+
+
+def check_static_equals_dynamic(build):
+    """A model of one fixed, odd size gives what the model of any size gives there."""
+    height, width = 97, 50
+    dynamic = randomize(build())
+    static = randomize(build(image_shape=(height, width, 3)))
+    batch = images(1, height, width) / 255
+    assert static.output.shape[1:3] == (4, 2)
+    results = [model.predict(batch, verbose=0) for model in (dynamic, static)]
+    assert difference(*results) <= TOLERANCE
+
+
+def check_channels_first(build):
+    """Images and maps in channels_first hold the numbers of channels_last."""
+    last, first = (
+        randomize(build(image_shape=shape, data_format=data_format))
+        for shape, data_format in (
+            ((64, 96, 3), "channels_last"),
+            ((3, 64, 96), "channels_first"),
+        )
+    )
+    batch = images(1, 64, 96)
+    expected = last.predict(batch, verbose=0)
+    outputs = first.predict(batch.transpose(0, 3, 1, 2), verbose=0)
+    if outputs.ndim == 4:
+        outputs = outputs.transpose(0, 2, 3, 1)
+    assert difference(outputs, expected) <= TOLERANCE * max(np.abs(expected).max(), 1)
+
+
+def check_freezing(build):
+    """What is frozen has no trainable variable and keeps its running statistics."""
+    model = randomize(build())
+    model.freeze(3)
+    trained = {variable.path for variable in model.trainable_variables}
+    assert trained and all(path.startswith(("stage4", "head")) for path in trained)
+    frozen = {v.path: to_numpy(v) for v in model.weights if v.path.startswith("stage2")}
+    model(images(2, 64, 64), training=True)
+    for variable in model.weights:
+        if variable.path in frozen:
+            assert (to_numpy(variable) == frozen[variable.path]).all(), variable.path
+    again = type(model).from_config(model.get_config())
+    assert {variable.path for variable in again.trainable_variables} == trained
+    model.freeze(0)
+    assert len(model.trainable_variables) > len(trained)
+
+
+def _dead_in_training(model):
+    for stage in getattr(model, "backbone", model).stages:
+        for layer in getattr(stage.merging, "layers", [stage.merging]):
+            yield from getattr(layer, "dead_in_training", ())

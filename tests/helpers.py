@@ -1,0 +1,87 @@
+"""What tests on three backends need: numpy in and out, gradients, known weights."""
+
+import keras
+import numpy as np
+
+
+def to_numpy(value):
+    return keras.ops.convert_to_numpy(value)
+
+
+def difference(left, right):
+    """The largest absolute difference."""
+    return float(np.abs(to_numpy(left).astype("float64") - to_numpy(right)).max())
+
+
+def random_array(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def randomize(model, seed=0):
+    """Gives every variable a known random value, so that no two could be swapped unseen."""
+    generator = np.random.default_rng(seed)
+    for variable in model.weights:
+        value = generator.normal(0, 0.2, variable.shape)
+        if variable.path.endswith(("gamma", "moving_variance")):
+            value = 1 + np.abs(value)
+        variable.assign(value.astype("float32"))
+    return model
+
+
+def gradients(layer, inputs, cotangent):
+    """One training step's outputs and gradients of sum(outputs * cotangent).
+
+    Returns:
+        (outputs, {variable path: gradient}, gradient of the inputs), all numpy. Running
+        statistics are updated, as in training.
+    """
+    outputs, by_variable, by_input = _GRADIENTS[keras.config.backend()](layer, inputs, cotangent)
+    paths = [variable.path for variable in layer.trainable_variables]
+    by_path = dict(zip(paths, map(to_numpy, by_variable), strict=True))
+    return to_numpy(outputs), by_path, to_numpy(by_input)
+
+
+def _tensorflow_gradients(layer, inputs, cotangent):
+    import tensorflow as tf
+
+    inputs = tf.constant(inputs)
+    variables = [variable.value for variable in layer.trainable_variables]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = layer(inputs, training=True)
+        total = tf.reduce_sum(tf.cast(outputs, "float32") * cotangent)
+    *by_variable, by_input = tape.gradient(total, [*variables, inputs])
+    return outputs, by_variable, by_input
+
+
+def _jax_gradients(layer, inputs, cotangent):
+    import jax
+
+    def total(trainable, inputs, state):
+        outputs, state = layer.stateless_call(trainable, state, inputs, training=True)
+        return (outputs.astype("float32") * cotangent).sum(), (outputs, state)
+
+    trainable = [variable.value for variable in layer.trainable_variables]
+    state = [variable.value for variable in layer.non_trainable_variables]
+    step = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+    (by_variable, by_input), (outputs, state) = step(trainable, jax.numpy.array(inputs), state)
+    for variable, value in zip(layer.non_trainable_variables, state, strict=True):
+        variable.assign(value)
+    return outputs, by_variable, by_input
+
+
+def _torch_gradients(layer, inputs, cotangent):
+    import torch
+
+    inputs = torch.tensor(inputs, requires_grad=True)
+    outputs = layer(inputs, training=True)
+    (outputs.float() * torch.tensor(cotangent)).sum().backward()
+    by_variable = [variable.value.grad for variable in layer.trainable_variables]
+    return outputs, by_variable, inputs.grad
+
+
+_GRADIENTS = {
+    "tensorflow": _tensorflow_gradients,
+    "jax": _jax_gradients,
+    "torch": _torch_gradients,
+}
