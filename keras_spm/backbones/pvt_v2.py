@@ -39,7 +39,11 @@ _WIDE = (64, 128, 320, 512)
 VARIANTS = {
     # Ours, for small images and quick tests; the others are the paper's table 1.
     "mini": _variant(
-        (32, 64, 96, 128), (1, 1, 2, 1), (4, 4, 4, 4), num_heads=(1, 2, 3, 4), sr_ratios=(4, 2, 1, 1)
+        (32, 64, 96, 128),
+        (1, 1, 2, 1),
+        (4, 4, 4, 4),
+        num_heads=(1, 2, 3, 4),
+        sr_ratios=(4, 2, 1, 1),
     ),
     "b0": _variant((32, 64, 160, 256), (2, 2, 2, 2)),
     "b1": _variant(_WIDE, (2, 2, 2, 2)),

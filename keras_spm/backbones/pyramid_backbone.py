@@ -82,13 +82,18 @@ class PyramidBackbone(keras.Model):
         # === Config ===
         self.image_shape = image_shape
         self.data_format = data_format
-        self.pyramid_outputs = pyramid_outputs
+        self._pyramid_outputs = pyramid_outputs
         self.pyramid_level_inputs = pyramid_level_inputs
         self.pooled_output = pooled_output
         self._family_arguments = tuple(config)
         for name, value in config.items():
             setattr(self, name, value)
         self.freeze(frozen_stages)
+
+    @property
+    def pyramid_outputs(self):
+        """{"P2": …, "P5": …}, a plain dict, so that models can be made from it."""
+        return dict(self._pyramid_outputs)
 
     @property
     def stem(self):

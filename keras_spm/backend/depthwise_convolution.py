@@ -128,8 +128,12 @@ def _jax_depthwise():
                 bottom, right = rows - cotangent.shape[1], columns - cotangent.shape[2]
                 padded = _pad(cotangent, (top, bottom), (left, right))
                 phases.append(shifted_products(padded, taps, 1, 0))
-        gradient = jnp.stack(phases, axis=3).reshape(batch, rows, columns, strides, strides, channels)
-        gradient = gradient.swapaxes(2, 3).reshape(batch, rows * strides, columns * strides, channels)
+        gradient = jnp.stack(phases, axis=3).reshape(
+            batch, rows, columns, strides, strides, channels
+        )
+        gradient = gradient.swapaxes(2, 3).reshape(
+            batch, rows * strides, columns * strides, channels
+        )
         return gradient[:, padding : padding + height, padding : padding + width]
 
     def _kernel_gradient(inputs, kernel, cotangent, strides, padding):

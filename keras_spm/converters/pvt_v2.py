@@ -35,6 +35,4 @@ _RULES = (
     *normalization("stage{stage}/norm", "norm{stage}"),
 )
 
-LAYOUTS = (
-    Layout("official", _RULES, head=affine("head", "head", LINEAR), ignored=IGNORED),
-)
+LAYOUTS = (Layout("official", _RULES, head=affine("head", "head", LINEAR), ignored=IGNORED),)

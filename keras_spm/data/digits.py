@@ -26,9 +26,7 @@ def load_digits():
     digits = load_digits()
     images, labels = _enlarged(digits.images), digits.target.astype("int64")
     order = np.arange(len(labels))
-    rest, test = train_test_split(
-        order, test_size=0.2, stratify=labels, random_state=_SPLIT_SEED
-    )
+    rest, test = train_test_split(order, test_size=0.2, stratify=labels, random_state=_SPLIT_SEED)
     train, validation = train_test_split(
         rest, test_size=1 / 8, stratify=labels[rest], random_state=_SPLIT_SEED
     )

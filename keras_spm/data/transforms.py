@@ -25,8 +25,8 @@ def random_affine(image, generator, rotation, zoom, translation):
     scale = 1 + generator.uniform(-zoom, zoom)
     right, down = generator.uniform(-translation, translation, 2) * (width, height)
     cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
-    # PIL maps each point of the result to a point of the source.
-    centre_x, centre_y = (width - 1) / 2, (height - 1) / 2
+    # PIL maps each point of the result to a point of the source; pixels are unit squares.
+    centre_x, centre_y = width / 2, height / 2
     from_x, from_y = centre_x + right, centre_y + down
     matrix = (
         cosine,

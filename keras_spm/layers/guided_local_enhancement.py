@@ -75,9 +75,7 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         self.qkv_kernel = self.add_weight(
             name="qkv_kernel", shape=(channels, 3 * channels), initializer=linear_initializer()
         )
-        self.qkv_bias = self.add_weight(
-            name="qkv_bias", shape=(3 * channels,), initializer="zeros"
-        )
+        self.qkv_bias = self.add_weight(name="qkv_bias", shape=(3 * channels,), initializer="zeros")
 
     def call(self, inputs, training=False):
         guides = ops.gelu(self.guide_norm(inputs, training=training), approximate=False)

@@ -38,9 +38,7 @@ class SpatialReductionAttention(keras.layers.Layer):
         section 3.1.
     """
 
-    def __init__(
-        self, num_heads, sr_ratio=1, linear_attention=False, norm_epsilon=1e-5, **kwargs
-    ):
+    def __init__(self, num_heads, sr_ratio=1, linear_attention=False, norm_epsilon=1e-5, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.sr_ratio = sr_ratio

@@ -41,7 +41,9 @@ class Stage(keras.layers.Layer):
         return inputs
 
     def compute_output_shape(self, input_shape):
-        return input_shape if self.merging is None else self.merging.compute_output_shape(input_shape)
+        return (
+            input_shape if self.merging is None else self.merging.compute_output_shape(input_shape)
+        )
 
     def multiply_adds(self, input_shape):
         total = 0

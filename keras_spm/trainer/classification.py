@@ -51,6 +51,7 @@ def train_classifier(recipe, folder, verbose):
     started = time.perf_counter()
     history = model.fit(
         batches,
+        shuffle=False,
         steps_per_epoch=steps_per_epoch,
         epochs=recipe.epochs,
         validation_data=splits.validation,

@@ -59,7 +59,11 @@ def _check_safetensors_header(path):
 
     def without_duplicates(pairs):
         names = [name for name, _ in pairs]
-        twice = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
+        twice = (
+            {name for name in names if names.count(name) > 1}
+            if len(set(names)) < len(names)
+            else ()
+        )
         if twice:
             raise FormatError(f"{path}: the header names {sorted(twice)} twice.")
         return dict(pairs)

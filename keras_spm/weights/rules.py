@@ -107,4 +107,3 @@ class Layout:
     rules: tuple
     head: tuple = ()
     ignored: str = r"(?!)"
-

@@ -1,0 +1,162 @@
+"""Single layers against PyTorch's own and closed forms."""
+
+import keras
+import numpy as np
+import pytest
+import torch
+
+from keras_spm import layers
+from keras_spm.layers.adaptive_average_pooling import adaptive_average_pooling
+from tests.helpers import difference
+from tests.helpers import gradients
+from tests.helpers import random_array
+from tests.helpers import randomize
+from tests.helpers import to_numpy
+
+
+@pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])
+@pytest.mark.parametrize("strides", [1, 2, 3])
+@pytest.mark.parametrize("size", [(9, 12), (12, 7)])
+def test_depthwise_convolution_equals_pytorch(kernel_size, strides, size):
+    layer = layers.DepthwiseConv2D(kernel_size, strides)
+    maps = random_array(2, *size, 5)
+    layer.build(maps.shape)
+    randomize(layer)
+    kernel, bias = (torch.tensor(to_numpy(v), requires_grad=True) for v in layer.weights)
+    inputs = torch.tensor(maps, requires_grad=True)
+    expected = torch.nn.functional.conv2d(
+        inputs.permute(0, 3, 1, 2),
+        kernel.permute(2, 3, 0, 1),
+        bias,
+        stride=strides,
+        padding=kernel_size // 2,
+        groups=5,
+    ).permute(0, 2, 3, 1)
+    cotangent = random_array(*expected.shape, seed=1)
+    (expected * torch.tensor(cotangent)).sum().backward()
+
+    outputs, by_path, by_input = gradients(layer, maps, cotangent)
+    assert layer.compute_output_shape(maps.shape) == outputs.shape
+    assert difference(outputs, expected.detach()) <= 1e-5
+    assert difference(by_input, inputs.grad) <= 1e-5
+    for gradient, reference in zip(by_path.values(), (kernel, bias), strict=True):
+        assert difference(gradient, reference.grad) <= 1e-5 * float(reference.grad.abs().max())
+
+
+@pytest.mark.only("jax")
+def test_depthwise_convolution_is_lowered_for_the_platform_that_it_is_for():
+    import jax
+
+    layer = layers.DepthwiseConv2D(9)
+    layer.build((1, 16, 16, 8))
+    function = jax.jit(
+        lambda maps: layer.stateless_call([v.value for v in layer.weights], [], maps)[0]
+    )
+    maps = jax.ShapeDtypeStruct((1, 16, 16, 8), "float32")
+
+    def text(platform):
+        return jax.export.export(function, platforms=[platform])(maps).mlir_module()
+
+    assert "stablehlo.convolution" in text("tpu")
+    assert "stablehlo.convolution" in text("cuda")
+    assert "stablehlo.convolution" not in text("cpu")
+
+
+def test_batch_normalization_equals_pytorch():
+    reference = torch.nn.BatchNorm2d(6)
+    layer = layers.BatchNormalization()
+    maps = random_array(3, 4, 5, 6) + 1000  # A mean that costs careless formulas their digits.
+    layer.build(maps.shape)
+    for step in range(3):
+        expected = reference(torch.tensor(maps + step).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        assert difference(layer(maps + step, training=True), expected.detach()) <= 1e-3
+    assert difference(layer.moving_variance, reference.running_var) <= 1e-6
+    assert difference(layer.moving_mean, reference.running_mean) <= 1e-3
+    layer.trainable = False
+    frozen = to_numpy(layer.moving_mean)
+    assert difference(layer(maps, training=True), layer(maps, training=False)) == 0
+    assert difference(layer.moving_mean, frozen) == 0
+
+
+def test_batch_normalization_of_a_single_value_stays_finite():
+    layer = layers.BatchNormalization()
+    assert np.isfinite(to_numpy(layer(random_array(1, 1, 1, 4), training=True))).all()
+    assert np.isfinite(to_numpy(layer.moving_variance)).all()
+
+
+def test_drop_path_drops_whole_examples_and_keeps_the_mean():
+    layer = layers.DropPath(0.25, seed=1)
+    inputs = np.ones((4000, 2, 2, 1), "float32")
+    outputs = to_numpy(layer(inputs, training=True))
+    per_example = outputs.reshape(4000, -1)
+    assert (per_example == per_example[:, :1]).all()
+    assert np.allclose(np.unique(per_example), [0, 1 / 0.75])
+    assert abs((per_example[:, 0] == 0).mean() - 0.25) < 0.03  # 4 standard deviations
+    assert difference(layer(inputs), inputs) == 0
+    with pytest.raises(ValueError, match="rate=1"):
+        layers.DropPath(1)
+
+
+@pytest.mark.parametrize("size", [(7, 7), (14, 14), (1, 3), (9, 20), (56, 5)])
+def test_adaptive_average_pooling_equals_pytorch(size):
+    maps = random_array(2, *size, 3)
+    expected = torch.nn.functional.adaptive_avg_pool2d(torch.tensor(maps).permute(0, 3, 1, 2), 7)
+    assert difference(adaptive_average_pooling(maps, 7), expected.permute(0, 2, 3, 1)) <= 1e-6
+
+
+def test_attention_refuses_what_cannot_be():
+    with pytest.raises(ValueError, match="num_heads=3, channels=8"):
+        layers.SpatialReductionAttention(3).build((1, 8, 8, 8))
+    with pytest.raises(ValueError, match="sr_ratio=8"):
+        layers.SpatialReductionAttention(2, sr_ratio=8).build((1, 7, 16, 8))
+
+
+def test_image_normalization_is_exact_in_half_precision():
+    """Every pixel value is as near as bfloat16 can be, though computed before the cast."""
+    pixels = np.arange(256, dtype="uint8").reshape(1, 16, 16, 1).repeat(3, -1)
+    expected = (pixels / 255 - layers.image_normalization.IMAGENET_MEAN) / (
+        layers.image_normalization.IMAGENET_STANDARD_DEVIATION
+    )
+    outputs = layers.ImageNormalization(dtype="mixed_bfloat16")(pixels)
+    rounded = keras.ops.cast(keras.ops.convert_to_tensor(expected.astype("float32")), "bfloat16")
+    assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
+    outputs, rounded = (keras.ops.cast(value, "float32") for value in (outputs, rounded))
+    # A tie may round either way after float32's own rounding.
+    assert (np.abs(to_numpy(outputs) - to_numpy(rounded)) > 0).mean() <= 0.01
+
+
+def test_multiply_adds_of_single_layers():
+    """Counts by hand."""
+    shape = (1, 8, 12, 16)
+    counted = {
+        "dense": (keras.layers.Dense(5), 8 * 12 * 16 * 5),
+        "convolution": (keras.layers.Conv2D(5, 3, padding="same"), 8 * 12 * 9 * 16 * 5),
+        "depthwise": (layers.DepthwiseConv2D(5, 2), 4 * 6 * 25 * 16),
+        "embedding": (layers.OverlappingPatchEmbedding(5, 3, 2), 4 * 6 * 9 * 16 * 5),
+        "mlp": (layers.ConvolutionalMLP(64), 96 * (16 * 64 + 9 * 64 + 64 * 16)),
+        # Query, key and value, projection; then both products of attention.
+        "attention": (layers.SpatialReductionAttention(2), 96 * 4 * 16 * 16 + 2 * 96 * 96 * 16),
+        "reduced attention": (
+            layers.SpatialReductionAttention(2, sr_ratio=4),
+            96 * 2 * 16 * 16 + 6 * (16 * 16 * 16 + 2 * 16 * 16) + 2 * 96 * 6 * 16,
+        ),
+        "linear attention": (
+            layers.SpatialReductionAttention(2, linear_attention=True),
+            96 * 2 * 16 * 16 + 49 * 3 * 16 * 16 + 2 * 96 * 49 * 16,
+        ),
+        # Four depthwise runs, the grouped map of 4 to 8, the projection.
+        "aggregation": (
+            layers.MultiScaleAggregation(24),
+            96 * (4 * (9 + 25 + 49 + 81) + 4 * 4 * 8 + 32 * 24),
+        ),
+        # The guide; query, key and value of one token; scores and mixing of five tokens.
+        "enhancement": (
+            layers.GuidedLocalEnhancement(),
+            24 * (49 * 16 + 3 * 16 * 16 + 2 * 5 * 8 * 16),
+        ),
+    }
+    for name, (layer, expected) in counted.items():
+        layer.build(shape)
+        assert layers.multiply_adds(layer, shape) == expected, name
+    with pytest.raises(TypeError, match="LSTM"):
+        layers.multiply_adds(keras.layers.LSTM(3), shape)

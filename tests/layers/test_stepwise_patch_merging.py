@@ -1,0 +1,144 @@
+"""Stepwise Patch Merging against the reference's vectors and a plain definition."""
+
+import numpy as np
+import pytest
+
+from keras_spm import load_torch_weights
+from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
+from keras_spm.layers import GuidedLocalEnhancement
+from keras_spm.layers import MultiScaleAggregation
+from keras_spm.layers import StepwisePatchMerging
+from tests import golden
+from tests.helpers import difference
+from tests.helpers import gradients
+from tests.helpers import random_array
+from tests.helpers import randomize
+from tests.helpers import to_numpy
+
+goldens = pytest.mark.parametrize("name", golden.LAYERS)
+
+
+def _loaded(name):
+    arrays, _ = golden.read(name)
+    layer = StepwisePatchMerging(golden.LAYERS[name])
+    layer.build(arrays["input"].shape)
+    load_torch_weights(layer, golden.state(name))
+    return layer, arrays
+
+
+@goldens
+def test_evaluation_equals_the_reference(name):
+    layer, arrays = _loaded(name)
+    assert difference(layer.multi_scale_aggregation(arrays["input"]), arrays["msa"]) <= 1e-5
+    assert difference(layer(arrays["input"]), arrays["output"]) <= 1e-5
+
+
+@goldens
+def test_training_step_equals_the_reference(name):
+    layer, arrays = _loaded(name)
+    outputs, by_path, by_input = gradients(layer, arrays["input"], arrays["train.cotangent"])
+    assert difference(outputs, arrays["train.output"]) <= 1e-5
+
+    checked = {"input": (by_input, arrays["train.grad.input"])}
+    for path, gradient in by_path.items():
+        path = path.removeprefix(f"{layer.name}/")
+        rule = next(rule for rule in MERGING_RULES if rule.source(path))
+        reference = arrays[f"train.grad.{rule.source(path)}"]
+        checked[path] = (gradient, rule.transform.apply(reference, gradient.shape))
+    assert len(checked) == sum(key.startswith("train.grad.") for key in arrays)
+    for path, (gradient, reference) in checked.items():
+        error = np.linalg.norm(gradient - reference)
+        assert error <= 1e-4 * np.linalg.norm(reference) + 1e-4, (path, error)
+
+    for variable in layer.non_trainable_weights:
+        path = variable.path.removeprefix(f"{layer.name}/")
+        rule = next(rule for rule in MERGING_RULES if rule.source(path))
+        assert difference(variable, arrays[f"train.after.{rule.source(path)}"]) <= 1e-6, path
+
+
+def _layer_norm(x, norm):
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    return scaled * to_numpy(norm.gamma) + to_numpy(norm.beta)
+
+
+def _plain_attention(layer, maps, guides):
+    """The definition, window by window in float64: positions outside do not exist."""
+    kernel, bias = (to_numpy(v).astype("float64") for v in (layer.qkv_kernel, layer.qkv_bias))
+    heads, channels = layer.num_heads, maps.shape[-1]
+    outputs = np.empty_like(guides)
+    for image, row, column in np.ndindex(guides.shape[:3]):
+        window = maps[image, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+        tokens = np.concatenate([guides[image, row, column][None], window.reshape(-1, channels)])
+        tokens = _layer_norm(tokens, layer.token_norm)
+        query, key, value = (
+            (tokens @ kernel + bias).reshape(-1, 3, heads, channels // heads)
+        ).swapaxes(0, 1)
+        scores = np.einsum("hd,thd->ht", query[0], key) / np.sqrt(channels / heads)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        outputs[image, row, column] = np.einsum("ht,thd->hd", weights, value).ravel()
+    return _layer_norm(outputs, layer.output_norm)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 6), (4, 7), (5, 7), (2, 2), (3, 2)])
+@pytest.mark.parametrize("heads", [8, 2])
+def test_guided_local_enhancement_is_attention_over_what_exists(size, heads):
+    layer = GuidedLocalEnhancement(num_heads=heads, guide_kernel_size=5)
+    maps = random_array(2, *size, 16)
+    layer.build(maps.shape)
+    randomize(layer)
+    guides = layer.guide_depthwise(_exact_gelu(to_numpy(layer.guide_norm(maps))))
+    expected = _plain_attention(layer, maps.astype("float64"), to_numpy(guides).astype("float64"))
+    assert difference(layer(maps), expected) <= 1e-5
+
+
+def _exact_gelu(x):
+    from scipy.special import erf
+
+    return (x * (1 + erf(x / np.sqrt(2))) / 2).astype("float32")
+
+
+def test_aggregation_mixes_one_channel_of_every_run():
+    """With one scale alive, output channels of group l depend on channel l of its run."""
+    layer = MultiScaleAggregation(6, kernel_sizes=(3, 5, 7), expansion=4)
+    maps = random_array(1, 8, 8, 12)
+    layer.build(maps.shape)
+    randomize(layer)
+    assert layer.grouped_kernel.shape == (3, 4, 12)
+    reference = to_numpy(layer(maps))
+    layer.projection.kernel.assign(np.concatenate([np.zeros((12, 6)), np.ones((36, 6))]))
+    before = to_numpy(layer(maps))
+    changed = maps.copy()
+    changed[..., [0, 4, 8]] += 1  # Channel 0 of each run: group 0, whose outputs are cut off.
+    assert difference(layer(changed), before) == 0
+    changed[..., 1] += 1
+    assert difference(layer(changed), before) > 0.1
+    assert reference.shape == (1, 8, 8, 6)
+
+
+def test_arguments_beyond_the_defaults():
+    layer = StepwisePatchMerging(
+        24, kernel_sizes=(3, 5), expansion=3, num_heads=4, guide_kernel_size=3
+    )
+    outputs = layer(random_array(2, 5, 8, 6))
+    assert tuple(outputs.shape) == (2, 3, 4, 24)
+    again = StepwisePatchMerging.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: StepwisePatchMerging(12), "num_heads=8, output_dim=12"),
+        (lambda: MultiScaleAggregation(8, kernel_sizes=(3, 4)), "kernel_size=4"),
+        (lambda: MultiScaleAggregation(8, kernel_sizes=(3, 3)), r"kernel_sizes=\(3, 3\)"),
+        (lambda: GuidedLocalEnhancement(guide_kernel_size=6), "kernel_size=6"),
+        (lambda: StepwisePatchMerging(16).build((1, 8, 8, 6)), "channels=6"),
+        (lambda: StepwisePatchMerging(16).build((1, 1, 8, 8)), r"input_shape=\(1, 1, 8, 8\)"),
+        (lambda: GuidedLocalEnhancement().build((1, 8, 8, 12)), "num_heads=8, channels=12"),
+    ],
+)
+def test_impossible_arguments_are_refused_with_their_numbers(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

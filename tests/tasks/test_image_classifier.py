@@ -1,0 +1,196 @@
+"""The image classifier as a user meets it."""
+
+import warnings
+
+import grain
+import keras
+import numpy as np
+import pytest
+import torch
+
+from keras_spm import ImageClassifier
+from keras_spm import PVTv2SPM
+from tests import golden
+from tests.helpers import difference
+from tests.helpers import random_array
+from tests.helpers import randomize
+from tests.helpers import to_numpy
+
+CLASS_NAMES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
+
+
+def _classifier(**arguments):
+    backbone = PVTv2SPM(**golden.backbone_arguments("pvt_v2_spm"))
+    return ImageClassifier(backbone, 7, class_names=CLASS_NAMES, **arguments)
+
+
+def _examples(count=8):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, 32, 32, 3), dtype="uint8")
+    return images, (np.arange(count) % 7).astype("int32")
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """One model, compiled by default and fitted once: later fits compile nothing anew."""
+    model = _classifier()
+    model.fit(*_examples(), batch_size=4, verbose=0)
+    return model
+
+
+def _py_dataset(images, labels):
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return len(labels) // 4
+
+        def __getitem__(self, index):
+            part = slice(4 * index, 4 * index + 4)
+            return images[part], labels[part]
+
+    return Batches()
+
+
+def _tf_dataset(images, labels):
+    import tensorflow as tf
+
+    return tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
+
+
+def _grain_dataset(images, labels):
+    examples = grain.MapDataset.source(list(zip(images, labels, strict=True)))
+    return examples.batch(4).to_iter_dataset()
+
+
+def _torch_loader(images, labels):
+    examples = torch.utils.data.TensorDataset(torch.tensor(images), torch.tensor(labels))
+    return torch.utils.data.DataLoader(examples, batch_size=4)
+
+
+# Keras says this of every Grain data set that ends.
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("source", [_tf_dataset, _grain_dataset, _py_dataset, _torch_loader])
+def test_fit_and_evaluate_take_every_kind_of_data(trained, source):
+    images, labels = _examples()
+    expected = trained.evaluate(images, labels, batch_size=4, verbose=0, return_dict=True)
+    data = source(images, labels)
+    result = trained.evaluate(data, verbose=0, return_dict=True)
+    assert result == pytest.approx(expected, rel=1e-5)
+    steps = int(to_numpy(trained.optimizer.iterations))
+    trained.fit(source(images, labels), shuffle=False, verbose=0)
+    assert int(to_numpy(trained.optimizer.iterations)) == steps + 2
+
+
+def test_training_lowers_the_loss(trained):
+    images, labels = _examples()
+    before = trained.evaluate(images, labels, batch_size=4, verbose=0)[0]
+    trained.optimizer.learning_rate = 1e-3
+    trained.fit(images, labels, batch_size=4, epochs=15, verbose=0)
+    after, accuracy = trained.evaluate(images, labels, batch_size=4, verbose=0)
+    assert after < before / 2 and accuracy > 0.8
+
+
+def test_pixels_of_any_dtype_give_the_same(trained):
+    images, _ = _examples(4)
+    expected = trained.predict(images, verbose=0)
+    for dtype in ("float32", "float64", "int32"):
+        assert difference(trained.predict(images.astype(dtype), verbose=0), expected) == 0
+
+
+def test_classify_names_the_likeliest_classes(trained):
+    images, _ = _examples(4)
+    logits = trained.predict(images, verbose=0).astype("float64")
+    probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    results = trained.classify(images, top=3)
+    for row, result in zip(probabilities, results, strict=True):
+        order = np.argsort(-row)[:3]
+        assert [name for name, _ in result] == [CLASS_NAMES[index] for index in order]
+        assert [value for _, value in result] == pytest.approx(row[order], abs=1e-6)
+    single = trained.classify(images[0], top=100)
+    assert len(single) == 7 and sum(value for _, value in single) == pytest.approx(1)
+    assert single[:3] == [(name, pytest.approx(value, abs=1e-6)) for name, value in results[0]]
+
+
+def test_a_saved_model_keeps_names_optimizer_and_frozen_stages(trained, tmp_path):
+    images, labels = _examples()
+    trained.freeze(2)
+    frozen = to_numpy(trained.get_layer("features").get_layer("stage2").norm.gamma)
+    trained.fit(images, labels, batch_size=4, verbose=0)
+    assert difference(trained.backbone.stages[1].norm.gamma, frozen) == 0
+    trained.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.class_names == CLASS_NAMES
+    assert again.backbone.frozen_stages == 2
+    assert difference(again.optimizer.iterations, trained.optimizer.iterations) == 0
+    assert again.optimizer.weight_decay == trained.optimizer.weight_decay
+    assert difference(again.predict(images, verbose=0), trained.predict(images, verbose=0)) == 0
+    trained.freeze(0)
+
+
+def test_freezing_after_a_fit_takes_effect_at_once(trained):
+    images, labels = _examples()
+    before = {variable.path: to_numpy(variable) for variable in trained.weights}
+    trained.freeze(4)
+    trained.fit(images, labels, batch_size=4, verbose=0)
+    changed = {v.path for v in trained.weights if difference(v, before[v.path])}
+    assert changed == {"head/kernel", "head/bias"}
+    trained.freeze(0)
+
+
+def test_weight_decay_spares_norms_and_biases():
+    model = _classifier()
+    model.optimizer.build(model.trainable_variables)
+    zero = [keras.ops.zeros(variable.shape) for variable in model.trainable_variables]
+    randomize(model)
+    before = {variable.path: to_numpy(variable) for variable in model.trainable_variables}
+    model.optimizer.apply(zero, model.trainable_variables)
+    for variable in model.trainable_variables:
+        shrink = 1 - 1e-4 * 0.05 if "kernel" in variable.path else 1
+        assert difference(variable, before[variable.path] * shrink) <= 1e-7, variable.path
+
+
+@pytest.mark.parametrize("kind", ["array", "dataset", "loader"])
+def test_scaled_images_get_one_warning(trained, kind):
+    images, labels = _examples()
+    data = {
+        "array": lambda images: images,
+        "dataset": lambda images: _tf_dataset(images, labels),
+        "loader": lambda images: _torch_loader(images, labels),
+    }[kind]
+    trained._pixels_checked = False
+    with pytest.warns(UserWarning, match=r"\[0, 255\]"):
+        trained.predict(data((images / 255).astype("float32")), verbose=0)
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        trained.predict(data((images / 255).astype("float32")), verbose=0)
+        for harmless in (images, np.zeros_like(images, "float32")):
+            trained._pixels_checked = False
+            trained.predict(data(harmless), verbose=0)
+
+
+def test_an_activation_makes_probabilities():
+    model = randomize(_classifier(activation="softmax"))
+    outputs = model.predict(_examples(2)[0], verbose=0)
+    assert outputs.sum(-1) == pytest.approx(1)
+    assert model.classify(_examples(1)[0][0], top=1)[0][1] == pytest.approx(outputs[0].max())
+    assert model.loss.get_config()["from_logits"] is False
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a"] * 7])
+def test_class_names_must_fit(names):
+    backbone = PVTv2SPM(**golden.backbone_arguments("pvt_v2_spm"))
+    with pytest.raises(ValueError, match="7 distinct names"):
+        ImageClassifier(backbone, 7, class_names=names)
+
+
+def test_a_layer_works_in_anyones_model():
+    """SPM inside a user's own functional model, trained and saved like any layer."""
+    from keras_spm.layers import StepwisePatchMerging
+
+    images = keras.Input((None, None, 8))
+    pooled = keras.layers.GlobalAveragePooling2D()(StepwisePatchMerging(16)(images))
+    model = keras.Model(images, keras.layers.Dense(1)(pooled))
+    model.compile("sgd", "mse")
+    model.fit(random_array(4, 9, 6, 8), np.ones((4, 1)), verbose=0)
+    again = keras.Model.from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    maps = random_array(2, 5, 8, 8)
+    assert difference(again.predict(maps, verbose=0), model.predict(maps, verbose=0)) == 0

@@ -1,0 +1,71 @@
+"""The three backends together: each writes weights, and each reads every other's."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+# Run in a process per backend; `folder` is the first argument, the backend's name the
+# prefix of what it writes. Sizes are odd, so that masks and paddings take part.
+PREAMBLE = """
+import sys, keras, numpy as np
+from keras_spm import ImageClassifier, PVTv2, PVTv2SPM
+from tests.golden import backbone_arguments
+from tests.helpers import randomize
+folder, me = sys.argv[1], keras.config.backend()
+images = np.load(folder + "/images.npy")
+models = {
+    name: ImageClassifier(cls(**backbone_arguments(name)), 7)
+    for name, cls in (("pvt_v2_li", PVTv2), ("pvt_v2_spm", PVTv2SPM))
+}
+"""
+WRITE = """
+for name, model in models.items():
+    randomize(model)
+    model.save(f"{folder}/{me}-{name}.keras")
+    model.save_weights(f"{folder}/{me}-{name}.weights.h5")
+    np.save(f"{folder}/{me}-{name}.npy", model.predict(images, verbose=0))
+"""
+READ = """
+for name, model in models.items():
+    for other in ("tensorflow", "jax", "torch"):
+        model.load_weights(f"{folder}/{other}-{name}.weights.h5")
+        np.save(f"{folder}/{me}-reads-{other}-{name}.npy", model.predict(images, verbose=0))
+    other = {"tensorflow": "jax", "jax": "torch", "torch": "tensorflow"}[me]
+    model = keras.saving.load_model(f"{folder}/{other}-{name}.keras")
+    np.save(f"{folder}/{me}-loads-{name}.npy", model.predict(images, verbose=0))
+"""
+
+
+def _run_everywhere(code, folder):
+    """Runs the code on the three backends at once."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(folder)],
+            env={**os.environ, "KERAS_BACKEND": backend},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for backend in BACKENDS
+    ]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], errors
+
+
+@pytest.mark.only("torch")  # Once is enough: it runs all three.
+def test_weights_and_numbers_are_the_same_everywhere(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (2, 97, 50, 3), dtype="uint8")
+    np.save(tmp_path / "images.npy", images)
+    _run_everywhere(PREAMBLE + WRITE, tmp_path)
+    _run_everywhere(PREAMBLE + READ, tmp_path)
+    for name in ("pvt_v2_li", "pvt_v2_spm"):
+        expected = np.load(tmp_path / f"torch-{name}.npy")
+        scale = max(np.abs(expected).max(), 1)
+        results = sorted(tmp_path.glob(f"*-{name}.npy"))
+        assert len(results) == 3 + 9 + 3
+        for path in results:
+            assert np.abs(np.load(path) - expected).max() <= 1e-5 * scale, path.name

@@ -1,0 +1,87 @@
+"""Who may import whom, read from the source."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+PACKAGE = pathlib.Path(__file__).parents[1] / "keras_spm"
+
+# What each part may import at module level: other parts of the package, and libraries.
+# The standard library is free to all.
+ALLOWED = {
+    "environment": set(),
+    "registry": set(),
+    "backend": {"keras"},
+    "layers": {"backend", "keras"},
+    "backbones": {"layers", "registry", "keras", "numpy"},
+    "optimizers": {"keras"},
+    "tasks": {"backbones", "layers", "optimizers", "registry", "keras", "numpy"},
+    "weights": {"numpy"},
+    "converters": {"weights"},
+    "presets": {"registry", "backbones", "tasks", "converters", "weights"},
+    "data": {"registry", "numpy", "keras"},
+    "visualize": {"numpy"},
+    "trainer": {
+        *("backbones", "data", "environment", "optimizers", "registry", "tasks", "visualize"),
+        *("keras", "numpy"),
+    },
+}
+
+# Heavy or optional: inside functions only.
+LAZY = {
+    *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),
+    *("pycocotools", "sklearn", "PIL", "matplotlib", "safetensors"),
+}
+# A framework may be imported here alone (weights reads .pth files with torch's reader).
+FRAMEWORKS = {"tensorflow", "jax", "torch"}
+MAY_USE_A_FRAMEWORK = {"backend", "weights"}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def _part(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _imports(path):
+    """Yields (module, whether it stands at module level)."""
+    tree = ast.parse(path.read_text())
+    inside = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.Lambda))
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            yield name, id(node) not in inside
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports(path):
+    part = _part(path)
+    for name, at_module_level in _imports(path):
+        assert not name.startswith("keras.src"), name
+        root, *rest = name.split(".")
+        if root in FRAMEWORKS:
+            assert part in MAY_USE_A_FRAMEWORK, name
+        if root in LAZY:
+            assert not at_module_level, name
+        elif root == "keras_spm":
+            assert at_module_level, f"{name}: upward imports hide in functions"
+            assert part == "__init__" or rest[0] in {part, *ALLOWED[part]}, name
+        elif root not in sys.stdlib_module_names:
+            assert part == "__init__" or root in ALLOWED[part], name
+
+
+def test_every_part_has_its_row():
+    assert {_part(path) for path in FILES} - {"__init__"} == set(ALLOWED)
