@@ -1,5 +1,7 @@
 """What tests on three backends need: numpy in and out, gradients, known weights."""
 
+import inspect
+
 import keras
 import numpy as np
 
@@ -57,8 +59,10 @@ def _tensorflow_gradients(layer, inputs, cotangent):
 def _jax_gradients(layer, inputs, cotangent):
     import jax
 
+    training = {"training": True} if "training" in inspect.signature(layer.call).parameters else {}
+
     def total(trainable, inputs, state):
-        outputs, state = layer.stateless_call(trainable, state, inputs, training=True)
+        outputs, state = layer.stateless_call(trainable, state, inputs, **training)
         return (outputs.astype("float32") * cotangent).sum(), (outputs, state)
 
     trainable = [variable.value for variable in layer.trainable_variables]

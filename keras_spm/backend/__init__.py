@@ -1,8 +1,8 @@
 """The only package that may import a framework.
 
-Each module here states one need (a depthwise convolution, say) as one function with the same name and meaning on TensorFlow, JAX
-and PyTorch. Frameworks are imported inside functions, so that nobody pays for
-one that they do not use.
+Each module here states one need as functions with the same name and meaning on
+TensorFlow, JAX and PyTorch. Frameworks are imported inside functions, so that nobody
+pays for one that they do not use.
 """
 
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
