@@ -102,55 +102,43 @@ class PVTv2(PyramidBackbone):
         dtype=None,
         **kwargs,
     ):
-        config = {
+        per_stage = {
             "embed_dims": tuple(embed_dims),
             "depths": tuple(depths),
             "num_heads": tuple(num_heads),
             "mlp_ratios": tuple(mlp_ratios),
             "sr_ratios": tuple(sr_ratios),
         }
-        for name, values in config.items():
+        for name, values in per_stage.items():
             if len(values) != 4:
                 raise ValueError(f"`{name}` must have four values. Received: {name}={values}")
-        config |= {
-            "linear_attention": linear_attention,
-            "drop_path_rate": drop_path_rate,
-            "merging": merging,
-            "embedding_norm_epsilon": embedding_norm_epsilon,
-        }
 
         embedding = functools.partial(
             OverlappingPatchEmbedding, norm_epsilon=embedding_norm_epsilon
         )
         own_merging = functools.partial(embedding, patch_size=3, strides=2)
-        drop_path_rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
-
-        def make_block(stage, number):
-            return TransformerBlock(
-                SpatialReductionAttention(
-                    num_heads[stage],
-                    sr_ratios[stage],
-                    linear_attention,
-                    embedding_norm_epsilon,
-                    dtype=dtype,
-                    name="attention",
-                ),
-                ConvolutionalMLP(
-                    int(embed_dims[stage] * mlp_ratios[stage]),
-                    linear_attention,
-                    dtype=dtype,
-                    name="mlp",
-                ),
-                next(drop_path_rates),
-                NORM_EPSILON,
-                dtype=dtype,
-                name=f"block{number}",
-            )
+        rising_rates = np.linspace(0, drop_path_rate, sum(depths))
+        drop_path_rates = np.split(rising_rates, np.cumsum(depths)[:-1])
 
         def make_stage(stage):
+            dim = embed_dims[stage]
+            blocks = [
+                _block(
+                    dim,
+                    num_heads[stage],
+                    mlp_ratios[stage],
+                    sr_ratios[stage],
+                    linear_attention,
+                    float(rate),
+                    embedding_norm_epsilon,
+                    dtype=dtype,
+                    name=f"block{number}",
+                )
+                for number, rate in enumerate(drop_path_rates[stage], start=1)
+            ]
             return Stage(
-                [make_block(stage, number) for number in range(1, depths[stage] + 1)],
-                make_merging(merging, embed_dims[stage], own_merging, dtype) if stage else None,
+                blocks,
+                make_merging(merging, dim, own_merging, dtype) if stage else None,
                 keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),
                 dtype=dtype,
                 name=f"stage{stage + 1}",
@@ -160,10 +148,39 @@ class PVTv2(PyramidBackbone):
             stem=embedding(embed_dims[0], patch_size=7, strides=4, dtype=dtype, name="stem"),
             stages=[make_stage(stage) for stage in range(4)],
             pool=keras.layers.GlobalAveragePooling2D("channels_last", dtype=dtype, name="pooling"),
-            config=config,
+            config={
+                **per_stage,
+                "linear_attention": linear_attention,
+                "drop_path_rate": drop_path_rate,
+                "merging": merging,
+                "embedding_norm_epsilon": embedding_norm_epsilon,
+            },
             dtype=dtype,
             **kwargs,
         )
+
+
+def _block(
+    dim,
+    num_heads,
+    mlp_ratio,
+    sr_ratio,
+    linear_attention,
+    drop_path_rate,
+    reduction_norm_epsilon,
+    dtype,
+    name,
+):
+    attention = SpatialReductionAttention(
+        num_heads,
+        sr_ratio,
+        linear_attention,
+        reduction_norm_epsilon,
+        dtype=dtype,
+        name="attention",
+    )
+    mlp = ConvolutionalMLP(int(dim * mlp_ratio), linear_attention, dtype=dtype, name="mlp")
+    return TransformerBlock(attention, mlp, drop_path_rate, NORM_EPSILON, dtype=dtype, name=name)
 
 
 @keras.saving.register_keras_serializable("keras_spm")

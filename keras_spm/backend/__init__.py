@@ -5,10 +5,12 @@ TensorFlow, JAX and PyTorch. Frameworks are imported inside functions, so that n
 pays for one that they do not use.
 """
 
+from keras_spm.backend.attention import dot_product_attention
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
 
 __all__ = [
     "depthwise_conv2d",
     "depthwise_supports_xla",
+    "dot_product_attention",
 ]

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.layers.adaptive_average_pooling import adaptive_average_pooling
 from keras_spm.layers.initializers import convolution_initializer
 from keras_spm.layers.initializers import linear_initializer
@@ -98,7 +99,7 @@ class SpatialReductionAttention(keras.layers.Layer):
         key, value = ops.split(self.key_value(self._reduce(inputs)), 2, axis=-1)
         key = ops.reshape(key, (batch, -1, *heads))
         value = ops.reshape(value, (batch, -1, *heads))
-        outputs = ops.dot_product_attention(query, key, value)
+        outputs = backend.dot_product_attention(query, key, value)
         return self.projection(ops.reshape(outputs, (batch, height, width, channels)))
 
     def _reduce(self, inputs):

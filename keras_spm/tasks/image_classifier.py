@@ -22,8 +22,7 @@ class ImageClassifier(ImageTask):
     call `compile` again for others.
 
     Args:
-        backbone: a backbone of this package, or a Keras model with feature maps (batch,
-            height, width, channels) as output.
+        backbone: a backbone of this package.
         num_classes: int.
         class_names: optional `num_classes` distinct strings, kept with the model.
         activation: of the last layer; `None` for logits.

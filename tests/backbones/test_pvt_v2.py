@@ -59,6 +59,7 @@ def _with_head(backbone, classes=1000):
     return trainable + (backbone.output.shape[-1] + 1) * classes
 
 
+@pytest.mark.only("torch")  # Once is enough: it looks at shapes alone.
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_size_and_cost_are_as_published(name):
     multiply_adds, parameters = PUBLISHED[name]

@@ -11,7 +11,7 @@ zoom: float = 0.1
 translation: float = 0.08
 
 # Optimisation
-epochs: int = 60
+epochs: int = 40
 batch_size: int = 64
 learning_rate: float = 2e-3
 warmup_epochs: int = 3
