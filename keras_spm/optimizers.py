@@ -14,4 +14,5 @@ class AdamW(keras.optimizers.AdamW):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.exclude_from_weight_decay(var_names=["bias$", "gamma$", "beta$"])
+        # Patterns without an end: TensorFlow's own variables are called "bias:0".
+        self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
