@@ -7,6 +7,8 @@ from keras_spm.registry import load_preset
 
 SMALLEST_SIZE = 32
 
+_ANY_SIZE = {"channels_last": (None, None, 3), "channels_first": (3, None, None)}
+
 
 class PyramidBackbone(keras.Model):
     """A hierarchical vision transformer: a stem and stages 1 to 4.
@@ -29,14 +31,14 @@ class PyramidBackbone(keras.Model):
         pool: function of the last feature map (channels_last) → pooled output.
         config: dict of the family's own constructor arguments.
         image_shape: (H, W, channels), or channels first with that data format; H and
-            W may be `None` for any size from 32 on.
+            W from 32 on, or `None` for any size. By default any size and 3 channels.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's
             configured one.
         dtype: dtype policy of the layers.
         frozen_stages: int from 0 to 4, see `freeze`.
 
     Raises:
-        ValueError: for an image smaller than 32.
+        ValueError: for an image smaller than 32 or an unknown data format.
     """
 
     # {short name: constructor arguments}, and what precedes them in long names.
@@ -49,7 +51,7 @@ class PyramidBackbone(keras.Model):
         stages,
         pool,
         config,
-        image_shape=(None, None, 3),
+        image_shape=None,
         data_format=None,
         dtype=None,
         frozen_stages=0,
@@ -57,8 +59,13 @@ class PyramidBackbone(keras.Model):
     ):
         # === Layers ===
         data_format = data_format or keras.config.image_data_format()
+        if data_format not in _ANY_SIZE:
+            raise ValueError(
+                f"`data_format` must be one of {tuple(_ANY_SIZE)}. "
+                f"Received: data_format={data_format!r}"
+            )
         channels_first = data_format == "channels_first"
-        image_shape = tuple(image_shape)
+        image_shape = tuple(image_shape or _ANY_SIZE[data_format])
         _check_image_shape(image_shape[1:] if channels_first else image_shape[:-1])
 
         # === Functional Model ===

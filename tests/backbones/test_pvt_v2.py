@@ -114,6 +114,9 @@ def test_interface():
     for level, name in backbone.pyramid_level_inputs.items():
         assert backbone.get_layer(name).output is backbone.pyramid_outputs[level]
     assert backbone.pooled_output.shape == (None, 128)
+    assert backbone.image_shape == (None, None, 3)
+    first = PVTv2SPM.from_preset("mini", load_weights=False, data_format="channels_first")
+    assert first.image_shape == (3, None, None) and first.output.shape == (None, 128, None, None)
     paths = {variable.path for variable in backbone.variables}
     assert "stage3/merging/multi_scale_aggregation/depthwise_5x5/kernel" in paths
     assert "stage3/block1/attention/query/kernel" in paths
@@ -149,6 +152,10 @@ def test_presets():
         (
             lambda: PVTv2.from_preset("mini", load_weights=False, depths=(1, 1)),
             r"depths=\(1, 1\)",
+        ),
+        (
+            lambda: PVTv2.from_preset("mini", load_weights=False, data_format="first"),
+            "data_format='first'",
         ),
         (
             lambda: PVTv2.from_preset("mini", load_weights=False).freeze(5),
