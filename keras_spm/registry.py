@@ -1,7 +1,7 @@
-"""Names to builders. Imports nothing of this package.
+"""Looks names up, and lets a class load presets that it does not import.
 
-Classes register here under their names and presets register how they are loaded, so
-that `PyramidBackbone.from_preset` reaches the loader without importing it.
+Imports nothing of this package: `presets` registers its loader here, and
+`PyramidBackbone.from_preset` asks for it.
 """
 
 import difflib

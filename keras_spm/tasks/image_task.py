@@ -38,17 +38,21 @@ class ImageTask(keras.Model):
         Args:
             up_to_stage: int from 0 to 4.
         """
+        # Refused here, where something compiled cannot be rebuilt, nothing is frozen yet.
+        arguments = keras.saving.deserialize_keras_object(self.get_compile_config())
         self.backbone.freeze(up_to_stage)
-        self.compile_from_config(self.get_compile_config())
+        self._compile_again(arguments)
 
     def get_compile_config(self):
         # Saved with the model: a model that never trained has no optimizer state to load.
         return {**super().get_compile_config(), "optimizer_built": self.optimizer.built}
 
     def compile_from_config(self, config):
-        config = dict(config)
-        optimizer_built = config.pop("optimizer_built")
-        self.compile(**keras.saving.deserialize_keras_object(config))
+        self._compile_again(keras.saving.deserialize_keras_object(config))
+
+    def _compile_again(self, arguments):
+        optimizer_built = arguments.pop("optimizer_built")
+        self.compile(**arguments)
         if optimizer_built:
             self.optimizer.build(self.trainable_variables)
 

@@ -8,31 +8,28 @@ _IMAGES = 8
 def looks_scaled(data):
     """Whether the first images are floats with no pixel above 1 and not all black.
 
-    Looked at are arrays, and the first batch of data sets from which it can be taken
-    without losing it. Other iterators are left alone and count as not scaled.
+    Looked at are arrays, and data sets whose first element can be had without losing
+    it. Other iterators are left alone and count as not scaled.
     """
     images = _first_images(data)
-    if images is None:
+    if not hasattr(images, "shape"):
         return False
+    if hasattr(images, "detach"):  # A torch tensor, perhaps on a GPU.
+        images = images.detach().cpu()
     images = np.asarray(images)
     return images.dtype.kind == "f" and images.size > 0 and 0 < images.max() <= 1
 
 
 def _first_images(data):
     if hasattr(data, "shape"):
-        images = data[:_IMAGES]
-        return images.detach().cpu() if hasattr(images, "detach") else images
-    if hasattr(data, "element_spec"):  # tf.data.Dataset
+        return data[:_IMAGES]
+    if hasattr(data, "element_spec") and hasattr(data, "take"):  # tf.data.Dataset
         return _inputs(next(iter(data.take(1)), None))
     if hasattr(data, "collate_fn"):  # torch DataLoader
         data = data.dataset
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
-        return _first_images_of(_inputs(data[0]))
+        return _inputs(data[0])
     return None
-
-
-def _first_images_of(inputs):
-    return inputs if inputs is None or hasattr(inputs, "shape") else None
 
 
 def _inputs(batch):

@@ -137,6 +137,19 @@ def test_freezing_after_a_fit_takes_effect_at_once(trained):
     trained.freeze(0)
 
 
+def test_freezing_is_whole_or_not_at_all():
+    """A loss that Keras cannot find again, as it is not registered, is refused first."""
+
+    def homemade(labels, outputs):
+        return keras.ops.sum(outputs)
+
+    model = _classifier()
+    model.compile(loss=homemade)
+    with pytest.raises(TypeError, match="homemade"):
+        model.freeze(2)
+    assert model.backbone.frozen_stages == 0
+
+
 @pytest.mark.parametrize("kind", ["array", "dataset", "loader"])
 def test_scaled_images_get_one_warning(trained, kind):
     images, labels = _examples()
