@@ -5,7 +5,8 @@ import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Models of the same shape are compiled once a session, not once a test.
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", tempfile.mkdtemp())
+_CACHE = tempfile.TemporaryDirectory()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import keras  # noqa: E402

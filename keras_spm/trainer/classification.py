@@ -31,9 +31,6 @@ def train_classifier(recipe, folder, verbose):
         The result, a dict: `test_accuracy`, `test_loss`, `best_epoch`,
         `validation_accuracy` there, and `seconds` of training.
     """
-    folder.start()
-    folder.write("recipe.json", recipe.as_dict())
-    folder.write("environment.json", {**versions(), "machine": platform.platform()})
     keras.utils.set_random_seed(recipe.seed)
     splits = load_dataset(recipe.dataset)
     batches, steps_per_epoch = training_batches(
@@ -47,6 +44,10 @@ def train_classifier(recipe, folder, verbose):
     )
     model = _build(recipe, splits.class_names, steps_per_epoch)
 
+    # Only now, as a recipe that asks for what there is not leaves nothing behind.
+    folder.start()
+    folder.write("recipe.json", recipe.as_dict())
+    folder.write("environment.json", {**versions(), "machine": platform.platform()})
     best_path = folder.working_path / "best.keras"
     started = time.perf_counter()
     history = model.fit(

@@ -86,14 +86,25 @@ def test_a_run_that_dies_does_not_look_finished(tmp_path, monkeypatch):
     recipe = trainer.load_recipe(RECIPE, RECIPES)
     folder = trainer.RunFolder(tmp_path / "run")
 
-    def die(*_):
+    def die(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("keras_spm.trainer.classification.load_dataset", die)
+    monkeypatch.setattr("keras_spm.tasks.ImageClassifier.fit", die)
     with pytest.raises(KeyboardInterrupt):
         trainer.train_classifier(recipe, folder, verbose=0)
     assert [path.name for path in tmp_path.iterdir()] == ["run-UNFINISHED"]
     assert folder.result is None
+
+
+def test_an_unknown_preset_or_data_set_leaves_nothing_behind(tmp_path, capsys):
+    for override, nearest in (
+        ("preset=pvt_v2_smp_mini", "'pvt_v2_spm_mini'"),
+        ("dataset=digts", "'digits'"),
+    ):
+        arguments = [RECIPE, "--output", str(tmp_path / "run"), "--set", override]
+        assert trainer.main(RECIPES, arguments) == 2
+        assert f"Did you mean {nearest}" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
