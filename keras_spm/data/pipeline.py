@@ -22,17 +22,27 @@ def training_batches(examples, batch_size, epochs, seed, rotation, zoom, transla
 
     Returns:
         (data set, batches per epoch)
+
+    Raises:
+        ValueError: where there are not enough examples for one batch.
     """
     import grain
+
+    count = len(examples.labels)
+    if not 1 <= batch_size <= count:
+        raise ValueError(
+            f"`batch_size` must be from 1 to the number of examples, {count}. "
+            f"Received: batch_size={batch_size}"
+        )
 
     augment = functools.partial(
         random_affine, rotation=rotation, zoom=zoom, translation=translation
     )
-    order = grain.MapDataset.range(len(examples.labels)).seed(seed).shuffle()
+    order = grain.MapDataset.range(count).seed(seed).shuffle()
     order = order.batch(batch_size, drop_remainder=True).repeat(epochs, reseed_each_epoch=True)
 
     def augmented(indices, generator):
         images = [augment(examples.images[index], generator) for index in indices]
         return np.stack(images), examples.labels[indices]
 
-    return order.random_map(augmented).to_iter_dataset(), len(examples.labels) // batch_size
+    return order.random_map(augmented).to_iter_dataset(), count // batch_size

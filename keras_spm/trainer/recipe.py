@@ -41,6 +41,13 @@ class ClassificationRecipe:
     translation: float
     seed: int
 
+    def __post_init__(self):
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                "`warmup_epochs` must be at least 0 and less than `epochs`. Received: "
+                f"warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
+            )
+
     def as_dict(self):
         return dataclasses.asdict(self)
 

@@ -60,6 +60,12 @@ def test_every_example_once_an_epoch_and_the_same_again():
     assert (looks[0][shared] != looks[1][shared]).any()
 
 
+@pytest.mark.parametrize("batch_size", [0, 181])
+def test_a_batch_must_fit_the_data(batch_size):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}"):
+        training_batches(load_dataset("digits").validation, batch_size, 1, 0, 0, 0, 0)
+
+
 def test_random_affine_moves_as_it_says():
     image = np.zeros((33, 33, 3), "uint8")
     image[16, 20] = 255  # Four right of the centre.

@@ -28,6 +28,7 @@ def test_recipe_overrides_are_typed():
         (RECIPE, ["epochs=2.5"], "'epochs' must be int"),
         (RECIPE, ["epochs=many"], "takes a number"),
         (RECIPE, ["epochs"], "key=value"),
+        (RECIPE, ["epochs=3"], "warmup_epochs=3, epochs=3"),
     ],
 )
 def test_mistakes_in_a_recipe_are_named(name, overrides, message):
