@@ -16,8 +16,8 @@ RECIPE = "classification_digits"
 
 
 def test_recipe_overrides_are_typed():
-    recipe = trainer.load_recipe(RECIPE, RECIPES, ["epochs=2", "learning_rate=1", "seed=7"])
-    assert (recipe.epochs, recipe.learning_rate, recipe.seed) == (2, 1.0, 7)
+    recipe = trainer.load_recipe(RECIPE, RECIPES, ["epochs=5", "learning_rate=1", "seed=7"])
+    assert (recipe.epochs, recipe.learning_rate, recipe.seed) == (5, 1.0, 7)
 
 
 @pytest.mark.parametrize(
