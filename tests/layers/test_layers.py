@@ -44,18 +44,25 @@ def test_depthwise_convolution_equals_pytorch(kernel_size, strides, size):
 
 
 @pytest.mark.only("jax")
-def test_depthwise_convolution_is_lowered_for_the_platform_that_it_is_for():
+@pytest.mark.parametrize("step", ["forward", "gradient"])
+def test_depthwise_convolution_is_lowered_for_the_platform_that_it_is_for(step):
     import jax
 
     layer = layers.DepthwiseConv2D(9)
     layer.build((1, 16, 16, 8))
-    function = jax.jit(
-        lambda maps: layer.stateless_call([v.value for v in layer.weights], [], maps)[0]
-    )
+    variables = [variable.value for variable in layer.weights]
+
+    def forward(maps, variables):
+        return layer.stateless_call(variables, [], maps)[0]
+
+    def gradient(maps, variables):
+        return jax.grad(lambda *inputs: forward(*inputs).sum(), argnums=(0, 1))(maps, variables)
+
+    function = jax.jit({"forward": forward, "gradient": gradient}[step])
     maps = jax.ShapeDtypeStruct((1, 16, 16, 8), "float32")
 
     def text(platform):
-        return jax.export.export(function, platforms=[platform])(maps).mlir_module()
+        return jax.export.export(function, platforms=[platform])(maps, variables).mlir_module()
 
     assert "stablehlo.convolution" in text("tpu")
     assert "stablehlo.convolution" in text("cuda")
