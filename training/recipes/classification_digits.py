@@ -1,4 +1,10 @@
-"""Handwritten digits, from random weights."""
+"""Handwritten digits, from random weights.
+
+Command:  python training/train.py classification_digits
+Hardware: 2 CPU cores, float32; about 1.5 minutes on each backend (JAX up to 2)
+Result:   test accuracy, mean of seeds 0, 1 and 2 (worst): JAX 99.91 % (99.72 %),
+          TensorFlow 99.54 % (99.17 %), PyTorch 99.17 % (98.61 %)
+"""
 
 # Model
 preset: str = "pvt_v2_spm_mini"
