@@ -59,7 +59,8 @@ def _with_head(backbone, classes=1000):
     return trainable + (backbone.output.shape[-1] + 1) * classes
 
 
-@pytest.mark.only("torch")  # Once is enough: it looks at shapes alone.
+# Marked for one backend: what looks at shapes alone need not run three times.
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_size_and_cost_are_as_published(name):
     multiply_adds, parameters = PUBLISHED[name]
@@ -72,6 +73,7 @@ def test_size_and_cost_are_as_published(name):
     assert round(_with_head(with_spm) / 1e6, 2) == PUBLISHED_SPM_PARAMETERS[name]
 
 
+@pytest.mark.only("torch")
 def test_the_plain_formulation_of_spm_costs_what_the_reference_costs():
     """Ours plus what it spares: 12 C^2 in projections of each window, other small terms."""
     backbone = PVTv2SPM.from_preset("b1", load_weights=False)
