@@ -2,7 +2,6 @@
 
 from keras_spm.weights.rules import DEPTHWISE
 from keras_spm.weights.rules import GROUPED
-from keras_spm.weights.rules import IDENTITY
 from keras_spm.weights.rules import LINEAR
 from keras_spm.weights.rules import POINTWISE
 from keras_spm.weights.rules import Layout
@@ -20,7 +19,7 @@ AGGREGATION_RULES = (
         for rule in affine(f"depthwise_{size}x{size}", f"local_conv_{size}", DEPTHWISE)
     ),
     Rule("grouped_kernel", "proj.0.weight", GROUPED),
-    Rule("grouped_bias", "proj.0.bias", IDENTITY),
+    Rule("grouped_bias", "proj.0.bias"),
     *batch_normalization("norm", "proj.1"),
     *affine("projection", "proj.3", POINTWISE),
 )

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_spm.layers.attention_heads import check_heads
 from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.depthwise_convolution import ceil_divide
@@ -65,11 +66,7 @@ class GuidedLocalEnhancement(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        if channels % self.num_heads:
-            raise ValueError(
-                "`num_heads` must divide the channels. "
-                f"Received: num_heads={self.num_heads}, channels={channels}"
-            )
+        check_heads(self.num_heads, channels)
         for layer in (self.guide_norm, self.guide_depthwise, self.token_norm, self.output_norm):
             layer.build(input_shape)
         self.qkv_kernel = self.add_weight(

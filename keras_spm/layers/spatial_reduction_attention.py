@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_spm import backend
 from keras_spm.layers.adaptive_average_pooling import adaptive_average_pooling
+from keras_spm.layers.attention_heads import check_heads
 from keras_spm.layers.initializers import convolution_initializer
 from keras_spm.layers.initializers import linear_initializer
 from keras_spm.layers.multiply_adds import multiply_adds
@@ -48,11 +49,7 @@ class SpatialReductionAttention(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        if channels % self.num_heads:
-            raise ValueError(
-                "`num_heads` must divide the channels. "
-                f"Received: num_heads={self.num_heads}, channels={channels}"
-            )
+        check_heads(self.num_heads, channels)
         self._check_size(input_shape)
 
         def linear(units, name):

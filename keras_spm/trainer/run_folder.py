@@ -48,7 +48,11 @@ class RunFolder:
             )
 
     def start(self):
-        """Makes an empty working folder; what an unfinished run left is removed."""
+        """Makes an empty working folder; what an unfinished run left is removed.
+
+        Raises:
+            FileExistsError: where something else stands at the run's path.
+        """
         if self.path.exists() and self.result is None:
             raise FileExistsError(
                 f"{self.path} exists and is no run of this trainer. Choose another folder "

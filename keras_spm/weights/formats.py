@@ -1,5 +1,6 @@
 """From a file or mapping to {name: numpy array}, without running anything in it."""
 
+import collections
 import collections.abc
 import json
 import os
@@ -58,14 +59,10 @@ def _check_safetensors_header(path):
     """Refuses a key that stands twice, which the library lets pass in silence."""
 
     def without_duplicates(pairs):
-        names = [name for name, _ in pairs]
-        twice = (
-            {name for name in names if names.count(name) > 1}
-            if len(set(names)) < len(names)
-            else ()
-        )
+        counts = collections.Counter(name for name, _ in pairs)
+        twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
-            raise FormatError(f"{path}: the header names {sorted(twice)} twice.")
+            raise FormatError(f"{path}: the header names {twice} twice.")
         return dict(pairs)
 
     size = path.stat().st_size

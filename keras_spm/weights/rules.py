@@ -6,6 +6,7 @@ tensor's name may use `{stage}` as it is or `{stage_index}`, one less.
 """
 
 import dataclasses
+import functools
 import re
 import typing
 
@@ -60,13 +61,16 @@ class Rule:
 
     def source(self, path):
         """Returns the tensor's name for a variable's path, or None where it is another's."""
-        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[0-9]+)", re.escape(self.path))
-        match = re.fullmatch(pattern, path)
+        match = self._pattern.fullmatch(path)
         if match is None:
             return None
         numbers = {key: int(value) for key, value in match.groupdict().items()}
         indices = {f"{key}_index": value - 1 for key, value in numbers.items()}
         return self.name.format(**numbers, **indices)
+
+    @functools.cached_property
+    def _pattern(self):
+        return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[0-9]+)", re.escape(self.path)))
 
     def under(self, path, name):
         """Returns this rule for a layer at `path`, whose tensors stand under `name`."""
