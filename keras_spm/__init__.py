@@ -9,9 +9,15 @@ from keras_spm.environment import check_backend
 check_backend()
 
 from keras_spm import layers  # noqa: E402
+from keras_spm.backbones import PVT  # noqa: E402
+from keras_spm.backbones import PVTSPM  # noqa: E402
 from keras_spm.backbones import PVTv2  # noqa: E402
 from keras_spm.backbones import PVTv2SPM  # noqa: E402
+from keras_spm.backbones import Swin  # noqa: E402
+from keras_spm.backbones import SwinSPM  # noqa: E402
+from keras_spm.converters import list_layouts  # noqa: E402
 from keras_spm.converters import load_torch_weights  # noqa: E402
+from keras_spm.converters import to_torch_state_dict  # noqa: E402
 from keras_spm.presets import list_presets  # noqa: E402
 from keras_spm.tasks import ImageClassifier  # noqa: E402
 
@@ -19,9 +25,15 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ImageClassifier",
+    "PVT",
+    "PVTSPM",
     "PVTv2",
     "PVTv2SPM",
+    "Swin",
+    "SwinSPM",
     "layers",
+    "list_layouts",
     "list_presets",
     "load_torch_weights",
+    "to_torch_state_dict",
 ]

@@ -1,12 +1,16 @@
 """Presets: from a name to a backbone or a task."""
 
+from keras_spm.backbones import PVT
+from keras_spm.backbones import PVTSPM
 from keras_spm.backbones import PVTv2
 from keras_spm.backbones import PVTv2SPM
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.backbones import Swin
+from keras_spm.backbones import SwinSPM
 from keras_spm.registry import lookup
 from keras_spm.registry import register_loader
 
-_BACKBONES = (PVTv2, PVTv2SPM)
+_BACKBONES = (PVT, PVTSPM, PVTv2, PVTv2SPM, Swin, SwinSPM)
 
 
 def list_presets():

@@ -9,9 +9,10 @@ References:
 import functools
 
 import keras
-import numpy as np
 
 from keras_spm.backbones.merging import make_merging
+from keras_spm.backbones.per_stage import drop_path_rates
+from keras_spm.backbones.per_stage import four_each
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
@@ -102,23 +103,18 @@ class PVTv2(PyramidBackbone):
         dtype=None,
         **kwargs,
     ):
-        per_stage = {
-            "embed_dims": tuple(embed_dims),
-            "depths": tuple(depths),
-            "num_heads": tuple(num_heads),
-            "mlp_ratios": tuple(mlp_ratios),
-            "sr_ratios": tuple(sr_ratios),
-        }
-        for name, values in per_stage.items():
-            if len(values) != 4:
-                raise ValueError(f"`{name}` must have four values. Received: {name}={values}")
-
+        per_stage = four_each(
+            embed_dims=embed_dims,
+            depths=depths,
+            num_heads=num_heads,
+            mlp_ratios=mlp_ratios,
+            sr_ratios=sr_ratios,
+        )
+        rates = drop_path_rates(drop_path_rate, depths)
         embedding = functools.partial(
             OverlappingPatchEmbedding, norm_epsilon=embedding_norm_epsilon
         )
         own_merging = functools.partial(embedding, patch_size=3, strides=2)
-        rising_rates = np.linspace(0, drop_path_rate, sum(depths))
-        drop_path_rates = np.split(rising_rates, np.cumsum(depths)[:-1])
 
         def make_stage(stage):
             dim = embed_dims[stage]
@@ -129,12 +125,12 @@ class PVTv2(PyramidBackbone):
                     mlp_ratios[stage],
                     sr_ratios[stage],
                     linear_attention,
-                    float(rate),
+                    rate,
                     embedding_norm_epsilon,
                     dtype=dtype,
                     name=f"block{number}",
                 )
-                for number, rate in enumerate(drop_path_rates[stage], start=1)
+                for number, rate in enumerate(rates[stage], start=1)
             ]
             return Stage(
                 blocks,
@@ -147,7 +143,6 @@ class PVTv2(PyramidBackbone):
         super().__init__(
             stem=embedding(embed_dims[0], patch_size=7, strides=4, dtype=dtype, name="stem"),
             stages=[make_stage(stage) for stage in range(4)],
-            pool=keras.layers.GlobalAveragePooling2D("channels_last", dtype=dtype, name="pooling"),
             config={
                 **per_stage,
                 "linear_attention": linear_attention,

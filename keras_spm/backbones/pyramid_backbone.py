@@ -16,9 +16,10 @@ class PyramidBackbone(keras.Model):
     A family builds its layers and hands them over; this class joins them and gives
     all families one interface:
 
-    - `output`: the last feature map, (batch, ceil(H / 32), ceil(W / 32), channels);
     - `pyramid_outputs`: `{"P2": …, "P5": …}`, feature maps where Pn has stride 2**n;
     - `pyramid_level_inputs`: the layer that makes each level, by name;
+    - `output`: the last feature map, (batch, ceil(H / 32), ceil(W / 32), channels), as
+      the family's classifier sees it: P5, or P5 after a final normalisation;
     - `pooled_output`: (batch, channels), what the family's own classifier reads.
 
     Images are (batch, H, W, 3), or (batch, 3, H, W) with
@@ -27,9 +28,10 @@ class PyramidBackbone(keras.Model):
 
     Args:
         stem: layer, image → map of stride 4.
-        stages: four layers; the first keeps the stride, the others double it.
-        pool: function of the last feature map (channels_last) → pooled output.
+        stages: four layers; the first keeps the stride, the others double it. The last
+            may return a class token, (batch, channels), beside its map.
         config: dict of the family's own constructor arguments.
+        final_norm: optional layer on the last map and on the class token.
         image_shape: (H, W, channels), or channels first with that data format; H and
             W from 32 on, or `None` for any size. By default any size and 3 channels.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's
@@ -49,8 +51,8 @@ class PyramidBackbone(keras.Model):
         self,
         stem,
         stages,
-        pool,
         config,
+        final_norm=None,
         image_shape=None,
         data_format=None,
         dtype=None,
@@ -58,15 +60,14 @@ class PyramidBackbone(keras.Model):
         **kwargs,
     ):
         # === Layers ===
-        data_format = data_format or keras.config.image_data_format()
-        if data_format not in _ANY_SIZE:
-            raise ValueError(
-                f"`data_format` must be one of {tuple(_ANY_SIZE)}. "
-                f"Received: data_format={data_format!r}"
-            )
+        data_format = _checked_data_format(data_format)
         channels_first = data_format == "channels_first"
         image_shape = tuple(image_shape or _ANY_SIZE[data_format])
-        _check_image_shape(image_shape[1:] if channels_first else image_shape[:-1])
+        _check_sizes(spatial_sizes(image_shape, data_format))
+        pooling = keras.layers.GlobalAveragePooling2D("channels_last", dtype=dtype, name="pooling")
+
+        def to_channels_first(maps, name):
+            return keras.layers.Permute((3, 1, 2), dtype=dtype, name=name)(maps)
 
         # === Functional Model ===
         images = keras.Input(image_shape, name="images")
@@ -75,15 +76,24 @@ class PyramidBackbone(keras.Model):
             maps = keras.layers.Permute((2, 3, 1), dtype=dtype, name="to_channels_last")(maps)
         maps = stem(maps)
         pyramid_outputs, pyramid_level_inputs = {}, {}
-        for level, stage in enumerate(stages, start=2):
-            maps = stage(maps)
-            output, layer = maps, stage
+        for number, stage in enumerate(stages, start=2):
+            level, maps, class_token = f"P{number}", stage(maps), None
+            made_by = stage.name
+            if isinstance(maps, tuple):
+                maps, class_token = maps
+                # A layer whose only output is the map, for those who look it up by name.
+                maps = keras.layers.Identity(dtype=dtype, name="feature_map")(maps)
+                made_by = "feature_map"
+            pyramid_outputs[level], pyramid_level_inputs[level] = maps, made_by
             if channels_first:
-                layer = keras.layers.Permute((3, 1, 2), dtype=dtype, name=f"P{level}")
-                output = layer(maps)
-            pyramid_outputs[f"P{level}"] = output
-            pyramid_level_inputs[f"P{level}"] = layer.name
-        pooled_output = pool(maps)
+                pyramid_outputs[level] = to_channels_first(maps, name=level)
+                pyramid_level_inputs[level] = level
+        output = pyramid_outputs[level]
+        if final_norm is not None:
+            output = maps = final_norm(maps)
+            if channels_first:
+                output = to_channels_first(maps, name="to_channels_first")
+        pooled_output = pooling(maps) if class_token is None else final_norm(class_token)
         super().__init__(inputs=images, outputs=output, dtype=dtype, **kwargs)
 
         # === Config ===
@@ -92,6 +102,7 @@ class PyramidBackbone(keras.Model):
         self._pyramid_outputs = pyramid_outputs
         self.pyramid_level_inputs = pyramid_level_inputs
         self.pooled_output = pooled_output
+        self._final_norm = final_norm
         self._family_arguments = tuple(config)
         for name, value in config.items():
             setattr(self, name, value)
@@ -101,6 +112,11 @@ class PyramidBackbone(keras.Model):
     def pyramid_outputs(self):
         """{"P2": …, "P5": …}, a plain dict, so that models can be made from it."""
         return dict(self._pyramid_outputs)
+
+    @property
+    def spatial_sizes(self):
+        """(H, W) of the images, `None` where any size is taken."""
+        return spatial_sizes(self.image_shape, self.data_format)
 
     @property
     def stem(self):
@@ -131,8 +147,9 @@ class PyramidBackbone(keras.Model):
     def freeze(self, up_to_stage=4):
         """Freezes the stem and stages 1 to `up_to_stage`; later stages train.
 
-        Frozen batch normalisations stay in evaluation. 0 freezes nothing. As always in
-        Keras, a compiled model takes notice when it is compiled again.
+        The final normalisation, where there is one, goes with stage 4. Frozen batch
+        normalisations stay in evaluation. 0 freezes nothing. As always in Keras, a
+        compiled model takes notice when it is compiled again.
 
         Args:
             up_to_stage: int from 0 to 4, kept as `frozen_stages`.
@@ -145,6 +162,8 @@ class PyramidBackbone(keras.Model):
         self.stem.trainable = up_to_stage == 0
         for number, stage in enumerate(self.stages, start=1):
             stage.trainable = number > up_to_stage
+        if self._final_norm is not None:
+            self._final_norm.trainable = up_to_stage < len(self.stages)
 
     def multiply_adds(self, input_shape):
         """Returns the multiply-adds of one image.
@@ -174,7 +193,25 @@ class PyramidBackbone(keras.Model):
         return cls(**config)
 
 
-def _check_image_shape(sizes):
+def spatial_sizes(image_shape, data_format):
+    """(H, W) of an `image_shape` as the constructor takes it; `None` where it is open."""
+    if image_shape is None:
+        return None, None
+    channels_first = _checked_data_format(data_format) == "channels_first"
+    return tuple(image_shape[1:] if channels_first else image_shape[:-1])
+
+
+def _checked_data_format(data_format):
+    data_format = data_format or keras.config.image_data_format()
+    if data_format not in _ANY_SIZE:
+        raise ValueError(
+            f"`data_format` must be one of {tuple(_ANY_SIZE)}. "
+            f"Received: data_format={data_format!r}"
+        )
+    return data_format
+
+
+def _check_sizes(sizes):
     if any(size is not None and size < SMALLEST_SIZE for size in sizes):
         raise ValueError(
             f"Height and width in `image_shape` must be at least {SMALLEST_SIZE}, or None. "

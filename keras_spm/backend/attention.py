@@ -4,13 +4,14 @@ import keras
 from keras import ops
 
 
-def dot_product_attention(query, key, value):
+def dot_product_attention(query, key, value, bias=None):
     """Attends with a softmax in float32, by the backend's fused kernel where it has one.
 
     Args:
         query: (batch, queries, heads, channels).
         key: (batch, keys, heads, channels).
         value: (batch, keys, heads, channels).
+        bias: optional (1, heads, queries, keys), added to the scaled scores.
 
     Returns:
         (batch, queries, heads, channels)
@@ -19,11 +20,11 @@ def dot_product_attention(query, key, value):
         keras.config.backend() == "jax"
         and keras.backend.standardize_dtype(query.dtype) == "float16"
     ):
-        return _jax_float16(query, key, value)
-    return ops.dot_product_attention(query, key, value)
+        return _jax_float16(query, key, value, bias)
+    return ops.dot_product_attention(query, key, value, bias)
 
 
-def _jax_float16(query, key, value):
+def _jax_float16(query, key, value, bias):
     # JAX asks for a float16 product that XLA does not have on CPU; compiled code fails.
     import jax
 
@@ -31,6 +32,5 @@ def _jax_float16(query, key, value):
         arrays = (array.astype("float32") for array in arrays)
         return ops.dot_product_attention(*arrays).astype("float16")
 
-    return jax.lax.platform_dependent(
-        query, key, value, cpu=in_float32, default=ops.dot_product_attention
-    )
+    arrays = [array for array in (query, key, value, bias) if array is not None]
+    return jax.lax.platform_dependent(*arrays, cpu=in_float32, default=ops.dot_product_attention)

@@ -1,14 +1,22 @@
 """Weights between PyTorch code bases and ours: one rule table per family and layout."""
 
+import keras
+import numpy as np
+
+from keras_spm.converters import pvt
 from keras_spm.converters import pvt_v2
 from keras_spm.converters import stepwise_patch_merging
+from keras_spm.converters import swin
 from keras_spm.weights import ledger
 from keras_spm.weights.errors import MismatchError
 from keras_spm.weights.formats import read_arrays
 
-# By class name, so that a subclass is known as what it derives from.
+# By class name, so that a subclass is known as what it derives from. A layout that has a
+# form for models without classifier stands twice, under one name.
 _LAYOUTS = {
+    "PVT": pvt.LAYOUTS,
     "PVTv2": pvt_v2.LAYOUTS,
+    "Swin": swin.LAYOUTS,
     "StepwisePatchMerging": stepwise_patch_merging.MERGING_LAYOUTS,
     "MultiScaleAggregation": stepwise_patch_merging.AGGREGATION_LAYOUTS,
     "GuidedLocalEnhancement": stepwise_patch_merging.ENHANCEMENT_LAYOUTS,
@@ -19,14 +27,18 @@ def load_torch_weights(model_or_layer, source, layout="auto"):
     """Loads weights of a PyTorch implementation, all of them or none.
 
     Every variable is assigned exactly once and every tensor of the source is used, a
-    derived buffer, or the head of a classifier that the model does not have. A head for
-    another number of classes stays fresh. All is checked before the first assignment.
+    derived buffer, or one that the model has no place for: the head of a classifier,
+    and the class token and final norm of a PVT. A head for another number of classes
+    stays fresh. Position embeddings of another grid and bias tables of another window
+    are resized. All is checked before the first assignment.
 
     Args:
         model_or_layer: a built backbone, a task, or a layer of the SPM family.
-        source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, or a mapping of
-            names to arrays. Half precision is widened exactly.
-        layout: `"official"` for the papers' own code, or `"auto"` to tell from the
+        source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, of an index of
+            shards, or of a folder as transformers writes it; or a mapping of names to
+            arrays. Wrappers (`model`, `state_dict`, `module.`) are seen through. Half
+            precision is widened exactly.
+        layout: one of `list_layouts(model_or_layer)`, or `"auto"` to tell from the
             names.
 
     Returns:
@@ -34,8 +46,9 @@ def load_torch_weights(model_or_layer, source, layout="auto"):
 
     Raises:
         keras_spm.weights.FormatError: where the source cannot be read.
-        keras_spm.weights.MismatchError: where names, shapes or values do not fit; the
-            message lists them and the model is unchanged.
+        keras_spm.weights.MismatchError: where names, shapes or values do not fit, or
+            the layout's code computes with another epsilon than the model; the message
+            names them and the model is unchanged.
         FileNotFoundError: for a path without a file.
         TypeError, ValueError: for a model without rules, an unknown layout or a model
             that is not built.
@@ -45,24 +58,84 @@ def load_torch_weights(model_or_layer, source, layout="auto"):
     >>> backbone = keras_spm.PVTv2.from_preset("b1", load_weights=False)
     >>> report = keras_spm.load_torch_weights(backbone, "pvt_v2_b1.pth")
     """
-    if not model_or_layer.built:
-        raise ValueError(f"{model_or_layer.name!r} has no variables yet: build or call it first.")
-    layouts = {candidate.name: candidate for candidate in _layouts(model_or_layer)}
-    if layout != "auto" and layout not in layouts:
-        raise ValueError(
-            f"`layout` must be 'auto' or one of {sorted(layouts)}. Received: layout={layout!r}"
-        )
+    candidates = _candidates(model_or_layer, layout)
     variables = _variables(model_or_layer)
     arrays, description = read_arrays(source)
+    found = [ledger.overlap(variables, arrays, candidate) for candidate in candidates]
+    if not max(found):
+        raise MismatchError(
+            f"{description}: no known layout of {type(model_or_layer).__name__} "
+            f"({', '.join(dict.fromkeys(each.name for each in candidates))}) names its "
+            f"tensors like {list(arrays)[:4]}."
+        )
+    chosen = candidates[found.index(max(found))]
+    _check_attributes(model_or_layer, chosen)
+    return ledger.load(variables, arrays, chosen, description)
+
+
+def to_torch_state_dict(model_or_layer, layout="official"):
+    """Returns the weights as a PyTorch implementation names and shapes them.
+
+    The PyTorch side takes them with `load_state_dict(strict=True)`, once they are made
+    tensors: its model without a classifier takes a backbone, with one a task. What was
+    loaded comes out bit for bit. Derived buffers are made anew.
+
+    Args:
+        model_or_layer: a built backbone, a task, or a layer of the SPM family.
+        layout: one of `list_layouts(model_or_layer)`.
+
+    Returns:
+        {name: numpy array}, float32 but for integer buffers.
+
+    Raises:
+        keras_spm.weights.MismatchError: where the layout has no place for a part of the
+            model, or its code computes with another epsilon than the model.
+        TypeError, ValueError: for a model without rules, an unknown layout or a model
+            that is not built.
+
+    Example:
+
+    >>> state = keras_spm.to_torch_state_dict(backbone, "timm")  # doctest: +SKIP
+    >>> pvt_v2.load_state_dict({k: torch.tensor(v) for k, v in state.items()})  # doctest: +SKIP
+    """
+    candidates = _candidates(model_or_layer, layout)
     if layout == "auto":
-        found = {name: ledger.overlap(variables, arrays, layouts[name]) for name in layouts}
-        layout = max(found, key=found.get)
-        if not found[layout]:
-            raise MismatchError(
-                f"{description}: no known layout of {type(model_or_layer).__name__} "
-                f"({', '.join(layouts)}) names its tensors like {list(arrays)[:4]}."
-            )
-    return ledger.load(variables, arrays, layouts[layout], description)
+        raise ValueError("`layout` 'auto' is for loading. Name the one to write in.")
+    variables = _variables(model_or_layer)
+    has_head = hasattr(model_or_layer, "backbone")
+    chosen = next((each for each in candidates if each.bare != has_head), candidates[0])
+    _check_attributes(model_or_layer, chosen)
+    values = {path: _to_numpy(variable) for path, variable in variables.items()}
+    buffers = chosen.buffers(getattr(model_or_layer, "backbone", model_or_layer))
+    return ledger.write(values, chosen) | buffers
+
+
+def list_layouts(model_or_layer):
+    """Returns the names of the layouts that a model's weights can be read and written in.
+
+    `"official"` is the papers' own code, `"timm"` and `"transformers"` those libraries;
+    `"transformers_5"` is Swin in the memory of transformers 5, whose files keep the
+    older names.
+
+    Raises:
+        TypeError: for a model without rules.
+    """
+    return list(dict.fromkeys(layout.name for layout in _layouts(model_or_layer)))
+
+
+def _candidates(model_or_layer, layout):
+    if not model_or_layer.built:
+        raise ValueError(f"{model_or_layer.name!r} has no variables yet: build or call it first.")
+    candidates = _layouts(model_or_layer)
+    if layout == "auto":
+        return candidates
+    chosen = [candidate for candidate in candidates if candidate.name == layout]
+    if not chosen:
+        raise ValueError(
+            f"`layout` must be one of {list_layouts(model_or_layer)}, or 'auto' for loading. "
+            f"Received: layout={layout!r}"
+        )
+    return chosen
 
 
 def _layouts(model_or_layer):
@@ -77,7 +150,22 @@ def _layouts(model_or_layer):
     )
 
 
+def _check_attributes(model_or_layer, layout):
+    """Refuses weights that the layout's code would compute other numbers with."""
+    target = getattr(model_or_layer, "backbone", model_or_layer)
+    for name, value in layout.attributes.items():
+        if getattr(target, name) != value:
+            raise MismatchError(
+                f"The {layout.name} layout's code computes with {name}={value}, the model with "
+                f"{name}={getattr(target, name)}: build the model with {name}={value}."
+            )
+
+
 def _variables(model_or_layer):
     """{path from the model or layer: variable}, without the state of random generators."""
     prefix = "" if hasattr(model_or_layer, "layers") else f"{model_or_layer.path}/"
     return {variable.path.removeprefix(prefix): variable for variable in model_or_layer.weights}
+
+
+def _to_numpy(variable):
+    return keras.ops.convert_to_numpy(variable).astype(np.float32)

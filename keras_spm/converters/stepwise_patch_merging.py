@@ -10,8 +10,6 @@ from keras_spm.weights.rules import affine
 from keras_spm.weights.rules import batch_normalization
 from keras_spm.weights.rules import normalization
 
-IGNORED = r"(^|\.)num_batches_tracked$"
-
 AGGREGATION_RULES = (
     *(
         rule
@@ -38,6 +36,6 @@ MERGING_RULES = (
     *(rule.under("guided_local_enhancement", "gle") for rule in ENHANCEMENT_RULES),
 )
 
-AGGREGATION_LAYOUTS = (Layout("official", AGGREGATION_RULES, ignored=IGNORED),)
-ENHANCEMENT_LAYOUTS = (Layout("official", ENHANCEMENT_RULES, ignored=IGNORED),)
-MERGING_LAYOUTS = (Layout("official", MERGING_RULES, ignored=IGNORED),)
+AGGREGATION_LAYOUTS = (Layout("official", AGGREGATION_RULES),)
+ENHANCEMENT_LAYOUTS = (Layout("official", ENHANCEMENT_RULES),)
+MERGING_LAYOUTS = (Layout("official", MERGING_RULES),)

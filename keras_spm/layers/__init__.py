@@ -5,27 +5,39 @@ from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.drop_path import DropPath
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
 from keras_spm.layers.image_normalization import ImageNormalization
+from keras_spm.layers.mlp import MLP
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.multi_scale_aggregation import MultiScaleAggregation
 from keras_spm.layers.multiply_adds import multiply_adds
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
+from keras_spm.layers.patch_embedding import PatchEmbedding
+from keras_spm.layers.patch_merging import PatchMerging
+from keras_spm.layers.position_embedding import PositionEmbedding
 from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttention
+from keras_spm.layers.stage import ClassTokenStage
 from keras_spm.layers.stage import Stage
 from keras_spm.layers.stepwise_patch_merging import StepwisePatchMerging
 from keras_spm.layers.transformer_block import TransformerBlock
+from keras_spm.layers.window_attention import WindowAttention
 
 __all__ = [
     "BatchNormalization",
+    "ClassTokenStage",
     "ConvolutionalMLP",
     "DepthwiseConv2D",
     "DropPath",
     "GuidedLocalEnhancement",
     "ImageNormalization",
+    "MLP",
     "MultiScaleAggregation",
     "OverlappingPatchEmbedding",
+    "PatchEmbedding",
+    "PatchMerging",
+    "PositionEmbedding",
     "SpatialReductionAttention",
     "Stage",
     "StepwisePatchMerging",
     "TransformerBlock",
+    "WindowAttention",
     "multiply_adds",
 ]

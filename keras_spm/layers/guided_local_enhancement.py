@@ -11,6 +11,8 @@ from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.depthwise_convolution import ceil_divide
 from keras_spm.layers.initializers import linear_initializer
 from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.padding import is_multiple
+from keras_spm.layers.padding import pad_to_multiple
 
 WINDOW = 2
 _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
@@ -78,16 +80,13 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         guides = ops.gelu(self.guide_norm(inputs, training=training), approximate=False)
         guides = self.token_norm(self.guide_depthwise(guides))
         tokens = self._windows(self.token_norm(inputs), guides)
-        bias = 0.0 if _fills_windows(inputs.shape) else _outside_bias(inputs, guides)
+        bias = 0.0 if is_multiple(inputs, WINDOW) else _outside_bias(inputs, guides)
         return self.output_norm(self._attend(guides, tokens, bias))
 
     def _windows(self, maps, guides):
         """Returns (batch, rows, columns, 5, channels): the guide, then the window."""
         _, rows, columns, channels = ops.shape(guides)
-        _, height, width, _ = ops.shape(maps)
-        if not _fills_windows(maps.shape):
-            border = ((0, rows * WINDOW - height), (0, columns * WINDOW - width))
-            maps = ops.pad(maps, ((0, 0), *border, (0, 0)))
+        maps = pad_to_multiple(maps, WINDOW)
         maps = ops.reshape(maps, (-1, rows, WINDOW, columns, WINDOW, channels))
         window = [maps[:, :, row, :, column] for row, column in _CORNERS]
         return ops.stack([guides, *window], axis=3)
@@ -126,11 +125,6 @@ class GuidedLocalEnhancement(keras.layers.Layer):
     def get_config(self):
         config = {"num_heads": self.num_heads, "guide_kernel_size": self.guide_kernel_size}
         return {**super().get_config(), **config}
-
-
-def _fills_windows(shape):
-    """Whether a map is known to consist of whole windows."""
-    return all(size is not None and size % WINDOW == 0 for size in shape[1:3])
 
 
 def _outside_bias(maps, guides):

@@ -1,4 +1,4 @@
-"""The convolutional MLP of PVT v2."""
+"""The MLPs of the transformer blocks."""
 
 import keras
 from keras import ops
@@ -9,8 +9,50 @@ from keras_spm.layers.multiply_adds import multiply_adds
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class ConvolutionalMLP(keras.layers.Layer):
-    """Linear map, 3x3 depthwise convolution, exact GELU, linear map back.
+class MLP(keras.layers.Layer):
+    """Linear map, exact GELU, linear map back, at each position.
+
+    Args:
+        hidden_dim: int, channels between the two linear maps.
+
+    Input and output: (batch, height, width, channels).
+    """
+
+    def __init__(self, hidden_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_dim = hidden_dim
+
+    def build(self, input_shape):
+        self.fc1 = self._linear(self.hidden_dim, "fc1")
+        self.fc2 = self._linear(input_shape[-1], "fc2")
+        self.fc1.build(input_shape)
+        self.fc2.build(self._hidden_shape(input_shape))
+
+    def _linear(self, units, name):
+        return keras.layers.Dense(
+            units, kernel_initializer=linear_initializer(), dtype=self.dtype_policy, name=name
+        )
+
+    def _hidden_shape(self, input_shape):
+        return (*input_shape[:-1], self.hidden_dim)
+
+    def call(self, inputs):
+        return self.fc2(ops.gelu(self.fc1(inputs), approximate=False))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def multiply_adds(self, input_shape):
+        hidden_shape = self._hidden_shape(input_shape)
+        return multiply_adds(self.fc1, input_shape) + multiply_adds(self.fc2, hidden_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "hidden_dim": self.hidden_dim}
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class ConvolutionalMLP(MLP):
+    """An MLP with a 3x3 depthwise convolution before its GELU.
 
     The convolution's zero padding is what tells positions apart in PVT v2.
 
@@ -26,45 +68,23 @@ class ConvolutionalMLP(keras.layers.Layer):
     """
 
     def __init__(self, hidden_dim, linear_attention=False, **kwargs):
-        super().__init__(**kwargs)
-        self.hidden_dim = hidden_dim
+        super().__init__(hidden_dim, **kwargs)
         self.linear_attention = linear_attention
-        self.fc1 = keras.layers.Dense(
-            hidden_dim,
-            activation="relu" if linear_attention else None,
-            kernel_initializer=linear_initializer(),
-            dtype=self.dtype_policy,
-            name="fc1",
-        )
         self.depthwise = DepthwiseConv2D(3, dtype=self.dtype_policy, name="depthwise_3x3")
 
     def build(self, input_shape):
-        hidden_shape = (*input_shape[:-1], self.hidden_dim)
-        self.fc2 = keras.layers.Dense(
-            input_shape[-1],
-            kernel_initializer=linear_initializer(),
-            dtype=self.dtype_policy,
-            name="fc2",
-        )
-        self.fc1.build(input_shape)
-        self.depthwise.build(hidden_shape)
-        self.fc2.build(hidden_shape)
+        super().build(input_shape)
+        self.depthwise.build(self._hidden_shape(input_shape))
 
     def call(self, inputs):
-        hidden = self.depthwise(self.fc1(inputs))
-        return self.fc2(ops.gelu(hidden, approximate=False))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape
+        hidden = self.fc1(inputs)
+        if self.linear_attention:
+            hidden = ops.relu(hidden)
+        return self.fc2(ops.gelu(self.depthwise(hidden), approximate=False))
 
     def multiply_adds(self, input_shape):
-        hidden_shape = (*input_shape[:-1], self.hidden_dim)
-        return (
-            multiply_adds(self.fc1, input_shape)
-            + multiply_adds(self.depthwise, hidden_shape)
-            + multiply_adds(self.fc2, hidden_shape)
-        )
+        hidden_shape = self._hidden_shape(input_shape)
+        return super().multiply_adds(input_shape) + multiply_adds(self.depthwise, hidden_shape)
 
     def get_config(self):
-        config = {"hidden_dim": self.hidden_dim, "linear_attention": self.linear_attention}
-        return {**super().get_config(), **config}
+        return {**super().get_config(), "linear_attention": self.linear_attention}

@@ -1,4 +1,4 @@
-"""Overlapping patch embedding, the stem and the merging of PVT v2."""
+"""Patch embeddings: the stems, and the mergings of PVT and PVT v2."""
 
 import keras
 from keras import ops
@@ -6,10 +6,86 @@ from keras import ops
 from keras_spm.layers.depthwise_convolution import ceil_divide
 from keras_spm.layers.initializers import convolution_initializer
 from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.padding import pad_to_multiple
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class OverlappingPatchEmbedding(keras.layers.Layer):
+class PatchEmbedding(keras.layers.Layer):
+    """A linear map of each patch, then layer normalisation.
+
+    Patches do not overlap. Zeros at the bottom and right fill the last ones.
+
+    Args:
+        output_dim: int, channels of the output.
+        patch_size: int, height and width of a patch.
+        norm_epsilon: float, epsilon of the layer normalisation.
+
+    Input: (batch, height, width, channels). Output: (batch, ceil(height / patch_size),
+    ceil(width / patch_size), output_dim).
+
+    Reference:
+        Wang et al., Pyramid Vision Transformer, arXiv 2102.12122, section 3.2.
+    """
+
+    def __init__(self, output_dim, patch_size, norm_epsilon=1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.output_dim = output_dim
+        self.patch_size = patch_size
+        self.norm_epsilon = norm_epsilon
+
+    @property
+    def _strides(self):
+        return self.patch_size
+
+    def build(self, input_shape):
+        self.projection = keras.layers.Conv2D(
+            self.output_dim,
+            self.patch_size,
+            self._strides,
+            padding="valid",
+            data_format="channels_last",
+            kernel_initializer=convolution_initializer(),
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="norm"
+        )
+        self.projection.build(input_shape)
+        self.norm.build(self.compute_output_shape(input_shape))
+
+    def call(self, inputs):
+        return self.norm(self.projection(self._pad(inputs)))
+
+    def _pad(self, maps):
+        return pad_to_multiple(maps, self.patch_size)
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        return (
+            batch,
+            ceil_divide(height, self._strides),
+            ceil_divide(width, self._strides),
+            self.output_dim,
+        )
+
+    def multiply_adds(self, input_shape):
+        _, rows, columns, _ = self.compute_output_shape(input_shape)
+        # The sizes from which the convolution makes as many rows and columns.
+        height, width = ((count - 1) * self._strides + self.patch_size for count in (rows, columns))
+        return multiply_adds(self.projection, (None, height, width, input_shape[-1]))
+
+    def get_config(self):
+        config = {
+            "output_dim": self.output_dim,
+            "patch_size": self.patch_size,
+            "norm_epsilon": self.norm_epsilon,
+        }
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class OverlappingPatchEmbedding(PatchEmbedding):
     """A strided convolution over overlapping patches, then layer normalisation.
 
     Args:
@@ -26,58 +102,21 @@ class OverlappingPatchEmbedding(keras.layers.Layer):
     """
 
     def __init__(self, output_dim, patch_size, strides, norm_epsilon=1e-5, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(output_dim, patch_size, norm_epsilon, **kwargs)
         if patch_size % 2 == 0 or patch_size <= strides:
             raise ValueError(
                 "`patch_size` must be odd and larger than `strides`. "
                 f"Received: patch_size={patch_size}, strides={strides}"
             )
-        self.output_dim = output_dim
-        self.patch_size = patch_size
         self.strides = strides
-        self.norm_epsilon = norm_epsilon
-        self.projection = keras.layers.Conv2D(
-            output_dim,
-            patch_size,
-            strides,
-            padding="valid",
-            data_format="channels_last",
-            kernel_initializer=convolution_initializer(),
-            dtype=self.dtype_policy,
-            name="projection",
-        )
-        self.norm = keras.layers.LayerNormalization(
-            epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm"
-        )
 
-    def build(self, input_shape):
-        self.projection.build(input_shape)
-        self.norm.build(self.compute_output_shape(input_shape))
+    @property
+    def _strides(self):
+        return self.strides
 
-    def call(self, inputs):
-        padding = (self.patch_size // 2, self.patch_size // 2)
-        padded = ops.pad(inputs, ((0, 0), padding, padding, (0, 0)))
-        return self.norm(self.projection(padded))
-
-    def compute_output_shape(self, input_shape):
-        batch, height, width, _ = input_shape
-        return (
-            batch,
-            ceil_divide(height, self.strides),
-            ceil_divide(width, self.strides),
-            self.output_dim,
-        )
-
-    def multiply_adds(self, input_shape):
-        batch, height, width, channels = input_shape
-        border = self.patch_size - 1
-        return multiply_adds(self.projection, (batch, height + border, width + border, channels))
+    def _pad(self, maps):
+        border = (self.patch_size // 2, self.patch_size // 2)
+        return ops.pad(maps, ((0, 0), border, border, (0, 0)))
 
     def get_config(self):
-        config = {
-            "output_dim": self.output_dim,
-            "patch_size": self.patch_size,
-            "strides": self.strides,
-            "norm_epsilon": self.norm_epsilon,
-        }
-        return {**super().get_config(), **config}
+        return {**super().get_config(), "strides": self.strides}

@@ -1,4 +1,4 @@
-"""From a file or mapping to {name: numpy array}, without running anything in it."""
+"""From files or a mapping to {name: numpy array}, without running anything in them."""
 
 import collections
 import collections.abc
@@ -7,17 +7,35 @@ import os
 import pathlib
 import struct
 
+import ml_dtypes
 import numpy as np
 
 from keras_spm.weights.errors import FormatError
+
+INDEX_SUFFIX = ".index.json"
+
+# What a folder may hold, the first found counts: the names that transformers writes.
+_IN_FOLDERS = tuple(
+    f"{name}{index}"
+    for name in ("model.safetensors", "pytorch_model.bin")
+    for index in ("", INDEX_SUFFIX)
+)
+# Where training code puts the weights in a checkpoint, and what wrappers put before names.
+_WRAPPERS = ("model", "state_dict")
+_WRAPPER_PREFIX = "module."
 
 
 def read_arrays(source):
     """Reads named arrays.
 
+    Seen through are the wrappers `{"model": …}` and `{"state_dict": …}` (the rest of such
+    a checkpoint is not looked at) and a `module.` before every name.
+
     Args:
-        source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, or a mapping of
-            names to arrays (numpy, or anything numpy takes, torch tensors included).
+        source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, of an index
+            (`….index.json`) of several such files, or of a folder with a `model.safetensors`
+            or `pytorch_model.bin`, whole or indexed; or a mapping of names to arrays
+            (numpy, or anything numpy takes, torch tensors included).
 
     Returns:
         (arrays, description): {name: array} in the source's own dtypes, and what to call
@@ -28,19 +46,84 @@ def read_arrays(source):
         FormatError: for anything that does not hold named arrays.
     """
     if isinstance(source, collections.abc.Mapping):
-        return {name: _to_array(name, value) for name, value in source.items()}, "the mapping"
-    if not isinstance(source, (str, os.PathLike)):
+        contents, description = source, "the mapping"
+    elif isinstance(source, (str, os.PathLike)):
+        path = _in_folder(pathlib.Path(source))
+        contents, description = _read_file(path), str(path)
+    else:
         raise FormatError(
             f"`source` must be a path or a mapping of arrays. Received: {type(source).__name__}"
         )
-    path = pathlib.Path(source)
+    for wrapper in _WRAPPERS:
+        if isinstance(contents.get(wrapper), collections.abc.Mapping):
+            contents, description = contents[wrapper], f"{description}[{wrapper!r}]"
+    if contents and all(str(name).startswith(_WRAPPER_PREFIX) for name in contents):
+        contents = {name.removeprefix(_WRAPPER_PREFIX): contents[name] for name in contents}
+    return {name: _to_array(name, value) for name, value in contents.items()}, description
+
+
+def write_safetensors(path, arrays):
+    """Writes {name: numpy array} to a `.safetensors` file, whole or not at all.
+
+    The metadata say that the tensors are PyTorch's, as transformers asks.
+    """
+    from safetensors.numpy import save_file
+
+    path = pathlib.Path(path)
+    if path.suffix != ".safetensors":
+        raise FormatError(f"`path` must end in .safetensors. Received: {path}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        save_file(arrays, unfinished, metadata={"format": "pt"})
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _in_folder(path):
+    if not path.is_dir():
+        return path
+    found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
+    if not found:
+        raise FileNotFoundError(f"The folder {path} holds none of {', '.join(_IN_FOLDERS)}.")
+    return found[0]
+
+
+def _read_file(path):
     if not path.is_file():
         raise FileNotFoundError(f"There is no weight file {path}.")
+    if path.name.endswith(INDEX_SUFFIX):
+        return _read_shards(path)
     if path.suffix not in _READERS:
         raise FormatError(
-            f"{path}: weights are read from {', '.join(_READERS)}, not from {path.suffix!r}."
+            f"{path}: weights are read from {', '.join((*_READERS, INDEX_SUFFIX))}, "
+            f"not from {path.suffix!r}."
         )
-    return _READERS[path.suffix](path), str(path)
+    return _READERS[path.suffix](path)
+
+
+def _read_shards(path):
+    """Reads the files that an index names: each tensor where the index says, no other."""
+    index = _parse_json(path, path.read_bytes(), "index")
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
+    if not isinstance(weight_map, dict) or not all(
+        isinstance(shard, str) and shard == pathlib.PurePath(shard).name
+        for shard in weight_map.values()
+    ):
+        raise FormatError(f"{path}: `weight_map` must map tensors to files in the same folder.")
+    arrays = {}
+    for shard in sorted(set(weight_map.values())):
+        contents = _read_file(path.with_name(shard))
+        if twice := sorted(contents.keys() & arrays.keys()):
+            raise FormatError(f"{path}: {twice} stand in {shard} and in another shard.")
+        if unlisted := sorted(name for name in contents if weight_map.get(name) != shard):
+            raise FormatError(
+                f"{path.with_name(shard)} holds {unlisted}, which {path.name} does not list there."
+            )
+        arrays |= contents
+    if missing := sorted(weight_map.keys() - arrays.keys()):
+        raise FormatError(f"{path}: {missing} are in none of its shards.")
+    return arrays
 
 
 def _read_safetensors(path):
@@ -57,24 +140,29 @@ def _read_safetensors(path):
 
 def _check_safetensors_header(path):
     """Refuses a key that stands twice, which the library lets pass in silence."""
-
-    def without_duplicates(pairs):
-        counts = collections.Counter(name for name, _ in pairs)
-        twice = sorted(name for name, count in counts.items() if count > 1)
-        if twice:
-            raise FormatError(f"{path}: the header names {twice} twice.")
-        return dict(pairs)
-
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else None
         if length is None or length > size - 8:
             raise FormatError(f"{path} is not a safetensors file, or is cut off ({size} bytes).")
-        try:
-            json.loads(file.read(length), object_pairs_hook=without_duplicates)
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise FormatError(f"{path}: the safetensors header is not JSON: {error}") from error
+        _parse_json(path, file.read(length), "safetensors header")
+
+
+def _parse_json(path, text, what):
+    """Parses JSON, and refuses a key that stands twice in one object."""
+
+    def without_duplicates(pairs):
+        counts = collections.Counter(name for name, _ in pairs)
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if twice:
+            raise FormatError(f"{path}: the {what} names {twice} twice.")
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=without_duplicates)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise FormatError(f"{path}: the {what} is not JSON: {error}") from error
 
 
 def _read_torch(path):
@@ -91,7 +179,7 @@ def _read_torch(path):
         raise FormatError(f"{path} is not a PyTorch file of plain tensors: {error}") from error
     if not isinstance(contents, collections.abc.Mapping):
         raise FormatError(f"{path} holds a {type(contents).__name__}, not named tensors.")
-    return {name: _to_array(name, value) for name, value in contents.items()}
+    return contents
 
 
 _READERS = {
@@ -103,9 +191,10 @@ _READERS = {
 
 
 def _to_array(name, value):
-    if hasattr(value, "detach"):  # A torch tensor; numpy knows no bfloat16 of torch's.
+    if hasattr(value, "detach"):  # A torch tensor, whose bfloat16 numpy does not take.
         value = value.detach().cpu()
-        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+        if str(value.dtype) == "torch.bfloat16":
+            return value.float().numpy().astype(ml_dtypes.bfloat16)
     array = np.asarray(value)
     if array.dtype == object or array.dtype.kind in "US":
         raise FormatError(f"{name!r} is a {type(value).__name__}, not an array.")

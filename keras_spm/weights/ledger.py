@@ -7,6 +7,8 @@ import numpy as np
 
 from keras_spm.weights.errors import MismatchError
 
+# Tensors that PyTorch code keeps beside the weights but derives from the architecture.
+DERIVED = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask)")
 _SHOWN = 8  # Names listed in a message before the rest is only counted.
 
 
@@ -17,10 +19,13 @@ class LoadReport:
     Attributes:
         source: what was read.
         layout: the layout that it was read in.
-        loaded: {variable path: tensor name}.
+        loaded: {variable path: names of the tensors that made it}.
         fresh: paths of variables that kept their initial values (a classifier's head
             that the source lacks or has for other classes).
-        left_over: tensors of the source's head that the model has no use for.
+        left_over: tensors that the model has no use for (a classifier's head; the class
+            token and final norm of a PVT, where the model has none).
+        resized: {tensor name: (its shape, the shape it was resized to)}, of position
+            embeddings and relative-position tables.
         widened: tensors that came in half precision and were widened exactly.
     """
 
@@ -29,13 +34,16 @@ class LoadReport:
     loaded: dict
     fresh: tuple
     left_over: tuple
+    resized: dict
     widened: tuple
 
     def __str__(self):
         lines = [f"{len(self.loaded)} variables loaded from {self.source} ({self.layout} layout)"]
+        resized = [f"{name} {old} → {new}" for name, (old, new) in self.resized.items()]
         for label, names in (
             ("fresh", self.fresh),
             ("left over", self.left_over),
+            ("resized", resized),
             ("widened from half precision", self.widened),
         ):
             if names:
@@ -59,90 +67,165 @@ def load(variables, arrays, layout, source):
         MismatchError: names every missing, unexpected, misshapen or non-finite tensor;
             nothing is assigned then.
     """
-    arrays = {name: array for name, array in arrays.items() if not re.search(layout.ignored, name)}
-    body, unknown = _match(variables, layout.rules)
-    head, unknown = _match(unknown, layout.head)
-    if unknown:
-        raise MismatchError(
-            f"The {layout.name} layout has no place for the model's {_listed(unknown)}."
-        )
-    fresh = _fresh_head(head, variables, arrays)
-    wanted = body | {path: entry for path, entry in head.items() if path not in fresh}
-    head_names = {rule.name for rule in layout.head}
-    used = {name for name, _ in wanted.values()}
-    left_over = [name for name in arrays if name in head_names - used]
+    arrays = {name: array for name, array in arrays.items() if not DERIVED.fullmatch(name)}
+    body, head = bindings(variables, layout)
+    shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
+    fresh_head = _head_is_fresh(head, shapes, arrays)
+    wanted = body if fresh_head else body + head
+    used = {name for binding in wanted for name in binding.names}
+    head_names = {name for rule in layout.head for name in rule.names}
+    may_be_left = {*layout.omissible, *head_names} - used
+    left_over = [name for name in arrays if name in may_be_left]
 
-    problems = _problems(wanted, variables, arrays, used | set(left_over))
+    problems = _missing_and_unexpected(used, arrays, left_over)
+    values, resized = {}, {}
+    for binding in wanted:
+        if all(name in arrays for name in binding.names):
+            problems += _convert(binding, shapes, arrays, values, resized)
     if problems:
         raise MismatchError(
             f"{source} does not fit the model ({layout.name} layout); nothing was loaded.\n"
             + "\n".join(problems)
         )
-    values = {
-        path: transform.apply(arrays[name].astype("float32"), tuple(variables[path].shape))
-        for path, (name, transform) in wanted.items()
-    }
     for path, value in values.items():
         variables[path].assign(value)
     return LoadReport(
         source=source,
         layout=layout.name,
-        loaded={path: name for path, (name, _) in wanted.items()},
-        fresh=tuple(fresh),
+        loaded={path: binding.names for binding in wanted for path in binding.paths},
+        fresh=tuple(path for binding in head for path in binding.paths) if fresh_head else (),
         left_over=tuple(left_over),
+        resized=resized,
         widened=tuple(name for name in sorted(used) if arrays[name].dtype.itemsize < 4),
     )
 
 
+def write(values, layout):
+    """Returns {name: numpy array} as a layout has them.
+
+    Args:
+        values: {path: numpy array} of the model or layer.
+        layout: a `keras_spm.weights.rules.Layout`.
+
+    Raises:
+        MismatchError: names what the layout has no place for.
+    """
+    body, head = bindings(values, layout)
+    arrays = {}
+    for binding in body + head:
+        if binding.transform.to_torch is None:
+            raise MismatchError(
+                f"The {layout.name} layout has no form for a model whose "
+                f"{', '.join(binding.names)} would have to come from "
+                f"{', '.join(binding.paths)} alone."
+            )
+        tensors = binding.transform.to_torch([values[path] for path in binding.paths])
+        for name, tensor in zip(binding.names, tensors, strict=True):
+            # A copy: the model's own memory must not be seen through it.
+            arrays[name] = np.array(tensor, order="C")
+            if name.endswith("running_mean"):
+                counter = name.replace("running_mean", "num_batches_tracked")
+                arrays[counter] = np.array(0, "int64")
+    return arrays
+
+
+def bindings(variables, layout):
+    """Returns (bindings of the body, bindings of the head) for a model's variables.
+
+    Raises:
+        MismatchError: names the variables that the layout has no place for.
+    """
+    body, unknown = _bind(variables, layout.rules)
+    head, unknown = _bind(unknown, layout.head)
+    if unknown:
+        raise MismatchError(
+            f"The {layout.name} layout has no place for the model's {_listed(unknown)}."
+        )
+    return body, head
+
+
 def overlap(variables, arrays, layout):
     """How many of the tensors that a layout asks for are there, for recognising it."""
-    return sum(name in arrays for name, _ in _match(variables, layout.rules)[0].values())
+    body, _ = _bind(variables, layout.rules)
+    head, _ = _bind(variables, layout.head)
+    return sum(name in arrays for binding in body + head for name in binding.names)
 
 
-def _match(variables, rules):
-    """Returns ({path: (tensor name, transform)}, {path: variable} that no rule takes)."""
-    matched, unknown = {}, {}
-    for path, variable in variables.items():
-        for rule in rules:
-            if (name := rule.source(path)) is not None:
-                matched[path] = (name, rule.transform)
-                break
-        else:
-            unknown[path] = variable
-    return matched, unknown
+def _bind(variables, rules):
+    """Returns ([Binding], {path: variable} that no rule takes)."""
+    bound = []
+    for path in variables:
+        candidates = (rule.bind(path, variables) for rule in rules)
+        binding = next((each for each in candidates if each is not None), None)
+        if binding is not None:
+            bound.append(binding)
+    taken = {path for binding in bound for path in binding.paths}
+    return bound, {path: variables[path] for path in variables if path not in taken}
 
 
-def _fresh_head(head, variables, arrays):
-    """The head's paths if the source has none, or one for other classes; else nothing."""
-    for path, (name, transform) in head.items():
-        expected = transform.source_shape(tuple(variables[path].shape))
-        if name not in arrays:
-            return list(head)
-        same_features = arrays[name].shape[1:] == expected[1:]
-        if same_features and arrays[name].shape[:1] != expected[:1]:
-            return list(head)
-    return []
+def _head_is_fresh(head, shapes, arrays):
+    """Whether the source has no head at all, or a whole one for other classes."""
+    names = [name for binding in head for name in binding.names]
+    if not all(name in arrays for name in names):
+        return not any(name in arrays for name in names)
+    expected = [
+        shape
+        for binding in head
+        for shape in binding.transform.source_shapes([shapes[path] for path in binding.paths])
+    ]
+    actual = [arrays[name].shape for name in names]
+    return all(
+        found[1:] == wanted[1:] and found[:1] != wanted[:1]
+        for found, wanted in zip(actual, expected, strict=True)
+    )
 
 
-def _problems(wanted, variables, arrays, accounted):
+def _missing_and_unexpected(used, arrays, left_over):
     problems = []
-    missing = [name for name, _ in wanted.values() if name not in arrays]
-    if missing:
-        problems.append(f"missing: {_listed(missing)}")
-    unexpected = [name for name in arrays if name not in accounted]
-    if unexpected:
+    if missing := [name for name in used if name not in arrays]:
+        problems.append(f"missing: {_listed(sorted(missing))}")
+    if unexpected := [name for name in arrays if name not in used and name not in left_over]:
         problems.append(f"unexpected: {_listed(unexpected)}")
-    for path, (name, transform) in wanted.items():
-        if name not in arrays:
-            continue
-        array, expected = arrays[name], transform.source_shape(tuple(variables[path].shape))
-        if array.shape != expected:
-            problems.append(f"shape: {name} is {array.shape}, {path} needs {expected}")
+    return problems
+
+
+def _convert(binding, shapes, arrays, values, resized):
+    """Adds a binding's values, and what was resized for them; returns the problems."""
+    transform = binding.transform
+    path_shapes = [shapes[path] for path in binding.paths]
+    expected_shapes = transform.source_shapes(path_shapes)
+    problems = []
+    for name, expected in zip(binding.names, expected_shapes, strict=True):
+        array = arrays[name]
+        if not _fits(array.shape, expected, transform.resized_axis):
+            problems.append(
+                f"shape: {name} is {array.shape}, {' and '.join(binding.paths)} "
+                f"needs {tuple(expected)}"
+            )
         elif not _is_float(array.dtype):
             problems.append(f"dtype: {name} is {array.dtype}, not a float")
         elif not np.isfinite(array.astype("float32")).all():
             problems.append(f"values: {name} holds NaN or infinity")
-    return problems
+        elif array.shape != tuple(expected):
+            resized[name] = (array.shape, tuple(expected))
+    if problems:
+        return problems
+    sources = [arrays[name].astype("float32") for name in binding.names]
+    try:
+        converted = transform.to_keras(sources, path_shapes)
+    except ValueError as error:
+        return [f"shape: {', '.join(binding.names)}: {error}"]
+    values.update(zip(binding.paths, converted, strict=True))
+    return []
+
+
+def _fits(shape, expected, resized_axis):
+    if resized_axis is None or len(shape) != len(expected):
+        return shape == tuple(expected)
+    return all(
+        axis == resized_axis or sizes[0] == sizes[1]
+        for axis, sizes in enumerate(zip(shape, expected, strict=True))
+    )
 
 
 def _is_float(dtype):

@@ -1,0 +1,193 @@
+"""Pyramid Vision Transformer, with its own merging or with Stepwise Patch Merging.
+
+References:
+    Wang et al., Pyramid Vision Transformer, arXiv 2102.12122.
+    Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
+"""
+
+import functools
+
+import keras
+
+from keras_spm.backbones.merging import make_merging
+from keras_spm.backbones.per_stage import drop_path_rates
+from keras_spm.backbones.per_stage import four_each
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone
+from keras_spm.backbones.pyramid_backbone import spatial_sizes
+from keras_spm.layers.depthwise_convolution import ceil_divide
+from keras_spm.layers.mlp import MLP
+from keras_spm.layers.patch_embedding import PatchEmbedding
+from keras_spm.layers.position_embedding import PositionEmbedding
+from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttention
+from keras_spm.layers.stage import ClassTokenStage
+from keras_spm.layers.stage import Stage
+from keras_spm.layers.transformer_block import TransformerBlock
+
+NORM_EPSILON = 1e-6
+PRETRAINING_SIZE = (224, 224)
+
+
+def _variant(depths):
+    return {
+        "embed_dims": (64, 128, 320, 512),
+        "depths": depths,
+        "num_heads": (1, 2, 5, 8),
+        "mlp_ratios": (8, 8, 4, 4),
+        "sr_ratios": (8, 4, 2, 1),
+    }
+
+
+# The paper's table 1.
+VARIANTS = {
+    "tiny": _variant((2, 2, 2, 2)),
+    "small": _variant((3, 4, 6, 3)),
+    "medium": _variant((3, 4, 18, 3)),
+    "large": _variant((3, 8, 27, 3)),
+}
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class PVT(PyramidBackbone):
+    """PVT: patch embedding, position embeddings, spatial-reduction attention, class token.
+
+    `pyramid_outputs` are the maps of the four stages before any final normalisation.
+    With the class token, `pooled_output` is the token and `output` the last map, both
+    after the final normalisation. Without it (the form for dense prediction) there is
+    no final normalisation, `output` is P5, and `pooled_output` its mean.
+
+    Args:
+        embed_dims: four ints, channels of the stages.
+        depths: four ints, blocks of the stages.
+        num_heads: four ints, each divides the stage's channels.
+        mlp_ratios: four numbers, hidden width of the MLP over the stage's channels.
+        sr_ratios: four ints, spatial reduction of keys and values.
+        class_token: bool, whether a class token enters at stage 4; its `sr_ratios`
+            must be 1 then.
+        drop_path_rate: float, of the last block; earlier ones rise to it from 0.
+        merging: `"own"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
+            or `"gle"`, one half of Stepwise Patch Merging.
+        embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
+            reductions (1e-5 in the official code, 1e-6 in transformers').
+        position_image_size: (height, width) of the images whose grids the position
+            embeddings have; for other images they are resized. By default that of
+            `image_shape`, and 224x224 where that leaves the size open.
+        dtype: dtype policy of the layers.
+        **kwargs: `image_shape`, `data_format`, `frozen_stages` and `name`, see
+            `PyramidBackbone`.
+
+    Example:
+
+    >>> backbone = keras_spm.PVT.from_preset("tiny", load_weights=False)
+    >>> backbone(np.zeros((1, 224, 224, 3))).shape
+    (1, 7, 7, 512)
+    """
+
+    presets = VARIANTS
+    preset_prefix = "pvt_"
+
+    def __init__(
+        self,
+        embed_dims,
+        depths,
+        num_heads,
+        mlp_ratios,
+        sr_ratios,
+        class_token=True,
+        drop_path_rate=0.0,
+        merging="own",
+        embedding_norm_epsilon=1e-5,
+        position_image_size=None,
+        image_shape=None,
+        data_format=None,
+        dtype=None,
+        **kwargs,
+    ):
+        per_stage = four_each(
+            embed_dims=embed_dims,
+            depths=depths,
+            num_heads=num_heads,
+            mlp_ratios=mlp_ratios,
+            sr_ratios=sr_ratios,
+        )
+        if class_token and per_stage["sr_ratios"][-1] != 1:
+            raise ValueError(
+                "With `class_token=True` the last of `sr_ratios` must be 1: a class token has "
+                f"no place on a map. Received: sr_ratios={per_stage['sr_ratios']}"
+            )
+        if position_image_size is None:
+            sizes = spatial_sizes(image_shape, data_format)
+            position_image_size = PRETRAINING_SIZE if None in sizes else sizes
+        rates = drop_path_rates(drop_path_rate, depths)
+        embedding = functools.partial(PatchEmbedding, norm_epsilon=embedding_norm_epsilon)
+        own_merging = functools.partial(embedding, patch_size=2)
+
+        def make_stage(stage):
+            dim = embed_dims[stage]
+            blocks = [
+                _block(
+                    dim,
+                    num_heads[stage],
+                    mlp_ratios[stage],
+                    sr_ratios[stage],
+                    rate,
+                    embedding_norm_epsilon,
+                    dtype=dtype,
+                    name=f"block{number}",
+                )
+                for number, rate in enumerate(rates[stage], start=1)
+            ]
+            grid = [ceil_divide(size, 4 * 2**stage) for size in position_image_size]
+            stage_class = ClassTokenStage if class_token and stage == 3 else Stage
+            return stage_class(
+                blocks,
+                make_merging(merging, dim, own_merging, dtype) if stage else None,
+                position_embedding=PositionEmbedding(grid, dtype=dtype, name="position_embedding"),
+                dtype=dtype,
+                name=f"stage{stage + 1}",
+            )
+
+        final_norm = keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm")
+        super().__init__(
+            stem=embedding(embed_dims[0], patch_size=4, dtype=dtype, name="stem"),
+            stages=[make_stage(stage) for stage in range(4)],
+            final_norm=final_norm if class_token else None,
+            config={
+                **per_stage,
+                "class_token": class_token,
+                "drop_path_rate": drop_path_rate,
+                "merging": merging,
+                "embedding_norm_epsilon": embedding_norm_epsilon,
+                "position_image_size": tuple(position_image_size),
+            },
+            image_shape=image_shape,
+            data_format=data_format,
+            dtype=dtype,
+            **kwargs,
+        )
+
+
+def _block(
+    dim, num_heads, mlp_ratio, sr_ratio, drop_path_rate, reduction_norm_epsilon, dtype, name
+):
+    attention = SpatialReductionAttention(
+        num_heads,
+        sr_ratio,
+        norm_epsilon=reduction_norm_epsilon,
+        dtype=dtype,
+        name="attention",
+    )
+    mlp = MLP(int(dim * mlp_ratio), dtype=dtype, name="mlp")
+    return TransformerBlock(attention, mlp, drop_path_rate, NORM_EPSILON, dtype=dtype, name=name)
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class PVTSPM(PVT):
+    """PVT whose three mergings are Stepwise Patch Merging.
+
+    Takes the arguments of `PVT`, with `merging="spm"` as the default.
+    """
+
+    preset_prefix = "pvt_spm_"
+
+    def __init__(self, *args, merging="spm", **kwargs):
+        super().__init__(*args, merging=merging, **kwargs)

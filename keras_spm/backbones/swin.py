@@ -1,0 +1,136 @@
+"""Swin Transformer, with its own merging or with Stepwise Patch Merging.
+
+References:
+    Liu et al., Swin Transformer, arXiv 2103.14030.
+    Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
+"""
+
+import functools
+
+import keras
+
+from keras_spm.backbones.merging import make_merging
+from keras_spm.backbones.per_stage import drop_path_rates
+from keras_spm.backbones.per_stage import four_each
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone
+from keras_spm.layers.mlp import MLP
+from keras_spm.layers.patch_embedding import PatchEmbedding
+from keras_spm.layers.patch_merging import PatchMerging
+from keras_spm.layers.stage import Stage
+from keras_spm.layers.transformer_block import TransformerBlock
+from keras_spm.layers.window_attention import WindowAttention
+
+NORM_EPSILON = 1e-5
+
+# The paper's section 3.3.
+VARIANTS = {
+    "tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
+    "small": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
+    "base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
+}
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class Swin(PyramidBackbone):
+    """Swin: attention within windows, shifted in every second block.
+
+    `pyramid_outputs` are the maps of the four stages before any normalisation;
+    `output` is the last one after the final normalisation, and `pooled_output` its mean.
+
+    Args:
+        embed_dim: int, channels of stage 1; each further stage has twice as many.
+        depths: four ints, blocks of the stages.
+        num_heads: four ints, each divides the stage's channels.
+        window_size: int, height and width of a window.
+        mlp_ratio: number, hidden width of the MLP over the stage's channels.
+        drop_path_rate: float, of the last block; earlier ones rise to it from 0.
+        merging: `"own"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
+            or `"gle"`, one half of Stepwise Patch Merging.
+        dtype: dtype policy of the layers.
+        **kwargs: `image_shape`, `data_format`, `frozen_stages` and `name`, see
+            `PyramidBackbone`.
+
+    Example:
+
+    >>> backbone = keras_spm.Swin.from_preset("tiny", load_weights=False)
+    >>> backbone(np.zeros((1, 224, 224, 3))).shape
+    (1, 7, 7, 768)
+    """
+
+    presets = VARIANTS
+    preset_prefix = "swin_"
+
+    def __init__(
+        self,
+        embed_dim,
+        depths,
+        num_heads,
+        window_size=7,
+        mlp_ratio=4.0,
+        drop_path_rate=0.0,
+        merging="own",
+        dtype=None,
+        **kwargs,
+    ):
+        per_stage = four_each(depths=depths, num_heads=num_heads)
+        rates = drop_path_rates(drop_path_rate, depths)
+        own_merging = functools.partial(PatchMerging, norm_epsilon=NORM_EPSILON)
+
+        def make_stage(stage):
+            dim = embed_dim * 2**stage
+            blocks = [
+                _block(
+                    dim,
+                    num_heads[stage],
+                    window_size,
+                    number % 2 == 0,
+                    mlp_ratio,
+                    rate,
+                    dtype=dtype,
+                    name=f"block{number}",
+                )
+                for number, rate in enumerate(rates[stage], start=1)
+            ]
+            return Stage(
+                blocks,
+                make_merging(merging, dim, own_merging, dtype) if stage else None,
+                dtype=dtype,
+                name=f"stage{stage + 1}",
+            )
+
+        super().__init__(
+            stem=PatchEmbedding(embed_dim, 4, NORM_EPSILON, dtype=dtype, name="stem"),
+            stages=[make_stage(stage) for stage in range(4)],
+            final_norm=keras.layers.LayerNormalization(
+                epsilon=NORM_EPSILON, dtype=dtype, name="norm"
+            ),
+            config={
+                "embed_dim": embed_dim,
+                **per_stage,
+                "window_size": window_size,
+                "mlp_ratio": mlp_ratio,
+                "drop_path_rate": drop_path_rate,
+                "merging": merging,
+            },
+            dtype=dtype,
+            **kwargs,
+        )
+
+
+def _block(dim, num_heads, window_size, shifted, mlp_ratio, drop_path_rate, dtype, name):
+    attention = WindowAttention(num_heads, window_size, shifted, dtype=dtype, name="attention")
+    mlp = MLP(int(dim * mlp_ratio), dtype=dtype, name="mlp")
+    return TransformerBlock(attention, mlp, drop_path_rate, NORM_EPSILON, dtype=dtype, name=name)
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class SwinSPM(Swin):
+    """Swin whose three mergings are Stepwise Patch Merging.
+
+    Takes the arguments of `Swin`, with `merging="spm"` as the default.
+    """
+
+    preset_prefix = "swin_spm_"
+
+    def __init__(self, *args, merging="spm", **kwargs):
+        super().__init__(*args, merging=merging, **kwargs)

@@ -1,0 +1,113 @@
+"""PVT as its official code, that of Stepwise Patch Merging, and transformers name it."""
+
+from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
+from keras_spm.weights.rules import CLASS_AND_POSITIONS
+from keras_spm.weights.rules import CONVOLUTION
+from keras_spm.weights.rules import LINEAR
+from keras_spm.weights.rules import POSITIONS
+from keras_spm.weights.rules import TOKEN
+from keras_spm.weights.rules import UNUSED_CLASS_AND_POSITIONS
+from keras_spm.weights.rules import Layout
+from keras_spm.weights.rules import Rule
+from keras_spm.weights.rules import affine
+from keras_spm.weights.rules import normalization
+from keras_spm.weights.rules import stacked_linear
+
+
+def _positions(name, last_name, last_without_token):
+    """Rules for the position embeddings; in stage 4 the class token has a row there."""
+    path = "position_embedding/embedding"
+    return (
+        Rule((f"stage4/{path}", "stage4/class_position"), last_name, CLASS_AND_POSITIONS),
+        Rule(f"stage4/{path}", last_name, last_without_token),
+        Rule(f"stage{{stage}}/{path}", name, POSITIONS),
+    )
+
+
+_OFFICIAL_BLOCK = (
+    *normalization("attention_norm", "norm1"),
+    *affine("attention/query", "attn.q", LINEAR),
+    *affine("attention/key_value", "attn.kv", LINEAR),
+    *affine("attention/projection", "attn.proj", LINEAR),
+    *affine("attention/reduction", "attn.sr", CONVOLUTION),
+    *normalization("attention/reduction_norm", "attn.norm"),
+    *normalization("mlp_norm", "norm2"),
+    *affine("mlp/fc1", "mlp.fc1", LINEAR),
+    *affine("mlp/fc2", "mlp.fc2", LINEAR),
+)
+
+_OFFICIAL = (
+    *affine("stem/projection", "patch_embed1.proj", CONVOLUTION),
+    *normalization("stem/norm", "patch_embed1.norm"),
+    *affine("stage{stage}/merging/projection", "patch_embed{stage}.proj", CONVOLUTION),
+    *normalization("stage{stage}/merging/norm", "patch_embed{stage}.norm"),
+    *(rule.under("stage{stage}/merging", "patch_embed{stage}.spm") for rule in MERGING_RULES),
+    *_positions("pos_embed{stage}", "pos_embed4", UNUSED_CLASS_AND_POSITIONS),
+    Rule("stage4/class_token", "cls_token", TOKEN),
+    *(
+        rule.under("stage{stage}/block{block}", "block{stage}.{block_index}")
+        for rule in _OFFICIAL_BLOCK
+    ),
+    *normalization("norm", "norm"),
+)
+
+_TRANSFORMERS_BLOCK = (
+    *normalization("attention_norm", "layer_norm_1"),
+    *affine("attention/query", "attention.self.query", LINEAR),
+    *stacked_linear("attention/key_value", ("attention.self.key", "attention.self.value")),
+    *affine("attention/projection", "attention.output.dense", LINEAR),
+    *affine("attention/reduction", "attention.self.sequence_reduction", CONVOLUTION),
+    *normalization("attention/reduction_norm", "attention.self.layer_norm"),
+    *normalization("mlp_norm", "layer_norm_2"),
+    *affine("mlp/fc1", "mlp.dense1", LINEAR),
+    *affine("mlp/fc2", "mlp.dense2", LINEAR),
+)
+
+_PREFIX = "pvt."
+_TRANSFORMERS_EMBEDDING = _PREFIX + "encoder.patch_embeddings"
+_STAGE_EMBEDDING = _TRANSFORMERS_EMBEDDING + ".{stage_index}"
+
+_TRANSFORMERS = (
+    *affine("stem/projection", f"{_TRANSFORMERS_EMBEDDING}.0.projection", CONVOLUTION),
+    *normalization("stem/norm", f"{_TRANSFORMERS_EMBEDDING}.0.layer_norm"),
+    *affine("stage{stage}/merging/projection", f"{_STAGE_EMBEDDING}.projection", CONVOLUTION),
+    *normalization("stage{stage}/merging/norm", f"{_STAGE_EMBEDDING}.layer_norm"),
+    *_positions(
+        f"{_STAGE_EMBEDDING}.position_embeddings",
+        f"{_TRANSFORMERS_EMBEDDING}.3.position_embeddings",
+        # transformers has no model without the token to write for.
+        UNUSED_CLASS_AND_POSITIONS._replace(to_torch=None),
+    ),
+    Rule("stage4/class_token", f"{_TRANSFORMERS_EMBEDDING}.3.cls_token", TOKEN),
+    *(
+        rule.under(
+            "stage{stage}/block{block}", _PREFIX + "encoder.block.{stage_index}.{block_index}"
+        )
+        for rule in _TRANSFORMERS_BLOCK
+    ),
+    *normalization("norm", f"{_PREFIX}encoder.layer_norm"),
+)
+
+_TRANSFORMERS_LAYOUT = Layout(
+    "transformers",
+    _TRANSFORMERS,
+    head=affine("head", "classifier", LINEAR),
+    omissible=(
+        f"{_TRANSFORMERS_EMBEDDING}.3.cls_token",
+        f"{_PREFIX}encoder.layer_norm.weight",
+        f"{_PREFIX}encoder.layer_norm.bias",
+    ),
+    attributes={"embedding_norm_epsilon": 1e-6},
+)
+
+LAYOUTS = (
+    Layout(
+        "official",
+        _OFFICIAL,
+        head=affine("head", "head", LINEAR),
+        omissible=("cls_token", "norm.weight", "norm.bias"),
+        attributes={"embedding_norm_epsilon": 1e-5},
+    ),
+    _TRANSFORMERS_LAYOUT,
+    _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+)

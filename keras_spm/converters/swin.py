@@ -1,0 +1,153 @@
+"""Swin as its official code, timm and transformers name it."""
+
+import dataclasses
+import re
+
+import keras
+
+from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
+from keras_spm.weights.rules import BIAS_TABLE
+from keras_spm.weights.rules import CONVOLUTION
+from keras_spm.weights.rules import LINEAR
+from keras_spm.weights.rules import Layout
+from keras_spm.weights.rules import Rule
+from keras_spm.weights.rules import affine
+from keras_spm.weights.rules import normalization
+from keras_spm.weights.rules import stacked_linear
+
+_BLOCK = (
+    *normalization("attention_norm", "norm1"),
+    *affine("attention/qkv", "attn.qkv", LINEAR),
+    Rule("attention/relative_position_bias_table", "attn.relative_position_bias_table", BIAS_TABLE),
+    *affine("attention/projection", "attn.proj", LINEAR),
+    *normalization("mlp_norm", "norm2"),
+    *affine("mlp/fc1", "mlp.fc1", LINEAR),
+    *affine("mlp/fc2", "mlp.fc2", LINEAR),
+)
+
+
+def _merging(name):
+    """Rules for the layer between two stages: patch merging, or SPM in its place."""
+    return (
+        *normalization("stage{stage}/merging/norm", f"{name}.norm"),
+        Rule("stage{stage}/merging/reduction/kernel", f"{name}.reduction.weight", LINEAR),
+        *(rule.under("stage{stage}/merging", name) for rule in MERGING_RULES),
+    )
+
+
+def _rules(merging):
+    return (
+        *affine("stem/projection", "patch_embed.proj", CONVOLUTION),
+        *normalization("stem/norm", "patch_embed.norm"),
+        *_merging(merging),
+        *(
+            rule.under("stage{stage}/block{block}", "layers.{stage_index}.blocks.{block_index}")
+            for rule in _BLOCK
+        ),
+        *normalization("norm", "norm"),
+    )
+
+
+def _official_buffers(backbone):
+    """The index of each block's bias table, and the masks of the shifted ones.
+
+    The official code makes the masks for one image size: here that of the backbone, or
+    where it takes any, the one whose last map is a single window, as in the official
+    configurations (224 for windows of 7, 384 for 12).
+    """
+    window = backbone.window_size
+    sizes = [window * 32 if size is None else size for size in backbone.spatial_sizes]
+    buffers = {}
+    for number, stage in enumerate(backbone.stages):
+        height, width = (size // 4 // 2**number for size in sizes)
+        for index, block in enumerate(stage.blocks):
+            name = f"layers.{number}.blocks.{index}"
+            attention = block.attention
+            buffers[f"{name}.attn.relative_position_index"] = attention.relative_position_index
+            if attention.shifted and min(height, width) > window:
+                mask = attention.shift_mask(height, width, window // 2)
+                buffers[f"{name}.attn_mask"] = keras.ops.convert_to_numpy(mask)
+    return buffers
+
+
+_TRANSFORMERS_BLOCK = (
+    *normalization("attention_norm", "layernorm_before"),
+    *stacked_linear(
+        "attention/qkv",
+        ("attention.self.query", "attention.self.key", "attention.self.value"),
+    ),
+    Rule(
+        "attention/relative_position_bias_table",
+        "attention.self.relative_position_bias_table",
+        BIAS_TABLE,
+    ),
+    *affine("attention/projection", "attention.output.dense", LINEAR),
+    *normalization("mlp_norm", "layernorm_after"),
+    *affine("mlp/fc1", "intermediate.dense", LINEAR),
+    *affine("mlp/fc2", "output.dense", LINEAR),
+)
+
+_PREFIX = "swin."
+_TRANSFORMERS = (
+    *affine("stem/projection", f"{_PREFIX}embeddings.patch_embeddings.projection", CONVOLUTION),
+    *normalization("stem/norm", f"{_PREFIX}embeddings.norm"),
+    *normalization(
+        "stage{stage}/merging/norm", _PREFIX + "encoder.layers.{stage_before}.downsample.norm"
+    ),
+    Rule(
+        "stage{stage}/merging/reduction/kernel",
+        _PREFIX + "encoder.layers.{stage_before}.downsample.reduction.weight",
+        LINEAR,
+    ),
+    *(
+        rule.under(
+            "stage{stage}/block{block}",
+            _PREFIX + "encoder.layers.{stage_index}.blocks.{block_index}",
+        )
+        for rule in _TRANSFORMERS_BLOCK
+    ),
+    *normalization("norm", f"{_PREFIX}layernorm"),
+)
+
+# From the names in transformers' files to those of its version 5 in memory.
+_IN_MEMORY = (
+    (r"attention\.self\.(query|key|value)\b", lambda match: f"attention.{match[1][0]}_proj"),
+    (r"attention\.self\.relative", "attention.relative_position_bias.relative"),
+    (r"attention\.output\.dense", "attention.o_proj"),
+    (r"intermediate\.dense", "mlp.fc1"),
+    (r"\.output\.dense", ".mlp.fc2"),
+)
+
+
+def _in_memory(name):
+    for pattern, replacement in _IN_MEMORY:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+_TRANSFORMERS_LAYOUT = Layout(
+    "transformers", _TRANSFORMERS, head=affine("head", "classifier", LINEAR)
+)
+_TRANSFORMERS_5_LAYOUT = dataclasses.replace(
+    _TRANSFORMERS_LAYOUT,
+    name="transformers_5",
+    rules=tuple(rule.renamed(_in_memory) for rule in _TRANSFORMERS),
+)
+
+LAYOUTS = (
+    Layout(
+        "official",
+        _rules("layers.{stage_before}.downsample"),
+        head=affine("head", "head", LINEAR),
+        buffers=_official_buffers,
+    ),
+    Layout(
+        "timm",
+        _rules("layers.{stage_index}.downsample"),
+        head=affine("head", "head.fc", LINEAR),
+    ),
+    _TRANSFORMERS_LAYOUT,
+    _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+    _TRANSFORMERS_5_LAYOUT,
+    _TRANSFORMERS_5_LAYOUT.without_prefix(_PREFIX),
+)
