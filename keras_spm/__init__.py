@@ -15,6 +15,7 @@ from keras_spm.backbones import PVTv2  # noqa: E402
 from keras_spm.backbones import PVTv2SPM  # noqa: E402
 from keras_spm.backbones import Swin  # noqa: E402
 from keras_spm.backbones import SwinSPM  # noqa: E402
+from keras_spm.comparison import compare  # noqa: E402
 from keras_spm.converters import list_layouts  # noqa: E402
 from keras_spm.converters import load_torch_weights  # noqa: E402
 from keras_spm.converters import to_torch_state_dict  # noqa: E402
@@ -31,6 +32,7 @@ __all__ = [
     "PVTv2SPM",
     "Swin",
     "SwinSPM",
+    "compare",
     "layers",
     "list_layouts",
     "list_presets",

@@ -5,14 +5,15 @@ import keras
 
 @keras.saving.register_keras_serializable("keras_spm")
 class AdamW(keras.optimizers.AdamW):
-    """`keras.optimizers.AdamW` that decays kernels only.
+    """`keras.optimizers.AdamW` that decays kernels and position embeddings only.
 
-    Norms' scales and shifts and all biases keep their values, as in the official code
-    of PVT and Swin. Keras's own exclusion list is lost when a model is saved; here it
+    Norms' scales and shifts, all biases, tables of biases and class tokens keep their
+    values, as in the official code of PVT and Swin. Keras's own exclusion list is lost when a model is saved; here it
     is part of the class. Takes the arguments of Keras's AdamW.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # Patterns without an end: TensorFlow's own variables are called "bias:0".
-        self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        # Patterns that may stand anywhere in a name: TensorFlow's own variables are called
+        # "bias:0", and a table of biases is one of biases.
+        self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "class_token"])

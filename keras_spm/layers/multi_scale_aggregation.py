@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
+from keras_spm.layers.initializers import Normal
 from keras_spm.layers.initializers import convolution_initializer
 from keras_spm.layers.multiply_adds import multiply_adds
 
@@ -77,9 +78,8 @@ class MultiScaleAggregation(keras.layers.Layer):
         self.grouped_kernel = self.add_weight(
             name="grouped_kernel",
             shape=(scales, channels // scales, scales * self.expansion),
-            initializer=keras.initializers.RandomNormal(
-                stddev=math.sqrt(2 / (scales * self.expansion))
-            ),
+            # Convolutions' formula; the fan-out are the outputs of one group.
+            initializer=Normal(math.sqrt(2 / (scales * self.expansion))),
         )
         self.grouped_bias = self.add_weight(
             name="grouped_bias", shape=(channels * self.expansion,), initializer="zeros"
