@@ -8,8 +8,9 @@ class AdamW(keras.optimizers.AdamW):
     """`keras.optimizers.AdamW` that decays kernels and position embeddings only.
 
     Norms' scales and shifts, all biases, tables of biases and class tokens keep their
-    values, as in the official code of PVT and Swin. Keras's own exclusion list is lost when a model is saved; here it
-    is part of the class. Takes the arguments of Keras's AdamW.
+    values, as in the official code of PVT and Swin. Keras's own exclusion list is lost
+    when a model is saved; here it is part of the class. Takes the arguments of Keras's
+    AdamW.
     """
 
     def __init__(self, *args, **kwargs):

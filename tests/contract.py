@@ -7,9 +7,7 @@ import keras
 import numpy as np
 
 from keras_spm import ImageClassifier
-from keras_spm import PVTv2
-from keras_spm import PVTv2SPM
-from tests.golden import backbone_arguments
+from tests import golden
 from tests.helpers import difference
 from tests.helpers import gradients
 from tests.helpers import random_array
@@ -19,20 +17,27 @@ from tests.helpers import to_numpy
 TOLERANCE = 1e-5
 DEAD = 1e-4  # What rounding leaves of a gradient that is zero.
 
-_SMALL = backbone_arguments("pvt_v2")
+
+def _of_golden(name, **own):
+    return lambda **arguments: golden.backbone(name, **own, **arguments)
+
 
 # name → function (**constructor arguments) → model
 BACKBONES = {
-    "PVTv2": lambda **arguments: PVTv2(**_SMALL, **arguments),
-    "PVTv2-linear": lambda **arguments: PVTv2(**{**_SMALL, "linear_attention": True}, **arguments),
-    "PVTv2SPM": lambda **arguments: PVTv2SPM(**_SMALL, **arguments),
-    "PVTv2SPM-msa": lambda **arguments: PVTv2SPM(**_SMALL, merging="msa", **arguments),
-    "PVTv2SPM-gle": lambda **arguments: PVTv2SPM(**_SMALL, merging="gle", **arguments),
+    "PVT": _of_golden("pvt"),
+    "PVTSPM-dense": _of_golden("pvt_spm", class_token=False),
+    "PVTv2": _of_golden("pvt_v2"),
+    "PVTv2-linear": _of_golden("pvt_v2_li"),
+    "PVTv2SPM": _of_golden("pvt_v2_spm"),
+    "PVTv2SPM-msa": _of_golden("pvt_v2_spm", merging="msa"),
+    "PVTv2SPM-gle": _of_golden("pvt_v2_spm", merging="gle"),
+    "Swin": _of_golden("timm_swin"),
+    "SwinSPM": _of_golden("swin_spm"),
 }
 
 TASKS = {
     "ImageClassifier": lambda **arguments: ImageClassifier(
-        PVTv2SPM(**_SMALL, **arguments), 7, class_names=list("abcdefg")
+        golden.backbone("pvt_v2_spm", **arguments), 7, class_names=list("abcdefg")
     ),
 }
 
@@ -48,6 +53,25 @@ def images(batch, height, width, seed=0):
     """Raw pixels, as floats."""
     pixels = np.random.default_rng(seed).integers(0, 256, (batch, height, width, 3))
     return pixels.astype("float32")
+
+
+def check_interface(build):
+    """All backbones are asked for the same things by the same names."""
+    model = build()
+    channels = [shape[-1] for shape in (each.shape for each in model.pyramid_outputs.values())]
+    assert list(model.pyramid_outputs) == list(model.pyramid_level_inputs)
+    assert list(model.pyramid_outputs) == ["P2", "P3", "P4", "P5"]
+    for level, name in model.pyramid_level_inputs.items():
+        assert model.get_layer(name).output is model.pyramid_outputs[level]
+    assert model.output.shape == (None, None, None, channels[-1])
+    assert model.pooled_output.shape == (None, channels[-1])
+    assert model.image_shape == (None, None, 3)
+    first = build(data_format="channels_first")
+    assert first.image_shape == (3, None, None)
+    assert first.output.shape == (None, channels[-1], None, None)
+    assert first.pyramid_level_inputs == model.pyramid_level_inputs
+    for channel, level in zip(channels, first.pyramid_outputs.values(), strict=True):
+        assert level.shape == (None, channel, None, None)
 
 
 def check_config_round_trip(build):
@@ -152,11 +176,14 @@ def check_freezing(build):
     """What is frozen has no trainable variable, batch normalisation included."""
     model = build()
     everything = {variable.path for variable in model.trainable_variables}
+    later = {path for path in everything if path.startswith(("stage4/", "norm/", "head/"))}
     model.freeze(3)
-    later = {path for path in everything if path.startswith(("stage4", "head"))}
     assert later and {variable.path for variable in model.trainable_variables} == later
     again = type(model).from_config(model.get_config())
     assert {variable.path for variable in again.trainable_variables} == later
+    model.freeze(4)
+    head = {path for path in later if path.startswith("head/")}
+    assert {variable.path for variable in model.trainable_variables} == head
     model.freeze(0)
     assert {variable.path for variable in model.trainable_variables} == everything
 

@@ -6,10 +6,41 @@ import pathlib
 
 from safetensors import safe_open
 
+import keras_spm
+
 FOLDER = pathlib.Path(__file__).parent / "golden"
 
 LAYERS = {"spm_layer_16_32": 32, "spm_layer_32_80": 80}
-BACKBONES = ("pvt_v2", "pvt_v2_li", "pvt_v2_spm")
+
+# name → (class, layout of the state dict)
+BACKBONES = {
+    "pvt": (keras_spm.PVT, "official"),
+    "pvt_spm": (keras_spm.PVTSPM, "official"),
+    "transformers_pvt": (keras_spm.PVT, "transformers"),
+    "pvt_v2": (keras_spm.PVTv2, "official"),
+    "pvt_v2_li": (keras_spm.PVTv2, "official"),
+    "pvt_v2_spm": (keras_spm.PVTv2SPM, "official"),
+    "timm_pvt_v2": (keras_spm.PVTv2, "timm"),
+    "transformers_pvt_v2": (keras_spm.PVTv2, "transformers"),
+    "official_swin": (keras_spm.Swin, "official"),
+    "timm_swin": (keras_spm.Swin, "timm"),
+    "transformers_swin": (keras_spm.Swin, "transformers"),
+    "swin_spm": (keras_spm.SwinSPM, "timm"),
+}
+CLASSES = 7
+
+# Our names for what the references' configurations say.
+_ARGUMENTS = {
+    **{
+        name: name
+        for name in (
+            *("embed_dims", "depths", "num_heads", "mlp_ratios", "sr_ratios"),
+            *("embed_dim", "window_size"),
+        )
+    },
+    "linear": "linear_attention",
+    "layer_norm_eps": "embedding_norm_epsilon",
+}
 
 
 @functools.cache
@@ -29,8 +60,26 @@ def state(name):
 
 def backbone_arguments(name):
     """Returns our constructor arguments for a golden's configuration."""
+    cls, _ = BACKBONES[name]
     _, config = read(name)
-    arguments = {
-        key: config[key] for key in ("embed_dims", "depths", "num_heads", "mlp_ratios", "sr_ratios")
-    }
-    return arguments | {"linear_attention": config.get("linear", False)}
+    arguments = {_ARGUMENTS[key]: value for key, value in config.items() if key in _ARGUMENTS}
+    if issubclass(cls, keras_spm.PVT):
+        arguments["position_image_size"] = (config["image_size"], config["image_size"])
+    return arguments
+
+
+def backbone(name, /, **overrides):
+    """Returns our backbone of a golden's configuration, with random weights."""
+    cls, _ = BACKBONES[name]
+    return cls(**{**backbone_arguments(name), **overrides})
+
+
+def classifier(name, /, **overrides):
+    """Returns our classifier of a golden's configuration, with random weights.
+
+    Its normalisation undoes the scaling from pixels: the goldens' images are what
+    follows normalisation, so it takes 255 times those.
+    """
+    return keras_spm.ImageClassifier(
+        backbone(name, **overrides), CLASSES, mean=(0, 0, 0), standard_deviation=(1, 1, 1)
+    )

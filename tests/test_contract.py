@@ -8,6 +8,11 @@ models = pytest.mark.parametrize("name", contract.MODELS)
 backbones = pytest.mark.parametrize("name", contract.BACKBONES)
 
 
+@backbones
+def test_interface(name):
+    contract.check_interface(contract.MODELS[name])
+
+
 @models
 def test_config_round_trip(name):
     contract.check_config_round_trip(contract.MODELS[name])

@@ -17,7 +17,8 @@ class PyramidBackbone(keras.Model):
     all families one interface:
 
     - `pyramid_outputs`: `{"P2": …, "P5": …}`, feature maps where Pn has stride 2**n;
-    - `pyramid_level_inputs`: the layer that makes each level, by name;
+    - `pyramid_level_inputs`: the layer that makes each level's (channels_last) map, by
+      name;
     - `output`: the last feature map, (batch, ceil(H / 32), ceil(W / 32), channels), as
       the family's classifier sees it: P5, or P5 after a final normalisation;
     - `pooled_output`: (batch, channels), what the family's own classifier reads.
@@ -77,22 +78,19 @@ class PyramidBackbone(keras.Model):
         maps = stem(maps)
         pyramid_outputs, pyramid_level_inputs = {}, {}
         for number, stage in enumerate(stages, start=2):
-            level, maps, class_token = f"P{number}", stage(maps), None
-            made_by = stage.name
+            level, maps, class_token, made_by = f"P{number}", stage(maps), None, stage.name
             if isinstance(maps, tuple):
                 maps, class_token = maps
                 # A layer whose only output is the map, for those who look it up by name.
-                maps = keras.layers.Identity(dtype=dtype, name="feature_map")(maps)
                 made_by = "feature_map"
-            pyramid_outputs[level], pyramid_level_inputs[level] = maps, made_by
-            if channels_first:
-                pyramid_outputs[level] = to_channels_first(maps, name=level)
-                pyramid_level_inputs[level] = level
+                maps = keras.layers.Identity(dtype=dtype, name=made_by)(maps)
+            pyramid_level_inputs[level] = made_by
+            pyramid_outputs[level] = to_channels_first(maps, level) if channels_first else maps
         output = pyramid_outputs[level]
         if final_norm is not None:
             output = maps = final_norm(maps)
             if channels_first:
-                output = to_channels_first(maps, name="to_channels_first")
+                output = to_channels_first(maps, "to_channels_first")
         pooled_output = pooling(maps) if class_token is None else final_norm(class_token)
         super().__init__(inputs=images, outputs=output, dtype=dtype, **kwargs)
 
