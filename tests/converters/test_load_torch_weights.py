@@ -1,5 +1,7 @@
-"""Loading PyTorch weights: everything or nothing."""
+"""Loading PyTorch weights: everything or nothing, in every layout."""
 
+import functools
+import json
 import pathlib
 import struct
 
@@ -10,92 +12,209 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from keras_spm import ImageClassifier
-from keras_spm import PVTv2SPM
+from keras_spm import list_layouts
 from keras_spm import load_torch_weights
+from keras_spm import to_torch_state_dict
 from keras_spm.layers import GuidedLocalEnhancement
 from keras_spm.layers import MultiScaleAggregation
 from keras_spm.weights import FormatError
 from keras_spm.weights import MismatchError
+from keras_spm.weights.rules import POSITIONS
 from tests import golden
 from tests.helpers import difference
 from tests.helpers import to_numpy
 
-NAME = "pvt_v2_spm"
+NAME = "pvt_v2_spm"  # Where one layout is enough.
+
+every_layout = pytest.mark.parametrize("name", golden.BACKBONES)
 
 
-def _classifier(num_classes=7):
-    return ImageClassifier(PVTv2SPM(**golden.backbone_arguments(NAME)), num_classes)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return _classifier()
+@functools.cache
+def _classifier(name):
+    """One model for each golden; tests load what they need and do not count on its state."""
+    return golden.classifier(name)
 
 
 def _values(model):
-    return [to_numpy(variable) for variable in model.weights]
+    return {variable.path: to_numpy(variable) for variable in model.weights}
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth", ".pt", ".bin"])
-def test_files_and_mappings_load_the_same(model, tmp_path, suffix):
-    load_torch_weights(model, golden.state(NAME))
-    expected = _values(model)
-    path = tmp_path / f"weights{suffix}"
-    if suffix == ".safetensors":
-        save_file(golden.state(NAME), path)
-    else:
-        torch.save({key: torch.tensor(array) for key, array in golden.state(NAME).items()}, path)
+def _same(left, right):
+    return left.keys() == right.keys() and all((left[key] == right[key]).all() for key in left)
+
+
+def _zero(model):
     for variable in model.weights:
         variable.assign(keras.ops.zeros(variable.shape))
-    report = load_torch_weights(model, path, layout="official")
+
+
+# Sources
+
+
+def _as_bin(state, path):
+    torch.save({key: torch.tensor(array) for key, array in state.items()}, path)
+
+
+def _as_shards(state, path):
+    """Three shards and their index, as transformers writes them."""
+    path.mkdir()
+    names = sorted(state)
+    weight_map = {}
+    for number in range(3):
+        shard = f"model-0000{number + 1}-of-00003.safetensors"
+        part = names[number::3]
+        save_file({name: state[name] for name in part}, path / shard)
+        weight_map |= dict.fromkeys(part, shard)
+    (path / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": 0}, "weight_map": weight_map})
+    )
+
+
+def _as_folder(state, path):
+    path.mkdir()
+    save_file(state, path / "model.safetensors")
+    (path / "config.json").write_text("{}")
+
+
+def _as_old_folder(state, path):
+    path.mkdir()
+    _as_bin(state, path / "pytorch_model.bin")
+
+
+def _as_checkpoint(state, path):
+    """As training code saves it, from a model in a parallel wrapper."""
+    tensors = {f"module.{key}": torch.tensor(array) for key, array in state.items()}
+    torch.save({"epoch": 3, "optimizer": {"state": {}}, "model": {"state_dict": tensors}}, path)
+
+
+SOURCES = {
+    "weights.safetensors": save_file,
+    "weights.pth": _as_bin,
+    "weights.pt": _as_bin,
+    "weights.bin": _as_bin,
+    "checkpoint.pth": _as_checkpoint,
+    "shards": _as_shards,
+    "folder": _as_folder,
+    "old folder": _as_old_folder,
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_kind_of_source_loads_the_same(tmp_path, source):
+    model = _classifier(NAME)
+    load_torch_weights(model, golden.state(NAME))
+    expected = _values(model)
+    _zero(model)
+    SOURCES[source](golden.state(NAME), tmp_path / source)
+    report = load_torch_weights(model, tmp_path / source, layout="official")
     assert len(report.loaded) == len(model.weights)
-    assert str(path) in str(report)
-    assert all((left == right).all() for left, right in zip(_values(model), expected, strict=True))
+    assert str(tmp_path / source) in str(report)
+    assert _same(_values(model), expected)
 
 
-def test_every_tensor_arrives_where_it_belongs(model):
-    """Each variable holds the tensor that the report names, in Keras's axis order."""
-    report = load_torch_weights(model, golden.state(NAME))
-    state = golden.state(NAME)
-    assert len(set(report.loaded.values())) == len(report.loaded)
-    by_path = {variable.path: to_numpy(variable) for variable in model.weights}
-    for path, name in report.loaded.items():
-        assert sorted(by_path[path].ravel()) == sorted(state[name].ravel()), path
+def test_the_report_says_what_was_seen_through(tmp_path):
+    _as_checkpoint(golden.state(NAME), tmp_path / "checkpoint.pth")
+    report = load_torch_weights(_classifier(NAME), tmp_path / "checkpoint.pth")
+    assert report.source.endswith("checkpoint.pth['model']['state_dict']")
+    nested = {"state_dict": {f"module.{key}": v for key, v in golden.state(NAME).items()}}
+    assert load_torch_weights(_classifier(NAME), nested).source == "the mapping['state_dict']"
 
 
-def test_a_backbone_leaves_the_head_out():
-    backbone = PVTv2SPM(**golden.backbone_arguments(NAME))
-    report = load_torch_weights(backbone, golden.state(NAME))
-    assert sorted(report.left_over) == ["head.bias", "head.weight"]
-    assert not report.fresh and "left over: head" in str(report)
+# What arrives
+
+
+@every_layout
+def test_every_tensor_arrives_where_it_belongs(name):
+    """Each variable holds what the report names, and nothing is used twice."""
+    model = _classifier(name)
+    state = golden.state(name)
+    report = load_torch_weights(model, state)
+    assert report.loaded.keys() == {variable.path for variable in model.weights}
+    sources = {}
+    for path, names in report.loaded.items():
+        sources.setdefault(names, []).append(path)
+    used = [tensor for names in sources for tensor in names]
+    assert sorted(used) == sorted(key for key in state if "num_batches_tracked" not in key)
+    values = _values(model)
+    for names, paths in sources.items():
+        arrived = np.concatenate([values[path].ravel() for path in paths])
+        sent = np.concatenate([state[tensor].ravel() for tensor in names])
+        assert sorted(arrived) == sorted(sent), paths
+
+
+@every_layout
+def test_a_backbone_leaves_the_head_out(name):
+    backbone = golden.backbone(name)
+    report = load_torch_weights(backbone, golden.state(name))
+    layout = golden.BACKBONES[name][1]
+    head = {"transformers": "classifier"}.get(layout, "head")
+    if "swin" in name and layout == "timm":
+        head = "head.fc"
+    assert sorted(report.left_over) == [f"{head}.bias", f"{head}.weight"]
+    assert not report.fresh and f"left over: {head}" in str(report)
+
+
+@pytest.mark.parametrize("name", ["transformers_pvt", "transformers_pvt_v2", "transformers_swin"])
+def test_the_names_of_a_model_without_classifier_are_known(name):
+    """transformers' bare models write no prefix before their names."""
+    prefixes = {"transformers_pvt": "pvt.", "transformers_pvt_v2": "pvt_v2."}
+    prefix = prefixes.get(name, "swin.")
+    bare = {
+        key.removeprefix(prefix): value
+        for key, value in golden.state(name).items()
+        if key.startswith(prefix)
+    }
+    model = _classifier(name)
+    load_torch_weights(model, golden.state(name))
+    expected = _values(model)
+    _zero(model.backbone)
+    report = load_torch_weights(model, bare)
+    assert sorted(report.fresh) == ["head/bias", "head/kernel"]
+    assert _same(_values(model), expected)
+    assert to_torch_state_dict(model.backbone, "transformers").keys() == bare.keys()
 
 
 def test_a_head_for_other_classes_stays_fresh():
-    model = _classifier(num_classes=3)
+    state = dict(golden.state(NAME))
+    state["head.weight"], state["head.bias"] = np.ones((3, 64), "f"), np.ones(3, "f")
+    model = _classifier(NAME)
     before = to_numpy(model.get_layer("head").kernel)
-    report = load_torch_weights(model, golden.state(NAME))
+    report = load_torch_weights(model, state)
     assert sorted(report.fresh) == ["head/bias", "head/kernel"]
     assert sorted(report.left_over) == ["head.bias", "head.weight"]
+    assert "fresh: head" in str(report)
     assert difference(model.get_layer("head").kernel, before) == 0
 
 
-def test_a_file_without_head_leaves_it_fresh(model):
+def test_a_file_without_head_leaves_it_fresh():
     state = {key: array for key, array in golden.state(NAME).items() if "head" not in key}
-    assert sorted(load_torch_weights(model, state).fresh) == ["head/bias", "head/kernel"]
+    report = load_torch_weights(_classifier(NAME), state)
+    assert sorted(report.fresh) == ["head/bias", "head/kernel"]
 
 
+@every_layout
 @pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
-def test_half_precision_is_widened_and_reported(model, tmp_path, dtype):
+def test_half_precision_is_widened_and_reported(tmp_path, name, dtype):
     state = {
         key: array.astype(dtype) if array.dtype == "float32" else array
-        for key, array in golden.state(NAME).items()
+        for key, array in golden.state(name).items()
     }
+    model = _classifier(name)
     save_file(state, tmp_path / "half.safetensors")
     report = load_torch_weights(model, tmp_path / "half.safetensors")
+    tensors = {tensor for names in report.loaded.values() for tensor in names}
+    assert set(report.widened) == tensors
+    assert "widened from half precision" in str(report)
+    by_file = _values(model)
+    load_torch_weights(model, {key: array.astype("float32") for key, array in state.items()})
+    assert _same(_values(model), by_file)
+
+
+def test_pytorchs_own_bfloat16_is_widened_and_reported(tmp_path):
+    state = {key: torch.tensor(array) for key, array in golden.state(NAME).items()}
+    torch.save({key: value.bfloat16() for key, value in state.items()}, tmp_path / "half.pth")
+    report = load_torch_weights(_classifier(NAME), tmp_path / "half.pth")
     assert len(report.widened) == len(report.loaded)
-    kernel = model.get_layer("head").kernel
-    assert difference(kernel, state["head.weight"].T.astype("float32")) == 0
 
 
 @pytest.mark.parametrize("layer", [MultiScaleAggregation(32), GuidedLocalEnhancement()])
@@ -114,48 +233,301 @@ def test_halves_of_spm_load_alone(layer):
     assert difference(layer(inputs), expected) <= 1e-5
 
 
+# Other resolutions
+
+
+def _interpolated(grid, size, mode):
+    """(rows, columns, channels) resized by PyTorch, whose float32 is off by 1e-6."""
+    maps = torch.tensor(grid, dtype=torch.float64).permute(2, 0, 1)[None]
+    resized = torch.nn.functional.interpolate(maps, size=size, mode=mode)
+    return resized[0].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("name", ["pvt", "transformers_pvt"])
+@pytest.mark.parametrize("size", [(128, 128), (96, 160), (40, 40)])
+def test_position_embeddings_are_resized_to_the_models_grid(name, size):
+    state = golden.state(name)
+    model = golden.classifier(name, position_image_size=size)
+    report = load_torch_weights(model, state)
+    positions = [key for key in state if "pos" in key.split(".")[-1]]
+    assert len(positions) == 4
+    if size != (40, 40):  # There stage 4 keeps its 2 x 2.
+        assert sorted(report.resized) == sorted(positions)
+    assert "resized: " in str(report)
+    for number, (stage, key) in enumerate(zip(model.backbone.stages, positions, strict=True)):
+        rows = state[key][0]
+        if number == 3:
+            assert difference(stage.class_position, rows[0]) == 0
+            rows = rows[1:]
+        side = round(len(rows) ** 0.5)
+        grid = tuple(-(-length // (4 * 2**number)) for length in size)
+        expected = _interpolated(rows.reshape(side, side, -1), grid, "bilinear")
+        assert difference(stage.position_embedding.embedding, expected) <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["official_swin", "timm_swin", "transformers_swin", "swin_spm"])
+@pytest.mark.parametrize("window_size", [3, 7])
+def test_bias_tables_are_resized_to_the_models_window(name, window_size):
+    state = golden.state(name)
+    backbone = golden.backbone(name, window_size=window_size)
+    report = load_torch_weights(backbone, state)
+    tables = [key for key in state if key.endswith("relative_position_bias_table")]
+    assert sorted(report.resized) == sorted(tables)
+    assert "(49, 1) → " in str(report)
+    side = 2 * window_size - 1
+    expected = _interpolated(state[tables[0]].reshape(7, 7, -1), (side, side), "bicubic")
+    table = backbone.stages[0].blocks[0].attention.relative_position_bias_table
+    assert difference(table, expected.reshape(side * side, -1)) <= 1e-6
+
+
+def test_a_grid_that_may_be_read_two_ways_is_refused():
+    model = golden.classifier("pvt", position_image_size=(32, 128))  # As many as 64 x 64 has.
+    before = _values(model)
+    with pytest.raises(MismatchError, match="pos_embed1: 256 rows may be a square grid or"):
+        load_torch_weights(model, golden.state("pvt"))
+    assert _same(_values(model), before)
+
+
+def test_a_grid_that_is_no_square_comes_back_as_it_was():
+    model = golden.classifier("pvt", position_image_size=(64, 96))
+    before = _values(model)
+    state = to_torch_state_dict(model)
+    _zero(model)
+    assert not load_torch_weights(model, state).resized
+    assert _same(_values(model), before)
+    with pytest.raises(MismatchError, match="pos_embed1: 384 rows are not a square grid"):
+        load_torch_weights(_classifier("pvt"), state)
+
+
+def test_no_rows_are_no_grid():
+    with pytest.raises(ValueError, match="0 rows"):
+        POSITIONS.to_keras([np.zeros((1, 0, 3), "f")], [(2, 2, 3)])
+
+
+# What is refused
+
+
+def _vector(state):
+    """A tensor with one axis, of the body."""
+    return next(key for key, v in state.items() if v.ndim == 1 and "norm" in key and len(v) > 1)
+
+
+def _matrix(state):
+    """A linear map that is not square, of the body."""
+    return next(
+        key
+        for key, array in state.items()
+        if array.ndim == 2 and "head" not in key and "class" not in key and "table" not in key
+        if array.shape[0] != array.shape[1]
+    )
+
+
+def _dropped(state):
+    key = _vector(state)
+    del state[key]
+    return f"missing: {key}"
+
+
+def _half_a_head_dropped(state):
+    key = next(key for key in state if key.endswith("bias") and ("head" in key or "class" in key))
+    del state[key]
+    return f"missing: {key}"
+
+
+def _added(state):
+    state["extra.weight"] = np.zeros(3, "f")
+    return "unexpected: extra.weight"
+
+
 def _renamed(state):
-    state["norm1.gain"] = state.pop("norm1.weight")
+    key = _vector(state)
+    state[f"{key}s"] = state.pop(key)
+    return f"missing: {key}\nunexpected: {key}s"
 
 
-MUTATIONS = {
-    "dropped": (lambda state: state.pop("norm1.weight"), "missing: norm1.weight"),
-    "added": (lambda state: state.update(extra=np.zeros(3, "f")), "unexpected: extra"),
-    "renamed": (_renamed, "missing: norm1.weight\nunexpected: norm1.gain"),
-    "transposed": (
-        lambda state: state.update({"block1.0.mlp.fc1.weight": state["block1.0.mlp.fc1.weight"].T}),
-        r"block1.0.mlp.fc1.weight is \(8, 32\), stage1/block1/mlp/fc1/kernel needs \(32, 8\)",
+def _transposed(state):
+    key = _matrix(state)
+    state[key] = np.ascontiguousarray(state[key].T)
+    return rf"shape: {key} is \({state[key].shape[0]}, {state[key].shape[1]}\), "
+
+
+def _integers(state):
+    key = _vector(state)
+    state[key] = state[key].astype("int32")
+    return f"dtype: {key} is int32, not a float"
+
+
+def _not_a_number(state):
+    key = _matrix(state)
+    state[key] = state[key].copy()
+    state[key][1, 1] = np.nan
+    return f"values: {key} holds NaN"
+
+
+def _too_large_for_float32(state):
+    key = _vector(state)
+    state[key] = state[key].astype("float64") * 1e300
+    return f"values: {key} holds NaN or infinity"
+
+
+MUTATIONS = (
+    *(_dropped, _half_a_head_dropped, _added, _renamed, _transposed),
+    *(_integers, _not_a_number, _too_large_for_float32),
+)
+
+
+def _is_refused(model, source, error, message):
+    before = _values(model)
+    with pytest.raises(error, match=message):
+        load_torch_weights(model, source)
+    assert _same(_values(model), before)
+
+
+@every_layout
+@pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+def test_a_wrong_tensor_is_refused_and_changes_nothing(tmp_path, name, mutate):
+    state = dict(golden.state(name))
+    message = mutate(state)
+    save_file(state, tmp_path / "wrong.safetensors")
+    _is_refused(_classifier(name), tmp_path / "wrong.safetensors", MismatchError, message)
+
+
+@every_layout
+@pytest.mark.only("torch")
+def test_no_tensor_can_be_spared(name):
+    """Each one dropped in turn; what is checked is the same code on every backend."""
+    model, state = _classifier(name), golden.state(name)
+    for key in state:
+        if not key.endswith("num_batches_tracked"):
+            with pytest.raises(MismatchError, match=f"missing: {key}"):
+                load_torch_weights(model, {other: state[other] for other in state if other != key})
+
+
+@every_layout
+@pytest.mark.parametrize("blocks", [-1, 1])
+def test_another_variant_of_the_family_is_refused(name, blocks):
+    model = _classifier(name)
+    depths = list(model.backbone.depths)
+    depths[2] += blocks
+    other = golden.classifier(name, depths=depths)
+    state = to_torch_state_dict(other, golden.BACKBONES[name][1])
+    message = r"unexpected: .*\b2\b" if blocks > 0 else r"missing: .*\b[13]\b"
+    _is_refused(model, state, MismatchError, message)
+
+
+@every_layout
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("kept", [0.999, 0.5, 0.0])
+def test_a_truncated_file_is_refused(tmp_path, name, suffix, kept):
+    path = tmp_path / f"cut{suffix}"
+    SOURCES[f"weights{suffix}"](golden.state(name), path)
+    contents = path.read_bytes()
+    path.write_bytes(contents[: int(len(contents) * kept)])
+    _is_refused(_classifier(name), path, FormatError, f"cut{suffix}")
+
+
+def _double_in_header(path, key):
+    """Writes the header's entry of `key` a second time, as the library lets pass."""
+    contents = path.read_bytes()
+    length = struct.unpack("<Q", contents[:8])[0]
+    header, data = contents[8 : 8 + length].decode(), contents[8 + length :]
+    entry = json.dumps(json.loads(header)[key], separators=(",", ":"))
+    header = header.rstrip()[:-1] + f',"{key}":{entry}}}'
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + data)
+
+
+@every_layout
+def test_a_key_twice_in_a_header_is_refused(tmp_path, name):
+    path = tmp_path / "twice.safetensors"
+    save_file(golden.state(name), path)
+    key = _vector(golden.state(name))
+    _double_in_header(path, key)
+    _is_refused(_classifier(name), path, FormatError, rf"names \['{key}'\] twice")
+
+
+@every_layout
+def test_a_key_twice_across_shards_is_refused(tmp_path, name):
+    _as_shards(golden.state(name), tmp_path / "shards")
+    key = sorted(golden.state(name))[0]  # It is in the first shard.
+    second = tmp_path / "shards" / "model-00002-of-00003.safetensors"
+    state = golden.state(name)
+    save_file({other: state[other] for other in [key, *sorted(state)[1::3]]}, second)
+    _is_refused(_classifier(name), tmp_path / "shards", FormatError, rf"\['{key}'\] stand in")
+
+
+def _index(path, text):
+    path.mkdir()
+    (path / "model.safetensors.index.json").write_text(text)
+
+
+def _unlisted(path):
+    _as_shards(golden.state(NAME), path)
+    index = json.loads((path / "model.safetensors.index.json").read_text())
+    del index["weight_map"]["norm1.weight"]
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _listed_in_vain(path):
+    _as_shards(golden.state(NAME), path)
+    index = json.loads((path / "model.safetensors.index.json").read_text())
+    index["weight_map"]["norm9.weight"] = "model-00001-of-00003.safetensors"
+    (path / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def _pickle_of_code(path):
+    torch.save({"a": pathlib.PurePosixPath("a")}, path)
+
+
+def _header(text):
+    return lambda path: path.write_bytes(struct.pack("<Q", len(text)) + text.encode() + b"\0" * 4)
+
+
+BROKEN = {
+    "text.safetensors": (_header("hello"), "not JSON"),
+    "code.pth": (_pickle_of_code, "not a PyTorch file of plain tensors"),
+    "list.pth": (lambda path: torch.save([torch.zeros(1)], path), "holds a list"),
+    "nested.pth": (lambda path: torch.save({"a": {"b": torch.zeros(1)}}, path), "'a' is a dict"),
+    "weights.h5": (lambda path: path.write_bytes(b"x"), "not from '.h5'"),
+    "unlisted": (_unlisted, r"holds \['norm1.weight'\], which .*index.json does not list"),
+    "listed in vain": (_listed_in_vain, r"\['norm9.weight'\] are in none of its shards"),
+    "no map": (lambda path: _index(path, "{}"), "`weight_map` must map tensors to files"),
+    "outside": (
+        lambda path: _index(path, '{"weight_map": {"a": "../a.safetensors"}}'),
+        "files in the same folder",
     ),
-    "integers": (
-        lambda state: state.update({"norm1.weight": state["norm1.weight"].astype("int32")}),
-        "norm1.weight is int32, not a float",
-    ),
-    "not a number": (
-        lambda state: state.update({"norm1.weight": state["norm1.weight"] * np.nan}),
-        "norm1.weight holds NaN",
-    ),
-    "head of other features": (
-        lambda state: state.update({"head.weight": np.zeros((5, 60), "f")}),
-        r"head.weight is \(5, 60\)",
+    "twice": (
+        lambda path: _index(path, '{"weight_map": {"a": "b", "a": "c"}}'),
+        r"index names \['a'\] twice",
     ),
 }
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS)
-def test_a_wrong_mapping_is_refused_and_changes_nothing(model, mutation):
-    mutate, message = MUTATIONS[mutation]
-    before, state = _values(model), dict(golden.state(NAME))
-    mutate(state)
-    with pytest.raises(MismatchError, match=message):
-        load_torch_weights(model, state)
-    assert all((left == right).all() for left, right in zip(_values(model), before, strict=True))
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_source_is_refused(tmp_path, name):
+    write, message = BROKEN[name]
+    write(tmp_path / name)
+    _is_refused(_classifier(NAME), tmp_path / name, FormatError, message)
 
 
-def test_another_models_file_is_refused(model):
+def test_a_missing_file_and_a_non_path_are_named(tmp_path):
+    model = _classifier(NAME)
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
+        load_torch_weights(model, tmp_path / "nowhere.pth")
+    with pytest.raises(FileNotFoundError, match="holds none of model.safetensors"):
+        load_torch_weights(model, tmp_path)
+    with pytest.raises(FormatError, match="int"):
+        load_torch_weights(model, 3)
+
+
+def test_what_cannot_be_matched_is_refused():
+    model = _classifier(NAME)
     with pytest.raises(MismatchError, match="missing"):
         load_torch_weights(model, golden.state("pvt_v2"))
     with pytest.raises(MismatchError, match="no known layout"):
         load_torch_weights(model, {"encoder.weight": np.zeros(3, "f")})
+    with pytest.raises(MismatchError, match="no known layout"):
+        load_torch_weights(model, {})
     with pytest.raises(ValueError, match="layout='tim'"):
         load_torch_weights(model, golden.state(NAME), layout="tim")
     with pytest.raises(TypeError, match="Dense"):
@@ -166,46 +538,20 @@ def test_another_models_file_is_refused(model):
         load_torch_weights(MultiScaleAggregation(8), {})
 
 
-def _write_header(path, text, data=b"\0" * 4):
-    path.write_bytes(struct.pack("<Q", len(text)) + text.encode() + data)
+@pytest.mark.parametrize("name", ["transformers_pvt", "transformers_pvt_v2", "pvt", "timm_pvt_v2"])
+def test_another_epsilon_is_refused_by_name(name):
+    right = _classifier(name).backbone.embedding_norm_epsilon
+    wrong = 1e-5 if right == 1e-6 else 1e-6
+    model = golden.classifier(name, embedding_norm_epsilon=wrong)
+    message = f"embedding_norm_epsilon={right}, the model with embedding_norm_epsilon={wrong}"
+    _is_refused(model, golden.state(name), MismatchError, message)
+    with pytest.raises(MismatchError, match=message):
+        to_torch_state_dict(model, golden.BACKBONES[name][1])
 
 
-def _duplicate_key(path):
-    entry = '"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
-    _write_header(path, "{" + entry + "," + entry + "}")
-
-
-def _truncated(path):
-    save_file(golden.state(NAME), path)
-    path.write_bytes(path.read_bytes()[:-100])
-
-
-def _pickle_of_code(path):
-    torch.save({"a": pathlib.PurePosixPath("a")}, path)
-
-
-BROKEN_FILES = {
-    "duplicate.safetensors": (_duplicate_key, r"names \['a'\] twice"),
-    "truncated.safetensors": (_truncated, "not a valid safetensors file"),
-    "empty.safetensors": (lambda path: path.write_bytes(b""), "cut off"),
-    "text.safetensors": (lambda path: _write_header(path, "hello"), "not JSON"),
-    "code.pth": (_pickle_of_code, "not a PyTorch file of plain tensors"),
-    "list.pth": (lambda path: torch.save([torch.zeros(1)], path), "holds a list"),
-    "nested.pth": (lambda path: torch.save({"a": {"b": torch.zeros(1)}}, path), "'a' is a dict"),
-    "weights.h5": (lambda path: path.write_bytes(b"x"), "not from '.h5'"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN_FILES)
-def test_a_broken_file_is_refused(model, tmp_path, name):
-    write, message = BROKEN_FILES[name]
-    write(tmp_path / name)
-    with pytest.raises(FormatError, match=message):
-        load_torch_weights(model, tmp_path / name)
-
-
-def test_a_missing_file_and_a_non_path_are_named(model, tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
-        load_torch_weights(model, tmp_path / "nowhere.pth")
-    with pytest.raises(FormatError, match="int"):
-        load_torch_weights(model, 3)
+def test_layouts_are_listed():
+    assert list_layouts(_classifier("pvt")) == ["official", "transformers"]
+    assert list_layouts(_classifier("pvt_v2")) == ["official", "timm", "transformers"]
+    assert list_layouts(golden.backbone("timm_swin")) == [
+        *("official", "timm", "transformers", "transformers_5")
+    ]

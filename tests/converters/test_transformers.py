@@ -1,0 +1,85 @@
+"""transformers' own models at their published size, through the folders that they save."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import keras_spm
+from tests.helpers import difference
+
+# name → (their configuration's class, what differs from its defaults, their model)
+MODELS = {
+    "pvt_v2_b0": (transformers.PvtV2Config, {}, transformers.PvtV2ForImageClassification),
+    "pvt_v2_b1": (
+        transformers.PvtV2Config,
+        {"hidden_sizes": [64, 128, 320, 512]},
+        transformers.PvtV2ForImageClassification,
+    ),
+    "pvt_tiny": (transformers.PvtConfig, {}, transformers.PvtForImageClassification),
+    "swin_tiny": (transformers.SwinConfig, {}, transformers.SwinForImageClassification),
+}
+CLASSES = 1000
+
+
+def _reference(name):
+    """Their model; every tensor is random, biases and norms included."""
+    configuration, differences, model = MODELS[name]
+    torch.manual_seed(0)
+    reference = model(configuration(num_labels=CLASSES, **differences)).eval()
+    with torch.no_grad():
+        for parameter in reference.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+    return reference
+
+
+def _ours(name):
+    eps = {} if "swin" in name else {"embedding_norm_epsilon": 1e-6}
+    backbone = keras_spm.backbones.PyramidBackbone.from_preset(name, load_weights=False, **eps)
+    return keras_spm.ImageClassifier(
+        backbone, CLASSES, mean=(0, 0, 0), standard_deviation=(1, 1, 1)
+    )
+
+
+def _logits(reference, images):
+    with torch.no_grad():
+        return reference(torch.tensor(images).permute(0, 3, 1, 2)).logits.numpy()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_at_full_size(tmp_path, name):
+    reference = _reference(name)
+    # b0 in several files, the others in one.
+    reference.save_pretrained(tmp_path, max_shard_size="4MB" if name == "pvt_v2_b0" else "1GB")
+    assert (tmp_path / "model.safetensors").exists() == (name != "pvt_v2_b0")
+    model = _ours(name)
+    report = keras_spm.load_torch_weights(model, tmp_path)
+    assert report.layout == "transformers" and not report.fresh and not report.left_over
+    images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype("float32")
+    expected = _logits(reference, images)
+    assert np.abs(expected).max() > 0.5
+    assert difference(model.predict(images * 255, verbose=0), expected) <= 1e-4
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("name", ["pvt_v2_b0", "swin_tiny"])
+def test_their_from_pretrained_takes_our_file(tmp_path, name):
+    from keras_spm.cli import main
+
+    model = _ours(name)
+    model.save(tmp_path / "model.keras")
+    target = tmp_path / "model.safetensors"
+    assert (
+        main(["export", str(tmp_path / "model.keras"), str(target), "--layout=transformers"]) == 0
+    )
+    _reference(name).config.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] in ("pvt_v2", "swin")
+    _, _, cls = MODELS[name]
+    theirs, said = cls.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(said.values()), said
+    images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype("float32")
+    expected = _logits(theirs.eval(), images)
+    assert difference(model.predict(images * 255, verbose=0), expected) <= 1e-4
