@@ -9,30 +9,36 @@ import pytest
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
+# One variant of each family, as `golden.classifier` makes it.
+FAMILIES = ("pvt", "pvt_v2_spm", "swin_spm")
+
 # Run in a process per backend; `folder` is the first argument, the backend's name the
 # prefix of what it writes. Sizes are odd, so that masks and paddings take part.
-PREAMBLE = """
+PREAMBLE = f"""
 import sys, keras, numpy as np
-from keras_spm import ImageClassifier, PVTv2SPM
-from tests.golden import backbone_arguments
+from tests import golden
 from tests.helpers import randomize
 folder, me = sys.argv[1], keras.config.backend()
-images = np.load(f"{folder}/images.npy")
-model = ImageClassifier(PVTv2SPM(**backbone_arguments("pvt_v2_spm")), 7)
+images = np.load(f"{{folder}}/images.npy")
+for family in {FAMILIES}:
+    model = golden.classifier(family)
+    path = f"{{folder}}/{{family}}-"
 """
 WRITE = """
-randomize(model)
-model.save(f"{folder}/{me}.keras")
-model.save_weights(f"{folder}/{me}.weights.h5")
-np.save(f"{folder}/{me}.npy", model.predict(images, verbose=0))
+    initial = b"".join(keras.ops.convert_to_numpy(v).tobytes() for v in model.weights)
+    open(f"{path}{me}.initial", "wb").write(initial)
+    randomize(model)
+    model.save(f"{path}{me}.keras")
+    model.save_weights(f"{path}{me}.weights.h5")
+    np.save(f"{path}{me}.npy", model.predict(images, verbose=0))
 """
 READ = """
-for other in ("tensorflow", "jax", "torch"):
-    model.load_weights(f"{folder}/{other}.weights.h5")
-    np.save(f"{folder}/{me}-reads-{other}.npy", model.predict(images, verbose=0))
-other = {"tensorflow": "jax", "jax": "torch", "torch": "tensorflow"}[me]
-model = keras.saving.load_model(f"{folder}/{other}.keras")
-np.save(f"{folder}/{me}-loads-{other}.npy", model.predict(images, verbose=0))
+    for other in ("tensorflow", "jax", "torch"):
+        model.load_weights(f"{path}{other}.weights.h5")
+        np.save(f"{path}{me}-reads-{other}.npy", model.predict(images, verbose=0))
+    other = {"tensorflow": "jax", "jax": "torch", "torch": "tensorflow"}[me]
+    model = keras.saving.load_model(f"{path}{other}.keras")
+    np.save(f"{path}{me}-loads-{other}.npy", model.predict(images, verbose=0))
 """
 
 
@@ -55,11 +61,16 @@ def _run_everywhere(code, folder):
 def test_weights_and_numbers_are_the_same_everywhere(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 97, 50, 3), dtype="uint8")
     np.save(tmp_path / "images.npy", images)
-    _run_everywhere(PREAMBLE + WRITE, tmp_path)
+    seeded = "import keras; keras.utils.set_random_seed(0)" + PREAMBLE
+    _run_everywhere(seeded + WRITE, tmp_path)
     _run_everywhere(PREAMBLE + READ, tmp_path)
-    expected = np.load(tmp_path / "torch.npy")
-    results = sorted(set(tmp_path.glob("*.npy")) - {tmp_path / "images.npy"})
-    assert len(results) == 3 + 9 + 3
-    for path in results:
-        difference = np.abs(np.load(path) - expected).max()
-        assert difference <= 1e-5 * max(np.abs(expected).max(), 1), path.name
+    for family in FAMILIES:
+        # A seed gives the same initial weights, to the last bit.
+        initial = {(tmp_path / f"{family}-{each}.initial").read_bytes() for each in BACKENDS}
+        assert len(initial) == 1
+        expected = np.load(tmp_path / f"{family}-torch.npy")
+        results = sorted(tmp_path.glob(f"{family}-*.npy"))
+        assert len(results) == 3 + 9 + 3
+        for path in results:
+            difference = np.abs(np.load(path) - expected).max()
+            assert difference <= 1e-5 * max(np.abs(expected).max(), 1), path.name

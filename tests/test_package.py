@@ -21,26 +21,39 @@ def _python(code, **environment):
 def test_public_names():
     assert keras_spm.__all__ == [
         "ImageClassifier",
+        "PVT",
+        "PVTSPM",
         "PVTv2",
         "PVTv2SPM",
+        "Swin",
+        "SwinSPM",
+        "compare",
         "layers",
+        "list_layouts",
         "list_presets",
         "load_torch_weights",
+        "to_torch_state_dict",
     ]
     assert all(hasattr(keras_spm, name) for name in keras_spm.__all__)
     assert keras_spm.layers.__all__ == [
         "BatchNormalization",
+        "ClassTokenStage",
         "ConvolutionalMLP",
         "DepthwiseConv2D",
         "DropPath",
         "GuidedLocalEnhancement",
         "ImageNormalization",
+        "MLP",
         "MultiScaleAggregation",
         "OverlappingPatchEmbedding",
+        "PatchEmbedding",
+        "PatchMerging",
+        "PositionEmbedding",
         "SpatialReductionAttention",
         "Stage",
         "StepwisePatchMerging",
         "TransformerBlock",
+        "WindowAttention",
         "multiply_adds",
     ]
 

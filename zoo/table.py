@@ -11,25 +11,57 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- models: written by zoo/table.py -->", "<!-- end of models -->"
 INPUT_SHAPE = (1, 224, 224, 3)
 CLASSES = 1000
+FAMILIES = (
+    (keras_spm.PVT, keras_spm.PVTSPM),
+    (keras_spm.PVTv2, keras_spm.PVTv2SPM),
+    (keras_spm.Swin, keras_spm.SwinSPM),
+)
 
 
 def table():
-    """Returns the Markdown table: every PVT v2 variant without and with SPM."""
+    """Returns the Markdown table: every variant without and with SPM."""
     lines = [
-        "| variant | `PVTv2`: parameters, M | multiply-adds, G "
-        "| `PVTv2SPM`: parameters, M | multiply-adds, G |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| variant | parameters | multiply-adds, G "
+        "| with SPM: parameters | multiply-adds, G | in the reference's form, G |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for name in keras_spm.PVTv2.presets:
-        cells = [name]
-        for cls in (keras_spm.PVTv2, keras_spm.PVTv2SPM):
-            backbone = cls.from_preset(name, load_weights=False)
-            model = keras_spm.ImageClassifier(backbone, CLASSES)
-            parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-            multiply_adds = model.multiply_adds(INPUT_SHAPE)
-            cells += [f"{parameters / 1e6:.3f}", f"{multiply_adds / 1e9:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
+    for plain, spm in FAMILIES:
+        for name in plain.presets:
+            model, spm_model = (_classifier(cls, name) for cls in (plain, spm))
+            cells = [
+                f"`{plain.__name__}` {name}",
+                *_figures(model),
+                *_figures(spm_model),
+                _billions(spm_model.multiply_adds(INPUT_SHAPE) + _spared(spm_model.backbone)),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _classifier(cls, name):
+    return keras_spm.ImageClassifier(cls.from_preset(name, load_weights=False), CLASSES)
+
+
+def _figures(model):
+    parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    return f"{parameters:,}", _billions(model.multiply_adds(INPUT_SHAPE))
+
+
+def _spared(backbone):
+    """What guided attention spends more where keys, values and all queries are made."""
+    spared, size = 0, INPUT_SHAPE[1] // 4
+    for stage in backbone.stages[1:]:
+        size //= 2
+        enhancement = stage.merging.guided_local_enhancement
+        channels, tokens = stage.merging.output_dim, 5
+        ours = 3 * channels**2 + 2 * tokens * enhancement.num_heads * channels
+        reference = 3 * tokens * channels**2 + 2 * tokens**2 * channels
+        spared += size**2 * (reference - ours)
+    return spared
+
+
+def _billions(count):
+    return f"{count / 1e9:.2f}"
 
 
 def main():

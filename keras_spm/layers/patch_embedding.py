@@ -51,7 +51,8 @@ class PatchEmbedding(keras.layers.Layer):
         self.norm = keras.layers.LayerNormalization(
             epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="norm"
         )
-        self.projection.build(input_shape)
+        # Padded, a map smaller than a patch is large enough.
+        self.projection.build((None, None, None, input_shape[-1]))
         self.norm.build(self.compute_output_shape(input_shape))
 
     def call(self, inputs):

@@ -66,7 +66,12 @@ def write_safetensors(path, arrays):
     """Writes {name: numpy array} to a `.safetensors` file, whole or not at all.
 
     The metadata say that the tensors are PyTorch's, as transformers asks.
+
+    Raises:
+        FormatError: for a path that ends in anything else.
+        OSError: where it cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     path = pathlib.Path(path)
@@ -76,6 +81,8 @@ def write_safetensors(path, arrays):
     try:
         save_file(arrays, unfinished, metadata={"format": "pt"})
         unfinished.replace(path)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         unfinished.unlink(missing_ok=True)
 

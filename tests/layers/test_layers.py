@@ -111,7 +111,106 @@ def test_adaptive_average_pooling_equals_pytorch(size):
     assert difference(adaptive_average_pooling(maps, 7), expected.permute(0, 2, 3, 1)) <= 1e-6
 
 
+@pytest.mark.parametrize("size", [(4, 4), (2, 8), (3, 9), (11, 6), (1, 1)])
+def test_position_embeddings_are_resized_as_pytorch_does(size):
+    """By height and width: 2 x 8 has as many positions as the grid, and another shape."""
+    layer = layers.PositionEmbedding((4, 4))
+    maps = random_array(2, *size, 3)
+    layer.build(maps.shape)
+    randomize(layer)
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(to_numpy(layer.embedding)).permute(2, 0, 1)[None], size, mode="bilinear"
+    )
+    assert difference(to_numpy(layer(maps)) - maps, expected.permute(0, 2, 3, 1)) <= 1e-6
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 14), (5, 3)])
+def test_patches_at_the_border_are_filled_with_zeros(size):
+    """Patch embedding and merging against PyTorch on a map padded by hand."""
+    maps = random_array(2, *size, 3)
+
+    def padded(multiple):
+        bottom, right = (-length % multiple for length in size)
+        return torch.nn.functional.pad(torch.tensor(maps), (0, 0, 0, right, 0, bottom))
+
+    embedding = layers.PatchEmbedding(6, 4)
+    embedding.build(maps.shape)
+    kernel, bias, *_ = (torch.tensor(to_numpy(v)) for v in randomize(embedding).weights)
+    expected = torch.nn.functional.conv2d(
+        padded(4).permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, stride=4
+    )
+    gamma, beta = (torch.tensor(to_numpy(v)) for v in embedding.norm.weights)
+    expected = torch.nn.functional.layer_norm(expected.permute(0, 2, 3, 1), (6,), gamma, beta, 1e-5)
+    assert embedding.compute_output_shape(maps.shape) == tuple(expected.shape)
+    assert difference(embedding(maps), expected) <= 1e-5
+
+    merging = layers.PatchMerging(5)
+    merging.build(maps.shape)
+    gamma, beta, kernel = (torch.tensor(to_numpy(v)) for v in randomize(merging).weights)
+    whole = padded(2)
+    columns_first = [whole[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+    expected = torch.nn.functional.layer_norm(torch.cat(columns_first, -1), (12,), gamma, beta)
+    assert merging.compute_output_shape(maps.shape) == (*expected.shape[:-1], 5)
+    assert difference(merging(maps), expected @ kernel) <= 1e-5
+
+
+def _position_by_position(layer, maps):
+    """Window attention in the plainest terms: who sees whom, one query at a time."""
+    window, heads = layer.window_size, layer.num_heads
+    _, height, width, channels = maps.shape
+    rows, columns = -(-height // window) * window, -(-width // window) * window
+    shift = window // 2 if layer.shifted and min(height, width) > window else 0
+    whole = np.zeros((rows, columns, channels))
+    whole[:height, :width] = maps[0]
+    (kernel, bias), (out_kernel, out_bias) = (
+        [to_numpy(v).astype("float64") for v in part.weights]
+        for part in (layer.qkv, layer.projection)
+    )
+    table = to_numpy(layer.relative_position_bias_table)
+    query, key, value = np.split(whole @ kernel + bias, 3, axis=-1)
+    size = channels // heads
+
+    def group(row, column):
+        """What two positions must have in common to see each other."""
+        moved = (row - shift) % rows, (column - shift) % columns
+        wrapped = (row < shift, column < shift) if shift else ()
+        return moved[0] // window, moved[1] // window, wrapped
+
+    outputs = np.zeros((height, width, channels))
+    positions = [(row, column) for row in range(rows) for column in range(columns)]
+    for row in range(height):
+        for column in range(width):
+            seen = [each for each in positions if group(*each) == group(row, column)]
+            for head in range(heads):
+                part = slice(head * size, (head + 1) * size)
+                scores = []
+                for other in seen:
+                    # As they lie in the rolled map.
+                    down = (row - shift) % rows - (other[0] - shift) % rows
+                    right = (column - shift) % columns - (other[1] - shift) % columns
+                    offset = (down + window - 1) * (2 * window - 1) + right + window - 1
+                    product = query[row, column, part] @ key[(*other, part)]
+                    scores.append(product / np.sqrt(size) + table[offset, head])
+                weights = np.exp(scores - np.max(scores))
+                values = np.array([value[(*other, part)] for other in seen])
+                outputs[row, column, part] = weights @ values / weights.sum()
+    return outputs @ out_kernel + out_bias
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("window", [3, 4])
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (5, 4), (2, 3)])
+def test_window_attention_equals_its_definition(shifted, window, size):
+    layer = layers.WindowAttention(2, window, shifted)
+    maps = random_array(1, *size, 4)
+    layer.build(maps.shape)
+    randomize(layer)
+    assert difference(layer(maps), _position_by_position(layer, maps)[None]) <= 1e-5
+
+
 def test_attention_refuses_what_cannot_be():
+    with pytest.raises(ValueError, match="num_heads=3, channels=8"):
+        layers.WindowAttention(3).build((1, 8, 8, 8))
     with pytest.raises(ValueError, match="num_heads=3, channels=8"):
         layers.SpatialReductionAttention(3).build((1, 8, 8, 8))
     with pytest.raises(ValueError, match="sr_ratio=8"):
@@ -140,6 +239,13 @@ def test_multiply_adds_of_single_layers():
         "convolution": (keras.layers.Conv2D(5, 3, padding="same"), 8 * 12 * 9 * 16 * 5),
         "depthwise": (layers.DepthwiseConv2D(5, 2), 4 * 6 * 25 * 16),
         "embedding": (layers.OverlappingPatchEmbedding(5, 3, 2), 4 * 6 * 9 * 16 * 5),
+        # 2 x 3 patches of 5 x 5; zeros fill the last ones.
+        "patches": (layers.PatchEmbedding(5, 5), 2 * 3 * 25 * 16 * 5),
+        "patch merging": (layers.PatchMerging(5), 4 * 6 * 64 * 5),
+        "plain mlp": (layers.MLP(64), 96 * 2 * 16 * 64),
+        # On 9 x 12 positions: three windows by four.
+        "windows": (layers.WindowAttention(2, 3), 108 * 4 * 16 * 16 + 2 * 108 * 9 * 16),
+        "positions": (layers.PositionEmbedding((2, 2)), 0),
         "mlp": (layers.ConvolutionalMLP(64), 96 * (16 * 64 + 9 * 64 + 64 * 16)),
         # Query, key and value, projection; then both products of attention.
         "attention": (layers.SpatialReductionAttention(2), 96 * 4 * 16 * 16 + 2 * 96 * 96 * 16),

@@ -1,0 +1,89 @@
+"""Where two implementations part."""
+
+import numpy as np
+import pytest
+import torch
+
+from keras_spm import compare
+from keras_spm import load_torch_weights
+from tests import golden
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = golden.classifier("pvt_v2_spm")
+    load_torch_weights(model, golden.state("pvt_v2_spm"))
+    return model
+
+
+def _reference():
+    arrays, _ = golden.read("pvt_v2_spm")
+    maps = {f"P{stage + 1}": arrays[f"stage0.{stage}"] for stage in range(1, 5)}
+    return {"images": arrays["input0"], **maps, "logits": arrays["logits0"]}
+
+
+def test_the_reference_agrees_throughout(model):
+    comparison = compare(model, _reference())
+    assert comparison.parts_at is None
+    assert [each.name for each in comparison.differences] == ["P2", "P3", "P4", "P5", "logits"]
+    assert str(comparison).count("agrees") == 6 and "agrees throughout" in str(comparison)
+
+
+def test_channels_first_and_sequences_are_understood(model):
+    reference = _reference()
+    reference["images"] = torch.tensor(reference["images"].transpose(0, 3, 1, 2))
+    reference["P2"] = torch.tensor(reference["P2"].transpose(0, 3, 1, 2)).to(torch.float64)
+    reference["P3"] = reference["P3"].reshape(2, -1, reference["P3"].shape[-1])
+    assert compare(model, reference).parts_at is None
+    first = golden.classifier("pvt_v2_spm", data_format="channels_first")
+    load_torch_weights(first, golden.state("pvt_v2_spm"))
+    assert compare(first, reference).parts_at is None
+    assert compare(first, _reference()).parts_at is None
+
+
+def test_the_stage_where_they_part_is_named(model):
+    reference = _reference()
+    reference["P4"] = reference["P4"] + 3e-3
+    reference["P5"] = reference["P5"] * 2
+    comparison = compare(model.backbone, {k: v for k, v in reference.items() if k != "logits"})
+    assert comparison.parts_at == "P4"
+    by_name = {each.name: each for each in comparison.differences}
+    assert by_name["P4"].largest == pytest.approx(3e-3, rel=1e-2)
+    assert by_name["P3"].agrees and not by_name["P5"].agrees
+    assert "parts at P4" in str(comparison)
+    assert compare(model, reference, tolerance=10).parts_at is None
+    assert compare(model, {**reference, "P2": reference["P2"] * np.nan}).parts_at == "P2"
+
+
+def test_a_wrong_epsilon_is_found_in_the_first_stage():
+    """What the tool is for: the stem's norm with 1e-6 instead of 1e-5."""
+    model = golden.classifier("pvt_v2_spm")
+    load_torch_weights(model, golden.state("pvt_v2_spm"))
+    model.backbone.stem.norm.epsilon = 1e-3
+    assert compare(model, _reference()).parts_at == "P2"
+
+
+def test_a_pvt_is_compared_by_its_class_token():
+    model = golden.classifier("pvt")
+    load_torch_weights(model, golden.state("pvt"))
+    arrays, _ = golden.read("pvt")
+    reference = {"images": arrays["input1"], "P2": arrays["stage1.1"], "logits": arrays["logits1"]}
+    assert compare(model, reference).parts_at is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda given: {**given, "stage1": given["P2"]}, r"Received: \['stage1'\]"),
+        (lambda given: {"P2": given["P2"]}, "must have 'images'"),
+        (lambda given: {"images": given["images"]}, "at least one output"),
+        (lambda given: {**given, "P3": given["P2"]}, r"'P3' of the reference has shape"),
+        (lambda given: {**given, "images": given["P2"]}, "images with 3 channels"),
+        (lambda given: list(given), "Received: list"),
+    ],
+)
+def test_bad_references_are_refused(model, change, message):
+    with pytest.raises(ValueError, match=message):
+        compare(model, change(_reference()))
+    with pytest.raises(ValueError, match="bare backbone"):
+        compare(model.backbone, _reference())
