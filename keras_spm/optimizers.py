@@ -15,6 +15,7 @@ class AdamW(keras.optimizers.AdamW):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # Patterns that may stand anywhere in a name: TensorFlow's own variables are called
-        # "bias:0", and a table of biases is one of biases.
-        self.exclude_from_weight_decay(var_names=["bias", "gamma", "beta", "class_token"])
+        # TensorFlow's own variables are called by their path, and "bias:0" at its end.
+        self.exclude_from_weight_decay(
+            var_names=[r"(bias|bias_table|gamma|beta|class_token)(:\d+)?$"]
+        )

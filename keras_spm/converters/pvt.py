@@ -1,17 +1,17 @@
 """PVT as its official code, that of Stepwise Patch Merging, and transformers name it."""
 
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.rules import CLASS_AND_POSITIONS
-from keras_spm.weights.rules import CONVOLUTION
-from keras_spm.weights.rules import LINEAR
-from keras_spm.weights.rules import POSITIONS
-from keras_spm.weights.rules import TOKEN
-from keras_spm.weights.rules import UNUSED_CLASS_AND_POSITIONS
 from keras_spm.weights.rules import Layout
 from keras_spm.weights.rules import Rule
 from keras_spm.weights.rules import affine
 from keras_spm.weights.rules import normalization
 from keras_spm.weights.rules import stacked_linear
+from keras_spm.weights.transforms import CLASS_AND_POSITIONS
+from keras_spm.weights.transforms import CONVOLUTION
+from keras_spm.weights.transforms import LINEAR
+from keras_spm.weights.transforms import POSITIONS
+from keras_spm.weights.transforms import TOKEN
+from keras_spm.weights.transforms import UNUSED_CLASS_AND_POSITIONS
 
 
 def _positions(name, last_name, last_without_token):
@@ -24,7 +24,15 @@ def _positions(name, last_name, last_without_token):
     )
 
 
-_OFFICIAL_BLOCK = (
+def embedding(path, name, projection, norm):
+    """Rules for a patch embedding: a convolution and its normalisation."""
+    return (
+        *affine(f"{path}/projection", f"{name}.{projection}", CONVOLUTION),
+        *normalization(f"{path}/norm", f"{name}.{norm}"),
+    )
+
+
+OFFICIAL_BLOCK = (
     *normalization("attention_norm", "norm1"),
     *affine("attention/query", "attn.q", LINEAR),
     *affine("attention/key_value", "attn.kv", LINEAR),
@@ -36,17 +44,20 @@ _OFFICIAL_BLOCK = (
     *affine("mlp/fc2", "mlp.fc2", LINEAR),
 )
 
-_OFFICIAL = (
-    *affine("stem/projection", "patch_embed1.proj", CONVOLUTION),
-    *normalization("stem/norm", "patch_embed1.norm"),
-    *affine("stage{stage}/merging/projection", "patch_embed{stage}.proj", CONVOLUTION),
-    *normalization("stage{stage}/merging/norm", "patch_embed{stage}.norm"),
+# PVT v2's official code names these alike.
+OFFICIAL_EMBEDDINGS = (
+    *embedding("stem", "patch_embed1", "proj", "norm"),
+    *embedding("stage{stage}/merging", "patch_embed{stage}", "proj", "norm"),
     *(rule.under("stage{stage}/merging", "patch_embed{stage}.spm") for rule in MERGING_RULES),
+)
+
+_OFFICIAL = (
+    *OFFICIAL_EMBEDDINGS,
     *_positions("pos_embed{stage}", "pos_embed4", UNUSED_CLASS_AND_POSITIONS),
     Rule("stage4/class_token", "cls_token", TOKEN),
     *(
         rule.under("stage{stage}/block{block}", "block{stage}.{block_index}")
-        for rule in _OFFICIAL_BLOCK
+        for rule in OFFICIAL_BLOCK
     ),
     *normalization("norm", "norm"),
 )
@@ -68,10 +79,8 @@ _TRANSFORMERS_EMBEDDING = _PREFIX + "encoder.patch_embeddings"
 _STAGE_EMBEDDING = _TRANSFORMERS_EMBEDDING + ".{stage_index}"
 
 _TRANSFORMERS = (
-    *affine("stem/projection", f"{_TRANSFORMERS_EMBEDDING}.0.projection", CONVOLUTION),
-    *normalization("stem/norm", f"{_TRANSFORMERS_EMBEDDING}.0.layer_norm"),
-    *affine("stage{stage}/merging/projection", f"{_STAGE_EMBEDDING}.projection", CONVOLUTION),
-    *normalization("stage{stage}/merging/norm", f"{_STAGE_EMBEDDING}.layer_norm"),
+    *embedding("stem", f"{_TRANSFORMERS_EMBEDDING}.0", "projection", "layer_norm"),
+    *embedding("stage{stage}/merging", _STAGE_EMBEDDING, "projection", "layer_norm"),
     *_positions(
         f"{_STAGE_EMBEDDING}.position_embeddings",
         f"{_TRANSFORMERS_EMBEDDING}.3.position_embeddings",

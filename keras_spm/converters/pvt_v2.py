@@ -1,41 +1,24 @@
 """PVT v2 as its official code, timm and transformers name it."""
 
+from keras_spm.converters.pvt import OFFICIAL_BLOCK
+from keras_spm.converters.pvt import OFFICIAL_EMBEDDINGS
+from keras_spm.converters.pvt import embedding
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.rules import CONVOLUTION
-from keras_spm.weights.rules import DEPTHWISE
-from keras_spm.weights.rules import LINEAR
 from keras_spm.weights.rules import Layout
 from keras_spm.weights.rules import affine
 from keras_spm.weights.rules import normalization
 from keras_spm.weights.rules import stacked_linear
+from keras_spm.weights.transforms import CONVOLUTION
+from keras_spm.weights.transforms import DEPTHWISE
+from keras_spm.weights.transforms import LINEAR
 
 
 def _block(depthwise):
-    return (
-        *normalization("attention_norm", "norm1"),
-        *affine("attention/query", "attn.q", LINEAR),
-        *affine("attention/key_value", "attn.kv", LINEAR),
-        *affine("attention/projection", "attn.proj", LINEAR),
-        *affine("attention/reduction", "attn.sr", CONVOLUTION),
-        *normalization("attention/reduction_norm", "attn.norm"),
-        *normalization("mlp_norm", "norm2"),
-        *affine("mlp/fc1", "mlp.fc1", LINEAR),
-        *affine("mlp/depthwise_3x3", depthwise, DEPTHWISE),
-        *affine("mlp/fc2", "mlp.fc2", LINEAR),
-    )
-
-
-def _embedding(path, name):
-    return (
-        *affine(f"{path}/projection", f"{name}.proj", CONVOLUTION),
-        *normalization(f"{path}/norm", f"{name}.norm"),
-    )
+    return *OFFICIAL_BLOCK, *affine("mlp/depthwise_3x3", depthwise, DEPTHWISE)
 
 
 _OFFICIAL = (
-    *_embedding("stem", "patch_embed1"),
-    *_embedding("stage{stage}/merging", "patch_embed{stage}"),
-    *(rule.under("stage{stage}/merging", "patch_embed{stage}.spm") for rule in MERGING_RULES),
+    *OFFICIAL_EMBEDDINGS,
     *(
         rule.under("stage{stage}/block{block}", "block{stage}.{block_index}")
         for rule in _block("mlp.dwconv.dwconv")
@@ -44,8 +27,8 @@ _OFFICIAL = (
 )
 
 _TIMM = (
-    *_embedding("stem", "patch_embed"),
-    *_embedding("stage{stage}/merging", "stages.{stage_index}.downsample"),
+    *embedding("stem", "patch_embed", "proj", "norm"),
+    *embedding("stage{stage}/merging", "stages.{stage_index}.downsample", "proj", "norm"),
     *(
         rule.under("stage{stage}/merging", "stages.{stage_index}.downsample")
         for rule in MERGING_RULES
@@ -56,13 +39,6 @@ _TIMM = (
     ),
     *normalization("stage{stage}/norm", "stages.{stage_index}.norm"),
 )
-
-
-def _transformers_embedding(path, name):
-    return (
-        *affine(f"{path}/projection", f"{name}.proj", CONVOLUTION),
-        *normalization(f"{path}/norm", f"{name}.layer_norm"),
-    )
 
 
 _TRANSFORMERS_BLOCK = (
@@ -82,8 +58,10 @@ _PREFIX = "pvt_v2."
 _TRANSFORMERS_STAGE = _PREFIX + "encoder.layers.{stage_index}"
 
 _TRANSFORMERS = (
-    *_transformers_embedding("stem", _PREFIX + "encoder.layers.0.patch_embedding"),
-    *_transformers_embedding("stage{stage}/merging", f"{_TRANSFORMERS_STAGE}.patch_embedding"),
+    *embedding("stem", f"{_PREFIX}encoder.layers.0.patch_embedding", "proj", "layer_norm"),
+    *embedding(
+        "stage{stage}/merging", f"{_TRANSFORMERS_STAGE}.patch_embedding", "proj", "layer_norm"
+    ),
     *(
         rule.under("stage{stage}/block{block}", f"{_TRANSFORMERS_STAGE}.blocks.{{block_index}}")
         for rule in _TRANSFORMERS_BLOCK

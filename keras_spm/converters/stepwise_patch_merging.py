@@ -1,14 +1,14 @@
 """Stepwise Patch Merging as its official code names it."""
 
-from keras_spm.weights.rules import DEPTHWISE
-from keras_spm.weights.rules import GROUPED
-from keras_spm.weights.rules import LINEAR
-from keras_spm.weights.rules import POINTWISE
 from keras_spm.weights.rules import Layout
 from keras_spm.weights.rules import Rule
 from keras_spm.weights.rules import affine
 from keras_spm.weights.rules import batch_normalization
 from keras_spm.weights.rules import normalization
+from keras_spm.weights.transforms import DEPTHWISE
+from keras_spm.weights.transforms import GROUPED
+from keras_spm.weights.transforms import LINEAR
+from keras_spm.weights.transforms import POINTWISE
 
 AGGREGATION_RULES = (
     *(

@@ -6,14 +6,14 @@ import re
 import keras
 
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.rules import BIAS_TABLE
-from keras_spm.weights.rules import CONVOLUTION
-from keras_spm.weights.rules import LINEAR
 from keras_spm.weights.rules import Layout
 from keras_spm.weights.rules import Rule
 from keras_spm.weights.rules import affine
 from keras_spm.weights.rules import normalization
 from keras_spm.weights.rules import stacked_linear
+from keras_spm.weights.transforms import BIAS_TABLE
+from keras_spm.weights.transforms import CONVOLUTION
+from keras_spm.weights.transforms import LINEAR
 
 _BLOCK = (
     *normalization("attention_norm", "norm1"),

@@ -19,7 +19,7 @@ from keras_spm.layers import GuidedLocalEnhancement
 from keras_spm.layers import MultiScaleAggregation
 from keras_spm.weights import FormatError
 from keras_spm.weights import MismatchError
-from keras_spm.weights.rules import POSITIONS
+from keras_spm.weights.transforms import POSITIONS
 from tests import golden
 from tests.helpers import difference
 from tests.helpers import to_numpy
