@@ -16,7 +16,17 @@ def four_each(**values):
     return values
 
 
-def drop_path_rates(last, depths):
-    """Returns a list of rates for each stage's blocks, rising from 0 to `last`."""
-    rising = np.linspace(0, last, sum(depths))
-    return [part.tolist() for part in np.split(rising, np.cumsum(depths)[:-1])]
+def make_blocks(depths, drop_path_rate, make_block):
+    """Returns a list of blocks for each stage.
+
+    Args:
+        depths: four ints.
+        drop_path_rate: float, of the last block; earlier ones rise to it from 0.
+        make_block: function (stage, block, rate, name) → layer; stage and block are
+            counted from 0.
+    """
+    rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
+    return [
+        [make_block(stage, block, next(rates), f"block{block + 1}") for block in range(depth)]
+        for stage, depth in enumerate(depths)
+    ]

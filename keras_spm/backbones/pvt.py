@@ -10,8 +10,8 @@ import functools
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.per_stage import drop_path_rates
 from keras_spm.backbones.per_stage import four_each
+from keras_spm.backbones.per_stage import make_blocks
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
 from keras_spm.backbones.pyramid_backbone import spatial_sizes
 from keras_spm.layers.depthwise_convolution import ceil_divide
@@ -117,39 +117,37 @@ class PVT(PyramidBackbone):
         if position_image_size is None:
             sizes = spatial_sizes(image_shape, data_format)
             position_image_size = PRETRAINING_SIZE if None in sizes else sizes
-        rates = drop_path_rates(drop_path_rate, depths)
         embedding = functools.partial(PatchEmbedding, norm_epsilon=embedding_norm_epsilon)
         own_merging = functools.partial(embedding, patch_size=2)
 
-        def make_stage(stage):
-            dim = embed_dims[stage]
-            blocks = [
-                _block(
-                    dim,
-                    num_heads[stage],
-                    mlp_ratios[stage],
-                    sr_ratios[stage],
-                    rate,
-                    embedding_norm_epsilon,
-                    dtype=dtype,
-                    name=f"block{number}",
-                )
-                for number, rate in enumerate(rates[stage], start=1)
-            ]
+        def make_block(stage, block, rate, name):
+            attention = SpatialReductionAttention(
+                num_heads[stage],
+                sr_ratios[stage],
+                norm_epsilon=embedding_norm_epsilon,
+                dtype=dtype,
+                name="attention",
+            )
+            hidden_dim = int(embed_dims[stage] * mlp_ratios[stage])
+            mlp = MLP(hidden_dim, dtype=dtype, name="mlp")
+            return TransformerBlock(attention, mlp, rate, NORM_EPSILON, dtype=dtype, name=name)
+
+        def make_stage(stage, blocks):
             grid = [ceil_divide(size, 4 * 2**stage) for size in position_image_size]
             stage_class = ClassTokenStage if class_token and stage == 3 else Stage
             return stage_class(
                 blocks,
-                make_merging(merging, dim, own_merging, dtype) if stage else None,
+                make_merging(merging, embed_dims[stage], own_merging, dtype) if stage else None,
                 position_embedding=PositionEmbedding(grid, dtype=dtype, name="position_embedding"),
                 dtype=dtype,
                 name=f"stage{stage + 1}",
             )
 
+        blocks = make_blocks(depths, drop_path_rate, make_block)
         final_norm = keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm")
         super().__init__(
             stem=embedding(embed_dims[0], patch_size=4, dtype=dtype, name="stem"),
-            stages=[make_stage(stage) for stage in range(4)],
+            stages=[make_stage(*each) for each in enumerate(blocks)],
             final_norm=final_norm if class_token else None,
             config={
                 **per_stage,
@@ -164,20 +162,6 @@ class PVT(PyramidBackbone):
             dtype=dtype,
             **kwargs,
         )
-
-
-def _block(
-    dim, num_heads, mlp_ratio, sr_ratio, drop_path_rate, reduction_norm_epsilon, dtype, name
-):
-    attention = SpatialReductionAttention(
-        num_heads,
-        sr_ratio,
-        norm_epsilon=reduction_norm_epsilon,
-        dtype=dtype,
-        name="attention",
-    )
-    mlp = MLP(int(dim * mlp_ratio), dtype=dtype, name="mlp")
-    return TransformerBlock(attention, mlp, drop_path_rate, NORM_EPSILON, dtype=dtype, name=name)
 
 
 @keras.saving.register_keras_serializable("keras_spm")

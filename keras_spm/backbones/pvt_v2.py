@@ -11,8 +11,8 @@ import functools
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.per_stage import drop_path_rates
 from keras_spm.backbones.per_stage import four_each
+from keras_spm.backbones.per_stage import make_blocks
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
@@ -110,39 +110,37 @@ class PVTv2(PyramidBackbone):
             mlp_ratios=mlp_ratios,
             sr_ratios=sr_ratios,
         )
-        rates = drop_path_rates(drop_path_rate, depths)
         embedding = functools.partial(
             OverlappingPatchEmbedding, norm_epsilon=embedding_norm_epsilon
         )
         own_merging = functools.partial(embedding, patch_size=3, strides=2)
 
-        def make_stage(stage):
-            dim = embed_dims[stage]
-            blocks = [
-                _block(
-                    dim,
-                    num_heads[stage],
-                    mlp_ratios[stage],
-                    sr_ratios[stage],
-                    linear_attention,
-                    rate,
-                    embedding_norm_epsilon,
-                    dtype=dtype,
-                    name=f"block{number}",
-                )
-                for number, rate in enumerate(rates[stage], start=1)
-            ]
+        def make_block(stage, block, rate, name):
+            attention = SpatialReductionAttention(
+                num_heads[stage],
+                sr_ratios[stage],
+                linear_attention,
+                embedding_norm_epsilon,
+                dtype=dtype,
+                name="attention",
+            )
+            hidden_dim = int(embed_dims[stage] * mlp_ratios[stage])
+            mlp = ConvolutionalMLP(hidden_dim, linear_attention, dtype=dtype, name="mlp")
+            return TransformerBlock(attention, mlp, rate, NORM_EPSILON, dtype=dtype, name=name)
+
+        def make_stage(stage, blocks):
             return Stage(
                 blocks,
-                make_merging(merging, dim, own_merging, dtype) if stage else None,
+                make_merging(merging, embed_dims[stage], own_merging, dtype) if stage else None,
                 keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),
                 dtype=dtype,
                 name=f"stage{stage + 1}",
             )
 
+        blocks = make_blocks(depths, drop_path_rate, make_block)
         super().__init__(
             stem=embedding(embed_dims[0], patch_size=7, strides=4, dtype=dtype, name="stem"),
-            stages=[make_stage(stage) for stage in range(4)],
+            stages=[make_stage(*each) for each in enumerate(blocks)],
             config={
                 **per_stage,
                 "linear_attention": linear_attention,
@@ -153,29 +151,6 @@ class PVTv2(PyramidBackbone):
             dtype=dtype,
             **kwargs,
         )
-
-
-def _block(
-    dim,
-    num_heads,
-    mlp_ratio,
-    sr_ratio,
-    linear_attention,
-    drop_path_rate,
-    reduction_norm_epsilon,
-    dtype,
-    name,
-):
-    attention = SpatialReductionAttention(
-        num_heads,
-        sr_ratio,
-        linear_attention,
-        reduction_norm_epsilon,
-        dtype=dtype,
-        name="attention",
-    )
-    mlp = ConvolutionalMLP(int(dim * mlp_ratio), linear_attention, dtype=dtype, name="mlp")
-    return TransformerBlock(attention, mlp, drop_path_rate, NORM_EPSILON, dtype=dtype, name=name)
 
 
 @keras.saving.register_keras_serializable("keras_spm")

@@ -10,8 +10,8 @@ import functools
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.per_stage import drop_path_rates
 from keras_spm.backbones.per_stage import four_each
+from keras_spm.backbones.per_stage import make_blocks
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
@@ -73,24 +73,21 @@ class Swin(PyramidBackbone):
         **kwargs,
     ):
         per_stage = four_each(depths=depths, num_heads=num_heads)
-        rates = drop_path_rates(drop_path_rate, depths)
         own_merging = functools.partial(PatchMerging, norm_epsilon=NORM_EPSILON)
 
-        def make_stage(stage):
+        def make_block(stage, block, rate, name):
+            attention = WindowAttention(
+                num_heads[stage],
+                window_size,
+                shifted=block % 2 == 1,
+                dtype=dtype,
+                name="attention",
+            )
+            mlp = MLP(int(embed_dim * 2**stage * mlp_ratio), dtype=dtype, name="mlp")
+            return TransformerBlock(attention, mlp, rate, NORM_EPSILON, dtype=dtype, name=name)
+
+        def make_stage(stage, blocks):
             dim = embed_dim * 2**stage
-            blocks = [
-                _block(
-                    dim,
-                    num_heads[stage],
-                    window_size,
-                    number % 2 == 0,
-                    mlp_ratio,
-                    rate,
-                    dtype=dtype,
-                    name=f"block{number}",
-                )
-                for number, rate in enumerate(rates[stage], start=1)
-            ]
             return Stage(
                 blocks,
                 make_merging(merging, dim, own_merging, dtype) if stage else None,
@@ -98,9 +95,10 @@ class Swin(PyramidBackbone):
                 name=f"stage{stage + 1}",
             )
 
+        blocks = make_blocks(depths, drop_path_rate, make_block)
         super().__init__(
             stem=PatchEmbedding(embed_dim, 4, NORM_EPSILON, dtype=dtype, name="stem"),
-            stages=[make_stage(stage) for stage in range(4)],
+            stages=[make_stage(*each) for each in enumerate(blocks)],
             final_norm=keras.layers.LayerNormalization(
                 epsilon=NORM_EPSILON, dtype=dtype, name="norm"
             ),
@@ -115,12 +113,6 @@ class Swin(PyramidBackbone):
             dtype=dtype,
             **kwargs,
         )
-
-
-def _block(dim, num_heads, window_size, shifted, mlp_ratio, drop_path_rate, dtype, name):
-    attention = WindowAttention(num_heads, window_size, shifted, dtype=dtype, name="attention")
-    mlp = MLP(int(dim * mlp_ratio), dtype=dtype, name="mlp")
-    return TransformerBlock(attention, mlp, drop_path_rate, NORM_EPSILON, dtype=dtype, name=name)
 
 
 @keras.saving.register_keras_serializable("keras_spm")
