@@ -9,6 +9,10 @@ from keras_spm import load_torch_weights
 from tests import golden
 
 
+# Both sides are NumPy's by the time they are compared, so once is enough for most.
+once = pytest.mark.only("torch")
+
+
 @pytest.fixture(scope="module")
 def model():
     model = golden.classifier("pvt_v2_spm")
@@ -41,6 +45,7 @@ def test_channels_first_and_sequences_are_understood(model):
     assert compare(first, _reference()).parts_at is None
 
 
+@once
 def test_the_stage_where_they_part_is_named(model):
     reference = _reference()
     reference["P4"] = reference["P4"] + 3e-3
@@ -55,6 +60,7 @@ def test_the_stage_where_they_part_is_named(model):
     assert compare(model, {**reference, "P2": reference["P2"] * np.nan}).parts_at == "P2"
 
 
+@once
 def test_a_wrong_epsilon_is_found_in_the_first_stage():
     """What the tool is for: the stem's norm with 1e-6 instead of 1e-5."""
     model = golden.classifier("pvt_v2_spm")
@@ -63,6 +69,7 @@ def test_a_wrong_epsilon_is_found_in_the_first_stage():
     assert compare(model, _reference()).parts_at == "P2"
 
 
+@once
 def test_a_pvt_is_compared_by_its_class_token():
     model = golden.classifier("pvt")
     load_torch_weights(model, golden.state("pvt"))
@@ -71,6 +78,7 @@ def test_a_pvt_is_compared_by_its_class_token():
     assert compare(model, reference).parts_at is None
 
 
+@once
 @pytest.mark.parametrize(
     ("change", "message"),
     [
