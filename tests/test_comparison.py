@@ -8,7 +8,6 @@ from keras_spm import compare
 from keras_spm import load_torch_weights
 from tests import golden
 
-
 # Both sides are NumPy's by the time they are compared, so once is enough for most.
 once = pytest.mark.only("torch")
 
