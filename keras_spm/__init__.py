@@ -21,8 +21,7 @@ from keras_spm.converters import load_torch_weights  # noqa: E402
 from keras_spm.converters import to_torch_state_dict  # noqa: E402
 from keras_spm.presets import list_presets  # noqa: E402
 from keras_spm.tasks import ImageClassifier  # noqa: E402
-
-__version__ = "0.1.0"
+from keras_spm.version import __version__  # noqa: E402, F401
 
 __all__ = [
     "ImageClassifier",

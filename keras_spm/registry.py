@@ -1,23 +1,34 @@
-"""Looks names up, and lets a class load presets that it does not import.
+"""Looks names up, and lets a class load and save presets that it does not import.
 
-Imports nothing of this package: `presets` registers its loader here, and
-`PyramidBackbone.from_preset` asks for it.
+Imports nothing of this package: `presets` registers its functions here, and
+`PyramidBackbone.from_preset` asks for them.
 """
 
 import difflib
 
-_loaders = {}
+_functions = {}
 
 
 def register_loader(function):
     """Makes `function(cls, name, load_weights, overrides)` what `from_preset` calls."""
-    _loaders["preset"] = function
+    _functions["load"] = function
+    return function
+
+
+def register_saver(function):
+    """Makes `function(model, folder)` what `save_to_preset` calls."""
+    _functions["save"] = function
     return function
 
 
 def load_preset(cls, name, load_weights, overrides):
     """Builds a `cls` from a preset name through the registered loader."""
-    return _loaders["preset"](cls, name, load_weights, overrides)
+    return _functions["load"](cls, name, load_weights, overrides)
+
+
+def save_preset(model, folder):
+    """Saves a model as a preset folder through the registered saver."""
+    _functions["save"](model, folder)
 
 
 def lookup(kind, name, known):

@@ -109,6 +109,11 @@ def check_mixed_precision(build, policy, compute_dtype):
     assert outputs.dtype == ("float32" if isinstance(model, ImageClassifier) else compute_dtype)
     assert np.isfinite(outputs.astype("float32")).all()
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
+    again = type(model).from_config(model.get_config())
+    assert getattr(again, "backbone", again).dtype_policy.name == policy
+    assert [layer.dtype_policy.name for layer in again._flatten_layers()] == [
+        layer.dtype_policy.name for layer in model._flatten_layers()
+    ]
 
 
 def check_gradients(build):

@@ -21,7 +21,12 @@ ALLOWED = {
     "weights": {"ml_dtypes", "numpy"},
     "converters": {"weights", "keras", "numpy"},
     "comparison": {"keras", "numpy"},
-    "presets": {"registry", "backbones", "tasks", "converters", "weights"},
+    "presets": {
+        *("registry", "backbones", "tasks", "converters", "weights", "cards", "version"),
+        "keras",
+    },
+    "cards": set(),
+    "version": set(),
     "data": {"registry", "numpy", "keras"},
     "visualize": {"numpy"},
     "cli": {"converters", "weights", "keras"},

@@ -62,7 +62,7 @@ def test_the_smallest_variant_at_full_size():
     [
         (lambda: PVTv2.from_preset("b11", load_weights=False), "Did you mean 'b1'"),
         (lambda: Swin.from_preset("tinny", load_weights=False), "Did you mean 'tiny'"),
-        (lambda: PVTv2.from_preset("b1"), "load_weights=False"),
+        (lambda: PVTv2.from_preset("mini"), "load_weights=False"),
         (lambda: ImageClassifier.from_preset("pvt2_spm_b1", num_classes=3), "pvt_v2_spm_b1"),
         (
             lambda: PVTv2SPM.from_preset("mini", load_weights=False, merging="smp"),

@@ -4,6 +4,7 @@ import keras
 
 from keras_spm.layers.multiply_adds import multiply_adds
 from keras_spm.registry import load_preset
+from keras_spm.registry import save_preset
 
 SMALLEST_SIZE = 32
 
@@ -58,7 +59,7 @@ class PyramidBackbone(keras.Model):
         data_format=None,
         dtype=None,
         frozen_stages=0,
-        **kwargs,
+        name=None,
     ):
         # === Layers ===
         data_format = _checked_data_format(data_format)
@@ -92,9 +93,10 @@ class PyramidBackbone(keras.Model):
             if channels_first:
                 output = to_channels_first(maps, "to_channels_first")
         pooled_output = pooling(maps) if class_token is None else final_norm(class_token)
-        super().__init__(inputs=images, outputs=output, dtype=dtype, **kwargs)
+        super().__init__(inputs=images, outputs=output, name=name)
 
         # === Config ===
+        self.dtype_policy = keras.dtype_policies.get(dtype)
         self.image_shape = image_shape
         self.data_format = data_format
         self._pyramid_outputs = pyramid_outputs
@@ -128,19 +130,33 @@ class PyramidBackbone(keras.Model):
 
     @classmethod
     def from_preset(cls, name, load_weights=True, **overrides):
-        """Builds a backbone by name.
+        """Builds a backbone and loads its weights; `load_report` on it says what was done.
 
         Args:
-            name: one of `cls.presets`, or its long name (`"pvt_v2_b1"`). On
-                `PyramidBackbone` itself, the long name of any family's.
+            name: one of `cls.presets`, or its long name (`"pvt_v2_b1"`; on
+                `PyramidBackbone` itself, that of any family's); a folder, as
+                `save_to_preset`, transformers or timm writes it; or such a folder's
+                address on the hub, `"hf://owner/name"`, with `"@revision"` or not.
             load_weights: bool; `False` for random weights.
             **overrides: constructor arguments that replace the preset's.
 
         Raises:
-            ValueError: for an unknown name (says the nearest), and for
-                `load_weights=True` where no weights are published.
+            ValueError: for an unknown name (says the nearest), a preset without
+                published weights, and a folder that holds another family.
+            keras_spm.weights.WeightsError: where files cannot be had whole or do not fit.
         """
         return load_preset(cls, name, load_weights, overrides)
+
+    def save_to_preset(self, folder):
+        """Writes configuration and weights to a new folder, for `from_preset`.
+
+        Args:
+            folder: path; what is there already must be an empty folder.
+
+        Raises:
+            FileExistsError: otherwise. Nothing half-written stays behind.
+        """
+        save_preset(self, folder)
 
     def freeze(self, up_to_stage=4):
         """Freezes the stem and stages 1 to `up_to_stage`; later stages train.

@@ -59,7 +59,7 @@ def load_torch_weights(model_or_layer, source, layout="auto"):
     >>> report = keras_spm.load_torch_weights(backbone, "pvt_v2_b1.pth")
     """
     candidates = _candidates(model_or_layer, layout)
-    variables = _variables(model_or_layer)
+    variables = variables_of(model_or_layer)
     arrays, description = read_arrays(source)
     found = [ledger.overlap(variables, arrays, candidate) for candidate in candidates]
     if not max(found):
@@ -101,7 +101,7 @@ def to_torch_state_dict(model_or_layer, layout="official"):
     candidates = _candidates(model_or_layer, layout)
     if layout == "auto":
         raise ValueError("`layout` 'auto' is for loading. Name the one to write in.")
-    variables = _variables(model_or_layer)
+    variables = variables_of(model_or_layer)
     has_head = hasattr(model_or_layer, "backbone")
     chosen = next((each for each in candidates if each.bare != has_head), candidates[0])
     _check_attributes(model_or_layer, chosen)
@@ -161,7 +161,7 @@ def _check_attributes(model_or_layer, layout):
             )
 
 
-def _variables(model_or_layer):
+def variables_of(model_or_layer):
     """{path from the model or layer: variable}, without the state of random generators."""
     prefix = "" if hasattr(model_or_layer, "layers") else f"{model_or_layer.path}/"
     return {variable.path.removeprefix(prefix): variable for variable in model_or_layer.weights}

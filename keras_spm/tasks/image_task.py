@@ -5,6 +5,7 @@ import warnings
 import keras
 
 from keras_spm.registry import load_preset
+from keras_spm.registry import save_preset
 from keras_spm.tasks.pixel_range import looks_scaled
 
 
@@ -16,18 +17,33 @@ class ImageTask(keras.Model):
 
     @classmethod
     def from_preset(cls, name, load_weights=True, **arguments):
-        """Builds the task on a backbone preset.
+        """Builds the task and loads its weights; `load_report` on it says what was done.
 
         Args:
-            name: long name of a backbone preset, see `keras_spm.list_presets()`.
+            name: long name of a backbone preset, see `keras_spm.list_presets()`, or a
+                folder or address as `PyramidBackbone.from_preset` takes them.
             load_weights: bool; `False` for random weights.
-            **arguments: of the task's constructor, without the backbone.
+            **arguments: of the task's constructor, without the backbone. What a folder
+                says of its classifier need not be given; for another `num_classes` the
+                head is fresh.
 
         Raises:
-            ValueError: for an unknown name (says the nearest), and for
-                `load_weights=True` where no weights are published.
+            ValueError: for an unknown name (says the nearest), and for a preset without
+                published weights.
+            keras_spm.weights.WeightsError: where files cannot be had whole or do not fit.
         """
         return load_preset(cls, name, load_weights, arguments)
+
+    def save_to_preset(self, folder):
+        """Writes configuration, class names and weights to a new folder, for `from_preset`.
+
+        Args:
+            folder: path; what is there already must be an empty folder.
+
+        Raises:
+            FileExistsError: otherwise. Nothing half-written stays behind.
+        """
+        save_preset(self, folder)
 
     def freeze(self, up_to_stage=4):
         """Freezes the backbone's stem and stages 1 to `up_to_stage`; 0 freezes nothing.

@@ -1,9 +1,17 @@
 """Weight files: reading them, the rule language, and loading all or nothing."""
 
+from keras_spm.weights.errors import DownloadError
 from keras_spm.weights.errors import FormatError
 from keras_spm.weights.errors import MismatchError
 from keras_spm.weights.errors import WeightsError
 from keras_spm.weights.formats import read_arrays
 from keras_spm.weights.ledger import LoadReport
 
-__all__ = ["FormatError", "LoadReport", "MismatchError", "WeightsError", "read_arrays"]
+__all__ = [
+    "DownloadError",
+    "FormatError",
+    "LoadReport",
+    "MismatchError",
+    "WeightsError",
+    "read_arrays",
+]

@@ -11,3 +11,7 @@ class FormatError(WeightsError):
 
 class MismatchError(WeightsError):
     """The source's names, shapes or values do not fit the model."""
+
+
+class DownloadError(WeightsError):
+    """A file of the hub could not be had whole; none is left behind."""

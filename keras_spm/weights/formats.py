@@ -15,7 +15,7 @@ from keras_spm.weights.errors import FormatError
 INDEX_SUFFIX = ".index.json"
 
 # What a folder may hold, the first found counts: the names that transformers writes.
-_IN_FOLDERS = tuple(
+WEIGHT_FILES = tuple(
     f"{name}{index}"
     for name in ("model.safetensors", "pytorch_model.bin")
     for index in ("", INDEX_SUFFIX)
@@ -90,9 +90,9 @@ def write_safetensors(path, arrays):
 def _in_folder(path):
     if not path.is_dir():
         return path
-    found = [path / name for name in _IN_FOLDERS if (path / name).is_file()]
+    found = [path / name for name in WEIGHT_FILES if (path / name).is_file()]
     if not found:
-        raise FileNotFoundError(f"The folder {path} holds none of {', '.join(_IN_FOLDERS)}.")
+        raise FileNotFoundError(f"The folder {path} holds none of {', '.join(WEIGHT_FILES)}.")
     return found[0]
 
 
@@ -109,15 +109,25 @@ def _read_file(path):
     return _READERS[path.suffix](path)
 
 
-def _read_shards(path):
-    """Reads the files that an index names: each tensor where the index says, no other."""
-    index = _parse_json(path, path.read_bytes(), "index")
+def shard_names(path):
+    """Names of the files that an index names; none for any other weight file."""
+    return sorted(set(_weight_map(path).values())) if path.name.endswith(INDEX_SUFFIX) else []
+
+
+def _weight_map(path):
+    index = parse_json(path, path.read_bytes(), "index")
     weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not all(
         isinstance(shard, str) and shard == pathlib.PurePath(shard).name
         for shard in weight_map.values()
     ):
         raise FormatError(f"{path}: `weight_map` must map tensors to files in the same folder.")
+    return weight_map
+
+
+def _read_shards(path):
+    """Reads the files that an index names: each tensor where the index says, no other."""
+    weight_map = _weight_map(path)
     arrays = {}
     for shard in sorted(set(weight_map.values())):
         contents = _read_file(path.with_name(shard))
@@ -153,11 +163,20 @@ def _check_safetensors_header(path):
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else None
         if length is None or length > size - 8:
             raise FormatError(f"{path} is not a safetensors file, or is cut off ({size} bytes).")
-        _parse_json(path, file.read(length), "safetensors header")
+        parse_json(path, file.read(length), "safetensors header")
 
 
-def _parse_json(path, text, what):
-    """Parses JSON, and refuses a key that stands twice in one object."""
+def parse_json(path, text, what):
+    """Parses JSON, and refuses a key that stands twice in one object.
+
+    Args:
+        path: of the file, for messages.
+        text: str or bytes.
+        what: what the text is, for messages.
+
+    Raises:
+        FormatError: for anything else.
+    """
 
     def without_duplicates(pairs):
         counts = collections.Counter(name for name, _ in pairs)

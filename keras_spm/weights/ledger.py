@@ -37,6 +37,11 @@ class LoadReport:
     resized: dict
     widened: tuple
 
+    def without(self, paths):
+        """This report for a model in which these variables stayed fresh after all."""
+        loaded = {path: names for path, names in self.loaded.items() if path not in paths}
+        return dataclasses.replace(self, loaded=loaded, fresh=(*self.fresh, *paths))
+
     def __str__(self):
         lines = [f"{len(self.loaded)} variables loaded from {self.source} ({self.layout} layout)"]
         resized = [f"{name} {old} → {new}" for name, (old, new) in self.resized.items()]
@@ -173,11 +178,14 @@ def _head_is_fresh(head, shapes, arrays):
         for binding in head
         for shape in binding.transform.source_shapes([shapes[path] for path in binding.paths])
     ]
-    actual = [arrays[name].shape for name in names]
-    return all(
-        found[1:] == wanted[1:] and found[:1] != wanted[:1]
-        for found, wanted in zip(actual, expected, strict=True)
-    )
+    # The classes' axis differs, the same everywhere, and no other.
+    differing = [
+        [size for size, own in zip(arrays[name].shape, shape, strict=True) if size != own]
+        if arrays[name].ndim == len(shape)
+        else []
+        for name, shape in zip(names, expected, strict=True)
+    ]
+    return bool(names) and all(len(sizes) == 1 and sizes == differing[0] for sizes in differing)
 
 
 def _missing_and_unexpected(used, arrays, left_over):

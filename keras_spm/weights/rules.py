@@ -83,6 +83,17 @@ class Rule:
         return Rule(self.path, tuple(rename(each) for each in self.names), self.transform)
 
 
+class SamePath:
+    """A rule for every variable but those below one path: the tensor's name is its path."""
+
+    def __init__(self, without):
+        self._without = without
+
+    def bind(self, path, variables):
+        """Returns the `Binding` of a variable, or None where it is left to others."""
+        return None if path.startswith(self._without) else Binding((path,), (path,), IDENTITY)
+
+
 def affine(path, name, transform):
     """Rules for a kernel and a bias."""
     return (
@@ -147,3 +158,11 @@ class Layout:
             ),
             omissible=tuple(name.removeprefix(prefix) for name in self.omissible),
         )
+
+
+# What our own files hold: variables under their own paths, in Keras's axis order.
+OWN_LAYOUT = Layout(
+    "keras_spm",
+    (SamePath(without="head/"),),
+    head=(Rule("head/kernel", "head/kernel"), Rule("head/bias", "head/bias")),
+)

@@ -1,0 +1,218 @@
+"""Weights from the hub: they arrive whole or not at all."""
+
+import json
+
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from safetensors.numpy import save_file
+
+import keras_spm
+from keras_spm.weights import DownloadError
+from tests import golden
+from tests.helpers import difference
+from tests.helpers import randomize
+from tests.helpers import to_numpy
+from tests.hub_server import COMMIT
+from tests.hub_server import Hub
+
+pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A running hub, and an empty cache, for this process."""
+    hub = Hub()
+    with hub.running():
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        hub.cache = tmp_path / "cache"
+        yield hub
+
+
+@pytest.fixture
+def model(hub, tmp_path):
+    """A classifier that the hub has as owner/birds."""
+    model = randomize(golden.classifier("swin_spm"))
+    model.save_to_preset(tmp_path / "birds")
+    hub.repositories["owner/birds"] = tmp_path / "birds"
+    return model
+
+
+def _outputs(model):
+    images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype("float32")
+    return model.predict(images, verbose=0)
+
+
+def _blobs(hub):
+    """Weights in the cache, finished or not."""
+    return [path for path in hub.cache.rglob("blobs/*") if path.stat().st_size > 10_000]
+
+
+def test_ours(hub, model):
+    loaded = keras_spm.ImageClassifier.from_preset("hf://owner/birds")
+    assert difference(_outputs(loaded), _outputs(model)) == 0
+    assert keras_spm.SwinSPM.from_preset(f"hf://owner/birds@{COMMIT}").load_report.left_over
+    asked = len(hub.asked)
+    keras_spm.ImageClassifier.from_preset("hf://owner/birds", num_classes=2)
+    bodies = [path for method, path in hub.asked[asked:] if method == "GET"]
+    assert not bodies  # It was in the cache.
+
+
+def test_every_file_is_of_one_commit(hub, model):
+    keras_spm.SwinSPM.from_preset("hf://owner/birds")
+    revisions = [path.split("/resolve/")[1].partition("/")[0] for _, path in hub.asked]
+    assert set(revisions[2:]) == {COMMIT}  # But for the question what main is.
+
+
+def _timm_folder(folder, model, architecture):
+    folder.mkdir()
+    save_file(keras_spm.to_torch_state_dict(model, "timm"), folder / "model.safetensors")
+    config = {
+        "architecture": architecture,
+        "num_classes": model.num_classes,
+        "pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture
+def published(hub, tmp_path):
+    """What the card of pvt_v2_b0 names, with random weights."""
+    backbone = keras_spm.PVTv2.from_preset("b0", load_weights=False)
+    model = keras_spm.ImageClassifier(
+        backbone, 1000, mean=(0.5, 0.5, 0.5), standard_deviation=(0.25, 0.25, 0.25)
+    )
+    _timm_folder(tmp_path / "b0", model, "pvt_v2_b0")
+    hub.repositories["timm/pvt_v2_b0.in1k"] = tmp_path / "b0"
+    return model
+
+
+def test_a_preset_loads_what_its_card_names(published):
+    backbone = keras_spm.PVTv2.from_preset("b0")
+    values = {variable.path: to_numpy(variable) for variable in backbone.weights}
+    own = {variable.path: to_numpy(variable) for variable in published.backbone.weights}
+    assert all((values[path] == own[path]).all() for path in own)
+    assert backbone.load_report.layout == "timm"
+    model = keras_spm.ImageClassifier.from_preset("pvt_v2_b0")
+    assert model.num_classes == 1000 and model.mean == (0.5, 0.5, 0.5)
+    assert difference(_outputs(model), _outputs(published)) == 0
+    for_ten = keras_spm.ImageClassifier.from_preset("pvt_v2_b0", num_classes=10)
+    assert sorted(for_ten.load_report.fresh) == ["head/bias", "head/kernel"]
+
+
+def test_spm_is_filled_with_what_it_shares(published):
+    with pytest.warns(UserWarning, match="fresh are the mergings of stage2, stage3, stage4"):
+        model = keras_spm.ImageClassifier.from_preset("pvt_v2_spm_b0", num_classes=1000)
+    assert isinstance(model.backbone, keras_spm.PVTv2SPM)
+    own = {variable.path: variable for variable in published.weights}
+    for variable in model.weights:
+        if "/merging/" in variable.path:
+            assert variable.path in model.load_report.fresh
+        else:
+            assert difference(variable, own[variable.path]) == 0
+    assert all("/merging/" in path for path in model.load_report.fresh)
+
+
+def test_another_variant_at_the_address_is_refused(hub, published):
+    hub.repositories["timm/pvt_v2_b1.in1k"] = hub.repositories["timm/pvt_v2_b0.in1k"]
+    with pytest.raises(keras_spm.weights.FormatError, match="another variant than 'b1'"):
+        keras_spm.PVTv2.from_preset("b1")
+
+
+@pytest.mark.parametrize("form", ["one file", "shards", "no classifier"])
+def test_transformers_folders(hub, tmp_path, form):
+    import transformers
+
+    config = transformers.PvtV2Config(
+        hidden_sizes=[8, 16, 40, 64],
+        depths=[1, 1, 2, 1],
+        mlp_ratios=[4, 4, 2, 2],
+        id2label={0: "crane", 1: "heron", 2: "crane"},
+    )
+    theirs = transformers.PvtV2ForImageClassification(config)
+    if form == "no classifier":
+        theirs = theirs.base_model
+    theirs.save_pretrained(
+        tmp_path / "theirs", max_shard_size="100KB" if form == "shards" else "1GB"
+    )
+    assert (tmp_path / "theirs/model.safetensors").exists() == (form != "shards")
+    processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3]}
+    (tmp_path / "theirs/preprocessor_config.json").write_text(json.dumps(processor))
+    hub.repositories["them/pvt"] = tmp_path / "theirs"
+    backbone = keras_spm.backbones.PyramidBackbone.from_preset("hf://them/pvt")
+    assert type(backbone) is keras_spm.PVTv2 and backbone.embedding_norm_epsilon == 1e-6
+    if form == "no classifier":
+        model = keras_spm.ImageClassifier.from_preset("hf://them/pvt", num_classes=2)
+        assert sorted(model.load_report.fresh) == ["head/bias", "head/kernel"]
+    else:
+        model = keras_spm.ImageClassifier.from_preset("hf://them/pvt")
+        assert model.class_names == ["crane (0)", "heron", "crane (2)"]
+        assert model.mean == (0.1, 0.2, 0.3)
+        assert not model.load_report.fresh
+
+
+# Faults
+
+WHY = {
+    "404": "holds none of model.safetensors",
+    "gated": "access is restricted",
+    "429": "429",
+    "500": "500",
+    "dropped at 50 %": "model.safetensors",
+    "wrong length": "model.safetensors",
+    "wrong bytes": "other bytes than the hub declared",
+}
+
+
+@pytest.mark.parametrize("fault", WHY)
+@pytest.mark.filterwarnings("ignore")
+def test_a_fault_is_named_and_leaves_no_weights(hub, model, monkeypatch, fault):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # Between its attempts.
+    hub.faults["model.safetensors"] = fault
+    with pytest.raises(DownloadError, match=WHY[fault]) as caught:
+        keras_spm.SwinSPM.from_preset("hf://owner/birds")
+    assert "hf://owner/birds" in str(caught.value)
+    assert all(path.suffix == ".incomplete" for path in _blobs(hub))
+    hub.faults.clear()
+    loaded = keras_spm.ImageClassifier.from_preset("hf://owner/birds")
+    assert difference(_outputs(loaded), _outputs(model)) == 0
+
+
+def test_what_is_not_there_is_named(hub, model):
+    for address, message in (
+        ("hf://owner/bards", "no such repository or revision"),
+        ("hf://owner/birds@old", "no such repository or revision"),
+    ):
+        with pytest.raises(DownloadError, match=message):
+            keras_spm.SwinSPM.from_preset(address)
+    for address in ("hf://birds", "hf://owner/birds/model", "hf://../birds", "hf://owner/b@../x"):
+        with pytest.raises((ValueError, DownloadError)):
+            keras_spm.SwinSPM.from_preset(address)
+
+
+def test_without_a_network_the_ways_on_are_said(hub, model, monkeypatch):
+    keras_spm.SwinSPM.from_preset("hf://owner/birds")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    asked = len(hub.asked)
+    loaded = keras_spm.ImageClassifier.from_preset("hf://owner/birds")  # It is in the cache.
+    assert difference(_outputs(loaded), _outputs(model)) == 0
+    with pytest.raises(DownloadError) as caught:
+        keras_spm.PVTv2.from_preset("b1")
+    assert len(hub.asked) == asked
+    for part in ("config.json of hf://timm/pvt_v2_b1.in1k", str(hub.cache), "load_weights=False"):
+        assert part in str(caught.value)
+
+
+def test_a_damaged_cache_is_noticed(hub, model):
+    keras_spm.SwinSPM.from_preset("hf://owner/birds")
+    (weights,) = _blobs(hub)
+    contents = bytearray(weights.read_bytes())
+    contents[-5] ^= 1
+    weights.write_bytes(contents)
+    with pytest.raises(DownloadError, match="It was removed; try again"):
+        keras_spm.SwinSPM.from_preset("hf://owner/birds")
+    assert not _blobs(hub)
+    keras_spm.SwinSPM.from_preset("hf://owner/birds")
