@@ -24,8 +24,8 @@ def _of_golden(name, **own):
 
 # name → function (**constructor arguments) → model
 BACKBONES = {
-    "PVT": _of_golden("pvt"),
-    "PVTSPM-dense": _of_golden("pvt_spm", class_token=False),
+    "PVT-dense": _of_golden("pvt", class_token=False),
+    "PVTSPM": _of_golden("pvt_spm"),
     "PVTv2": _of_golden("pvt_v2"),
     "PVTv2-linear": _of_golden("pvt_v2_li"),
     "PVTv2SPM": _of_golden("pvt_v2_spm"),
@@ -37,7 +37,7 @@ BACKBONES = {
 
 TASKS = {
     "ImageClassifier": lambda **arguments: ImageClassifier(
-        golden.backbone("pvt_v2_spm", **arguments), 7, class_names=list("abcdefg")
+        golden.backbone("pvt_v2", **arguments), 7, class_names=list("abcdefg")
     ),
 }
 
