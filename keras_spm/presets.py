@@ -75,8 +75,11 @@ def _load_preset(cls, name, load_weights, arguments):
         if is_backbone:
             model = backbone_class(**{**given, **arguments})
         else:
-            model = _classifier(cls, backbone_class(**given), description.classifier, arguments)
+            classifier = _classifier_arguments(description.classifier, arguments, name)
+            model = cls(backbone_class(**given), **classifier)
     except TypeError as error:
+        if folder is None:  # Then the caller's arguments alone can be wrong.
+            raise
         raise FormatError(f"{name} cannot be built: {error}") from error
     if load_weights:
         model.load_report = _load_weights(model, folder, description, name)
@@ -138,12 +141,14 @@ def _backbone_class(wanted, description, name):
     raise ValueError(f"{name} holds a {found.__name__}, not a {wanted.__name__}.")
 
 
-def _classifier(cls, backbone, saved, arguments):
-    """A task with what was saved of it, but for what the caller wants otherwise."""
-    saved = dict(saved or {})
-    if "num_classes" in arguments and arguments["num_classes"] != saved.get("num_classes"):
-        saved.pop("class_names", None)
-    return cls(backbone, **{**saved, **arguments})
+def _classifier_arguments(saved, arguments, name):
+    """What was saved of a classifier, but for what the caller wants otherwise."""
+    merged = {**(saved or {}), **arguments}
+    if "num_classes" not in merged:
+        raise ValueError(f"`num_classes` must be given: {name} comes without a classifier.")
+    if saved and saved["num_classes"] != merged["num_classes"] and "class_names" not in arguments:
+        merged.pop("class_names", None)
+    return merged
 
 
 def _load_weights(model, folder, description, name):

@@ -65,6 +65,10 @@ def test_the_smallest_variant_at_full_size():
         (lambda: PVTv2.from_preset("mini"), "load_weights=False"),
         (lambda: ImageClassifier.from_preset("pvt2_spm_b1", num_classes=3), "pvt_v2_spm_b1"),
         (
+            lambda: ImageClassifier.from_preset("pvt_v2_mini", load_weights=False),
+            "`num_classes` must be given: pvt_v2_mini",
+        ),
+        (
             lambda: PVTv2SPM.from_preset("mini", load_weights=False, merging="smp"),
             "Did you mean 'spm'",
         ),
@@ -105,3 +109,8 @@ def test_the_smallest_variant_at_full_size():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_unknown_arguments_are_named():
+    with pytest.raises(TypeError, match="colour"):
+        PVTv2.from_preset("mini", load_weights=False, colour="red")

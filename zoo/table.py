@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import keras_spm
+from keras_spm.cards import read_card
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- models: written by zoo/table.py -->", "<!-- end of models -->"
@@ -22,8 +23,9 @@ def table():
     """Returns the Markdown table: every variant without and with SPM."""
     lines = [
         "| variant | parameters | multiply-adds, G "
-        "| with SPM: parameters | multiply-adds, G | in the reference's form, G |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        "| with SPM: parameters | multiply-adds, G | in the reference's form, G "
+        "| published weights | top-1, % |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
     for plain, spm in FAMILIES:
         for name in plain.presets:
@@ -33,6 +35,7 @@ def table():
                 *_figures(model),
                 *_figures(spm_model),
                 _billions(spm_model.multiply_adds(INPUT_SHAPE) + _spared(spm_model.backbone)),
+                *_published(f"{plain.preset_prefix}{name}"),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -45,6 +48,13 @@ def _classifier(cls, name):
 def _figures(model):
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return f"{parameters:,}", _billions(model.multiply_adds(INPUT_SHAPE))
+
+
+def _published(preset):
+    card = read_card(preset)
+    if card.repository is None:
+        return "–", "–"
+    return f"`{card.repository}`", f"{card.published_top1:.1f}"
 
 
 def _spared(backbone):

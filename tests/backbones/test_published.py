@@ -56,7 +56,7 @@ def _row(variant):
     (line,) = (
         line for line in README.read_text().splitlines() if line.startswith(f"| {variant} |")
     )
-    return [float(cell.replace(",", "")) for cell in line.split("|")[2:-1]]
+    return [float(cell.replace(",", "")) for cell in line.split("|")[2:7]]
 
 
 def _rounding(published):
