@@ -8,6 +8,7 @@ from keras_spm.environment import check_backend
 
 check_backend()
 
+from keras_spm import data  # noqa: E402
 from keras_spm import layers  # noqa: E402
 from keras_spm.backbones import PVT  # noqa: E402
 from keras_spm.backbones import PVTSPM  # noqa: E402
@@ -20,6 +21,7 @@ from keras_spm.converters import list_layouts  # noqa: E402
 from keras_spm.converters import load_torch_weights  # noqa: E402
 from keras_spm.converters import to_torch_state_dict  # noqa: E402
 from keras_spm.presets import list_presets  # noqa: E402
+from keras_spm.presets import upload_preset  # noqa: E402
 from keras_spm.tasks import ImageClassifier  # noqa: E402
 from keras_spm.version import __version__  # noqa: E402, F401
 
@@ -32,9 +34,11 @@ __all__ = [
     "Swin",
     "SwinSPM",
     "compare",
+    "data",
     "layers",
     "list_layouts",
     "list_presets",
     "load_torch_weights",
     "to_torch_state_dict",
+    "upload_preset",
 ]

@@ -1,6 +1,8 @@
 """Weights from the hub: they arrive whole or not at all."""
 
+import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from huggingface_hub import constants
 from safetensors.numpy import save_file
 
 import keras_spm
+from keras_spm.cards import read_card
 from keras_spm.weights import DownloadError
+from keras_spm.weights.formats import sha256_of
 from tests import golden
 from tests.helpers import difference
 from tests.helpers import randomize
@@ -24,11 +28,9 @@ def hub(tmp_path, monkeypatch):
     """A running hub, and an empty cache, for this process."""
     hub = Hub()
     with hub.running():
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        hub.cache = tmp_path / "cache"
+        for name, value in hub.settings(tmp_path / "caches").items():
+            monkeypatch.setattr(constants, name, value)
+        hub.cache = pathlib.Path(constants.HF_HUB_CACHE)
         yield hub
 
 
@@ -81,10 +83,7 @@ def _timm_folder(folder, model, architecture):
 @pytest.fixture
 def published(hub, tmp_path):
     """What the card of pvt_v2_b0 names, with random weights."""
-    backbone = keras_spm.PVTv2.from_preset("b0", load_weights=False)
-    model = keras_spm.ImageClassifier(
-        backbone, 1000, mean=(0.5, 0.5, 0.5), standard_deviation=(0.25, 0.25, 0.25)
-    )
+    model = keras_spm.ImageClassifier.from_preset("pvt_v2_b0", load_weights=False)
     _timm_folder(tmp_path / "b0", model, "pvt_v2_b0")
     hub.repositories["timm/pvt_v2_b0.in1k"] = tmp_path / "b0"
     return model
@@ -95,12 +94,60 @@ def test_a_preset_loads_what_its_card_names(published):
     values = {variable.path: to_numpy(variable) for variable in backbone.weights}
     own = {variable.path: to_numpy(variable) for variable in published.backbone.weights}
     assert all((values[path] == own[path]).all() for path in own)
-    assert backbone.load_report.layout == "timm"
     model = keras_spm.ImageClassifier.from_preset("pvt_v2_b0")
-    assert model.num_classes == 1000 and model.mean == (0.5, 0.5, 0.5)
+    assert model.class_names[1] == "goldfish, Carassius auratus" and model.num_classes == 1000
+    assert model.preprocessing.crop_fraction == 0.9
     assert difference(_outputs(model), _outputs(published)) == 0
     for_ten = keras_spm.ImageClassifier.from_preset("pvt_v2_b0", num_classes=10)
     assert sorted(for_ten.load_report.fresh) == ["head/bias", "head/kernel"]
+
+
+def _converted(hub):
+    return list((hub.cache.parent / "assets").rglob("*.safetensors"))
+
+
+def test_weights_are_converted_once(hub, published):
+    first = keras_spm.PVTv2.from_preset("b0")
+    (kept,) = _converted(hub)
+    assert sha256_of(kept) == kept.stem
+    asked = len(hub.asked)
+    again = keras_spm.PVTv2.from_preset("b0")
+    assert all("/model.safetensors" not in path for _, path in hub.asked[asked:])
+    assert again.load_report.source == str(kept)
+    for ours, theirs in zip(again.weights, first.weights, strict=True):
+        assert difference(ours, theirs) == 0
+
+
+def test_a_damaged_conversion_is_made_again(hub, published):
+    keras_spm.PVTv2.from_preset("b0")
+    (kept,) = _converted(hub)
+    contents = bytearray(kept.read_bytes())
+    contents[-5] ^= 1
+    kept.write_bytes(contents)
+    (kept.parent / ".unfinished.safetensors").write_bytes(b"of a process that was killed")
+    again = keras_spm.PVTv2.from_preset("b0")
+    own = {variable.path: variable for variable in published.backbone.weights}
+    assert all(difference(variable, own[variable.path]) == 0 for variable in again.weights)
+    assert _converted(hub) == [kept] and sha256_of(kept) == kept.stem
+
+
+def test_where_nothing_can_be_kept_weights_come_all_the_same(hub, published):
+    hub.cache.parent.mkdir()
+    (hub.cache.parent / "assets").write_text("a file, where a folder should be")
+    with pytest.warns(UserWarning, match="Converted weights cannot be kept in .*assets"):
+        backbone = keras_spm.PVTv2.from_preset("b0")
+    own = {variable.path: variable for variable in published.backbone.weights}
+    assert all(difference(variable, own[variable.path]) == 0 for variable in backbone.weights)
+
+
+def test_a_card_holds_the_hub_to_its_sha256(hub, published, monkeypatch):
+    card = dataclasses.replace(read_card("pvt_v2_b0"), revision=COMMIT, sha256="0" * 64)
+    monkeypatch.setattr("keras_spm.presets.sources.read_card", lambda preset: card)
+    with pytest.raises(DownloadError, match="another file than expected"):
+        keras_spm.PVTv2.from_preset("b0")
+    weights = hub.repositories["timm/pvt_v2_b0.in1k"] / "model.safetensors"
+    card = dataclasses.replace(card, sha256=sha256_of(weights))
+    assert keras_spm.PVTv2.from_preset("b0").load_report.fresh == ()
 
 
 def test_spm_is_filled_with_what_it_shares(published):
@@ -154,16 +201,15 @@ def test_transformers_folders(hub, tmp_path, form):
         assert not model.load_report.fresh
 
 
-# Faults
+# Faults. tests/test_campaigns.py has those of the connection, the disk and the process.
 
 WHY = {
     "404": "holds none of model.safetensors",
     "gated": "access is restricted",
+    "private": "or it is private",
     "429": "429",
     "500": "500",
-    "dropped at 50 %": "model.safetensors",
-    "wrong length": "model.safetensors",
-    "wrong bytes": "other bytes than the hub declared",
+    "too long": "model.safetensors",
 }
 
 

@@ -17,15 +17,14 @@ ALLOWED = {
     "layers": {"backend", "keras", "numpy"},
     "backbones": {"layers", "registry", "keras", "numpy"},
     "optimizers": {"keras"},
-    "tasks": {"backbones", "layers", "optimizers", "registry", "keras", "numpy"},
+    "tasks": {"backbones", "data", "layers", "optimizers", "registry", "keras", "numpy"},
     "weights": {"ml_dtypes", "numpy"},
     "converters": {"weights", "keras", "numpy"},
     "comparison": {"keras", "numpy"},
     "presets": {
         *("registry", "backbones", "tasks", "converters", "weights", "cards", "version"),
-        "keras",
     },
-    "cards": set(),
+    "cards": {"weights"},
     "version": set(),
     "data": {"registry", "numpy", "keras"},
     "visualize": {"numpy"},
@@ -41,9 +40,10 @@ LAZY = {
     *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),
     *("pycocotools", "sklearn", "PIL", "matplotlib", "safetensors"),
 }
-# A framework may be imported here alone (weights reads .pth files with torch's reader).
+# A framework may be imported here alone (weights reads .pth files with torch's reader, data
+# maps tf.data sets).
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
-MAY_USE_A_FRAMEWORK = {"backend", "weights"}
+MAY_USE_A_FRAMEWORK = {"backend", "data", "weights"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -28,11 +28,13 @@ def test_public_names():
         "Swin",
         "SwinSPM",
         "compare",
+        "data",
         "layers",
         "list_layouts",
         "list_presets",
         "load_torch_weights",
         "to_torch_state_dict",
+        "upload_preset",
     ]
     assert all(hasattr(keras_spm, name) for name in keras_spm.__all__)
     assert keras_spm.layers.__all__ == [

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+import keras
 import pytest
 
 import keras_spm
@@ -19,6 +20,38 @@ KEPT = pathlib.Path(__file__).parent / "presets"
 
 def _values(model):
     return {variable.path: to_numpy(variable) for variable in model.weights}
+
+
+def test_a_folder_loads_at_other_sizes(tmp_path):
+    """As with other layouts: embeddings and tables are resized, what has no place is left."""
+    pvt = randomize(golden.backbone("pvt"))
+    pvt.save_to_preset(tmp_path / "pvt")
+    dense = keras_spm.PVT.from_preset(tmp_path / "pvt", class_token=False)
+    assert dense.load_report.left_over == (
+        *("norm/beta", "norm/gamma", "stage4/class_position", "stage4/class_token"),
+    )
+    reference = golden.backbone("pvt", position_image_size=(96, 64))
+    keras_spm.load_torch_weights(reference, keras_spm.to_torch_state_dict(pvt))
+    larger = keras_spm.PVT.from_preset(tmp_path / "pvt", position_image_size=(96, 64))
+    assert len(larger.load_report.resized) == 4
+    assert _same(larger, reference)
+    swin = randomize(golden.backbone("official_swin"))
+    swin.save_to_preset(tmp_path / "swin")
+    reference = golden.backbone("official_swin", window_size=6)
+    keras_spm.load_torch_weights(reference, keras_spm.to_torch_state_dict(swin))
+    larger = keras_spm.Swin.from_preset(tmp_path / "swin", window_size=6)
+    assert _same(larger, reference) and larger.load_report.resized
+
+
+def test_a_damaged_folder_is_refused(tmp_path):
+    backbone = randomize(golden.backbone("pvt_v2"))
+    backbone.save_to_preset(tmp_path / "saved")
+    path = tmp_path / "saved/model.safetensors"
+    contents = bytearray(path.read_bytes())
+    contents[-5] ^= 1
+    path.write_bytes(contents)
+    with pytest.raises(FormatError, match=r"model\.safetensors is damaged.* sha256"):
+        keras_spm.PVTv2.from_preset(tmp_path / "saved")
 
 
 def _same(left, right):
@@ -46,6 +79,7 @@ def test_a_task_comes_back_with_its_names_and_normalisation(tmp_path):
         class_names=["heron", "crane", "ibis"],
         activation="softmax",
         mean=(0.1, 0.2, 0.3),
+        preprocessing=keras_spm.data.ImagePreprocessing((64, 48), 0.9, "bilinear"),
     )
     randomize(model).save_to_preset(tmp_path / "birds")
     config = json.loads((tmp_path / "birds/config.json").read_text())
@@ -53,6 +87,7 @@ def test_a_task_comes_back_with_its_names_and_normalisation(tmp_path):
     again = keras_spm.ImageClassifier.from_preset(tmp_path / "birds")
     assert _same(again, model)
     assert again.class_names == model.class_names and again.mean == model.mean
+    assert again.preprocessing.get_config() == model.preprocessing.get_config()
     other = keras_spm.ImageClassifier.from_preset(tmp_path / "birds", num_classes=5)
     assert other.class_names is None and sorted(other.load_report.fresh) == [
         *("head/bias", "head/kernel")
@@ -62,15 +97,17 @@ def test_a_task_comes_back_with_its_names_and_normalisation(tmp_path):
     assert _same(backbone, model.backbone)
 
 
-@pytest.mark.parametrize("name", [path.name for path in KEPT.iterdir()])
-def test_what_older_versions_wrote_is_read(name):
-    folder = KEPT / name
-    config = json.loads((folder / "config.json").read_text())
-    if config["classifier"] is None:
-        model = getattr(keras_spm, config["backbone"]["class"]).from_preset(folder)
+@pytest.mark.parametrize("path", sorted(KEPT.iterdir()), ids=lambda path: path.name)
+def test_what_older_versions_wrote_is_read(path):
+    if path.suffix == ".keras":
+        model = keras.saving.load_model(path)
+    elif path.name.startswith("backbone"):
+        model = keras_spm.backbones.PyramidBackbone.from_preset(path)
     else:
-        model = keras_spm.ImageClassifier.from_preset(folder)
+        model = keras_spm.ImageClassifier.from_preset(path)
+    if path.name.startswith("task"):
         assert model.class_names == ["a", "b", "c"]
+        assert model.preprocessing.image_size == (64, 48)
     # They were written with these values.
     assert _same(randomize(type(model).from_config(model.get_config()), seed=5), model)
 
@@ -92,7 +129,7 @@ def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("keras_spm.presets.write_safetensors", full)
+    monkeypatch.setattr("keras_spm.presets.saving.write_safetensors", full)
     with pytest.raises(OSError, match="No space left"):
         golden.backbone("pvt_v2").save_to_preset(tmp_path / "saved")
     assert not list(tmp_path.iterdir())

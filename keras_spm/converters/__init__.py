@@ -10,6 +10,7 @@ from keras_spm.converters import swin
 from keras_spm.weights import ledger
 from keras_spm.weights.errors import MismatchError
 from keras_spm.weights.formats import read_arrays
+from keras_spm.weights.messages import listed
 
 # By class name, so that a subclass is known as what it derives from. A layout that has a
 # form for models without classifier stands twice, under one name.
@@ -58,19 +59,24 @@ def load_torch_weights(model_or_layer, source, layout="auto"):
     >>> backbone = keras_spm.PVTv2.from_preset("b1", load_weights=False)
     >>> report = keras_spm.load_torch_weights(backbone, "pvt_v2_b1.pth")
     """
+    _candidates(model_or_layer, layout)  # What cannot be loaded into needs no reading.
+    return load_arrays(model_or_layer, *read_arrays(source), layout)
+
+
+def load_arrays(model_or_layer, arrays, where, layout="auto"):
+    """The same for {name: numpy array}; `where` is what to call them in messages."""
     candidates = _candidates(model_or_layer, layout)
     variables = variables_of(model_or_layer)
-    arrays, description = read_arrays(source)
     found = [ledger.overlap(variables, arrays, candidate) for candidate in candidates]
     if not max(found):
         raise MismatchError(
-            f"{description}: no known layout of {type(model_or_layer).__name__} "
+            f"{where}: no known layout of {type(model_or_layer).__name__} "
             f"({', '.join(dict.fromkeys(each.name for each in candidates))}) names its "
-            f"tensors like {list(arrays)[:4]}."
+            f"tensors like [{listed(map(repr, arrays))}]."
         )
     chosen = candidates[found.index(max(found))]
     _check_attributes(model_or_layer, chosen)
-    return ledger.load(variables, arrays, chosen, description)
+    return ledger.load(variables, arrays, chosen, where)
 
 
 def to_torch_state_dict(model_or_layer, layout="official"):
@@ -101,13 +107,11 @@ def to_torch_state_dict(model_or_layer, layout="official"):
     candidates = _candidates(model_or_layer, layout)
     if layout == "auto":
         raise ValueError("`layout` 'auto' is for loading. Name the one to write in.")
-    variables = variables_of(model_or_layer)
     has_head = hasattr(model_or_layer, "backbone")
     chosen = next((each for each in candidates if each.bare != has_head), candidates[0])
     _check_attributes(model_or_layer, chosen)
-    values = {path: _to_numpy(variable) for path, variable in variables.items()}
     buffers = chosen.buffers(getattr(model_or_layer, "backbone", model_or_layer))
-    return ledger.write(values, chosen) | buffers
+    return ledger.write(values_of(model_or_layer), chosen) | buffers
 
 
 def list_layouts(model_or_layer):
@@ -167,5 +171,9 @@ def variables_of(model_or_layer):
     return {variable.path.removeprefix(prefix): variable for variable in model_or_layer.weights}
 
 
-def _to_numpy(variable):
-    return keras.ops.convert_to_numpy(variable).astype(np.float32)
+def values_of(model_or_layer):
+    """{path: float32 numpy array} of all its variables."""
+    return {
+        path: keras.ops.convert_to_numpy(variable).astype(np.float32)
+        for path, variable in variables_of(model_or_layer).items()
+    }

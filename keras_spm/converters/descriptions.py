@@ -2,11 +2,16 @@
 
 import collections
 import dataclasses
+import os
 import pathlib
 import re
 
+from keras_spm.converters import image_processors
+from keras_spm.converters.sensible import check_classifier
 from keras_spm.weights.errors import FormatError
-from keras_spm.weights.formats import parse_json
+from keras_spm.weights.files import read_json
+from keras_spm.weights.messages import listed
+from keras_spm.weights.messages import shortened
 
 OWN_FORMAT = "keras_spm"
 CONFIG = "config.json"
@@ -24,6 +29,7 @@ class Description:
         variant: name of one of the class's presets that the arguments add to, or None.
         classifier: arguments of `ImageClassifier` but for the backbone; None for a bare
             backbone.
+        sha256: of the weight file, where the folder says so.
     """
 
     layout: str
@@ -31,6 +37,7 @@ class Description:
     arguments: dict
     variant: str | None = None
     classifier: dict | None = None
+    sha256: str | None = None
 
 
 def describe(folder):
@@ -44,30 +51,41 @@ def describe(folder):
         FormatError: for a configuration that is no model of ours; names what it has.
     """
     path = pathlib.Path(folder) / CONFIG
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise FileNotFoundError(f"The folder {folder} holds no {CONFIG}.")
-    config = parse_json(path, path.read_bytes(), "configuration")
+    config = read_json(path, "configuration")
     if not isinstance(config, dict):
         raise FormatError(f"{path} holds a {type(config).__name__}, not a configuration.")
     processor_path = path.with_name(PROCESSOR)
     processor = {}
-    if processor_path.is_file():
-        processor = parse_json(processor_path, processor_path.read_bytes(), "configuration")
+    if os.path.lexists(processor_path):
+        processor = read_json(processor_path, "configuration")
     try:
-        if config.get("format") == OWN_FORMAT:
-            return _own(config)
-        if "model_type" in config:
-            return _transformers(config, processor)
-        if "architecture" in config:
-            return _timm(config)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise FormatError(f"{path} is incomplete: {type(error).__name__} {error}") from error
+        description = _described(config, processor)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        reason = shortened(f"{type(error).__name__} {error}")
+        raise FormatError(f"{path} is incomplete: {reason}") from error
     except ValueError as error:
-        raise FormatError(f"{path}: {error}") from error
-    raise FormatError(
-        f"{path} is not a configuration of {OWN_FORMAT}, transformers or timm: "
-        f"it has {sorted(config)[:8]}."
-    )
+        raise FormatError(f"{path}: {shortened(error)}") from error
+    if description is None:
+        raise FormatError(
+            f"{path} is not a configuration of {OWN_FORMAT}, transformers or timm: "
+            f"it has [{listed(map(repr, sorted(config)))}]."
+        )
+    if description.classifier is not None:
+        check_classifier(description.classifier, path)
+    return description
+
+
+def _described(config, processor):
+    """The `Description`, or None for a configuration of another kind."""
+    if config.get("format") == OWN_FORMAT:
+        return _own(config)
+    if "model_type" in config:
+        return _transformers(config, processor)
+    if "architecture" in config:
+        return _timm(config)
+    return None
 
 
 def _own(config):
@@ -77,7 +95,15 @@ def _own(config):
         backbone=backbone["class"],
         arguments=dict(backbone["config"]),
         classifier=None if classifier is None else dict(classifier),
+        sha256=_sha256(config.get("weights", {})),
     )
+
+
+def _sha256(weights):
+    sha256 = weights.get("sha256")
+    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"`sha256` cannot be {sha256!r}")
+    return sha256
 
 
 # model_type → (class, {our argument: their key}, {their key: the only value we compute})
@@ -160,7 +186,7 @@ def _transformers(config, processor):
         classifier = {
             "num_classes": len(class_names),
             "class_names": _distinct(class_names),
-            **_normalization(processor.get("image_mean"), processor.get("image_std")),
+            **image_processors.from_transformers(processor),
         }
     return Description("transformers", backbone, arguments, classifier=classifier)
 
@@ -183,20 +209,13 @@ def _timm(config):
     variant, *window = matches[backbone].groups()
     classifier = None
     if config["num_classes"]:
-        pretrained = config.get("pretrained_cfg", {})
         classifier = {
             "num_classes": config["num_classes"],
-            **_normalization(pretrained.get("mean"), pretrained.get("std")),
+            "class_names": config.get("label_names"),
+            **image_processors.from_timm(config.get("pretrained_cfg", {})),
         }
     arguments = {"window_size": int(window[0])} if window else {}
     return Description("timm", backbone, arguments, variant, classifier)
-
-
-def _normalization(mean, standard_deviation):
-    """Arguments of a classifier, where the folder says what its images were normalised by."""
-    if mean is None or standard_deviation is None:
-        return {}
-    return {"mean": tuple(mean), "standard_deviation": tuple(standard_deviation)}
 
 
 def _distinct(names):

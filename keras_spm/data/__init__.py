@@ -1,6 +1,7 @@
-"""Data sets by name, and transforms of images."""
+"""Data sets by name, and preprocessing and augmentation of images."""
 
 from keras_spm.data.digits import load_digits
+from keras_spm.data.preprocessing import ImagePreprocessing
 from keras_spm.data.splits import ImageSplits
 from keras_spm.registry import lookup
 
@@ -16,4 +17,4 @@ def load_dataset(name):
     return lookup("data set", name, _DATASETS)()
 
 
-__all__ = ["ImageSplits", "load_dataset", "load_digits"]
+__all__ = ["ImagePreprocessing", "ImageSplits", "load_dataset", "load_digits"]

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from keras_spm.data.preprocessing import ImagePreprocessing
+from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
 from keras_spm.layers.image_normalization import IMAGENET_STANDARD_DEVIATION
 from keras_spm.layers.image_normalization import ImageNormalization
@@ -29,6 +31,8 @@ class ImageClassifier(ImageTask):
         dropout: float, rate before the last layer.
         mean: three floats, for pixels scaled to [0, 1].
         standard_deviation: three floats, likewise.
+        preprocessing: optional `keras_spm.data.ImagePreprocessing`, or a dict of its
+            arguments: what `classify` does with images first. Kept with the model.
 
     Raises:
         ValueError: where `class_names` are not distinct or not as many as classes.
@@ -52,9 +56,12 @@ class ImageClassifier(ImageTask):
         dropout=0.0,
         mean=IMAGENET_MEAN,
         standard_deviation=IMAGENET_STANDARD_DEVIATION,
+        preprocessing=None,
         **kwargs,
     ):
         class_names = _checked_names(class_names, num_classes)
+        if isinstance(preprocessing, dict):
+            preprocessing = ImagePreprocessing(**preprocessing)
 
         # === Layers ===
         normalization = ImageNormalization(
@@ -88,6 +95,7 @@ class ImageClassifier(ImageTask):
         self.dropout = dropout
         self.mean = tuple(mean)
         self.standard_deviation = tuple(standard_deviation)
+        self.preprocessing = preprocessing
         self.compile()
 
     def compile(self, optimizer="auto", loss="auto", metrics="auto", **kwargs):
@@ -113,8 +121,10 @@ class ImageClassifier(ImageTask):
         """Names the most likely classes.
 
         Args:
-            images: (batch, height, width, 3) or one image (height, width, 3), pixels in
-                [0, 255].
+            images: one image or several: paths of image files, `PIL.Image`s, or arrays
+                (height, width, 3) or (batch, height, width, 3) with pixels in [0, 255].
+                They go through `preprocessing`, where the model has one; where it has
+                none, several must be of one size.
             top: int, how many classes.
             batch_size: int.
 
@@ -122,10 +132,17 @@ class ImageClassifier(ImageTask):
             For each image a list of (class name, probability), the likeliest first; for
             a single image just that list. Without `class_names` the class's number
             stands for its name.
+
+        Raises:
+            FileNotFoundError: for a path without a file.
+            ValueError: for what cannot be read as an image.
         """
-        images = np.asarray(images)
+        images = read_images(images) if self.preprocessing is None else self.preprocessing(images)
         single = images.ndim == 3
-        outputs = self.predict(images[None] if single else images, batch_size, verbose=0)
+        images = images[None] if single else images
+        if self.backbone.data_format == "channels_first":
+            images = images.transpose(0, 3, 1, 2)
+        outputs = self.predict(images, batch_size, verbose=0)
         names = self.class_names or [str(index) for index in range(self.num_classes)]
         results = [
             [(names[index], float(row[index])) for index in np.argsort(-row, kind="stable")[:top]]
@@ -154,6 +171,7 @@ class ImageClassifier(ImageTask):
             "dropout": self.dropout,
             "mean": self.mean,
             "standard_deviation": self.standard_deviation,
+            "preprocessing": self.preprocessing and self.preprocessing.get_config(),
             "name": self.name,
             "trainable": self.trainable,
         }

@@ -6,10 +6,13 @@ import re
 import numpy as np
 
 from keras_spm.weights.errors import MismatchError
+from keras_spm.weights.messages import listed
 
 # Tensors that PyTorch code keeps beside the weights but derives from the architecture.
 DERIVED = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask)")
-_SHOWN = 8  # Names listed in a message before the rest is only counted.
+
+# Rows of a table that is resized: a grid of 1,024 x 1,024.
+_MOST_ROWS = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +55,7 @@ class LoadReport:
             ("widened from half precision", self.widened),
         ):
             if names:
-                lines.append(f"{label}: {_listed(names)}")
+                lines.append(f"{label}: {listed(names)}")
         return "\n".join(lines)
 
 
@@ -144,7 +147,7 @@ def bindings(variables, layout):
     head, unknown = _bind(unknown, layout.head)
     if unknown:
         raise MismatchError(
-            f"The {layout.name} layout has no place for the model's {_listed(unknown)}."
+            f"The {layout.name} layout has no place for the model's {listed(unknown)}."
         )
     return body, head
 
@@ -191,9 +194,9 @@ def _head_is_fresh(head, shapes, arrays):
 def _missing_and_unexpected(used, arrays, left_over):
     problems = []
     if missing := [name for name in used if name not in arrays]:
-        problems.append(f"missing: {_listed(sorted(missing))}")
+        problems.append(f"missing: {listed(sorted(missing))}")
     if unexpected := [name for name in arrays if name not in used and name not in left_over]:
-        problems.append(f"unexpected: {_listed(unexpected)}")
+        problems.append(f"unexpected: {listed(unexpected)}")
     return problems
 
 
@@ -205,7 +208,7 @@ def _convert(binding, shapes, arrays, values, resized):
     problems = []
     for name, expected in zip(binding.names, expected_shapes, strict=True):
         array = arrays[name]
-        if not _fits(array.shape, expected, transform.resized_axis):
+        if not _fits(array.shape, expected, transform.resized_axes):
             problems.append(
                 f"shape: {name} is {array.shape}, {' and '.join(binding.paths)} "
                 f"needs {tuple(expected)}"
@@ -227,20 +230,12 @@ def _convert(binding, shapes, arrays, values, resized):
     return []
 
 
-def _fits(shape, expected, resized_axis):
-    if resized_axis is None or len(shape) != len(expected):
-        return shape == tuple(expected)
-    return all(
-        axis == resized_axis or sizes[0] == sizes[1]
-        for axis, sizes in enumerate(zip(shape, expected, strict=True))
+def _fits(shape, expected, resized_axes):
+    return len(shape) == len(expected) and all(
+        size <= _MOST_ROWS if axis in resized_axes else size == wanted
+        for axis, (size, wanted) in enumerate(zip(shape, expected, strict=True))
     )
 
 
 def _is_float(dtype):
     return dtype.kind == "f" or dtype.name == "bfloat16"
-
-
-def _listed(names):
-    names = list(names)
-    rest = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -11,6 +11,8 @@ import functools
 import re
 import typing
 
+from keras_spm.weights.transforms import BIAS_TABLE
+from keras_spm.weights.transforms import GRID
 from keras_spm.weights.transforms import IDENTITY
 from keras_spm.weights.transforms import LINEAR
 from keras_spm.weights.transforms import Transform
@@ -160,9 +162,18 @@ class Layout:
         )
 
 
+def _same(path, transform=IDENTITY):
+    return Rule(path, path, transform)
+
+
 # What our own files hold: variables under their own paths, in Keras's axis order.
 OWN_LAYOUT = Layout(
     "keras_spm",
-    (SamePath(without="head/"),),
-    head=(Rule("head/kernel", "head/kernel"), Rule("head/bias", "head/bias")),
+    (
+        _same("stage{stage}/position_embedding/embedding", GRID),
+        _same("stage{stage}/block{block}/attention/relative_position_bias_table", BIAS_TABLE),
+        SamePath(without="head/"),
+    ),
+    head=(_same("head/kernel"), _same("head/bias")),
+    omissible=("stage4/class_token", "stage4/class_position", "norm/gamma", "norm/beta"),
 )

@@ -17,14 +17,14 @@ class Transform(typing.NamedTuple):
     - `to_keras(arrays, shapes)`: the variables' values. May raise ValueError where a
       resizing cannot be done.
     - `to_torch(values)`: the tensors; `None` where a layout has no place for them.
-    - `resized_axis`: the axis along which a tensor may be longer or shorter; it is
+    - `resized_axes`: the axes along which a tensor may be longer or shorter; it is
       then resized.
     """
 
     source_shapes: typing.Callable
     to_keras: typing.Callable
     to_torch: typing.Callable | None
-    resized_axis: int | None = None
+    resized_axes: tuple = ()
 
 
 def _single(source_shape, to_keras, to_torch):
@@ -120,7 +120,20 @@ POSITIONS = Transform(
     lambda shapes: [(1, shapes[0][0] * shapes[0][1], shapes[0][2])],
     lambda arrays, shapes: [_grid(arrays[0][0], shapes[0][:2])],
     lambda values: [_flat(values[0])],
-    resized_axis=1,
+    resized_axes=(1,),
+)
+
+
+def _resized_grid(grid, shape):
+    return grid if grid.shape == tuple(shape) else resize(grid, shape[:2], linear)
+
+
+# The same in our own files: (rows, columns, channels) on both sides.
+GRID = Transform(
+    lambda shapes: shapes,
+    lambda arrays, shapes: [_resized_grid(arrays[0], shapes[0])],
+    lambda values: values,
+    resized_axes=(0, 1),
 )
 
 
@@ -134,7 +147,7 @@ CLASS_AND_POSITIONS = Transform(
     _positions_after_class,
     lambda arrays, shapes: [_grid(arrays[0][0, 1:], shapes[0][:2]), arrays[0][0, 0]],
     lambda values: [np.concatenate([values[1][None, None], _flat(values[0])], axis=1)],
-    resized_axis=1,
+    resized_axes=(1,),
 )
 
 # The same for a model without class token: its row is left out, and written as zeros
@@ -143,7 +156,7 @@ UNUSED_CLASS_AND_POSITIONS = Transform(
     _positions_after_class,
     lambda arrays, shapes: [_grid(arrays[0][0, 1:], shapes[0][:2])],
     lambda values: [np.pad(_flat(values[0]), ((0, 0), (1, 0), (0, 0)))],
-    resized_axis=1,
+    resized_axes=(1,),
 )
 
 
@@ -160,5 +173,5 @@ BIAS_TABLE = Transform(
     lambda shapes: shapes,
     lambda arrays, shapes: [_bias_table(arrays[0], shapes[0])],
     lambda values: values,
-    resized_axis=0,
+    resized_axes=(0,),
 )

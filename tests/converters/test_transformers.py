@@ -4,10 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import torch
 import transformers
 
 import keras_spm
+from keras_spm.converters import image_processors
 from tests.helpers import difference
 
 # name → (their configuration's class, what differs from its defaults, their model)
@@ -83,3 +85,41 @@ def test_their_from_pretrained_takes_our_file(tmp_path, name):
     images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype("float32")
     expected = _logits(theirs.eval(), images)
     assert difference(model.predict(images * 255, verbose=0), expected) <= 1e-4
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize(
+    ("processor", "settings"),
+    [
+        (transformers.PvtImageProcessorPil, {"size": {"height": 96, "width": 64}, "resample": 2}),
+        (transformers.ViTImageProcessorPil, {"size": 64, "resample": 3, "do_normalize": False}),
+        (
+            transformers.BitImageProcessorPil,
+            {"size": {"shortest_edge": 64}, "crop_size": 48, "image_mean": [0.1, 0.2, 0.3]},
+        ),
+    ],
+)
+def test_a_photograph_from_file_to_logits(tmp_path, processor, settings):
+    """Their processor and model, saved in one folder, against ours loaded from it."""
+    configuration = transformers.PvtV2Config(hidden_sizes=[8, 16, 40, 64], depths=[1, 1, 2, 1])
+    theirs = transformers.PvtV2ForImageClassification(configuration).eval()
+    theirs.save_pretrained(tmp_path)
+    processor(**settings).save_pretrained(tmp_path)
+    photograph = sklearn.datasets.load_sample_image("china.jpg")[:425]
+    pixels = processor.from_pretrained(tmp_path)(photograph, return_tensors="pt")
+    model = keras_spm.ImageClassifier.from_preset(tmp_path)
+    logits = model.predict(model.preprocessing(photograph)[None], verbose=0)
+    with torch.no_grad():
+        assert difference(logits, theirs(**pixels).logits.numpy()) <= 1e-5
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize(
+    "settings",
+    [{"do_resize": False}, {"size": {"shortest_edge": 64}}, {"size": {"longest_edge": 64}}, {}],
+)
+def test_a_processor_that_is_not_known_leaves_images_as_they_are(settings):
+    known = {"size": {"height": 64, "width": 64}, "resample": 3}
+    processor = {**known, **settings} if settings else {}
+    assert "preprocessing" in image_processors.from_transformers(known)
+    assert "preprocessing" not in image_processors.from_transformers(processor)

@@ -6,10 +6,13 @@ import grain
 import keras
 import numpy as np
 import pytest
+import sklearn.datasets
 import torch
+from PIL import Image
 
 from keras_spm import ImageClassifier
 from keras_spm import PVTv2SPM
+from keras_spm.data import ImagePreprocessing
 from tests import golden
 from tests.helpers import difference
 from tests.helpers import random_array
@@ -19,8 +22,8 @@ from tests.helpers import to_numpy
 CLASS_NAMES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
 
 
-def _classifier(**arguments):
-    backbone = PVTv2SPM(**golden.backbone_arguments("pvt_v2_spm"))
+def _classifier(data_format=None, **arguments):
+    backbone = PVTv2SPM(**golden.backbone_arguments("pvt_v2_spm"), data_format=data_format)
     return ImageClassifier(backbone, 7, class_names=CLASS_NAMES, **arguments)
 
 
@@ -166,6 +169,41 @@ def test_scaled_images_get_one_warning(trained, kind):
         for harmless in (images, np.zeros_like(images, "float32")):
             trained._pixels_checked = False
             trained.predict(data(harmless), verbose=0)
+
+
+def test_classify_takes_files_of_any_size(tmp_path):
+    model = randomize(_classifier(preprocessing=ImagePreprocessing((32, 32), 0.875)))
+    photographs = [
+        sklearn.datasets.load_sample_image(f"{name}.jpg") for name in ("china", "flower")
+    ]
+    paths = [tmp_path / f"{index}.png" for index in range(2)]
+    for path, photograph in zip(paths, photographs, strict=True):
+        Image.fromarray(photograph).save(path)
+    expected = model.predict(model.preprocessing(photographs), verbose=0)
+    likeliest = [CLASS_NAMES[index] for index in expected.argmax(-1)]
+    assert [name for ((name, _),) in model.classify(paths, top=1)] == likeliest
+    assert model.classify(str(paths[1]), top=1)[0][0] == likeliest[1]
+    assert model.classify(Image.open(paths[0]), top=1)[0][0] == likeliest[0]
+    again = ImageClassifier.from_config(model.get_config())
+    assert again.preprocessing.get_config() == model.preprocessing.get_config()
+
+
+def test_classify_without_preprocessing_takes_images_as_they_are(tmp_path):
+    model = randomize(_classifier())
+    images, _ = _examples(2)
+    Image.fromarray(images[0]).save(tmp_path / "image.png")
+    assert model.classify(tmp_path / "image.png") == model.classify(images[0])
+    with pytest.raises(ValueError, match="Images of several sizes need `preprocessing`"):
+        model.classify([images[0], images[1][:, :16]])
+
+
+def test_classify_with_channels_first():
+    images, _ = _examples(2)
+    model, other = _classifier(), _classifier(data_format="channels_first")
+    randomize(model), randomize(other)
+    assert [name for name, _ in other.classify(images[0])] == [
+        name for name, _ in model.classify(images[0])
+    ]
 
 
 def test_an_activation_makes_probabilities():

@@ -1,0 +1,182 @@
+"""Preprocessing as the networks' own code does it, on photographs and on awkward files."""
+
+import pathlib
+
+import numpy as np
+import pytest
+import sklearn.datasets
+from PIL import Image
+
+import keras_spm
+from keras_spm.data import ImagePreprocessing
+from keras_spm.layers.image_normalization import IMAGENET_MEAN
+from keras_spm.layers.image_normalization import IMAGENET_STANDARD_DEVIATION
+from tests.helpers import random_array
+
+# Nothing here depends on the backend but for the test of tf.data.
+torch_only = pytest.mark.only("torch")
+
+PHOTOGRAPHS = sorted(pathlib.Path(sklearn.datasets.__file__).parent.glob("images/*.jpg"))
+
+
+@torch_only
+@pytest.mark.parametrize("file", PHOTOGRAPHS, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    ("processor", "settings", "preprocessing"),
+    [
+        ("Pvt", {"resample": 3}, ImagePreprocessing((224, 224))),
+        ("Pvt", {"resample": 2}, ImagePreprocessing((224, 224), interpolation="bilinear")),
+        ("ViT", {"resample": 0}, ImagePreprocessing((224, 224), interpolation="nearest")),
+        ("ViT", {"resample": 1}, ImagePreprocessing((224, 224), interpolation="lanczos")),
+        (
+            "Pvt",
+            {"resample": 3, "size": {"height": 192, "width": 320}},
+            ImagePreprocessing((192, 320)),
+        ),
+        # An odd rest is halved to the lower side by transformers, to the even one by
+        # torchvision and by us; with these sizes the photographs' rests are even.
+        (
+            "Bit",
+            {"size": {"shortest_edge": 257}, "crop_size": {"height": 225, "width": 225}},
+            ImagePreprocessing((225, 225), 225 / 257),
+        ),
+    ],
+)
+def test_what_transformers_makes_of_a_photograph(file, processor, settings, preprocessing):
+    import transformers
+
+    statistics = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STANDARD_DEVIATION}
+    theirs = getattr(transformers, f"{processor}ImageProcessorPil")(**statistics, **settings)
+    reference = theirs(Image.open(file), return_tensors="np")["pixel_values"][0]
+    normalization = keras_spm.layers.ImageNormalization()
+    ours = normalization(preprocessing(file)[None])[0]
+    # In standard deviations; the same pixels, so only rounding in the normalisation is left.
+    assert np.abs(ours.numpy().transpose(2, 0, 1) - reference).max() < 1e-5
+
+
+@torch_only
+def test_the_centre_is_cut_out():
+    image = np.random.default_rng(0).integers(0, 256, (256, 301, 3), dtype="uint8")
+    # The shorter side is 224 / 0.875 already. 38.5 pixels go to the even side, as torchvision's.
+    cropped = ImagePreprocessing((224, 224), crop_fraction=0.875)(image)
+    np.testing.assert_array_equal(cropped, image[16:240, 38:262])
+    upright = ImagePreprocessing((224, 224), crop_fraction=0.875)(image.transpose(1, 0, 2))
+    np.testing.assert_array_equal(upright, image.transpose(1, 0, 2)[38:262, 16:240])
+    np.testing.assert_array_equal(ImagePreprocessing((256, 301), 1.0)(image), image)
+
+
+@torch_only
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (31, 33), (427, 640)])
+@pytest.mark.parametrize("image_size", [(32, 32), (48, 24)])
+def test_any_size_comes_out_as_wanted(size, image_size):
+    image = np.full((*size, 3), (1, 2, 250), "uint8")
+    for crop_fraction in (None, 0.875, 0.9, 1.0):
+        prepared = ImagePreprocessing(image_size, crop_fraction)(image)
+        assert prepared.shape == (*image_size, 3)
+        assert (prepared == (1, 2, 250)).all()
+
+
+def _picture():
+    return np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype="uint8")
+
+
+AS_THEY_ARE = ImagePreprocessing((32, 32))
+
+
+@torch_only
+def test_files_of_many_kinds(tmp_path):
+    picture = _picture()
+    coloured, grey = Image.fromarray(picture), Image.fromarray(picture[..., 0])
+    transparent = coloured.copy()
+    transparent.putalpha(grey)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # The camera was held upright: turn clockwise to view.
+    grey_in_colour = np.repeat(picture[..., :1], 3, axis=-1)
+    palette = grey.convert("P", palette=Image.Palette.ADAPTIVE)
+    deep = Image.fromarray(picture[..., 0].astype("uint16") * 257)
+    for image, expected, options in (
+        (coloured, picture, {}),
+        (transparent, picture, {}),
+        (grey, grey_in_colour, {}),
+        (grey.convert("LA"), grey_in_colour, {}),
+        (palette, np.asarray(palette.convert("RGB")), {"transparency": 0}),
+        (deep, grey_in_colour, {}),
+        (coloured, picture.transpose(1, 0, 2)[:, ::-1], {"exif": turned}),
+    ):
+        path = tmp_path / "picture.png"
+        image.save(path, **options)
+        np.testing.assert_array_equal(AS_THEY_ARE(path), expected)
+    np.testing.assert_array_equal(AS_THEY_ARE(coloured), picture)
+
+
+@torch_only
+def test_one_or_several(tmp_path):
+    picture = _picture()
+    Image.fromarray(picture).save(tmp_path / "one.png")
+    path = tmp_path / "one.png"
+    np.testing.assert_array_equal(AS_THEY_ARE(str(path)), picture)
+    several = AS_THEY_ARE([path, picture, Image.fromarray(picture), picture - 0.25 * (picture > 0)])
+    np.testing.assert_array_equal(several, [picture] * 4)
+    np.testing.assert_array_equal(AS_THEY_ARE(np.stack([picture] * 2)), [picture] * 2)
+
+
+@torch_only
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((32, 32), "uint8")[None], r"\(height, width, 3\). Received: shape \(1, 32, 32\)"),
+        (np.zeros((1, 8, 8, 4)), r"shape \(8, 8, 4\)"),
+        (random_array(8, 8, 3), "numbers in"),
+        (np.full((8, 8, 3), np.nan), "numbers in"),
+        (np.full((8, 8, 3), "a"), "numbers in"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        AS_THEY_ARE(image)
+
+
+@torch_only
+def test_files_that_are_none_are_named(tmp_path):
+    Image.fromarray(_picture()).save(tmp_path / "whole.png")
+    contents = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(contents[: len(contents) // 2])
+    (tmp_path / "text.jpg").write_text("no picture")
+    for name in ("half.png", "text.jpg", "."):
+        with pytest.raises(ValueError, match="cannot be read as an image"):
+            AS_THEY_ARE(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="none.png"):
+        AS_THEY_ARE([tmp_path / "whole.png", tmp_path / "none.png"])
+
+
+@torch_only
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"image_size": 224},
+        {"image_size": (224, 0)},
+        {"image_size": (224, 224), "crop_fraction": 1.5},
+        {"image_size": (224, 224), "crop_fraction": 0},
+        {"image_size": (224, 224), "interpolation": "cubic"},
+    ],
+)
+def test_bad_arguments_are_named(arguments):
+    name = list(arguments)[-1]
+    with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}="):
+        ImagePreprocessing(**arguments)
+
+
+@pytest.mark.only("tensorflow")
+def test_a_data_set_of_tensorflow():
+    import tensorflow as tf
+
+    preprocessing = ImagePreprocessing((64, 48), crop_fraction=0.875)
+    paths = [str(file) for file in PHOTOGRAPHS]
+    expected = preprocessing(PHOTOGRAPHS)
+    labelled = preprocessing(tf.data.Dataset.from_tensor_slices((paths, [3, 5])))
+    assert labelled.element_spec[0].shape == (64, 48, 3)
+    images, labels = next(iter(labelled.batch(2)))
+    np.testing.assert_array_equal(images, expected)
+    assert labels.numpy().tolist() == [3, 5]
+    arrays = tf.data.Dataset.from_tensors(np.asarray(Image.open(PHOTOGRAPHS[0])))
+    np.testing.assert_array_equal(next(iter(preprocessing(arrays))), expected[0])

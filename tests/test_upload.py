@@ -1,0 +1,63 @@
+"""Presets go up to the hub whole, in one commit."""
+
+import pytest
+from huggingface_hub import constants
+from huggingface_hub import errors
+
+import keras_spm
+from keras_spm.weights import FormatError
+from tests import golden
+from tests.helpers import difference
+from tests.helpers import randomize
+from tests.upload_server import COMMIT
+from tests.upload_server import upload_server
+
+pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """{repository: whether it is private}, as made on a running hub."""
+    with upload_server(tmp_path / "there") as (url, made):
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setenv("HF_TOKEN", "hf_right")
+        yield made
+
+
+@pytest.fixture
+def model(tmp_path):
+    model = randomize(golden.classifier("pvt_v2_spm"))
+    model.save_to_preset(tmp_path / "birds")
+    return model
+
+
+def test_what_goes_up_comes_down(made, model, tmp_path):
+    address = keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds", private=True)
+    assert address == f"hf://me/birds@{COMMIT}" and made == {"me/birds": True}
+    again = keras_spm.ImageClassifier.from_preset(tmp_path / "there/me/birds")
+    for ours, theirs in zip(again.weights, model.weights, strict=True):
+        assert difference(ours, theirs) == 0
+    assert "library_name: keras-spm" in (tmp_path / "there/me/birds/README.md").read_text()
+    keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds")  # Another commit.
+
+
+def test_what_is_not_whole_does_not_go_up(made, model, tmp_path):
+    with pytest.raises(ValueError, match="reads hf://owner/name"):
+        keras_spm.upload_preset(tmp_path / "birds", "me/birds")
+    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+        keras_spm.upload_preset(tmp_path, "hf://me/birds")
+    weights = tmp_path / "birds/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4])
+    with pytest.raises(FormatError, match="damaged"):
+        keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds")
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds")
+    assert not made and not (tmp_path / "there").exists()
+
+
+def test_the_hubs_refusal_reaches_the_user(made, model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(errors.HfHubHTTPError, match="401"):
+        keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds")
+    assert not made
