@@ -47,7 +47,7 @@ def test_what_is_not_whole_does_not_go_up(made, model, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no config\.json"):
         keras_spm.upload_preset(tmp_path, "hf://me/birds")
     weights = tmp_path / "birds/model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-4])
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
     with pytest.raises(FormatError, match="damaged"):
         keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds")
     weights.unlink()
