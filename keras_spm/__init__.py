@@ -8,8 +8,13 @@ from keras_spm.environment import check_backend
 
 check_backend()
 
+from keras_spm import callbacks  # noqa: E402
 from keras_spm import data  # noqa: E402
+from keras_spm import heads  # noqa: E402
 from keras_spm import layers  # noqa: E402
+from keras_spm import losses  # noqa: E402
+from keras_spm import metrics  # noqa: E402
+from keras_spm import visualize  # noqa: E402
 from keras_spm.backbones import PVT  # noqa: E402
 from keras_spm.backbones import PVTSPM  # noqa: E402
 from keras_spm.backbones import PVTv2  # noqa: E402
@@ -23,22 +28,31 @@ from keras_spm.converters import to_torch_state_dict  # noqa: E402
 from keras_spm.presets import list_presets  # noqa: E402
 from keras_spm.presets import upload_preset  # noqa: E402
 from keras_spm.tasks import ImageClassifier  # noqa: E402
+from keras_spm.tasks import ObjectDetector  # noqa: E402
+from keras_spm.tasks import SemanticSegmenter  # noqa: E402
 from keras_spm.version import __version__  # noqa: E402, F401
 
 __all__ = [
     "ImageClassifier",
+    "ObjectDetector",
     "PVT",
     "PVTSPM",
     "PVTv2",
     "PVTv2SPM",
+    "SemanticSegmenter",
     "Swin",
     "SwinSPM",
+    "callbacks",
     "compare",
     "data",
+    "heads",
     "layers",
     "list_layouts",
     "list_presets",
     "load_torch_weights",
+    "losses",
+    "metrics",
     "to_torch_state_dict",
     "upload_preset",
+    "visualize",
 ]

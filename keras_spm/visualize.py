@@ -3,21 +3,22 @@
 import numpy as np
 
 _SHOWN_ERRORS = 12
+_LONGEST_LEGEND = 24
 
 
-def plot_training_curves(metrics, path):
-    """Draws loss and accuracy over the epochs.
+def plot_training_curves(metrics, path, names=("loss", "accuracy")):
+    """Draws the loss, and another metric, over the epochs.
 
     Args:
-        metrics: {name: values per epoch} with `loss`, `val_loss`, `accuracy`,
-            `val_accuracy`.
+        metrics: {name: values per epoch}, each name with or without `val_` or both.
         path: where the PNG goes.
+        names: of the loss and the other metric.
     """
     figure, axes = _figure(1, 2, (9, 3.5))
-    for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
-        epochs = range(1, len(metrics[name]) + 1)
-        axis.plot(epochs, metrics[name], label="training")
-        axis.plot(epochs, metrics[f"val_{name}"], label="validation")
+    for axis, name in zip(axes, names, strict=True):
+        for key, label in ((name, "training"), (f"val_{name}", "validation")):
+            if key in metrics:
+                axis.plot(range(1, len(metrics[key]) + 1), metrics[key], label=label)
         axis.set_xlabel("epoch")
         axis.set_ylabel(name)
         axis.grid(alpha=0.3)
@@ -62,6 +63,81 @@ def plot_confusion_matrix(labels, predictions, images, class_names, path):
         names = class_names[labels[index]], class_names[predictions[index]]
         tile.set_title("true {}, read {}".format(*names), fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def plot_segmentations(images, class_maps, predictions, class_names, path):
+    """Draws images beside their true and their predicted class maps.
+
+    Args:
+        images: sequence of (height, width, 3) uint8.
+        class_maps: sequence of (height, width) ints, the truth; white where it is no class.
+        predictions: likewise, what was predicted.
+        class_names: one string per class.
+        path: where the PNG goes.
+    """
+    colours = np.full((256, 3), 255, "uint8")
+    colours[: len(class_names)] = class_colours(len(class_names))
+    figure, axes = _figure(len(images), 3, (7.5, 2.3 * len(images)))
+    axes = np.reshape(axes, (-1, 3))  # Of one row matplotlib gives no list of rows.
+    for row, triple in zip(axes, zip(images, class_maps, predictions, strict=True), strict=True):
+        image, *maps = triple
+        for axis, picture in zip(row, (image, *(colours[each] for each in maps)), strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.axis("off")
+    for axis, title in zip(axes[0], ("image", "truth", "prediction"), strict=True):
+        axis.set_title(title)
+    if len(class_names) <= _LONGEST_LEGEND:
+        for colour, name in zip(colours, class_names, strict=False):
+            axes[0][0].plot([], [], "s", color=colour / 255, label=name)
+        figure.legend(loc="outside lower center", ncols=6)
+    figure.savefig(path, dpi=120)
+
+
+def plot_detections(images, truth, detections, class_names, path):
+    """Draws images with their true boxes beside the same with the predicted ones.
+
+    Args:
+        images: sequence of (height, width, 3) uint8.
+        truth: sequence of objects with `boxes` (objects, 4), left, top, right and bottom in
+            pixels, and `labels` (objects,).
+        detections: sequence of objects with `scores` (found,) besides.
+        class_names: one string per class.
+        path: where the PNG goes.
+    """
+    figure, axes = _figure(len(images), 2, (7.5, 3.5 * len(images)))
+    axes = np.reshape(axes, (-1, 2))  # Of one row matplotlib gives no list of rows.
+    colours = class_colours(len(class_names) + 1)[1:] / 255
+    for row, image, *both in zip(axes, images, truth, detections, strict=True):
+        for axis, boxes in zip(row, both, strict=True):
+            axis.imshow(image)
+            axis.axis("off")
+            _draw_boxes(axis, boxes, class_names, colours)
+    for axis, title in zip(axes[0], ("truth", "prediction"), strict=True):
+        axis.set_title(title)
+    figure.savefig(path, dpi=120)
+
+
+def _draw_boxes(axis, found, class_names, colours):
+    from matplotlib.patches import Rectangle
+
+    scores = getattr(found, "scores", [None] * len(found.labels))
+    for box, label, score in zip(found.boxes, found.labels, scores, strict=True):
+        left, top, right, bottom = box
+        colour = colours[label]
+        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour))
+        text = class_names[label] if score is None else f"{class_names[label]} {score:.2f}"
+        axis.text(left, top, text, fontsize=7, va="bottom", color="white", backgroundcolor=colour)
+
+
+def class_colours(count):
+    """Returns (count, 3) uint8, a colour for each class; the first is black."""
+    from matplotlib import colormaps
+
+    colours = np.zeros((count, 3))
+    wheel = colormaps["hsv"](np.linspace(0, 1, count)[:-1])[:, :3]
+    # Every other colour is darker, so that neighbours on the wheel differ more.
+    colours[1:] = wheel * np.where(np.arange(count - 1) % 2, 0.6, 1.0)[:, None]
+    return (colours * 255).astype("uint8")
 
 
 def _figure(rows, columns, size):

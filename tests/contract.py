@@ -7,6 +7,8 @@ import keras
 import numpy as np
 
 from keras_spm import ImageClassifier
+from keras_spm import ObjectDetector
+from keras_spm import SemanticSegmenter
 from tests import golden
 from tests.helpers import difference
 from tests.helpers import gradients
@@ -39,9 +41,18 @@ TASKS = {
     "ImageClassifier": lambda **arguments: ImageClassifier(
         golden.backbone("pvt_v2", **arguments), 7, class_names=list("abcdefg")
     ),
+    "ObjectDetector": lambda **arguments: ObjectDetector(
+        golden.backbone("pvt_v2", **arguments), 7, None, "xyxy", 8, 8, head_depth=1
+    ),
+    "SemanticSegmenter": lambda **arguments: SemanticSegmenter(
+        golden.backbone("pvt_v2", **arguments), 7, pyramid_channels=8, head_channels=8
+    ),
 }
 
 MODELS = {**BACKBONES, **TASKS}
+
+# Where the variables of tasks lie, beside their backbone's.
+HEADS = ("head/", "feature_pyramid/")
 
 # One shape for whatever needs no other: programs of the same shape are compiled once.
 USUAL = (3, 64, 64)
@@ -53,6 +64,14 @@ def images(batch, height, width, seed=0):
     """Raw pixels, as floats."""
     pixels = np.random.default_rng(seed).integers(0, 256, (batch, height, width, 3))
     return pixels.astype("float32")
+
+
+def flat(model):
+    """The model with its output in one tensor; of a detector, what it learns by."""
+    if not isinstance(model, ObjectDetector):
+        return model
+    join = keras.layers.Concatenate(axis=-1, dtype="float32")
+    return keras.Model(model.input, join([model.output["logits"], model.output["deltas"]]))
 
 
 def check_interface(build):
@@ -88,11 +107,12 @@ def check_keras_round_trip(build, folder):
     model.save(folder / "model.keras")
     again = keras.saving.load_model(folder / "model.keras")
     batch = images(*USUAL)
-    assert difference(model.predict(batch, verbose=0), again.predict(batch, verbose=0)) == 0
+    results = [flat(each).predict(batch, verbose=0) for each in (model, again)]
+    assert difference(*results) == 0
 
 
 def check_eager_equals_compiled(build):
-    model = randomize(build())
+    model = flat(randomize(build()))
     batch = images(*USUAL)
     eager = to_numpy(model(batch))
     scale = np.abs(eager).max()
@@ -105,8 +125,8 @@ def check_eager_equals_compiled(build):
 def check_mixed_precision(build, policy, compute_dtype):
     """Half precision gives finite maps of that dtype, and float32 variables."""
     model = build(dtype=policy)
-    outputs = model.predict(images(*USUAL), verbose=0)
-    assert outputs.dtype == ("float32" if isinstance(model, ImageClassifier) else compute_dtype)
+    outputs = flat(model).predict(images(*USUAL), verbose=0)
+    assert outputs.dtype == ("float32" if hasattr(model, "backbone") else compute_dtype)
     assert np.isfinite(outputs.astype("float32")).all()
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
     again = type(model).from_config(model.get_config())
@@ -120,8 +140,8 @@ def check_gradients(build):
     """Every parameter learns, but for those that a layer declares dead in training."""
     model = randomize(build())
     batch = images(*USUAL)
-    cotangent = random_array(*model.compute_output_shape(batch.shape), seed=1) / 10
-    outputs, by_path, _ = gradients(model, batch, cotangent)
+    cotangent = random_array(*flat(model).compute_output_shape(batch.shape), seed=1) / 10
+    outputs, by_path, _ = gradients(flat(model), batch, cotangent)
     assert np.isfinite(outputs).all()
     dead = {variable.path for variable in _dead_in_training(model)}
     for path, gradient in by_path.items():
@@ -132,7 +152,7 @@ def check_gradients(build):
 
 def check_rows_are_independent(build):
     """In evaluation a row alone gives what it gives in a batch."""
-    model = randomize(build())
+    model = flat(randomize(build()))
     batch = images(*USUAL)
     together = model.predict(batch, verbose=0)
     alone = model.predict(batch[1:2], verbose=0)
@@ -170,9 +190,9 @@ def check_channels_first(build):
         for data_format in ("channels_last", "channels_first")
     )
     batch = images(*USUAL)
-    expected = last.predict(batch, verbose=0)
-    outputs = first.predict(batch.transpose(0, 3, 1, 2), verbose=0)
-    if outputs.ndim == 4:
+    expected = flat(last).predict(batch, verbose=0)
+    outputs = flat(first).predict(batch.transpose(0, 3, 1, 2), verbose=0)
+    if not hasattr(last, "backbone"):
         outputs = outputs.transpose(0, 2, 3, 1)
     assert difference(outputs, expected) <= TOLERANCE * max(np.abs(expected).max(), 1)
 
@@ -181,13 +201,13 @@ def check_freezing(build):
     """What is frozen has no trainable variable, batch normalisation included."""
     model = build()
     everything = {variable.path for variable in model.trainable_variables}
-    later = {path for path in everything if path.startswith(("stage4/", "norm/", "head/"))}
+    later = {path for path in everything if path.startswith(("stage4/", "norm/", *HEADS))}
     model.freeze(3)
     assert later and {variable.path for variable in model.trainable_variables} == later
     again = type(model).from_config(model.get_config())
     assert {variable.path for variable in again.trainable_variables} == later
     model.freeze(4)
-    head = {path for path in later if path.startswith("head/")}
+    head = {path for path in later if path.startswith(HEADS)}
     assert {variable.path for variable in model.trainable_variables} == head
     model.freeze(0)
     assert {variable.path for variable in model.trainable_variables} == everything

@@ -4,9 +4,11 @@ import functools
 import json
 import pathlib
 
+import keras
 from safetensors import safe_open
 
 import keras_spm
+from tests.helpers import randomize
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 
@@ -83,3 +85,19 @@ def classifier(name, /, **overrides):
     return keras_spm.ImageClassifier(
         backbone(name, **overrides), CLASSES, mean=(0, 0, 0), standard_deviation=(1, 1, 1)
     )
+
+
+def detector(**arguments):
+    """Returns a small detector on the backbone of a golden, with initial weights."""
+    small = {"pyramid_channels": 8, "head_channels": 8, "head_depth": 1, "max_detections": 5}
+    return keras_spm.ObjectDetector(backbone("pvt_v2_spm"), 3, **{**small, **arguments})
+
+
+def random_detector(**arguments):
+    """Returns one with known random weights, which finds much, and all wrong."""
+    model = randomize(detector(score_threshold=0.3, **arguments))
+    for variable in model.weights:
+        if variable.path.startswith("head/"):
+            # Else probabilities are 1 to the last digit, and nobody knows the best.
+            variable.assign(keras.ops.convert_to_numpy(variable) * 0.2)
+    return model

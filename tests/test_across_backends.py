@@ -31,6 +31,9 @@ WRITE = """
     model.save(f"{path}{me}.keras")
     model.save_weights(f"{path}{me}.weights.h5")
     np.save(f"{path}{me}.npy", model.predict(images, verbose=0))
+detector = golden.random_detector()
+detector.save(f"{folder}/detector-{me}.keras")
+np.savez(f"{folder}/detector-{me}.npz", **detector.predict(images, verbose=0))
 """
 READ = """
     for other in ("tensorflow", "jax", "torch"):
@@ -39,6 +42,8 @@ READ = """
     other = {"tensorflow": "jax", "jax": "torch", "torch": "tensorflow"}[me]
     model = keras.saving.load_model(f"{path}{other}.keras")
     np.save(f"{path}{me}-loads-{other}.npy", model.predict(images, verbose=0))
+detector = keras.saving.load_model(f"{folder}/detector-{other}.keras")
+np.savez(f"{folder}/detector-{me}-loads-{other}.npz", **detector.predict(images, verbose=0))
 """
 
 
@@ -74,3 +79,14 @@ def test_weights_and_numbers_are_the_same_everywhere(tmp_path):
         for path in results:
             difference = np.abs(np.load(path) - expected).max()
             assert difference <= 1e-5 * max(np.abs(expected).max(), 1), path.name
+    _check_detections([np.load(path) for path in sorted(tmp_path.glob("detector-*.npz"))])
+
+
+def _check_detections(results):
+    """The same classes in the same places, within what an image shows."""
+    expected, *others = results
+    assert len(others) == 5 and (expected["scores"] > 0).all()
+    for found in others:
+        np.testing.assert_array_equal(found["labels"], expected["labels"])
+        np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-4, rtol=0)
+        np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=0.05, rtol=0)

@@ -17,7 +17,14 @@ ALLOWED = {
     "layers": {"backend", "keras", "numpy"},
     "backbones": {"layers", "registry", "keras", "numpy"},
     "optimizers": {"keras"},
-    "tasks": {"backbones", "data", "layers", "optimizers", "registry", "keras", "numpy"},
+    "heads": {"backend", "layers", "keras", "numpy"},
+    "losses": {"keras"},
+    "metrics": {"keras", "numpy"},
+    "callbacks": {"metrics", "keras"},
+    "tasks": {
+        *("backbones", "backend", "data", "heads", "layers", "losses", "metrics"),
+        *("optimizers", "registry", "keras", "numpy"),
+    },
     "weights": {"ml_dtypes", "numpy"},
     "converters": {"weights", "keras", "numpy"},
     "comparison": {"keras", "numpy"},
@@ -30,8 +37,8 @@ ALLOWED = {
     "visualize": {"numpy"},
     "cli": {"converters", "weights", "keras"},
     "trainer": {
-        *("backbones", "data", "environment", "optimizers", "registry", "tasks", "visualize"),
-        *("keras", "numpy"),
+        *("backbones", "callbacks", "data", "environment", "optimizers", "registry", "tasks"),
+        *("visualize", "keras", "numpy"),
     },
 }
 

@@ -21,20 +21,27 @@ def _python(code, **environment):
 def test_public_names():
     assert keras_spm.__all__ == [
         "ImageClassifier",
+        "ObjectDetector",
         "PVT",
         "PVTSPM",
         "PVTv2",
         "PVTv2SPM",
+        "SemanticSegmenter",
         "Swin",
         "SwinSPM",
+        "callbacks",
         "compare",
         "data",
+        "heads",
         "layers",
         "list_layouts",
         "list_presets",
         "load_torch_weights",
+        "losses",
+        "metrics",
         "to_torch_state_dict",
         "upload_preset",
+        "visualize",
     ]
     assert all(hasattr(keras_spm, name) for name in keras_spm.__all__)
     assert keras_spm.layers.__all__ == [

@@ -192,6 +192,23 @@ class PyramidBackbone(keras.Model):
             input_shape = layer.compute_output_shape(input_shape)
         return total
 
+    def pyramid_shapes(self, input_shape):
+        """Returns the shapes of the (channels_last) feature maps.
+
+        Args:
+            input_shape: (batch, H, W, channels), channels_last.
+
+        Returns:
+            {"P2": (batch, H / 4, W / 4, channels), …}
+        """
+        shapes, shape = {}, self.stem.compute_output_shape(input_shape)
+        for level, stage in zip(self._pyramid_outputs, self.stages, strict=True):
+            shape = stage.compute_output_shape(shape)
+            if isinstance(shape[0], tuple):
+                shape, _ = shape  # With the class token's.
+            shapes[level] = shape
+        return shapes
+
     def get_config(self):
         return {
             **{name: getattr(self, name) for name in self._family_arguments},

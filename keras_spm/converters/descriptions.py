@@ -7,7 +7,7 @@ import pathlib
 import re
 
 from keras_spm.converters import image_processors
-from keras_spm.converters.sensible import check_classifier
+from keras_spm.converters.sensible import check_task
 from keras_spm.weights.errors import FormatError
 from keras_spm.weights.files import read_json
 from keras_spm.weights.messages import listed
@@ -16,6 +16,8 @@ from keras_spm.weights.messages import shortened
 OWN_FORMAT = "keras_spm"
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
+# The task of all foreign folders.
+CLASSIFIER = "ImageClassifier"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,9 @@ class Description:
         backbone: name of the backbone's class.
         arguments: of the backbone's constructor.
         variant: name of one of the class's presets that the arguments add to, or None.
-        classifier: arguments of `ImageClassifier` but for the backbone; None for a bare
+        task_arguments: of the task's constructor but for the backbone; None for a bare
             backbone.
+        task: name of the task's class.
         sha256: of the weight file, where the folder says so.
     """
 
@@ -36,7 +39,8 @@ class Description:
     backbone: str
     arguments: dict
     variant: str | None = None
-    classifier: dict | None = None
+    task_arguments: dict | None = None
+    task: str = CLASSIFIER
     sha256: str | None = None
 
 
@@ -72,8 +76,8 @@ def describe(folder):
             f"{path} is not a configuration of {OWN_FORMAT}, transformers or timm: "
             f"it has [{listed(map(repr, sorted(config)))}]."
         )
-    if description.classifier is not None:
-        check_classifier(description.classifier, path)
+    if description.task_arguments is not None:
+        check_task(description.task, description.task_arguments, path)
     return description
 
 
@@ -89,12 +93,16 @@ def _described(config, processor):
 
 
 def _own(config):
-    backbone, classifier = config["backbone"], config.get("classifier")
+    backbone, task = config["backbone"], config.get("task")
+    if "classifier" in config:  # As version 0.1.0 wrote it.
+        arguments = config["classifier"]
+        task = None if arguments is None else {"class": CLASSIFIER, "config": arguments}
     return Description(
         layout=OWN_FORMAT,
         backbone=backbone["class"],
         arguments=dict(backbone["config"]),
-        classifier=None if classifier is None else dict(classifier),
+        task_arguments=None if task is None else dict(task["config"]),
+        task=CLASSIFIER if task is None else task["class"],
         sha256=_sha256(config.get("weights", {})),
     )
 
@@ -188,7 +196,7 @@ def _transformers(config, processor):
             "class_names": _distinct(class_names),
             **image_processors.from_transformers(processor),
         }
-    return Description("transformers", backbone, arguments, classifier=classifier)
+    return Description("transformers", backbone, arguments, task_arguments=classifier)
 
 
 # class → pattern of timm's names for it: variant, and window size

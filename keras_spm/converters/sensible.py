@@ -75,6 +75,24 @@ _PREPROCESSING = {
     "crop_fraction": _or_none(_is_positive),
     "interpolation": _is_text,
 }
+_BATCHING = {
+    "shorter_side": _or_none(_is_whole),
+    "longer_side": _or_none(_is_whole),
+    "divisor": _is_whole,
+    "enlarge_to_divisor": lambda value: isinstance(value, bool),
+}
+
+
+def _is_batching(value):
+    return isinstance(value, dict) and all(
+        key in _BATCHING and _BATCHING[key](each) for key, each in value.items()
+    )
+
+
+def _is_class(value):
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= 2**31
+
+
 _FOUR_WHOLE = (_each(_is_whole, 4), "four whole numbers above 0")
 _RATE = (_is_rate, "a number from 0 to below 1")
 _BOOL = (lambda value: isinstance(value, bool), "true or false")
@@ -120,21 +138,52 @@ _CLASSIFIER = {
 }
 
 
-def check_classifier(arguments, source):
-    """Refuses arguments of `ImageClassifier` that are not sensible.
+_CHANNELS = (lambda value: _is_whole(value) and value <= 8192, "a whole number from 1 to 8192")
+_DENSE = {
+    **{name: _CLASSIFIER[name] for name in ("num_classes", "class_names")},
+    **{name: _CLASSIFIER[name] for name in ("mean", "standard_deviation")},
+    "pyramid_channels": _CHANNELS,
+    "head_channels": _CHANNELS,
+    "batching": (_or_none(_is_batching), f"null or {', '.join(_BATCHING)}"),
+}
+_TASKS = {
+    "ImageClassifier": _CLASSIFIER,
+    "SemanticSegmenter": {
+        **_DENSE,
+        "ignore_class": (_or_none(_is_class), "null or a whole number"),
+        "dropout": _RATE,
+    },
+    "ObjectDetector": {
+        **_DENSE,
+        "bounding_box_format": (_is_text, "text"),
+        "head_depth": (lambda value: _is_whole(value) and value <= 64, "from 1 to 64"),
+        "anchor_size": (_is_positive, "a number above 0"),
+        "box_loss": (_is_text, "text"),
+        "score_threshold": _RATE,
+        "iou_threshold": _RATE,
+        "max_detections": (lambda value: _is_whole(value) and value <= 10**4, "from 1 to 10000"),
+    },
+}
+
+
+def check_task(task, arguments, source):
+    """Refuses arguments of a task that are not sensible.
 
     Args:
+        task: name of its class.
         arguments: of the constructor, without the backbone.
         source: what to call the configuration in messages.
 
     Raises:
         FormatError: names the argument, its value and what is allowed.
     """
+    if not isinstance(task, str) or task not in _TASKS:
+        raise FormatError(f"{source}: no task is called {reprlib.repr(task)}.")
     if "num_classes" not in arguments:
-        raise FormatError(f"{source}: the classifier has no `num_classes`.")
-    if unknown := sorted(arguments.keys() - _CLASSIFIER.keys()):
-        raise FormatError(f"{source}: a classifier has no {reprlib.repr(unknown)}.")
-    _check_each(arguments, _CLASSIFIER, source)
+        raise FormatError(f"{source}: the {task} has no `num_classes`.")
+    if unknown := sorted(arguments.keys() - _TASKS[task].keys()):
+        raise FormatError(f"{source}: {task} has no {reprlib.repr(unknown)}.")
+    _check_each(arguments, _TASKS[task], source)
 
 
 def check_extent(arguments, classes, arrays, source):

@@ -1,8 +1,20 @@
-"""Data sets by name, and preprocessing and augmentation of images."""
+"""Data sets by name and readers of others', preprocessing, batching and augmentation."""
 
+from keras_spm.data.batching import DetectionBatching
+from keras_spm.data.batching import ImageBatching
+from keras_spm.data.coco import CocoDetection
+from keras_spm.data.digit_scenes import DigitScenes
 from keras_spm.data.digits import load_digits
+from keras_spm.data.examples import DetectionExample
+from keras_spm.data.examples import SegmentationExample
 from keras_spm.data.preprocessing import ImagePreprocessing
+from keras_spm.data.scene_parse import SceneParse150
+from keras_spm.data.segmentation_augmentation import SegmentationAugmentation
 from keras_spm.data.splits import ImageSplits
+from keras_spm.data.tfds import TfdsCoco
+from keras_spm.data.tfds import TfdsSceneParse150
+from keras_spm.data.voc import VocDetection
+from keras_spm.data.voc import VocSegmentation
 from keras_spm.registry import lookup
 
 _DATASETS = {"digits": load_digits}
@@ -17,4 +29,21 @@ def load_dataset(name):
     return lookup("data set", name, _DATASETS)()
 
 
-__all__ = ["ImagePreprocessing", "ImageSplits", "load_dataset", "load_digits"]
+__all__ = [
+    "CocoDetection",
+    "DetectionBatching",
+    "DetectionExample",
+    "DigitScenes",
+    "ImageBatching",
+    "ImagePreprocessing",
+    "ImageSplits",
+    "SceneParse150",
+    "SegmentationAugmentation",
+    "SegmentationExample",
+    "TfdsCoco",
+    "TfdsSceneParse150",
+    "VocDetection",
+    "VocSegmentation",
+    "load_dataset",
+    "load_digits",
+]

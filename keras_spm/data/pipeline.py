@@ -6,6 +6,32 @@ import numpy as np
 
 from keras_spm.data.transforms import random_affine
 
+# Grain's own 500 batches would be 25 GB of COCO's images.
+_THREADS, _BATCHES_AHEAD = 8, 8
+
+
+def repeated_batches(examples, prepared, collated, batch_size, seed):
+    """Returns an endless Grain data set of batches: shuffled anew each time all have been.
+
+    Args:
+        examples: sequence.
+        prepared: function (example, `numpy.random.Generator`) that augments one.
+        collated: function from a list of what is prepared to a batch.
+        batch_size: int.
+        seed: int, of order and augmentation; the same gives the same batches.
+
+    Raises:
+        ValueError: where there are no examples.
+    """
+    import grain
+
+    if not len(examples):
+        raise ValueError("`examples` must not be empty. Received: 0 examples")
+    order = grain.MapDataset.source(examples).seed(seed).shuffle()
+    order = order.repeat(reseed_each_epoch=True).random_map(prepared)
+    order = order.batch(batch_size, batch_fn=collated)
+    return order.to_iter_dataset(grain.ReadOptions(_THREADS, _BATCHES_AHEAD))
+
 
 def training_batches(examples, batch_size, epochs, seed, rotation, zoom, translation):
     """Returns a Grain data set of augmented batches for a whole training.

@@ -73,7 +73,7 @@ class ImagePreprocessing:
     def _prepared(self, image):
         from PIL import Image
 
-        image = _read(image)
+        image = read_image(image)
         resample = Image.Resampling(INTERPOLATIONS.index(self.interpolation))
         height, width = self.image_size
         if self.crop_fraction is None:
@@ -128,7 +128,7 @@ def read_images(images):
     if hasattr(images, "ndim"):
         return np.asarray(images)
     if _is_one(images):
-        return np.asarray(_read(images))
+        return np.asarray(read_image(images))
     arrays = [read_images(image) for image in images]
     if len({array.shape for array in arrays}) > 1:
         raise ValueError(
@@ -163,8 +163,17 @@ def _is_one(images):
     )
 
 
-def _read(image):
-    """An image in Pillow's RGB, turned as its camera says."""
+def read_image(image):
+    """Returns an image in Pillow's RGB, turned as its camera says.
+
+    Args:
+        image: path of an image file, `PIL.Image`, or array (height, width, 3) with pixels
+            in [0, 255].
+
+    Raises:
+        FileNotFoundError: for a path without a file.
+        ValueError: for what cannot be read as an image.
+    """
     from PIL import Image
     from PIL import ImageOps
 

@@ -40,3 +40,15 @@ def random_affine(image, generator, rotation, zoom, translation):
         (width, height), Image.AFFINE, matrix, resample=Image.BILINEAR
     )
     return np.asarray(moved)
+
+
+def mirrored(image, boxes):
+    """Returns an image and its boxes with left and right exchanged.
+
+    Args:
+        image: (height, width, 3).
+        boxes: (objects, 4) left, top, right, bottom in its pixels.
+    """
+    left, top, right, bottom = np.moveaxis(boxes, -1, 0)
+    width = image.shape[1]
+    return image[:, ::-1], np.stack([width - right, top, width - left, bottom], axis=-1)

@@ -1,15 +1,18 @@
 """From a source to a model: built as described, and filled."""
 
 import inspect
+import re
 import warnings
 
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.converters import load_arrays
 from keras_spm.converters import values_of
 from keras_spm.converters import variables_of
+from keras_spm.converters.descriptions import CLASSIFIER
 from keras_spm.converters.descriptions import OWN_FORMAT
 from keras_spm.converters.sensible import check_extent
 from keras_spm.presets.saving import own_config
+from keras_spm.presets.saving import own_layout
 from keras_spm.presets.sources import BACKBONES
 from keras_spm.presets.sources import Weights
 from keras_spm.presets.sources import find_source
@@ -22,6 +25,8 @@ from keras_spm.weights.errors import FormatError
 from keras_spm.weights.messages import shortened
 from keras_spm.weights.rules import OWN_LAYOUT
 
+# The layers of dense tasks beside their backbone.
+_HEAD = re.compile("(head|feature_pyramid)/")
 _BY_NAME = {cls.__name__: cls for cls in BACKBONES}
 
 
@@ -50,7 +55,7 @@ def _weights(source):
 
 def _converted(source):
     weights = source.read()
-    task = source.description.classifier and ImageClassifier
+    task = source.description.task_arguments and ImageClassifier
     model = _build(task, _BY_NAME[source.description.backbone], source, weights, {})
     _load(model, weights)
     return ledger.write(values_of(model), OWN_LAYOUT)
@@ -64,14 +69,14 @@ def _build(task, backbone_class, source, weights, arguments):
     description = source.description
     given = {**backbone_class.presets.get(description.variant, {}), **description.arguments}
     if source.is_foreign:
-        classes = (description.classifier or {}).get("num_classes")
+        classes = (description.task_arguments or {}).get("num_classes")
         check_extent(given, classes, weights and weights.arrays, source.name)
     if backbone_class.__name__ != description.backbone:
         given.pop("merging", None)  # The class wanted has its own.
     try:
         if task is None:
             return backbone_class(**{**given, **arguments})
-        return task(backbone_class(**given), **_classifier_arguments(source, arguments))
+        return task(backbone_class(**given), **_task_arguments(task, source, arguments))
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         if not source.is_foreign:  # Then the caller's arguments alone can be wrong.
             raise
@@ -91,12 +96,17 @@ def _backbone_class(source):
     raise FormatError(f"{source.name} holds a {found.__name__}, not a {source.wanted.__name__}.")
 
 
-def _classifier_arguments(source, arguments):
-    """What was saved of a classifier, but for what the caller wants otherwise."""
-    saved = source.description.classifier or {}
+def _task_arguments(task, source, arguments):
+    """What was saved of the task, but for what the caller wants otherwise."""
+    saved = source.description.task_arguments or {}
+    if task.__name__ != source.description.task:
+        # Of another task only how the backbone wants its pixels.
+        saved = {key: saved[key] for key in ("mean", "standard_deviation") if key in saved}
     merged = {**saved, **arguments}
     if "num_classes" not in merged:
-        raise ValueError(f"`num_classes` must be given: {source.name} comes without a classifier.")
+        raise ValueError(
+            f"`num_classes` must be given: {source.name} comes without a {task.__name__}."
+        )
     if saved.get("num_classes") != merged["num_classes"] and "class_names" not in arguments:
         merged.pop("class_names", None)
     return merged
@@ -109,6 +119,12 @@ def _fill(model, source, weights):
     """Loads all, or where the model alone has Stepwise Patch Merging, what is shared."""
     backbone = getattr(model, "backbone", model)
     description = source.description
+    if model is not backbone and not _is_task_of(model, description):
+        return _fill_backbone(model, source, weights)
+    if model is backbone and description.task != CLASSIFIER:
+        # What the other task put on its backbone.
+        arrays = {name: weights.arrays[name] for name in weights.arrays if not _HEAD.match(name)}
+        weights = weights._replace(arrays=arrays)
     default = inspect.signature(_BY_NAME[description.backbone]).parameters["merging"].default
     merging = description.arguments.get("merging", default)
     if backbone.merging == merging:
@@ -130,9 +146,24 @@ def _fill(model, source, weights):
     return report.without(fresh)
 
 
+def _is_task_of(model, description):
+    """Whether a task's head can be filled from what is described."""
+    if isinstance(model, ImageClassifier):
+        return description.task == CLASSIFIER
+    classes = (description.task_arguments or {}).get("num_classes")
+    return type(model).__name__ == description.task and model.num_classes == classes
+
+
+def _fill_backbone(model, source, weights):
+    """Loads the backbone; the task's own layers stay fresh."""
+    report = _fill(model.backbone, source, weights)
+    known = variables_of(model.backbone)
+    return report.without([path for path in variables_of(model) if path not in known])
+
+
 def _load(model, weights):
     if weights.layout == OWN_FORMAT:
-        return ledger.load(variables_of(model), weights.arrays, OWN_LAYOUT, weights.where)
+        return ledger.load(variables_of(model), weights.arrays, own_layout(model), weights.where)
     return load_arrays(model, weights.arrays, weights.where)
 
 

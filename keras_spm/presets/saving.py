@@ -10,16 +10,27 @@ from keras_spm.converters.descriptions import CONFIG
 from keras_spm.converters.descriptions import OWN_FORMAT
 from keras_spm.presets.sources import WEIGHTS
 from keras_spm.presets.sources import folder_source
+from keras_spm.tasks import ImageClassifier
+from keras_spm.tasks import ObjectDetector
+from keras_spm.tasks import SemanticSegmenter
 from keras_spm.version import __version__
 from keras_spm.weights import hub
 from keras_spm.weights import ledger
 from keras_spm.weights.errors import FormatError
 from keras_spm.weights.formats import sha256_of
 from keras_spm.weights.formats import write_safetensors
+from keras_spm.weights.rules import OWN_DENSE_LAYOUT
 from keras_spm.weights.rules import OWN_LAYOUT
 
 # What a saved configuration leaves to the one who loads it.
 _PERSONAL = ("name", "trainable", "backbone")
+
+# What the hub calls what a model does; a bare backbone makes features.
+_PIPELINES = {
+    ImageClassifier: "image-classification",
+    ObjectDetector: "object-detection",
+    SemanticSegmenter: "image-segmentation",
+}
 
 _README = """\
 ---
@@ -43,7 +54,7 @@ def save_preset(model, folder):
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
-        write_safetensors(unfinished / WEIGHTS, ledger.write(values_of(model), OWN_LAYOUT))
+        write_safetensors(unfinished / WEIGHTS, ledger.write(values_of(model), own_layout(model)))
         config = _config(model, sha256_of(unfinished / WEIGHTS))
         (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         (unfinished / "README.md").write_text(_readme(model))
@@ -80,6 +91,12 @@ def upload_preset(folder, address, private=False):
     return hub.upload_folder(folder, address, private)
 
 
+def own_layout(model):
+    """The layout of our own files that a model's weights have."""
+    is_dense = hasattr(model, "backbone") and not isinstance(model, ImageClassifier)
+    return OWN_DENSE_LAYOUT if is_dense else OWN_LAYOUT
+
+
 def own_config(model):
     """A model's constructor arguments, but for its name and what it is built on."""
     return {key: value for key, value in model.get_config().items() if key not in _PERSONAL}
@@ -94,15 +111,16 @@ def _config(model, sha256):
             "class": type(backbone).__name__,
             "config": {**own_config(backbone), "dtype": backbone.dtype_policy.name},
         },
-        "classifier": None if model is backbone else own_config(model),
+        "task": None
+        if model is backbone
+        else {"class": type(model).__name__, "config": own_config(model)},
         "weights": {"sha256": sha256},
     }
 
 
 def _readme(model):
-    is_task = hasattr(model, "backbone")
     return _README.format(
-        pipeline="image-classification" if is_task else "image-feature-extraction",
+        pipeline=_PIPELINES.get(type(model), "image-feature-extraction"),
         backbone=type(getattr(model, "backbone", model)).__name__,
         version=__version__,
         cls=type(model).__name__,

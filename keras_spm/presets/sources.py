@@ -154,7 +154,7 @@ def _published(cls, variant, card, name):
                 f"{card.address} holds another variant than {variant!r}: "
                 f"{argument}={described[argument]}, not {value}."
             )
-    description = dataclasses.replace(description, classifier=card.classifier)
+    description = dataclasses.replace(description, task_arguments=card.classifier)
     return Source(name, cls, description, snapshot=snapshot, card=card)
 
 

@@ -12,6 +12,7 @@ from keras_spm.layers.initializers import linear_initializer
 from keras_spm.layers.multiply_adds import multiply_adds
 from keras_spm.optimizers import AdamW
 from keras_spm.tasks.image_task import ImageTask
+from keras_spm.tasks.image_task import checked_names
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -59,7 +60,7 @@ class ImageClassifier(ImageTask):
         preprocessing=None,
         **kwargs,
     ):
-        class_names = _checked_names(class_names, num_classes)
+        class_names = checked_names(class_names, num_classes)
         if isinstance(preprocessing, dict):
             preprocessing = ImagePreprocessing(**preprocessing)
 
@@ -175,20 +176,3 @@ class ImageClassifier(ImageTask):
             "name": self.name,
             "trainable": self.trainable,
         }
-
-    @classmethod
-    def from_config(cls, config):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"])
-        return cls(**{**config, "backbone": backbone})
-
-
-def _checked_names(class_names, num_classes):
-    if class_names is None:
-        return None
-    class_names = [str(name) for name in class_names]
-    if len(class_names) != num_classes or len(set(class_names)) != num_classes:
-        raise ValueError(
-            f"`class_names` must be {num_classes} distinct names, one per class. "
-            f"Received {len(class_names)}: {class_names}"
-        )
-    return class_names

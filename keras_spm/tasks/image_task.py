@@ -15,6 +15,10 @@ class ImageTask(keras.Model):
     Subclasses set `backbone` and define `compile` with default arguments.
     """
 
+    def __init__(self, inputs, outputs, name=None, trainable=True):
+        # Named here: Keras's functional models take any argument in silence.
+        super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
+
     @classmethod
     def from_preset(cls, name, load_weights=True, **arguments):
         """Builds the task and loads its weights; `load_report` on it says what was done.
@@ -49,7 +53,8 @@ class ImageTask(keras.Model):
         """Freezes the backbone's stem and stages 1 to `up_to_stage`; 0 freezes nothing.
 
         Frozen batch normalisations stay in evaluation. The model is compiled anew as it
-        was, with a fresh optimizer state, so this works between two calls of `fit`.
+        was, with a fresh optimizer state, so this works between two calls of `fit`. A
+        backbone of another package has no stages: set its `trainable`, then compile.
 
         Args:
             up_to_stage: int from 0 to 4.
@@ -84,6 +89,15 @@ class ImageTask(keras.Model):
         self._check_pixels(x)
         return super().predict(x, *args, **kwargs)
 
+    @classmethod
+    def from_config(cls, config):
+        backbone = keras.saving.deserialize_keras_object(config["backbone"])
+        if not backbone.trainable:
+            # Keras tells a functional model so before it has its layers.
+            for layer in backbone.layers:
+                layer.trainable = False
+        return cls(**{**config, "backbone": backbone})
+
     def _check_pixels(self, x):
         """Warns once where images look scaled to [0, 1]: they would come out all black."""
         if getattr(self, "_pixels_checked", False):
@@ -95,3 +109,20 @@ class ImageTask(keras.Model):
                 f"{type(self).__name__} takes raw pixels in [0, 255] and normalises them itself.",
                 stacklevel=3,
             )
+
+
+def checked_names(class_names, num_classes):
+    """Returns class names as a list of strings, or None.
+
+    Raises:
+        ValueError: where they are not distinct, or not as many as classes.
+    """
+    if class_names is None:
+        return None
+    class_names = [str(name) for name in class_names]
+    if len(class_names) != num_classes or len(set(class_names)) != num_classes:
+        raise ValueError(
+            f"`class_names` must be {num_classes} distinct names, one per class. "
+            f"Received {len(class_names)}: {class_names}"
+        )
+    return class_names

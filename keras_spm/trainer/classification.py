@@ -1,17 +1,14 @@
 """Trains, selects, tests and documents an image classifier."""
 
-import platform
-import time
-
 import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.data import load_dataset
 from keras_spm.data.pipeline import training_batches
-from keras_spm.environment import versions
 from keras_spm.optimizers import AdamW
 from keras_spm.tasks import ImageClassifier
+from keras_spm.trainer.engine import train
 from keras_spm.visualize import plot_confusion_matrix
 from keras_spm.visualize import plot_training_curves
 
@@ -44,35 +41,23 @@ def train_classifier(recipe, folder, verbose):
     )
     model = _build(recipe, splits.class_names, steps_per_epoch)
 
-    # Only now, as a recipe that asks for what there is not leaves nothing behind.
-    folder.start()
-    folder.write("recipe.json", recipe.as_dict())
-    folder.write("environment.json", {**versions(), "machine": platform.platform()})
-    best_path = folder.working_path / "best.keras"
-    started = time.perf_counter()
-    history = model.fit(
+    training = train(
+        model,
         batches,
-        shuffle=False,
-        steps_per_epoch=steps_per_epoch,
-        epochs=recipe.epochs,
-        validation_data=splits.validation,
-        callbacks=[
-            keras.callbacks.CSVLogger(str(folder.working_path / "metrics.csv")),
-            keras.callbacks.ModelCheckpoint(
-                str(best_path), monitor="val_loss", save_best_only=True
-            ),
-        ],
-        verbose=verbose,
-    ).history
-    seconds = time.perf_counter() - started
-    plot_training_curves(history, folder.working_path / "curves.png")
+        recipe,
+        folder,
+        verbose,
+        ("val_loss", "min"),
+        steps_per_epoch,
+        splits.validation,
+    )
+    plot_training_curves(training.history, folder.working_path / "curves.png")
 
-    best_epoch = int(np.argmin(history["val_loss"]))
     result = {
-        **_test(best_path, splits, folder.working_path / "confusion_matrix.png"),
-        "best_epoch": best_epoch + 1,
-        "validation_accuracy": history["val_accuracy"][best_epoch],
-        "seconds": round(seconds, 1),
+        **_test(training.best_model, splits, folder.working_path / "confusion_matrix.png"),
+        "validation_accuracy": training.best("val_accuracy"),
+        "best_epoch": training.best_epoch,
+        "seconds": training.seconds,
     }
     folder.finish(result)
     return result
@@ -83,13 +68,8 @@ def _build(recipe, class_names, steps_per_epoch):
         recipe.preset, load_weights=False, drop_path_rate=recipe.drop_path_rate
     )
     model = ImageClassifier(backbone, len(class_names), class_names)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        warmup_target=recipe.learning_rate,
-        warmup_steps=recipe.warmup_epochs * steps_per_epoch,
-        decay_steps=(recipe.epochs - recipe.warmup_epochs) * steps_per_epoch,
-    )
-    model.compile(optimizer=AdamW(schedule, weight_decay=recipe.weight_decay))
+    rates = recipe.learning_rates(steps_per_epoch)
+    model.compile(optimizer=AdamW(rates, weight_decay=recipe.weight_decay))
     return model
 
 

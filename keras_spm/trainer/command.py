@@ -7,8 +7,19 @@ import sys
 import keras
 
 from keras_spm.trainer.classification import train_classifier
+from keras_spm.trainer.detection import train_detector
+from keras_spm.trainer.recipe import ClassificationRecipe
+from keras_spm.trainer.recipe import DetectionRecipe
+from keras_spm.trainer.recipe import SegmentationRecipe
 from keras_spm.trainer.recipe import load_recipe
 from keras_spm.trainer.run_folder import RunFolder
+from keras_spm.trainer.segmentation import train_segmenter
+
+_TRAININGS = {
+    ClassificationRecipe: train_classifier,
+    DetectionRecipe: train_detector,
+    SegmentationRecipe: train_segmenter,
+}
 
 
 def main(recipes, arguments=None):
@@ -40,13 +51,12 @@ def main(recipes, arguments=None):
             folder.check_recipe(recipe)
             print(f"{folder.path} is finished already; delete it to train again.")
         else:
-            result = train_classifier(recipe, folder, verbose=1 if sys.stdout.isatty() else 2)
+            train = _TRAININGS[type(recipe)]
+            result = train(recipe, folder, verbose=1 if sys.stdout.isatty() else 2)
     except (ValueError, FileExistsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(
-        f"test accuracy {result['test_accuracy']:.2%} (best epoch {result['best_epoch']}, "
-        f"{result['seconds']} s of training)\n"
-        f"see {folder.path}: best.keras, metrics.csv, curves.png, confusion_matrix.png"
-    )
+    files = ", ".join(sorted(path.name for path in folder.path.iterdir()))
+    print("\n".join(f"{name.replace('_', ' ')}: {value:.5g}" for name, value in result.items()))
+    print(f"see {folder.path}: {files}")
     return 0

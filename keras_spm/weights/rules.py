@@ -86,9 +86,9 @@ class Rule:
 
 
 class SamePath:
-    """A rule for every variable but those below one path: the tensor's name is its path."""
+    """A rule for every variable but those below some paths: the tensor's name is its path."""
 
-    def __init__(self, without):
+    def __init__(self, without=()):
         self._without = without
 
     def bind(self, path, variables):
@@ -167,13 +167,15 @@ def _same(path, transform=IDENTITY):
 
 
 # What our own files hold: variables under their own paths, in Keras's axis order.
+_OWN_GRIDS = (
+    _same("stage{stage}/position_embedding/embedding", GRID),
+    _same("stage{stage}/block{block}/attention/relative_position_bias_table", BIAS_TABLE),
+)
 OWN_LAYOUT = Layout(
     "keras_spm",
-    (
-        _same("stage{stage}/position_embedding/embedding", GRID),
-        _same("stage{stage}/block{block}/attention/relative_position_bias_table", BIAS_TABLE),
-        SamePath(without="head/"),
-    ),
+    (*_OWN_GRIDS, SamePath(without="head/")),
     head=(_same("head/kernel"), _same("head/bias")),
     omissible=("stage4/class_token", "stage4/class_position", "norm/gamma", "norm/beta"),
 )
+# A dense task's head comes and goes with all else.
+OWN_DENSE_LAYOUT = Layout("keras_spm", (*_OWN_GRIDS, SamePath()))

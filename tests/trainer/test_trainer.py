@@ -7,8 +7,12 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 from keras_spm import trainer
+from keras_spm.data import DetectionBatching
+from keras_spm.data import DigitScenes
+from keras_spm.data import ImageBatching
 from keras_spm.data import load_dataset
 
 RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
@@ -23,10 +27,11 @@ def test_recipe_overrides_are_typed():
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
+        ("detection_digits", [], "Unknown recipe"),
         ("classification_digit", [], "Did you mean 'classification_digits'"),
         (RECIPE, ["epoch=3"], "Did you mean 'epochs'"),
         (RECIPE, ["epochs=2.5"], "'epochs' must be int"),
-        (RECIPE, ["epochs=many"], "takes a number"),
+        (RECIPE, ["epochs=many"], "takes a number, true or false"),
         (RECIPE, ["epochs"], "key=value"),
         (RECIPE, ["epochs=3"], "warmup_epochs=3, epochs=3"),
     ],
@@ -38,12 +43,14 @@ def test_mistakes_in_a_recipe_are_named(name, overrides, message):
 
 def test_a_recipe_file_is_checked(tmp_path):
     text = (RECIPES / f"{RECIPE}.py").read_text()
-    (tmp_path / "misspelt.py").write_text(text.replace("epochs: int", "epoch: int", 1))
+    (tmp_path / "classification_misspelt.py").write_text(
+        text.replace("epochs: int", "epoch: int", 1)
+    )
     with pytest.raises(ValueError, match="Did you mean 'epochs'"):
-        trainer.load_recipe("misspelt", tmp_path)
-    (tmp_path / "short.py").write_text("epochs = 3")
+        trainer.load_recipe("classification_misspelt", tmp_path)
+    (tmp_path / "classification_short.py").write_text("epochs = 3")
     with pytest.raises(ValueError, match="lacks preset"):
-        trainer.load_recipe("short", tmp_path)
+        trainer.load_recipe("classification_short", tmp_path)
 
 
 def test_a_run_from_the_command_leaves_everything(tmp_path, capsys):
@@ -81,6 +88,127 @@ def test_a_run_from_the_command_leaves_everything(tmp_path, capsys):
     assert (output / "result.json").stat().st_mtime_ns == before
     assert trainer.main(RECIPES, [*arguments, "--set", "seed=5"]) == 2
     assert "seed: 0 there, 5 now" in capsys.readouterr().err
+
+
+SMALL = ("epochs=2", "steps_per_epoch=2", "warmup_steps=1", "batch_size=4", "pyramid_channels=8")
+OF_EVERY_RUN = {
+    *("recipe.json", "environment.json", "metrics.csv", "best.keras", "curves.png"),
+    *("predictions.png", "result.json"),
+}
+
+
+def _run(recipe, output, *overrides):
+    """Runs a recipe made small, and returns (result, model)."""
+    settings = [part for each in (*SMALL, *overrides) for part in ("--set", each)]
+    assert trainer.main(RECIPES, [recipe, "--output", str(output), *settings]) == 0
+    result = json.loads((output / "result.json").read_text())
+    return result, keras.saving.load_model(output / "best.keras")
+
+
+@pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("*.py")])
+def test_every_recipe_is_whole(name):
+    recipe = trainer.load_recipe(name, RECIPES)
+    steps = 100 if name == RECIPE else recipe.steps
+    rates = recipe.learning_rates(100) if name == RECIPE else recipe.learning_rates()
+    warmup = recipe.warmup_epochs * 100 if name == RECIPE else recipe.warmup_steps
+    assert float(rates(max(warmup, 1))) == pytest.approx(recipe.learning_rate, rel=1e-2)
+    assert float(rates(recipe.epochs * steps - 1)) <= recipe.learning_rate / 99
+    assert not warmup or float(rates(0)) <= recipe.learning_rate / warmup * 1.001
+
+
+def test_steps_fall_after_8_and_11_of_12_epochs():
+    recipe = trainer.load_recipe("detection_coco", RECIPES)
+    rates = recipe.learning_rates()
+    epoch = recipe.steps_per_epoch
+    found = [float(rates(step)) for step in (250, 8 * epoch, 8 * epoch + 1, 11 * epoch + 1)]
+    assert found == pytest.approx([251 / 500 * 1e-4, 1e-4, 1e-5, 1e-6])
+    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(rates))
+    assert float(again(250)) == pytest.approx(found[0])
+
+
+def test_a_segmentation_run_leaves_everything(tmp_path, capsys):
+    sizes = ("image_size=64", "test_shorter_side=64", "test_longer_side=64", "head_channels=8")
+    result, model = _run("segmentation_digit_scenes", tmp_path / "run", *sizes)
+    assert "test mean iou: " in capsys.readouterr().out
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == OF_EVERY_RUN | {"iou_per_class.csv"}
+    images, class_maps = zip(
+        *((each.image, each.class_map) for each in DigitScenes("test", 256, 64)), strict=True
+    )
+    again = model.evaluate(np.stack(images), np.stack(class_maps), verbose=0, return_dict=True)
+    assert again["mean_iou"] == pytest.approx(result["test_mean_iou"], abs=1e-6)
+    assert again["pixel_accuracy"] == pytest.approx(result["test_pixel_accuracy"], abs=1e-6)
+    text = (tmp_path / "run" / "iou_per_class.csv").read_text()
+    per_class = list(csv.DictReader(text.splitlines()))
+    assert [row["class"] for row in per_class] == model.class_names
+    occurring = [float(row["iou"]) for row in per_class]
+    assert np.mean(occurring) == pytest.approx(result["test_mean_iou"], abs=1e-4)
+
+
+def test_a_detection_run_leaves_everything(tmp_path, capsys):
+    sizes = ("shorter_side=64", "longer_side=64", "head_channels=8", "head_depth=1")
+    result, model = _run("detection_digit_scenes", tmp_path / "run", *sizes)
+    assert "test AP50: " in capsys.readouterr().out
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files == OF_EVERY_RUN | {"average_precision.csv"}
+    scenes = list(DigitScenes("test", 256, 64))
+    batch = DetectionBatching(ImageBatching(), max_objects=8)(scenes)
+    again = model.evaluate(*batch, verbose=0, return_dict=True)
+    assert again["AP"] == pytest.approx(result["test_AP"], abs=1e-6)
+
+
+@pytest.mark.only("torch")  # Reading is the same on every backend.
+def test_the_ade20k_recipe_reads_its_folder(tmp_path):
+    """On scenes written in the layout of `ADEChallengeData2016`."""
+    for part, count in ("training", 6), ("validation", 3):
+        for kind in "images", "annotations":
+            (tmp_path / kind / part).mkdir(parents=True)
+        for number, scene in enumerate(DigitScenes("train", count, 80)):
+            Image.fromarray(scene.image).save(tmp_path / "images" / part / f"{number}.jpg")
+            labels = scene.class_map  # 0 is what does not count there.
+            Image.fromarray(labels).save(tmp_path / "annotations" / part / f"{number}.png")
+    overrides = (
+        *("preset=pvt_v2_spm_mini", "load_weights=false", f"data_folder={tmp_path}"),
+        *("image_size=64", "test_shorter_side=64", "test_longer_side=256", "head_channels=8"),
+    )
+    result, model = _run("segmentation_ade20k", tmp_path / "run", *overrides)
+    assert 0 <= result["test_mean_iou"] <= 1 and model.num_classes == 150
+
+
+@pytest.mark.only("torch")  # Reading is the same on every backend.
+def test_the_coco_recipe_reads_a_users_own_data(tmp_path):
+    (tmp_path / "images").mkdir()
+    for part in "train", "validation":
+        records, pictures = [], []
+        for number, scene in enumerate(DigitScenes(part, 4, 80)):
+            name = f"{part}{number}.png"
+            Image.fromarray(scene.image).save(tmp_path / "images" / name)
+            pictures.append({"id": number, "file_name": name, "height": 80, "width": 80})
+            for box, label in zip(scene.boxes.tolist(), scene.labels.tolist(), strict=True):
+                left, top, right, bottom = box
+                sides = [right - left, bottom - top]
+                records.append(
+                    {
+                        "id": len(records) + 1,
+                        "image_id": number,
+                        "bbox": [left, top, *sides],
+                        "category_id": label + 1,
+                        "area": sides[0] * sides[1],
+                        "iscrowd": 0,
+                    }
+                )
+        categories = [{"id": digit + 1, "name": str(digit)} for digit in range(10)]
+        contents = {"images": pictures, "categories": categories, "annotations": records}
+        (tmp_path / f"{part}.json").write_text(json.dumps(contents))
+    overrides = (
+        *("preset=pvt_v2_spm_mini", "load_weights=false", f"data_folder={tmp_path}"),
+        *("dataset=coco_format", "shorter_side=64", "longer_side=96", "frozen_stages=2"),
+        *("head_channels=8", "head_depth=1"),
+    )
+    result, model = _run("detection_coco", tmp_path / "run", *overrides)
+    assert 0 <= result["test_AP"] <= 1
+    assert model.class_names == list("0123456789")
+    assert model.batching.get_config()["longer_side"] == 96
 
 
 def test_a_run_that_dies_does_not_look_finished(tmp_path, monkeypatch):

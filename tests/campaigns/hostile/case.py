@@ -103,6 +103,8 @@ def _saved_models():
     models = {name: golden.backbone(name) for name in ("pvt", "pvt_v2", "swin_spm")}
     names = ["a", "b", "c"]
     models["classifier"] = keras_spm.ImageClassifier(golden.backbone("pvt_v2"), 3, names)
+    models["detector"] = golden.detector()
+    models["segmenter"] = keras_spm.SemanticSegmenter(golden.backbone("pvt_v2"), 3)
     return models
 
 

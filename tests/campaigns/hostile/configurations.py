@@ -16,6 +16,8 @@ _CLASSES = {
     "pvt_v2": keras_spm.PVTv2,
     "swin_spm": keras_spm.SwinSPM,
     "classifier": _CLASSIFIER,
+    "detector": keras_spm.ObjectDetector,
+    "segmenter": keras_spm.SemanticSegmenter,
     "transformers_pvt": _CLASSIFIER,
     "transformers_pvt_v2": _CLASSIFIER,
     "transformers_swin": _CLASSIFIER,
@@ -62,8 +64,8 @@ def _ours(**changes):
     return _set("backbone", "config", **changes)
 
 
-def _classifier(**changes):
-    return _set("classifier", **changes)
+def _task(**changes):
+    return _set("task", "config", **changes)
 
 
 class _WithoutWeights:
@@ -138,6 +140,11 @@ _FORMAT = {
     "self": _ours(self=1),
     "stem": _ours(stem=_LAMBDA),
     "an argument of Python's own": _ours(__class__="os.system"),
+    "task that is a list": _set(task=[]),
+    "task that is text": _set(task="ImageClassifier"),
+    "task that is empty": _set(task={}),
+    "task of an unknown class": _set(task={"class": "Lambda", "config": {"num_classes": 3}}),
+    "task whose class is a list": _set(task={"class": [], "config": {"num_classes": 3}}),
     "classifier that is a list": _set(classifier=[]),
     "classifier that is text": _set(classifier="three"),
 }
@@ -237,45 +244,45 @@ _SWIN = {
 }
 
 _CLASSIFIERS = {
-    "num_classes of 10**9": _classifier(num_classes=_HUGE, class_names=None),
-    "num_classes of 0": _classifier(num_classes=0, class_names=None),
-    "num_classes below 0": _classifier(num_classes=-3, class_names=None),
-    "num_classes of a float": _classifier(num_classes=3.0),
-    "num_classes of text": _classifier(num_classes="3"),
-    "num_classes that is null": _classifier(num_classes=None),
-    "num_classes that the weights lack": _classifier(num_classes=4, class_names=None),
-    "no num_classes": _drop("classifier", "num_classes"),
-    "class_names of numbers": _classifier(class_names=[1, 2, 3]),
-    "class_names of objects": _classifier(class_names=[{}, [], None]),
-    "class_names that is text": _classifier(class_names="abc"),
-    "class_names of two": _classifier(class_names=["a", "b"]),
-    "class_names twice the same": _classifier(class_names=["a", "a", "b"]),
-    "activation that is a Keras object": _classifier(activation=_LAMBDA),
-    "activation that is unknown": _classifier(activation="os.system"),
-    "dropout of NaN": _classifier(dropout=math.nan),
-    "dropout of 2": _classifier(dropout=2),
-    "dropout of text": _classifier(dropout="half"),
-    "preprocessing that is text": _classifier(preprocessing="bicubic"),
-    "preprocessing of unknown parts": _classifier(preprocessing={"image_size": [8, 8], "x": 1}),
-    "preprocessing to 10**9 pixels": _classifier(preprocessing={"image_size": [_HUGE, _HUGE]}),
-    "preprocessing to no size": _classifier(preprocessing={}),
-    "preprocessing to a size below 0": _classifier(preprocessing={"image_size": [-8, 8]}),
-    "preprocessing by an unknown interpolation": _classifier(
+    "num_classes of 10**9": _task(num_classes=_HUGE, class_names=None),
+    "num_classes of 0": _task(num_classes=0, class_names=None),
+    "num_classes below 0": _task(num_classes=-3, class_names=None),
+    "num_classes of a float": _task(num_classes=3.0),
+    "num_classes of text": _task(num_classes="3"),
+    "num_classes that is null": _task(num_classes=None),
+    "num_classes that the weights lack": _task(num_classes=4, class_names=None),
+    "no num_classes": _drop("task", "config", "num_classes"),
+    "class_names of numbers": _task(class_names=[1, 2, 3]),
+    "class_names of objects": _task(class_names=[{}, [], None]),
+    "class_names that is text": _task(class_names="abc"),
+    "class_names of two": _task(class_names=["a", "b"]),
+    "class_names twice the same": _task(class_names=["a", "a", "b"]),
+    "activation that is a Keras object": _task(activation=_LAMBDA),
+    "activation that is unknown": _task(activation="os.system"),
+    "dropout of NaN": _task(dropout=math.nan),
+    "dropout of 2": _task(dropout=2),
+    "dropout of text": _task(dropout="half"),
+    "preprocessing that is text": _task(preprocessing="bicubic"),
+    "preprocessing of unknown parts": _task(preprocessing={"image_size": [8, 8], "x": 1}),
+    "preprocessing to 10**9 pixels": _task(preprocessing={"image_size": [_HUGE, _HUGE]}),
+    "preprocessing to no size": _task(preprocessing={}),
+    "preprocessing to a size below 0": _task(preprocessing={"image_size": [-8, 8]}),
+    "preprocessing by an unknown interpolation": _task(
         preprocessing={"image_size": [8, 8], "interpolation": "os.system"}
     ),
-    "preprocessing with a crop of NaN": _classifier(
+    "preprocessing with a crop of NaN": _task(
         preprocessing={"image_size": [8, 8], "crop_fraction": math.nan}
     ),
-    "mean of NaN": _classifier(mean=[math.nan] * 3),
-    "mean of two": _classifier(mean=[0.5, 0.5]),
-    "mean of text": _classifier(mean="abc"),
-    "mean of a million": _classifier(mean=[0.5] * 10**6),
-    "standard_deviation of 0": _classifier(standard_deviation=[0, 0, 0]),
-    "standard_deviation below 0": _classifier(standard_deviation=[-1, -1, -1]),
-    "backbone beside the arguments": _classifier(backbone=_LAMBDA),
-    "name that is an object": _classifier(name=_LAMBDA),
-    "trainable of text": _classifier(trainable="no"),
-    "an unknown argument": _classifier(colour="red"),
+    "mean of NaN": _task(mean=[math.nan] * 3),
+    "mean of two": _task(mean=[0.5, 0.5]),
+    "mean of text": _task(mean="abc"),
+    "mean of a million": _task(mean=[0.5] * 10**6),
+    "standard_deviation of 0": _task(standard_deviation=[0, 0, 0]),
+    "standard_deviation below 0": _task(standard_deviation=[-1, -1, -1]),
+    "backbone beside the arguments": _task(backbone=_LAMBDA),
+    "name that is an object": _task(name=_LAMBDA),
+    "trainable of text": _task(trainable="no"),
+    "an unknown argument": _task(colour="red"),
 }
 
 _TRANSFORMERS = {
@@ -293,6 +300,31 @@ _TRANSFORMERS = {
     "id2label of 100,000": _set(id2label={str(i): f"class {i}" for i in range(100_000)}),
     "id2label of other classes": _set(id2label={"0": "a", "1": "b"}),
     "layer_norm_eps of text": _set(layer_norm_eps="small"),
+}
+
+_DETECTORS = {
+    "10**9 channels": _task(head_channels=_HUGE),
+    "channels of text": _task(pyramid_channels="64"),
+    "10**9 convolutions": _task(head_depth=_HUGE),
+    "10**9 detections": _task(max_detections=_HUGE),
+    "anchors of NaN": _task(anchor_size=math.nan),
+    "a format that is a list": _task(bounding_box_format=["xyxy"]),
+    "an unknown format": _task(bounding_box_format="os.system"),
+    "a loss that is a layer": _task(box_loss=_LAMBDA),
+    "an unknown loss": _task(box_loss="l3"),
+    "thresholds of text": _task(score_threshold="0.5"),
+    "batching that is text": _task(batching="large"),
+    "batching by an unknown part": _task(batching={"x": 1}),
+    "batching to a side below 0": _task(batching={"shorter_side": -8}),
+    "batching by a divisor of 0": _task(batching={"divisor": 0}),
+    "another number of classes": _task(num_classes=5),
+    "an argument of a classifier": _task(activation="relu"),
+    "another task": _set("task", **{"class": "SemanticSegmenter"}),
+}
+_SEGMENTERS = {
+    "10**9 classes": _task(num_classes=_HUGE),
+    "an ignored class of text": _task(ignore_class="all"),
+    "dropout of 2": _task(dropout=2),
 }
 
 _PROCESSORS = {
@@ -368,6 +400,8 @@ CASES = (
     *_cases("configuration", "pvt", _PVT),
     *_cases("configuration", "swin_spm", _SWIN),
     *_cases("configuration", "classifier", _CLASSIFIERS),
+    *_cases("configuration", "detector", _DETECTORS),
+    *_cases("configuration", "segmenter", _SEGMENTERS),
     *_cases("configuration of transformers", "transformers_pvt_v2", _TRANSFORMERS),
     *_cases("configuration of transformers", "transformers_pvt_v2", _PROCESSORS, PROCESSOR),
     *_cases(

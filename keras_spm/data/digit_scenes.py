@@ -1,0 +1,158 @@
+"""Scenes composed of real handwritten digits, for dense tasks: nothing to download.
+
+Several digits of different size and colour, which may overlap, stand on a smooth
+background with clutter. A scene is decided by its part and number, so a data set has no
+files; the digits of one part occur in no other.
+"""
+
+import functools
+import typing
+
+import numpy as np
+
+from keras_spm.data.digits import load_digits
+from keras_spm.registry import lookup
+
+CLASS_NAMES = ["background", *map(str, range(10))]
+_PARTS = {"train": 0, "validation": 1, "test": 2}
+
+_DIGITS = (3, 6)  # In a scene, from and to, less those for which no room was found.
+_SIDES = (0.4, 0.65)  # Of a digit, as a share of the scene's.
+_LARGEST_TURN = 10  # Degrees.
+_HIDDEN = 0.15  # At most, of a digit by those in front of it.
+_DARK = (0, 120)  # The background's levels, of red, green and blue each.
+_LIGHT = (120, 255)  # The digits'.
+_CHOICE = 8  # Random colours, of which a digit takes the one that stands out most.
+_NOISE = 6  # Standard deviation, levels.
+
+
+class Scene(typing.NamedTuple):
+    """An image and what is in it.
+
+    Attributes:
+        image: (height, width, 3) uint8.
+        class_map: (height, width) uint8; 0 is background, digit d is d + 1.
+        boxes: (digits, 4) float32, left, top, right and bottom of what is visible, pixels.
+        labels: (digits,) int64, from 0 to 9.
+        masks: (digits, height, width) bool, what is visible.
+    """
+
+    image: np.ndarray
+    class_map: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    masks: np.ndarray
+
+    @property
+    def crowd(self):
+        """(digits,) bool, all false: every digit is one."""
+        return np.zeros(len(self.labels), bool)
+
+    @property
+    def areas(self):
+        """(digits,) ints, pixels of each mask."""
+        return self.masks.sum(axis=(1, 2))
+
+
+class DigitScenes:
+    """A part of the data set, as a sequence of `Scene`s that are made when asked for.
+
+    Args:
+        part: `"train"`, `"validation"` or `"test"`.
+        count: int, how many scenes.
+        side: int, height and width of a scene, pixels.
+
+    Raises:
+        ValueError: for an unknown part.
+    """
+
+    def __init__(self, part, count, side=160):
+        self._part_number = lookup("part", part, _PARTS)
+        self._digits = getattr(_splits(), part)
+        self._count = count
+        self._side = side
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, index):
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return _compose(self._digits, self._side, np.random.default_rng([self._part_number, index]))
+
+
+@functools.cache
+def _splits():
+    return load_digits()
+
+
+def _compose(digits, side, generator):
+    image = _background(side, generator)
+    masks, labels, whole = [], [], []
+    for _ in range(generator.integers(*_DIGITS, endpoint=True)):
+        choice = generator.integers(len(digits.labels))
+        opacity, window = _placed(digits.images[choice, ..., 0], side, generator)
+        mask = np.zeros((side, side), bool)
+        mask[window] = opacity > 0.5
+        visible = [each & ~mask for each in masks]
+        if any(
+            each.sum() < (1 - _HIDDEN) * area for each, area in zip(visible, whole, strict=True)
+        ):
+            continue
+        behind = image[window]
+        behind += opacity[..., None] * (_colour(behind, generator) - behind)
+        masks = [*visible, mask]
+        whole.append(mask.sum())
+        labels.append(digits.labels[choice])
+    image += _NOISE * generator.standard_normal(image.shape, "float32")
+    masks, labels = np.stack(masks), np.array(labels)
+    class_map = np.zeros((side, side), "uint8")
+    for mask, label in zip(masks, labels, strict=True):
+        class_map[mask] = label + 1
+    boxes = np.stack([_box(mask) for mask in masks])
+    return Scene(image.clip(0, 255).astype("uint8"), class_map, boxes, labels, masks)
+
+
+def _background(side, generator):
+    """A few random colours blended over the canvas, with strokes and spots on it."""
+    from PIL import Image
+    from PIL import ImageDraw
+
+    colours = generator.integers(*_DARK, (4, 4, 3), dtype="uint8")
+    canvas = Image.fromarray(colours).resize((side, side), Image.Resampling.BICUBIC)
+    draw = ImageDraw.Draw(canvas)
+    for _ in range(generator.integers(4, 10)):
+        points = generator.uniform(0, side, (2, 2))
+        colour = tuple(map(int, generator.integers(0, 256, 3)))
+        if generator.random() < 0.5:
+            draw.line([tuple(point) for point in points], colour, int(generator.integers(1, 4)))
+        else:
+            radius = generator.uniform(0.01, 0.04) * side
+            draw.ellipse([*(points[0] - radius), *(points[0] + radius)], colour)
+    return np.asarray(canvas, "float32").copy()
+
+
+def _placed(scan, side, generator):
+    """A digit turned and enlarged: its opacity, (size, size), and where on the canvas it is."""
+    from PIL import Image
+
+    size = round(generator.uniform(*_SIDES) * side)
+    angle = generator.uniform(-_LARGEST_TURN, _LARGEST_TURN)
+    digit = Image.fromarray(scan).resize((size, size), Image.Resampling.BICUBIC)
+    digit = np.asarray(digit.rotate(angle, Image.Resampling.BILINEAR), "float32")
+    left, top = generator.integers(0, side - size, 2, endpoint=True)
+    # Sharper than the enlarged scan: from nothing to all over a fifth of the levels.
+    opacity = ((digit / 255 - 0.4) * 5).clip(0, 1)
+    return opacity, (slice(top, top + size), slice(left, left + size))
+
+
+def _colour(behind, generator):
+    """Of a few random colours the one that stands out most from (nearly) all around it."""
+    colours = generator.uniform(*_LIGHT, (_CHOICE, 3)).astype("float32")
+    distances = np.linalg.norm(behind[::4, ::4, None] - colours, axis=-1)
+    return colours[np.quantile(distances, 0.1, axis=(0, 1)).argmax()]
+
+
+def _box(mask):
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1], "float32")

@@ -1,0 +1,40 @@
+"""What a reader gives for one image."""
+
+import os
+import typing
+
+import numpy as np
+
+
+class DetectionExample(typing.NamedTuple):
+    """An image and the objects in it.
+
+    Attributes:
+        image: path of an image file, or (height, width, 3) uint8.
+        image_id: what its data set calls it, int or str.
+        boxes: (objects, 4) float64: left, top, right and bottom in pixels, of the image as
+            it is viewed. Pixels are unit squares, so the whole image is
+            (0, 0, width, height).
+        labels: (objects,) int64, from 0.
+        crowd: (objects,) bool: neither right nor wrong to find, and never trained on.
+        areas: (objects,) float64, pixels, as the annotation says.
+    """
+
+    image: str | os.PathLike | np.ndarray
+    image_id: int | str
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    areas: np.ndarray
+
+
+class SegmentationExample(typing.NamedTuple):
+    """An image and the class of each of its pixels.
+
+    Attributes:
+        image: path of an image file, or (height, width, 3) uint8.
+        class_map: (height, width) uint8, classes from 0; 255 does not count.
+    """
+
+    image: str | os.PathLike | np.ndarray
+    class_map: np.ndarray

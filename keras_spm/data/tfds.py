@@ -1,0 +1,153 @@
+"""COCO and scene_parse150 as TensorFlow Datasets lays them out on disk.
+
+Examples are read at random, without TensorFlow, which needs files of `array_record`.
+"""
+
+import numpy as np
+
+from keras_spm.data.annotations import AnnotatedObject
+from keras_spm.data.annotations import BadAnnotation
+from keras_spm.data.annotations import as_arrays
+from keras_spm.data.annotations import check_invalid
+from keras_spm.data.annotations import collect
+from keras_spm.data.annotations import settle
+from keras_spm.data.annotations import visible_box
+from keras_spm.data.categories import COCO_CATEGORIES
+from keras_spm.data.categories import SCENE_PARSE_CLASS_NAMES
+from keras_spm.data.class_maps import to_class_map
+from keras_spm.data.examples import DetectionExample
+from keras_spm.data.examples import SegmentationExample
+from keras_spm.registry import lookup
+
+
+class TfdsCoco:
+    """Objects with boxes from TensorFlow Datasets' `coco/2017` or `coco/2014`.
+
+    A sequence of `DetectionExample`s whose images are arrays. Boxes were stored as
+    float32 shares of the sides, so they are off by up to 1e-4 pixels; areas as whole
+    pixels, rounded down, so a small object may have 0. Objects are checked when their
+    example is asked for: COCO's `train` part has two boxes without area, and must be read
+    with `invalid="drop"`.
+
+    Args:
+        folder: path of the prepared data set, such as
+            `~/tensorflow_datasets/coco/2017/1.1.0`.
+        part: name of a split, such as `"train"`.
+        invalid: `"raise"`, or `"drop"` to leave out objects whose box has no area or whose
+            class is unknown.
+
+    Attributes:
+        class_names: list of 80 str; labels are places in it.
+        category_ids: list of 80 int, COCO's own id for each label, from 1 to 90.
+
+    Raises:
+        FileNotFoundError: where the folder holds no data set.
+        ValueError: for an unknown part; for another data set or another file format; when
+            an example is asked for, for objects that break rules.
+    """
+
+    def __init__(self, folder, part, invalid="raise"):
+        check_invalid(invalid)
+        self.class_names = list(COCO_CATEGORIES.values())
+        self.category_ids = list(COCO_CATEGORIES)
+        self._source = _data_source(folder, part, {"image", "image/id", "objects"})
+        self._folder = folder
+        self._invalid = invalid
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        example = self._source[index]
+        height, width = example["image"].shape[:2]
+        image_id = int(example["image/id"])
+
+        def read(annotation):
+            (top, left, bottom, right), label, crowd, area = annotation
+            box = visible_box(
+                (left * width, top * height, right * width, bottom * height), height, width
+            )
+            if not 0 <= label < len(self.class_names):
+                raise BadAnnotation("unknown class")
+            return AnnotatedObject(0, box, label, crowd, area)
+
+        stored = example["objects"]
+        fields = ("bbox", "label", "is_crowd", "area", "id")
+        *columns, ids = (np.asarray(stored[field]).tolist() for field in fields)
+        problems = {}
+        rows = zip(*columns, strict=True)
+        objects = collect(zip(ids, rows, strict=True), read, problems)
+        settle(f"Image {image_id} of {self._folder}", problems, self._invalid)
+        return DetectionExample(example["image"], image_id, *as_arrays(objects))
+
+
+class TfdsSceneParse150:
+    """Class maps from TensorFlow Datasets' `scene_parse150`.
+
+    A sequence of `SegmentationExample`s whose images are arrays. The class is the first
+    channel of the annotation: 0 for what does not count, given as 255, and k for class
+    k - 1.
+
+    Note what TensorFlow Datasets (seen in 4.9.10) fills it with: the annotations of the
+    benchmark's challenge in *instance* segmentation, whose first channel numbers 100 kinds
+    of objects; walls, sky, floors and all else without instances are 0. For the benchmark
+    of 150 classes, whose figures papers state, read the benchmark's own folder with
+    `SceneParse150`.
+
+    Args:
+        folder: path of the prepared data set, such as
+            `~/tensorflow_datasets/scene_parse150/1.0.0`.
+        part: name of a split, `"train"` or `"test"`.
+
+    Raises:
+        FileNotFoundError: where the folder holds no data set.
+        ValueError: for an unknown part; for another data set or another file format; when
+            an example is asked for, for a map of another size than its image, or with a
+            value above 150.
+    """
+
+    def __init__(self, folder, part):
+        self._source = _data_source(folder, part, {"image", "annotation"})
+        self._folder = folder
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        example = self._source[index]
+        class_map = to_class_map(
+            example["annotation"][..., 0],
+            example["image"].shape[:2],
+            len(SCENE_PARSE_CLASS_NAMES),
+            first_class=1,
+            source=f"Annotation {index} of {self._folder}",
+        )
+        return SegmentationExample(example["image"], class_map)
+
+
+def _data_source(folder, part, features):
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder_from_directory(folder)
+    except OSError as error:
+        raise FileNotFoundError(f"{folder} holds no prepared data set: {error}") from error
+    if not features <= set(builder.info.features):
+        raise ValueError(
+            f"{folder} must hold a data set with the features {sorted(features)}. "
+            f"Received: {sorted(builder.info.features)}"
+        )
+    lookup("part", part, builder.info.splits)
+    try:
+        return builder.as_data_source(part)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"{folder} must hold files of array_record, which can be read at random. "
+            f"Received: {builder.info.file_format.value}. Prepare it with "
+            '`tensorflow_datasets.builder(…, file_format="array_record")`, or convert it with '
+            "`tfds convert_format`, which needs apache-beam."
+        ) from error

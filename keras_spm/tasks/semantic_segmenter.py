@@ -1,0 +1,189 @@
+"""Semantic segmentation on any backbone with a feature pyramid."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_spm.backend.resizing import resize_bilinear
+from keras_spm.data.batching import ImageBatching
+from keras_spm.heads.feature_pyramid import FeaturePyramid
+from keras_spm.heads.semantic_fpn import SemanticFPNHead
+from keras_spm.layers.image_normalization import IMAGENET_MEAN
+from keras_spm.layers.image_normalization import IMAGENET_STANDARD_DEVIATION
+from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.resizing import ResizeLike
+from keras_spm.metrics.segmentation import MeanIoU
+from keras_spm.metrics.segmentation import PixelAccuracy
+from keras_spm.optimizers import AdamW
+from keras_spm.tasks.image_task import ImageTask
+from keras_spm.tasks.image_task import checked_names
+from keras_spm.tasks.pyramid import data_format_of
+from keras_spm.tasks.pyramid import pyramid_inputs
+
+LEVELS = ("P2", "P3", "P4", "P5")
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class SemanticSegmenter(ImageTask):
+    """Raw images in, class logits for every pixel out: Semantic FPN.
+
+    Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
+    normalised inside the model, in float32. The result is (batch, height, width,
+    num_classes) in float32, enlarged bilinearly from stride 4. The model is compiled with
+    defaults that suit fine-tuning on integer label maps, (batch, height, width).
+
+    Args:
+        backbone: a backbone of this package, or another functional model with
+            `pyramid_outputs` of strides 4 to 32, such as KerasHub's.
+        num_classes: int.
+        class_names: optional `num_classes` distinct strings, kept with the model.
+        ignore_class: int, label of pixels that count neither in loss nor in metrics;
+            `None` where all count.
+        pyramid_channels: int, of the feature pyramid.
+        head_channels: int, of the head's convolutions.
+        dropout: float, rate before the last layer.
+        mean: three floats, for pixels scaled to [0, 1].
+        standard_deviation: three floats, likewise.
+        batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
+            `segment` brings images into a batch. By default at their own size.
+
+    Raises:
+        ValueError: where `class_names` are not distinct or not as many as classes, and for
+            a backbone without maps of those strides.
+
+    Example:
+
+    >>> backbone = keras_spm.PVTv2SPM.from_preset("mini", load_weights=False)
+    >>> model = keras_spm.SemanticSegmenter(backbone, num_classes=3)
+    >>> images = np.random.randint(0, 256, (2, 64, 64, 3), dtype="uint8")
+    >>> history = model.fit(images, np.random.randint(0, 3, (2, 64, 64)), verbose=0)
+    >>> model.segment([images[0], images[1][:40]])[1].shape
+    (40, 64)
+
+    Reference:
+        Kirillov et al., Panoptic Feature Pyramid Networks, arXiv 1901.02446.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        num_classes,
+        class_names=None,
+        ignore_class=255,
+        pyramid_channels=256,
+        head_channels=128,
+        dropout=0.1,
+        mean=IMAGENET_MEAN,
+        standard_deviation=IMAGENET_STANDARD_DEVIATION,
+        batching=None,
+        **kwargs,
+    ):
+        class_names = checked_names(class_names, num_classes)
+        if not isinstance(batching, ImageBatching):
+            batching = ImageBatching(**(batching or {}))
+        dtype = backbone.dtype_policy
+
+        # === Layers ===
+        pyramid = FeaturePyramid(pyramid_channels, dtype=dtype, name="feature_pyramid")
+        head = SemanticFPNHead(num_classes, head_channels, dropout, dtype=dtype, name="head")
+        enlarging = ResizeLike(data_format_of(backbone), dtype="float32", name="enlarging")
+
+        # === Functional Model ===
+        images, maps = pyramid_inputs(backbone, LEVELS, mean, standard_deviation)
+        logits = enlarging([head(pyramid(maps)), images])
+        super().__init__(inputs=images, outputs=logits, **kwargs)
+
+        # === Config ===
+        self.backbone = backbone
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self.ignore_class = ignore_class
+        self.pyramid_channels = pyramid_channels
+        self.head_channels = head_channels
+        self.dropout = dropout
+        self.mean = tuple(mean)
+        self.standard_deviation = tuple(standard_deviation)
+        self.batching = batching
+        self.compile()
+
+    def compile(self, optimizer="auto", loss="auto", metrics="auto", **kwargs):
+        """Configures training; `"auto"` stands for what suits fine-tuning.
+
+        Args:
+            optimizer: by default AdamW, learning rate 1e-4, weight decay 1e-4 on kernels.
+            loss: by default cross-entropy, averaged over the pixels that count.
+            metrics: by default mean intersection over union and pixel accuracy.
+            **kwargs: as `keras.Model.compile` takes them.
+        """
+        if optimizer == "auto":
+            optimizer = AdamW(learning_rate=1e-4, weight_decay=1e-4)
+        if loss == "auto":
+            loss = keras.losses.SparseCategoricalCrossentropy(
+                from_logits=True, ignore_class=self.ignore_class
+            )
+        if metrics == "auto":
+            metrics = [
+                MeanIoU(self.num_classes, self.ignore_class),
+                PixelAccuracy(self.ignore_class),
+            ]
+        super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    def segment(self, images, batch_size=8):
+        """Labels every pixel of images of any size.
+
+        Args:
+            images: sequence of paths of image files, `PIL.Image`s, or arrays (height,
+                width, 3) with pixels in [0, 255].
+            batch_size: int.
+
+        Returns:
+            List of (height, width) arrays with the class of each pixel, each of its
+            image's own size.
+
+        Raises:
+            FileNotFoundError: for a path without a file.
+            ValueError: for what cannot be read as an image.
+        """
+        maps = []
+        for start in range(0, len(images), batch_size):
+            batch, geometries = self.batching(images[start : start + batch_size])
+            if data_format_of(self.backbone) == "channels_first":
+                batch = batch.transpose(0, 3, 1, 2)
+            logits = self.predict_on_batch(batch)
+            maps += [_labels(*each) for each in zip(logits, geometries, strict=True)]
+        return maps
+
+    def multiply_adds(self, input_shape):
+        """Returns the multiply-adds of one image of shape (batch, height, width, 3)."""
+        shapes = self.backbone.pyramid_shapes(input_shape)
+        pyramid, head = self.get_layer("feature_pyramid"), self.get_layer("head")
+        return (
+            multiply_adds(self.backbone, input_shape)
+            + pyramid.multiply_adds(shapes)
+            + head.multiply_adds(pyramid.compute_output_shape(shapes))
+        )
+
+    def get_config(self):
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "num_classes": self.num_classes,
+            "class_names": self.class_names,
+            "ignore_class": self.ignore_class,
+            "pyramid_channels": self.pyramid_channels,
+            "head_channels": self.head_channels,
+            "dropout": self.dropout,
+            "mean": self.mean,
+            "standard_deviation": self.standard_deviation,
+            "batching": self.batching.get_config(),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+
+def _labels(logits, geometry):
+    """The likeliest classes at the image's own size."""
+    rows, columns = geometry.resized
+    logits = logits[:rows, :columns]
+    if geometry.resized != geometry.original:
+        (logits,) = ops.convert_to_numpy(resize_bilinear(logits[None], geometry.original))
+    return np.argmax(logits, axis=-1)

@@ -1,0 +1,124 @@
+"""Trains, selects, tests and documents an object detector."""
+
+import csv
+import types
+
+import keras
+import numpy as np
+
+from keras_spm.backbones import PyramidBackbone
+from keras_spm.callbacks import CocoEvaluation
+from keras_spm.data import DetectionBatching
+from keras_spm.data import ImageBatching
+from keras_spm.data.pipeline import repeated_batches
+from keras_spm.data.preprocessing import read_image
+from keras_spm.data.transforms import mirrored
+from keras_spm.optimizers import AdamW
+from keras_spm.tasks import ObjectDetector
+from keras_spm.trainer.dense_data import detection_data
+from keras_spm.trainer.engine import train
+from keras_spm.visualize import plot_detections
+from keras_spm.visualize import plot_training_curves
+
+_SHOWN = 6
+_SHOWN_SCORE = 0.3
+
+
+def train_detector(recipe, folder, verbose):
+    """Runs a recipe and leaves its run folder.
+
+    The epoch that does best on the validation part is kept; the test part is read once,
+    by the model loaded back from its file.
+
+    Args:
+        recipe: `DetectionRecipe`.
+        folder: `RunFolder`.
+        verbose: as `keras.Model.fit` takes it.
+
+    Returns:
+        The result, a dict: `test_AP`, `test_AP50` and the other numbers of COCO,
+        `validation_AP`, `best_epoch`, and `seconds` of training.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    data = detection_data(recipe)
+    model = _build(recipe, data.class_names)
+    batches = repeated_batches(
+        data.train,
+        _augmentation(recipe),
+        DetectionBatching(model.batching),
+        recipe.batch_size,
+        recipe.seed,
+    )
+    training = train(
+        model,
+        batches,
+        recipe,
+        folder,
+        verbose,
+        monitor=("val_AP", "max"),
+        callbacks=[CocoEvaluation(data.validation)],
+    )
+    plot_training_curves(training.history, folder.working_path / "curves.png", ("loss", "AP"))
+    result = {
+        **_test(training.best_model, data.test, folder.working_path),
+        "validation_AP": training.best("val_AP"),
+        "best_epoch": training.best_epoch,
+        "seconds": training.seconds,
+    }
+    folder.finish(result)
+    return result
+
+
+def _build(recipe, class_names):
+    backbone = PyramidBackbone.from_preset(
+        recipe.preset,
+        load_weights=recipe.load_weights,
+        drop_path_rate=recipe.drop_path_rate,
+        merging=recipe.merging,
+    )
+    model = ObjectDetector(
+        backbone,
+        len(class_names),
+        class_names,
+        pyramid_channels=recipe.pyramid_channels,
+        head_channels=recipe.head_channels,
+        head_depth=recipe.head_depth,
+        anchor_size=recipe.anchor_size,
+        box_loss=recipe.box_loss,
+        batching=ImageBatching(recipe.shorter_side, recipe.longer_side),
+    )
+    backbone.freeze(recipe.frozen_stages)
+    rates = recipe.learning_rates()
+    model.compile(optimizer=AdamW(rates, weight_decay=recipe.weight_decay))
+    return model
+
+
+def _augmentation(recipe):
+    def augmented(example, generator):
+        image, boxes = np.asarray(read_image(example.image)), example.boxes
+        if generator.random() < recipe.flip:
+            image, boxes = mirrored(image, boxes)
+        return example._replace(image=image, boxes=boxes)
+
+    return augmented
+
+
+def _test(model_path, examples, folder):
+    model = keras.saving.load_model(model_path)
+    metrics = CocoEvaluation(examples, class_names=model.class_names).measure(model)
+    with (folder / "average_precision.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["metric", "value"])
+        table.writerows([name, f"{value:.4f}"] for name, value in metrics.items())
+    shown = [examples[index] for index in range(min(_SHOWN, len(examples)))]
+    images = [np.asarray(read_image(example.image)) for example in shown]
+    found = [_likely(each) for each in model.detect(images)]
+    plot_detections(images, shown, found, model.class_names, folder / "predictions.png")
+    return {f"test_{name}": value for name, value in metrics.items() if "/" not in name}
+
+
+def _likely(detections):
+    likely = detections.scores >= _SHOWN_SCORE
+    return types.SimpleNamespace(
+        **{name: values[likely] for name, values in detections._asdict().items()}
+    )

@@ -1,0 +1,120 @@
+"""Trains, selects, tests and documents a semantic segmenter."""
+
+import csv
+
+import keras
+import numpy as np
+
+from keras_spm.backbones import PyramidBackbone
+from keras_spm.callbacks import SegmentationEvaluation
+from keras_spm.data import ImageBatching
+from keras_spm.data import SegmentationAugmentation
+from keras_spm.data.pipeline import repeated_batches
+from keras_spm.data.preprocessing import read_image
+from keras_spm.optimizers import AdamW
+from keras_spm.tasks import SemanticSegmenter
+from keras_spm.trainer.dense_data import segmentation_data
+from keras_spm.trainer.engine import train
+from keras_spm.visualize import plot_segmentations
+from keras_spm.visualize import plot_training_curves
+
+_SHOWN = 6
+
+
+def train_segmenter(recipe, folder, verbose):
+    """Runs a recipe and leaves its run folder.
+
+    The epoch that does best on the validation part is kept; the test part is read once,
+    by the model loaded back from its file.
+
+    Args:
+        recipe: `SegmentationRecipe`.
+        folder: `RunFolder`.
+        verbose: as `keras.Model.fit` takes it.
+
+    Returns:
+        The result, a dict: `test_mean_iou` and `test_pixel_accuracy`, both at the images'
+        own sizes, `validation_mean_iou`, `best_epoch`, and `seconds` of training.
+    """
+    keras.utils.set_random_seed(recipe.seed)
+    data = segmentation_data(recipe)
+    model = _build(recipe, data.class_names)
+    batches = repeated_batches(
+        data.train, _augmentation(recipe), _collated, recipe.batch_size, recipe.seed
+    )
+    training = train(
+        model,
+        batches,
+        recipe,
+        folder,
+        verbose,
+        monitor=("val_mean_iou", "max"),
+        callbacks=[SegmentationEvaluation(data.validation)],
+    )
+    plot_training_curves(training.history, folder.working_path / "curves.png", ("loss", "mean_iou"))
+    result = {
+        **_test(training.best_model, data.test, folder.working_path),
+        "validation_mean_iou": training.best("val_mean_iou"),
+        "best_epoch": training.best_epoch,
+        "seconds": training.seconds,
+    }
+    folder.finish(result)
+    return result
+
+
+def _build(recipe, class_names):
+    backbone = PyramidBackbone.from_preset(
+        recipe.preset,
+        load_weights=recipe.load_weights,
+        drop_path_rate=recipe.drop_path_rate,
+        merging=recipe.merging,
+    )
+    model = SemanticSegmenter(
+        backbone,
+        len(class_names),
+        class_names,
+        pyramid_channels=recipe.pyramid_channels,
+        head_channels=recipe.head_channels,
+        batching=ImageBatching(
+            recipe.test_shorter_side, recipe.test_longer_side, enlarge_to_divisor=True
+        ),
+    )
+    rates = recipe.learning_rates()
+    model.compile(optimizer=AdamW(rates, weight_decay=recipe.weight_decay))
+    return model
+
+
+def _augmentation(recipe):
+    return SegmentationAugmentation(
+        recipe.image_size,
+        (recipe.test_longer_side, recipe.test_shorter_side),
+        (recipe.least_scale, recipe.largest_scale),
+        flip=recipe.flip,
+        recolour=recipe.recolour,
+    )
+
+
+def _collated(pairs):
+    images, class_maps = zip(*pairs, strict=True)
+    return np.stack(images), np.stack(class_maps)
+
+
+def _test(model_path, examples, folder):
+    model = keras.saving.load_model(model_path)
+    evaluation = SegmentationEvaluation(examples)
+    metrics = evaluation.measure(model)
+    with (folder / "iou_per_class.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["class", "iou"])
+        for name, value in zip(model.class_names, evaluation.per_class, strict=True):
+            table.writerow([name, f"{value:.4f}"])
+    shown = [examples[index] for index in range(min(_SHOWN, len(examples)))]
+    images = [np.asarray(read_image(example.image)) for example in shown]
+    plot_segmentations(
+        images,
+        [example.class_map for example in shown],
+        model.segment(images),
+        model.class_names,
+        folder / "predictions.png",
+    )
+    return {f"test_{name}": value for name, value in metrics.items()}

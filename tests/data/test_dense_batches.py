@@ -1,0 +1,176 @@
+"""Batching and augmentation of annotated images."""
+
+import types
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_spm.callbacks import SegmentationEvaluation
+from keras_spm.data import DetectionBatching
+from keras_spm.data import DigitScenes
+from keras_spm.data import ImageBatching
+from keras_spm.data import SegmentationAugmentation
+from keras_spm.data.pipeline import repeated_batches
+from keras_spm.data.transforms import mirrored
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return DigitScenes("train", 1, 96)[0]
+
+
+def _bounds(mask):
+    rows, columns = np.nonzero(mask)
+    return [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+# Batching
+
+
+def test_a_batch_keeps_ratios_and_remembers_sizes():
+    images = [np.full((*size, 3), 9, "uint8") for size in ((40, 100), (50, 20))]
+    batch, geometries = ImageBatching(32, 64)(images)
+    # The first is limited by its longer side, the second reaches both limits' first.
+    assert [each.resized for each in geometries] == [(26, 64), (64, 26)]
+    assert batch.shape == (2, 64, 64, 3)
+    assert (batch[0, :26] == 9).all() and (batch[0, 26:] == [124, 116, 104]).all()
+    _, (geometry, _) = ImageBatching(32, 64, enlarge_to_divisor=True)(images)
+    assert geometry.resized == (32, 64) and geometry.scale == (0.8, 0.64)
+
+
+def test_targets_follow_their_images(scene):
+    """Boxes of the enlarged masks are the enlarged boxes."""
+    half = types.SimpleNamespace(
+        **{name: getattr(scene, name)[:1] for name in ("boxes", "labels", "crowd", "areas")},
+        image=scene.image,
+    )
+    batching = DetectionBatching(ImageBatching(192), max_objects=7, bounding_box_format="xywh")
+    images, targets = batching([scene, half])
+    count = len(scene.labels)
+    assert images.shape == (2, 192, 192, 3) and targets["boxes"].shape == (2, 7, 4)
+    assert targets["labels"].tolist() == [
+        [*scene.labels, *[-1] * (7 - count)],
+        [scene.labels[0], *[-1] * 6],
+    ]
+    for box, mask, area in zip(targets["boxes"][0], scene.masks, targets["areas"][0], strict=False):
+        left, top, right, bottom = _bounds(mask.repeat(2, 0).repeat(2, 1))
+        assert box.tolist() == [left, top, right - left, bottom - top]
+        assert area == mask.sum()
+    assert targets["scale"].tolist() == [[2, 2], [2, 2]]
+    with pytest.raises(ValueError, match="max_objects=1, and an image with"):
+        DetectionBatching(ImageBatching(), max_objects=1)([scene])
+
+
+def test_mirrored_boxes_are_those_of_the_mirrored_image(scene):
+    image, boxes = mirrored(scene.image, scene.boxes)
+    assert (image == scene.image[:, ::-1]).all()
+    expected = [_bounds(mask[:, ::-1]) for mask in scene.masks]
+    assert boxes.tolist() == expected
+
+
+def test_repeated_batches_are_decided_by_the_seed():
+    def take(seed):
+        batches = repeated_batches(range(5), lambda each, generator: each, list, 2, seed)
+        iterator = iter(batches)
+        return [next(iterator) for _ in range(10)]
+
+    first = take(0)
+    assert first == take(0) != take(1)
+    flat = sum(first, [])
+    assert all(sorted(flat[start : start + 5]) == list(range(5)) for start in range(0, 20, 5))
+    assert flat[:5] != flat[5:10]
+    with pytest.raises(ValueError, match="must not be empty"):
+        repeated_batches([], None, None, 2, 0)
+
+
+# Augmentation
+
+
+def _augmentation(**arguments):
+    plain = {"base_size": (96, 96), "scales": (1, 1), "flip": 0, "recolour": False}
+    return SegmentationAugmentation(**{"crop_size": 96, **plain, **arguments})
+
+
+def test_nothing_asked_for_changes_nothing(scene):
+    image, class_map = _augmentation()(scene, np.random.default_rng(0))
+    assert (image == scene.image).all() and (class_map == scene.class_map).all()
+
+
+def test_what_a_crop_lacks_does_not_count(scene):
+    image, class_map = _augmentation(crop_size=128)(scene, np.random.default_rng(0))
+    assert (image[:96, :96] == scene.image).all() and not image[96:].any()
+    assert (class_map[:96, :96] == scene.class_map).all() and (class_map[:, 96:] == 255).all()
+
+
+def test_image_and_class_map_move_together(scene):
+    """A picture of the class map goes the way of the class map itself."""
+    picture = types.SimpleNamespace(
+        image=np.repeat(scene.class_map[..., None], 3, axis=2), class_map=scene.class_map
+    )
+    for seed in range(10):
+        image, class_map = _augmentation(crop_size=40, flip=0.5)(
+            picture, np.random.default_rng(seed)
+        )
+        assert (image[..., 0] == class_map).all()
+    doubled = _augmentation(scales=(2, 2), crop_size=192)(scene, np.random.default_rng(0))
+    expected = Image.fromarray(scene.image).resize((192, 192), Image.Resampling.BILINEAR)
+    assert (doubled[0] == np.asarray(expected)).all()
+    assert (doubled[1] == scene.class_map.repeat(2, 0).repeat(2, 1)).all()
+    flipped = _augmentation(flip=1)(scene, np.random.default_rng(0))
+    assert (flipped[0] == scene.image[:, ::-1]).all()
+
+
+def test_a_crop_of_many_classes_is_preferred():
+    """Of crops of one class, which are three quarters, ten in a row are rare."""
+    class_map = np.zeros((96, 96), "uint8")
+    class_map[40:56] = np.arange(96) % 2 + 1
+    example = types.SimpleNamespace(image=np.zeros((96, 96, 3), "uint8"), class_map=class_map)
+    shares = []
+    for seed in range(40):
+        _, crop = _augmentation(crop_size=24)(example, np.random.default_rng(seed))
+        shares.append(np.bincount(crop.ravel()).max() / crop.size)
+    assert np.mean(np.array(shares) <= 0.75) > 0.8
+
+
+def test_colours_change_and_classes_do_not(scene):
+    image, class_map = _augmentation(recolour=True)(scene, np.random.default_rng(1))
+    assert (image != scene.image).any() and image.dtype == np.uint8
+    assert (class_map == scene.class_map).all()
+
+
+# Evaluation
+
+
+def test_segmentations_are_measured_at_their_own_sizes(scene):
+    generator = np.random.default_rng(0)
+    sizes = [(30, 40), (25, 25), (61, 12)]
+    truth = [generator.integers(0, 3, size).astype("uint8") for size in sizes]
+    truth[0][:5] = 255
+    found = [np.where(generator.random(each.shape) < 0.7, each % 3, 1) for each in truth]
+    examples = [
+        types.SimpleNamespace(image=number, class_map=each) for number, each in enumerate(truth)
+    ]
+    model = types.SimpleNamespace(
+        num_classes=3,
+        ignore_class=255,
+        segment=lambda images, batch_size: [found[number] for number in images],
+    )
+    evaluation = SegmentationEvaluation(examples, batch_size=2)
+    result = evaluation.measure(model)
+    counted = np.concatenate([each.ravel() for each in truth]) != 255
+    truth = np.concatenate([each.ravel() for each in truth])[counted]
+    found = np.concatenate([each.ravel() for each in found])[counted]
+    expected = [
+        np.sum((truth == label) & (found == label)) / np.sum((truth == label) | (found == label))
+        for label in range(3)
+    ]
+    assert evaluation.per_class == pytest.approx(expected)
+    assert result["mean_iou"] == pytest.approx(np.mean(expected))
+    assert result["pixel_accuracy"] == pytest.approx(np.mean(truth == found))
+    logs = {}
+    evaluation.set_model(keras.Model())
+    evaluation.every = 2
+    evaluation.on_epoch_end(0, logs)
+    assert logs == {"val_mean_iou": -1.0, "val_pixel_accuracy": -1.0}

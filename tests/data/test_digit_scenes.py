@@ -1,0 +1,57 @@
+"""Scenes of digits: what they say of themselves is what is in them."""
+
+import numpy as np
+import pytest
+
+from keras_spm.data import DigitScenes
+from keras_spm.data import load_digits
+
+pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return list(DigitScenes("test", 40, 128))
+
+
+def test_class_map_masks_and_boxes_agree(scenes):
+    for scene in scenes:
+        count = len(scene.labels)
+        assert scene.image.shape == (128, 128, 3) and scene.image.dtype == np.uint8
+        assert scene.masks.shape == (count, 128, 128) and scene.boxes.shape == (count, 4)
+        assert 1 <= count <= 6
+        assert (scene.masks.sum(0) <= 1).all()  # What is behind is not visible.
+        by_mask = (scene.masks * (scene.labels + 1)[:, None, None]).sum(0)
+        np.testing.assert_array_equal(scene.class_map, by_mask)
+        for mask, (left, top, right, bottom) in zip(scene.masks, scene.boxes, strict=True):
+            rows, columns = np.nonzero(mask)
+            assert (left, right) == (columns.min(), columns.max() + 1)
+            assert (top, bottom) == (rows.min(), rows.max() + 1)
+
+
+def test_a_scene_is_decided_by_part_and_number(scenes):
+    again = DigitScenes("test", 5, 128)
+    for index in (3, 0):
+        for ours, theirs in zip(again[index], scenes[index], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert (DigitScenes("train", 5, 128)[0].image != scenes[0].image).any()
+    assert len(again) == 5
+    with pytest.raises(IndexError):
+        again[5]
+    with pytest.raises(ValueError, match="Did you mean 'train'"):
+        DigitScenes("training", 5)
+
+
+def test_scenes_are_varied(scenes):
+    labels = np.concatenate([scene.labels for scene in scenes])
+    assert set(labels) == set(range(10))
+    areas = [mask.sum() for scene in scenes for mask in scene.masks]
+    assert max(areas) > 4 * min(areas)
+    hidden = [len(scene.labels) > 1 for scene in scenes]
+    assert np.mean(hidden) > 0.8
+
+
+def test_no_digit_is_in_two_parts():
+    parts = load_digits()[:3]
+    scans = [{image.tobytes() for image in part.images} for part in parts]
+    assert not (scans[0] & scans[1] or scans[0] & scans[2] or scans[1] & scans[2])

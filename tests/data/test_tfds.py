@@ -1,0 +1,201 @@
+"""What TensorFlow Datasets' own builders write of small data, read back."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_spm.data import CocoDetection
+from keras_spm.data import TfdsCoco
+from keras_spm.data import TfdsSceneParse150
+from keras_spm.data.categories import COCO_CATEGORIES
+from tests.data import coco_files
+
+pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
+
+
+def _prepared(builder_class, splits, folder, **options):
+    """Lets a builder write its files from examples on disk instead of the network's."""
+    builder = builder_class(data_dir=folder, **options)
+    builder._split_generators = lambda manager: splits(builder)
+    builder.download_and_prepare()
+    return builder
+
+
+def _coco(source, folder, file_format="array_record"):
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.object_detection import coco
+
+    def splits(builder):
+        (split,) = [each for each in builder.builder_config.splits if each.name == "validation"]
+        arguments = {
+            "image_dir": source,
+            "annotation_dir": source,
+            "split_name": split.images,
+            "annotation_type": split.annotation_type,
+            "panoptic_dir": None,
+        }
+        return [tfds.core.SplitGenerator(name="validation", gen_kwargs=arguments)]
+
+    return _prepared(coco.Coco, splits, folder, config="2017", file_format=file_format)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """COCO's own folders: (JSON, images, what TensorFlow Datasets makes of them)."""
+    source = tmp_path_factory.mktemp("source")
+    contents = coco_files.contents()
+    contents["categories"] = [{"id": key, "name": name} for key, name in COCO_CATEGORIES.items()]
+    contents["annotations"][2]["category_id"] = 90
+    contents["annotations"].append(coco_files.annotation(7, 9, (3, 4, 1, 1), area=0.4))
+    for image in contents["images"]:
+        image["file_name"] = image["file_name"].replace("png", "jpg")
+    annotations, images = coco_files.write(source / "val2017", contents)
+    for image_id in coco_files.SIZES:
+        with Image.open(images / f"{image_id:06}.png") as image:
+            # One grey image, as COCO has them.
+            image.convert("L" if image_id == 9 else "RGB").save(images / f"{image_id:06}.jpg")
+    (source / "annotations").mkdir()
+    annotations = annotations.rename(source / "annotations/instances_val2017.json")
+    return annotations, images, _coco(source, tmp_path_factory.mktemp("tfds"))
+
+
+def test_coco_is_what_its_own_file_says(files):
+    annotations, images, builder = files
+    ours, theirs = TfdsCoco(builder.data_dir, "validation"), CocoDetection(annotations, images)
+    assert ours.class_names == theirs.class_names and ours.category_ids == theirs.category_ids
+    assert len(ours) == len(theirs) == 3
+    by_id = {example.image_id: example for example in ours}
+    for expected in theirs:
+        example = by_id[expected.image_id]
+        # TensorFlow Datasets sorts by the annotations' ids.
+        order = [1, 0] if expected.image_id == 5 else slice(None)
+        np.testing.assert_allclose(example.boxes, expected.boxes[order], rtol=0, atol=1e-5)
+        assert example.boxes.dtype == "float64" and example.boxes.shape == expected.boxes.shape
+        np.testing.assert_array_equal(example.labels, expected.labels[order])
+        np.testing.assert_array_equal(example.crowd, expected.crowd[order])
+        np.testing.assert_array_equal(example.areas, np.floor(expected.areas[order]))
+        for ours_array, theirs_array in zip(example[2:], expected[2:], strict=True):
+            assert ours_array.dtype == theirs_array.dtype
+        with Image.open(expected.image) as image:
+            np.testing.assert_array_equal(example.image, np.asarray(image.convert("RGB")))
+
+
+def test_coco_is_what_tensorflow_datasets_reads(files, tmp_path):
+    """Its own reader takes its default files, which ours does not."""
+    annotations, _, builder = files
+    records = _coco(annotations.parents[1], tmp_path, "tfrecord")
+    examples = TfdsCoco(builder.data_dir, "validation")
+    assert records.info.features["objects"]["label"].names == examples.class_names
+    ours = {example.image_id: example for example in examples}
+    for theirs in records.as_dataset(split="validation").as_numpy_iterator():
+        example, objects = ours[theirs["image/id"]], theirs["objects"]
+        assert example.image.shape == theirs["image"].shape
+        height, width = example.image.shape[:2]
+        boxes = objects["bbox"].astype("float64") * [height, width, height, width]
+        np.testing.assert_array_equal(example.boxes, boxes.reshape(-1, 4)[:, [1, 0, 3, 2]])
+        np.testing.assert_array_equal(example.labels, objects["label"])
+        np.testing.assert_array_equal(example.crowd, objects["is_crowd"])
+        np.testing.assert_array_equal(example.areas, objects["area"])
+
+
+def test_any_order_and_in_another_process(files):
+    examples = TfdsCoco(files[2].data_dir, "validation")
+    copied = pickle.loads(pickle.dumps(examples))
+    for ours, theirs in zip(copied[2], examples[2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(IndexError):
+        examples[3]
+
+
+def test_tensorflow_stays_out(files):
+    code = (
+        "import sys; from keras_spm.data import TfdsCoco; "
+        f"TfdsCoco({str(files[2].data_dir)!r}, 'validation')[0]; "
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0
+
+
+def test_objects_that_break_rules(files, tmp_path):
+    annotations, _, _ = files
+    source = tmp_path / "source"
+    (source / "annotations").mkdir(parents=True)
+    (source / "val2017").symlink_to(annotations.parents[1] / "val2017")
+    text = annotations.read_text().replace("[3, 4, 1, 1]", "[3, 4, 1, 0]")
+    (source / "annotations/instances_val2017.json").write_text(text)
+    folder = _coco(source, tmp_path / "tfds").data_dir
+    dropping = TfdsCoco(folder, "validation", invalid="drop")
+    (index,) = [place for place, example in enumerate(dropping) if example.image_id == 9]
+    assert dropping[index].boxes.shape == (0, 4)
+    with pytest.raises(ValueError, match=r"Image 9 of .*1 × box without area \(7\)"):
+        TfdsCoco(folder, "validation")[index]
+    with pytest.raises(ValueError, match="`invalid` must be"):
+        TfdsCoco(folder, "validation", invalid="ignore")
+
+
+def test_what_cannot_be_read_is_explained(files, tmp_path):
+    *_, builder = files
+    with pytest.raises(ValueError, match="Did you mean 'validation'"):
+        TfdsCoco(builder.data_dir, "valid")
+    with pytest.raises(ValueError, match=r"features \['annotation', 'image'\]. Received: \['im"):
+        TfdsSceneParse150(builder.data_dir, "validation")
+    with pytest.raises(FileNotFoundError, match="holds no prepared data set"):
+        TfdsCoco(tmp_path, "validation")
+    records = _coco(files[0].parents[1], tmp_path / "tfds", "tfrecord")
+    with pytest.raises(ValueError, match="must hold files of array_record.* Received: tfrecord"):
+        TfdsCoco(records.data_dir, "validation")
+
+
+def _scene_parse(source, folder):
+    import tensorflow_datasets as tfds
+
+    arguments = {
+        "images_dir_path": str(source / "images"),
+        "annotations_dir_path": str(source / "annotations"),
+    }
+
+    def splits(builder):
+        return [tfds.core.SplitGenerator(name="train", gen_kwargs=arguments)]
+
+    builder_class = tfds.builder_cls("scene_parse150")
+    return _prepared(builder_class, splits, folder, file_format="array_record").data_dir
+
+
+def test_scene_parse(tmp_path):
+    generator = np.random.default_rng(0)
+    stored = {}
+    for kind in ("images", "annotations"):
+        (tmp_path / kind).mkdir()
+    for place in range(2):
+        stored[place] = generator.integers(0, 151, (24, 36 + place, 3), dtype="uint8")
+        Image.fromarray(stored[place]).save(tmp_path / f"annotations/{place}.png")
+        Image.new("RGB", (36 + place, 24)).save(tmp_path / f"images/{place}.jpg")
+    examples = TfdsSceneParse150(_scene_parse(tmp_path, tmp_path / "tfds"), "train")
+    assert len(examples) == 2
+    for example in examples:
+        first = stored[example.image.shape[1] - 36][..., 0].astype(int)
+        assert example.image.dtype == example.class_map.dtype == "uint8"
+        np.testing.assert_array_equal(example.class_map, np.where(first > 0, first - 1, 255))
+    with pytest.raises(IndexError):
+        examples[2]
+
+
+def test_maps_that_do_not_fit_their_images(tmp_path):
+    for kind in ("images", "annotations"):
+        (tmp_path / kind).mkdir()
+    for place, (size, value) in enumerate([((5, 4), 1), ((4, 4), 151)]):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"images/{place}.jpg")
+        Image.new("RGB", size, (value, 0, 0)).save(tmp_path / f"annotations/{place}.png")
+    examples = TfdsSceneParse150(_scene_parse(tmp_path, tmp_path / "tfds"), "train")
+    messages = []
+    for place in range(2):
+        with pytest.raises(ValueError) as raised:
+            examples[place]
+        messages.append(str(raised.value))
+    assert any("must be as large as its image" in message for message in messages)
+    assert any("classes from 1 to 150, or 0" in message for message in messages)

@@ -1,0 +1,216 @@
+"""Folders laid out as Pascal VOC's."""
+
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_spm.data import VocDetection
+from keras_spm.data import VocSegmentation
+
+pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
+
+SIZES = {"b": (30, 50), "a": (20, 20)}  # (height, width), in the order of the list.
+OBJECTS = {
+    "b": [
+        {"name": "person", "box": (9, 3, 50, 30)},
+        {"name": "aeroplane", "box": (1, 1, 1, 1), "difficult": "1"},
+        {"name": "tvmonitor", "box": ("2.5", "4", "10.25", "7"), "difficult": None},
+    ],
+    "a": [],
+}
+
+
+def _document(height, width, objects):
+    root = ElementTree.Element("annotation")
+    size = ElementTree.SubElement(root, "size")
+    for field, value in (("width", width), ("height", height), ("depth", 3)):
+        ElementTree.SubElement(size, field).text = str(value)
+    for each in objects:
+        element = ElementTree.SubElement(root, "object")
+        ElementTree.SubElement(element, "name").text = each["name"]
+        if each.get("difficult", "0") is not None:
+            ElementTree.SubElement(element, "difficult").text = each.get("difficult", "0")
+        box = ElementTree.SubElement(element, "bndbox")
+        # Read by name, not by order.
+        for field, value in zip(("xmin", "ymin", "xmax", "ymax"), each["box"], strict=True):
+            box.insert(0, ElementTree.Element(field))
+            box[0].text = str(value)
+        part = ElementTree.SubElement(element, "part")  # A person's head: no object.
+        ElementTree.SubElement(part, "name").text = "head"
+        ElementTree.SubElement(part, "bndbox")
+    return ElementTree.tostring(root)
+
+
+def _class_maps():
+    generator = np.random.default_rng(0)
+    values = [0, 1, 15, 20, 255]
+    return {name: generator.choice(values, size).astype("uint8") for name, size in SIZES.items()}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("JPEGImages", "Annotations", "SegmentationClass"):
+        (tmp_path / name).mkdir()
+    for task in ("Main", "Segmentation"):
+        (tmp_path / "ImageSets" / task).mkdir(parents=True)
+        (tmp_path / "ImageSets" / task / "train.txt").write_text("b\na\n\n")
+    (tmp_path / "ImageSets/Main/cat_train.txt").write_text("b -1\na  1\n")
+    palette = np.random.default_rng(1).integers(0, 256, 768).tolist()
+    for name, (height, width) in SIZES.items():
+        Image.new("RGB", (width, height)).save(tmp_path / "JPEGImages" / f"{name}.jpg")
+        document = _document(height, width, OBJECTS[name])
+        (tmp_path / "Annotations" / f"{name}.xml").write_bytes(document)
+        image = Image.fromarray(_class_maps()[name]).convert("P")
+        image.putdata(_class_maps()[name].ravel().tolist())
+        image.putpalette(palette)
+        image.save(tmp_path / "SegmentationClass" / f"{name}.png")
+    return tmp_path
+
+
+def test_boxes_count_from_one_and_hold_their_last_pixel(folder):
+    examples = VocDetection(folder, "train")
+    assert len(examples) == 2 and examples.problems == {}
+    example = examples[0]
+    assert (example.image, example.image_id) == (folder / "JPEGImages/b.jpg", "b")
+    assert example.boxes.tolist() == [[8, 2, 50, 30], [0, 0, 1, 1], [1.5, 3, 10.25, 7]]
+    assert [examples.class_names[label] for label in example.labels] == [
+        *("person", "aeroplane", "tvmonitor"),
+    ]
+    assert len(examples.class_names) == 20
+    assert example.crowd.tolist() == [False, True, False]
+    assert example.areas.tolist() == [42 * 28, 1, 8.75 * 4]
+    assert examples[1].image_id == "a" and examples[1].boxes.shape == (0, 4)
+
+
+def test_a_box_covers_the_pixels_that_voc_names(folder):
+    """Xmin to xmax of the object's own pixels, counted from 1, as VOC measured them."""
+    mask = np.zeros((30, 50), bool)
+    mask[4:9, 7:31] = True
+    rows, columns = np.nonzero(mask)
+    box = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
+    document = _document(30, 50, [{"name": "cat", "box": box}])
+    (folder / "Annotations/b.xml").write_bytes(document)
+    left, top, right, bottom = VocDetection(folder, "train")[0].boxes[0].astype(int)
+    inside = np.zeros_like(mask)
+    inside[top:bottom, left:right] = True
+    np.testing.assert_array_equal(inside, mask)
+
+
+def test_your_own_classes(folder):
+    document = _document(20, 20, [{"name": "heron", "box": (1, 1, 9, 9)}])
+    (folder / "Annotations/b.xml").write_bytes(_document(30, 50, []))
+    (folder / "Annotations/a.xml").write_bytes(document)
+    examples = VocDetection(folder, "train", ["boat", "heron"])
+    assert examples.class_names == ["boat", "heron"] and examples[1].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes"),
+    [
+        ("unknown class", {"name": "heron"}),
+        ("malformed bndbox", {"box": (1, 2, "x", 4)}),
+        ("malformed bndbox", {"box": (1, 2, "", 4)}),
+        ("number that is not finite", {"box": (1, 2, "nan", 4)}),
+        ("box without area", {"box": (3, 2, 2, 4)}),
+        ("box outside the image", {"box": (51, 2, 60, 4)}),
+        ("malformed difficult", {"difficult": "yes"}),
+    ],
+)
+def test_what_breaks_a_rule_is_counted_and_named(folder, rule, changes):
+    broken = {"name": "cat", "box": (1, 1, 9, 9), **changes}
+    document = _document(30, 50, [*OBJECTS["b"], broken])
+    (folder / "Annotations/b.xml").write_bytes(document)
+    with pytest.raises(ValueError, match=rf"1 × {rule} \(b #4\)"):
+        VocDetection(folder, "train")
+    examples = VocDetection(folder, "train", invalid="drop")
+    assert examples.problems == {rule: ["b #4"]}
+    assert len(examples[0].boxes) == 3
+
+
+def test_images_are_there_and_of_their_size(folder):
+    examples = VocDetection(folder, "train")
+    Image.new("RGB", (30, 50)).save(folder / "JPEGImages/b.jpg")
+    with pytest.raises(ValueError, match="b.jpg is 30 wide and 50 high"):
+        examples[0]
+    (folder / "JPEGImages/b.jpg").unlink()
+    with pytest.raises(ValueError, match=r"1 × missing image file \(b\)"):
+        VocDetection(folder, "train")
+    left = VocDetection(folder, "train", invalid="drop")
+    assert [example.image_id for example in left] == ["a"]
+
+
+ENTITIES = (
+    b'<!DOCTYPE annotation [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
+    b"<annotation><size><width>50</width><height>30</height></size><folder>&b;</folder>"
+    b"</annotation>"
+)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        (b"", "no element found"),
+        (b"<annotation><size>", "no element found"),
+        (b"\x89PNG", "not well-formed"),
+        (b'<?xml version="1.0" encoding="none"?><annotation/>', "encoding"),
+        (b"<kml/>", "it is of 'kml'"),
+        (b"<annotation/>", "`size/height` must be a positive int, but is ''"),
+        (_document(30, -50, []), "`size/width` must be a positive int, but is '-50'"),
+        (ENTITIES, "declares a document type"),
+        (ENTITIES.decode().encode("utf-16"), "declares a document type"),
+    ],
+)
+def test_what_is_no_voc_annotation_is_refused(folder, document, message):
+    (folder / "Annotations/b.xml").write_bytes(document)
+    for invalid in ("raise", "drop"):
+        with pytest.raises(ValueError, match=f"b.xml is no VOC annotation: .*{message}"):
+            VocDetection(folder, "train", invalid=invalid)
+
+
+def test_lists_of_images(folder):
+    with pytest.raises(ValueError, match="Did you mean 'train'"):
+        VocDetection(folder, "training")
+    with pytest.raises(ValueError, match="cat_train.txt must hold one name a line"):
+        VocDetection(folder, "cat_train")
+    (folder / "ImageSets/Main/train.txt").write_text("a\na\n")
+    with pytest.raises(ValueError, match="train.txt must hold each name once"):
+        VocDetection(folder, "train")
+    (folder / "ImageSets/Main/train.txt").write_text("none\n")
+    with pytest.raises(FileNotFoundError, match="none.xml"):
+        VocDetection(folder, "train")
+    with pytest.raises(FileNotFoundError, match="no lists of images"):
+        VocSegmentation(folder / "JPEGImages", "train")
+
+
+def test_class_maps_are_the_palettes_places(folder):
+    examples = VocSegmentation(folder, "train")
+    assert len(examples) == 2 and len(examples.class_names) == 21
+    assert examples.class_names[15] == "person"
+    for example, name in zip(examples, SIZES, strict=True):
+        assert example.image == folder / "JPEGImages" / f"{name}.jpg"
+        assert example.class_map.dtype == "uint8"
+        np.testing.assert_array_equal(example.class_map, _class_maps()[name])
+    with pytest.raises(IndexError):
+        examples[2]
+
+
+def test_maps_that_do_not_fit_are_refused(folder):
+    examples = VocSegmentation(folder, "train")
+    file = folder / "SegmentationClass/b.png"
+    Image.fromarray(np.zeros((50, 30), "uint8")).save(file)
+    with pytest.raises(ValueError, match=r"b.png must be as large .*\(30, 50\).*\(50, 30\)"):
+        examples[0]
+    values = np.array([0, 20, 21, 254, 255], "uint8").repeat(300).reshape(30, 50)
+    Image.fromarray(values).save(file)
+    with pytest.raises(ValueError, match=r"classes from 0 to 20, or 255 .* \[ 21 254\]"):
+        examples[0]
+    with pytest.raises(ValueError, match=r"from 0 to 1.* \[ 20  21 254\]"):
+        VocSegmentation(folder, "train", ["field", "heron"])[0]
+    Image.new("RGB", (50, 30)).save(file)
+    with pytest.raises(ValueError, match="b.png cannot be read: not 8 bits .*, but RGB"):
+        examples[0]
+    file.unlink()
+    with pytest.raises(FileNotFoundError, match="1 files are missing: .*b.png"):
+        VocSegmentation(folder, "train")

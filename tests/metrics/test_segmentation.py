@@ -1,0 +1,63 @@
+"""Metrics of segmentation against their definitions, over several batches."""
+
+import keras
+import numpy as np
+import pytest
+from sklearn.metrics import confusion_matrix
+
+from keras_spm.metrics import MeanIoU
+from keras_spm.metrics import PixelAccuracy
+from tests.helpers import to_numpy
+
+CLASSES = 5
+
+
+def _batches():
+    """Label maps with pixels that do not count, and logits; class 3 never occurs."""
+    generator = np.random.default_rng(0)
+    for count in (3, 2):
+        labels = generator.choice([0, 1, 2, 4, 255], (count, 8, 6))
+        logits = generator.normal(size=(count, 8, 6, CLASSES)).astype("float32")
+        logits[..., 3] = -10
+        yield labels, logits
+
+
+def _counts():
+    pairs = [(labels.ravel(), logits.argmax(-1).ravel()) for labels, logits in _batches()]
+    labels, predictions = map(np.concatenate, zip(*pairs, strict=True))
+    return confusion_matrix(labels[labels != 255], predictions[labels != 255], labels=range(5))
+
+
+def _update(metric):
+    for labels, logits in _batches():
+        metric.update_state(labels, logits)
+    return metric
+
+
+def test_mean_iou_is_over_all_batches():
+    counts = _counts()
+    hits = np.diag(counts)
+    union = counts.sum(0) + counts.sum(1) - hits
+    metric = _update(MeanIoU(CLASSES, ignore_class=255))
+    occurring = union > 0
+    assert occurring.sum() == 4
+    assert to_numpy(metric.result()) == pytest.approx((hits / union.clip(1))[occurring].mean())
+    assert to_numpy(metric.per_class()) == pytest.approx(hits / union.clip(1))
+
+
+def test_pixel_accuracy_leaves_out_what_does_not_count():
+    counts = _counts()
+    metric = _update(PixelAccuracy(ignore_class=255))
+    assert to_numpy(metric.result()) == pytest.approx(np.trace(counts) / counts.sum())
+    labels, logits = next(_batches())
+    metric = PixelAccuracy()
+    metric.update_state(labels, logits)
+    assert to_numpy(metric.result()) == pytest.approx((labels == logits.argmax(-1)).mean())
+
+
+@pytest.mark.parametrize("metric", [MeanIoU(CLASSES, 255), PixelAccuracy(255), PixelAccuracy()])
+def test_a_metric_comes_back(metric):
+    saved = keras.saving.serialize_keras_object(metric)
+    again = keras.saving.deserialize_keras_object(saved)
+    assert type(again) is type(metric) and again.get_config() == metric.get_config()
+    assert to_numpy(_update(again).result()) == to_numpy(_update(metric).result())

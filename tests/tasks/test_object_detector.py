@@ -1,0 +1,346 @@
+"""The object detector as a user meets it."""
+
+import json
+import types
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_spm import ObjectDetector
+from keras_spm import PVTv2SPM
+from keras_spm import SemanticSegmenter
+from keras_spm.data import DetectionBatching
+from keras_spm.data import ImageBatching
+from tests import golden
+from tests.helpers import difference
+from tests.helpers import randomize
+from tests.helpers import to_numpy
+
+
+def _examples(count=4):
+    """Images with two objects, one, one that is a crowd, and none."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, 64, 64, 3), dtype="uint8")
+    boxes = np.zeros((count, 2, 4), "float32")
+    boxes[:, 0], boxes[:, 1] = [4, 8, 40, 60], [20, 16, 52, 44]
+    labels = np.array([[0, 2], [1, -1], [1, -1], [-1, -1]], "int32")
+    crowd = np.zeros((count, 2), bool)
+    crowd[2, 0] = True
+    return images, {"boxes": boxes, "labels": labels, "crowd": crowd}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return golden.random_detector()
+
+
+# Losses
+
+
+def _l1(anchor, deltas, box):
+    return np.abs(deltas - _deltas(anchor, box)).sum()
+
+
+def _smooth_l1(anchor, deltas, box):
+    distances = np.abs(deltas - _deltas(anchor, box))
+    return np.where(distances < 1 / 9, distances**2 * 9 / 2, distances - 1 / 18).sum()
+
+
+def _generalized_iou(anchor, deltas, box):
+    sizes = anchor[2:] - anchor[:2]
+    centre = (anchor[2:] + anchor[:2]) / 2 + deltas[:2] * sizes
+    halves = sizes * np.exp(np.minimum(deltas[2:], np.log(1000 / 16))) / 2
+    found = np.concatenate([centre - halves, centre + halves])
+    enclosing = np.prod(np.maximum(found[2:], box[2:]) - np.minimum(found[:2], box[:2]))
+    areas = np.prod(found[2:] - found[:2]) + np.prod(box[2:] - box[:2])
+    overlap = _overlap(found, box)
+    union = areas / (1 + overlap)
+    return 1 - overlap + (enclosing - union) / enclosing
+
+
+_BOX_LOSSES = {"l1": _l1, "smooth_l1": _smooth_l1, "generalized_iou": _generalized_iou}
+
+
+def _plain_losses(model, images, targets):
+    """RetinaNet's loss, anchor by anchor, in float64."""
+    outputs = {name: to_numpy(each).astype("float64") for name, each in model(images).items()}
+    anchors = outputs["anchors"]
+    classification, boxes, objects = 0, 0, 0
+    for image in range(len(images)):
+        there = (targets["labels"][image] >= 0) & ~targets["crowd"][image]
+        truth, labels = targets["boxes"][image][there], targets["labels"][image][there]
+        overlaps = np.array([[_overlap(anchor, box) for box in truth] for anchor in anchors])
+        overlaps = overlaps.reshape(len(anchors), len(truth))
+        for place in range(len(anchors)):
+            row = overlaps[place]
+            best = row.argmax() if len(row) else None
+            is_object = len(row) and (row[best] >= 0.5 or (row == overlaps.max(0)).any())
+            if not is_object and len(row) and row[best] >= 0.4:
+                continue
+            probabilities = 1 / (1 + np.exp(-outputs["logits"][image, place]))
+            for label, probability in enumerate(probabilities):
+                if is_object and label == labels[best]:
+                    classification -= 0.25 * (1 - probability) ** 2 * np.log(probability)
+                else:
+                    classification -= 0.75 * probability**2 * np.log(1 - probability)
+            if is_object:
+                objects += 1
+                deltas = outputs["deltas"][image, place]
+                boxes += _BOX_LOSSES[model.box_loss](anchors[place], deltas, truth[best])
+    return classification / max(objects, 1), boxes / max(objects, 1)
+
+
+def _overlap(left, right):
+    width = min(left[2], right[2]) - max(left[0], right[0])
+    height = min(left[3], right[3]) - max(left[1], right[1])
+    intersection = max(width, 0) * max(height, 0)
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (left, right)]
+    return intersection / (sum(areas) - intersection)
+
+
+def _deltas(anchor, box):
+    (x, y, width, height), (to_x, to_y, to_width, to_height) = (
+        ((each[0] + each[2]) / 2, (each[1] + each[3]) / 2, each[2] - each[0], each[3] - each[1])
+        for each in (anchor, box)
+    )
+    shifts = [(to_x - x) / width, (to_y - y) / height]
+    return np.array([*shifts, np.log(to_width / width), np.log(to_height / height)])
+
+
+@pytest.mark.parametrize("box_loss", _BOX_LOSSES)
+def test_the_loss_is_retinanets(model, box_loss):
+    images, targets = _examples()
+    other = golden.detector(box_loss=box_loss)
+    other.set_weights(model.get_weights())
+    parts = other.image_losses(targets, other(images))
+    expected = _plain_losses(other, images, targets)
+    assert [to_numpy(part).sum() for part in parts] == pytest.approx(expected, rel=1e-5)
+
+
+def test_evaluation_and_training_average_the_loss(model):
+    """Over the images, in batches of whatever size."""
+    images, targets = _examples()
+    batches = []
+    for part in slice(0, 3), slice(3, 4):
+        there = {name: array[part] for name, array in targets.items()}
+        losses = model.image_losses(there, model(images[part]))
+        batches.append([to_numpy(each).sum() for each in losses])
+    classification, boxes = np.average(batches, axis=0, weights=[3, 1])
+    logs = model.evaluate(images, targets, batch_size=3, verbose=0, return_dict=True)
+    again = golden.detector()
+    again.set_weights(model.get_weights())
+    again.freeze()  # Without batch statistics and drop path, training sees the same.
+    again.compile(keras.optimizers.SGD(0.0))
+    history = again.fit(images, targets, batch_size=3, shuffle=False, verbose=0).history
+    for found in (logs, {name: values[0] for name, values in history.items()}):
+        assert found["classification_loss"] == pytest.approx(classification, rel=1e-5)
+        assert found["box_loss"] == pytest.approx(boxes, rel=1e-5)
+        assert found["loss"] == pytest.approx(classification + boxes, rel=1e-5)
+
+
+def test_images_without_objects_contribute_their_background(model):
+    images, targets = _examples()
+    targets["labels"][:] = -1
+    logs = model.evaluate(images, targets, verbose=0, return_dict=True)
+    assert logs["classification_loss"] > 0 and logs["box_loss"] == 0
+    assert logs["AP"] == -1
+
+
+def test_weights_of_images_weigh(model):
+    images, targets = _examples()
+    outputs, weights = model(images), np.float32([0, 1, 2, 3])
+    expected = [to_numpy(part) * weights for part in model.image_losses(targets, outputs)]
+    weighted = model.image_losses(targets, outputs, keras.ops.convert_to_tensor(weights))
+    for part, alone in zip(weighted, expected, strict=True):
+        assert difference(part, alone) <= 1e-5 * alone.max()
+
+
+def test_it_learns():
+    """Two steps on one batch with objects make its loss less, through decoded boxes too."""
+    images, targets = _examples()
+    model = golden.detector(box_loss="generalized_iou")
+    model.compile(keras.optimizers.SGD(1e-3), metrics=[])
+    losses = model.fit(images, targets, batch_size=4, epochs=2, verbose=0).history["loss"]
+    assert losses[1] < losses[0]
+
+
+def test_mixed_precision_stays_finite():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = golden.detector()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    images, targets = _examples()
+    assert np.isfinite(model.fit(images, targets, verbose=0).history["loss"]).all()
+    assert all(np.isfinite(weights).all() for weights in model.get_weights())
+    assert {to_numpy(each).dtype for each in model(images).values()} == {np.dtype("float32")}
+
+
+# Detections
+
+
+def test_predictions_are_decoded_and_suppressed(model):
+    """Every detection is an anchor moved by its deltas, at its probability."""
+    images, _ = _examples()
+    found = model.predict(images, verbose=0)
+    assert {name: each.shape for name, each in found.items()} == {
+        "boxes": (4, 5, 4),
+        "scores": (4, 5),
+        "labels": (4, 5),
+    }
+    outputs = {name: to_numpy(each).astype("float64") for name, each in model(images).items()}
+    probabilities = 1 / (1 + np.exp(-outputs["logits"]))
+    anchors, deltas = outputs["anchors"], outputs["deltas"]
+    sizes = anchors[:, 2:] - anchors[:, :2]
+    centres = (anchors[:, 2:] + anchors[:, :2]) / 2 + deltas[..., :2] * sizes
+    sizes = sizes * np.exp(np.minimum(deltas[..., 2:], np.log(1000 / 16)))
+    boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], -1).clip(0, 64)
+    for image in range(4):
+        best = probabilities[image].max()
+        assert found["scores"][image, 0] == pytest.approx(best, abs=1e-6) and best > 0.3
+        columns = (found[name][image] for name in ("boxes", "scores", "labels"))
+        for box, score, label in zip(*columns, strict=True):
+            matches = np.abs(probabilities[image, :, label] - score) <= 1e-6
+            assert np.abs(boxes[image][matches] - box).max(axis=-1).min() <= 1e-4
+
+
+def test_detect_gives_boxes_of_the_original(model, tmp_path):
+    """What is found in a shrunk image stands in the large one at twice the place."""
+    pixels = np.random.default_rng(2).integers(0, 256, (128, 128, 3), dtype="uint8")
+    image = Image.fromarray(pixels)
+    image.save(tmp_path / "large.png")
+    halving = golden.detector(score_threshold=0.3, batching={"shorter_side": 64})
+    halving.set_weights(model.get_weights())
+    (expected,) = model.detect([image.resize((64, 64), Image.Resampling.BILINEAR)])
+    (found,) = halving.detect([tmp_path / "large.png"])
+    assert len(found.labels) and (found.labels == expected.labels).all()
+    assert difference(found.boxes, 2 * expected.boxes) <= 1e-4
+    assert difference(found.scores, expected.scores) <= 1e-6
+
+
+def test_images_of_mixed_sizes(model):
+    generator = np.random.default_rng(1)
+    sizes = [(40, 70), (64, 64), (33, 90)]
+    images = [generator.integers(0, 256, (*size, 3), dtype="uint8") for size in sizes]
+    for (height, width), found in zip(sizes, model.detect(images, batch_size=2), strict=True):
+        assert (found.boxes >= 0).all() and (found.boxes <= [width, height] * 2).all()
+        assert (np.diff(found.scores) <= 0).all()
+
+
+def test_other_box_formats(model):
+    images, targets = _examples()
+    other = golden.detector(score_threshold=0.3, bounding_box_format="xywh")
+    other.set_weights(model.get_weights())
+    expected, found = (each.predict(images, verbose=0) for each in (model, other))
+    corner = found["boxes"][..., :2]
+    assert (
+        difference(
+            np.concatenate([corner, corner + found["boxes"][..., 2:]], -1), expected["boxes"]
+        )
+        <= 1e-4
+    )
+    boxes = targets["boxes"].copy()
+    boxes[..., 2:] -= boxes[..., :2]
+    logs = [
+        each.evaluate(images, {**targets, "boxes": given}, verbose=0, return_dict=True)
+        for each, given in ((model, targets["boxes"]), (other, boxes))
+    ]
+    assert logs[0] == pytest.approx(logs[1], rel=1e-5)
+
+
+# Evaluation
+
+
+def test_evaluation_is_that_of_pycocotools(model, tmp_path, capsys):
+    """On images that were enlarged, against their own JSON."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    images, targets = _examples()
+    found = model.detect(list(images))
+    # What is found in the first image is what is there, so that something is right.
+    examples = []
+    for image, detections in zip(images, found, strict=True):
+        boxes = np.round(detections.boxes[:3])
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+        labels = detections.labels[:3]
+        crowd = np.arange(3)[: len(labels)] == 2
+        columns = {"boxes": boxes, "labels": labels, "crowd": crowd, "areas": areas}
+        examples.append(types.SimpleNamespace(image=image, **columns))
+    batch = DetectionBatching(ImageBatching(), max_objects=4)(examples)
+    logs = model.evaluate(*batch, batch_size=3, verbose=0, return_dict=True)
+
+    records, results = [], []
+    for number, (example, detections) in enumerate(zip(examples, found, strict=True)):
+        for box, label, crowd, area in zip(
+            example.boxes, example.labels, example.crowd, example.areas, strict=True
+        ):
+            records.append(
+                {
+                    "id": len(records) + 1,
+                    "image_id": number,
+                    "bbox": [*box[:2].tolist(), *(box[2:] - box[:2]).tolist()],
+                    "category_id": int(label),
+                    "iscrowd": int(crowd),
+                    "area": float(area),
+                }
+            )
+        for box, score, label in zip(*detections, strict=True):
+            box = [*box[:2].tolist(), *(box[2:].astype("float64") - box[:2]).tolist()]
+            results.append(
+                {"image_id": number, "bbox": box, "score": float(score), "category_id": int(label)}
+            )
+    contents = {
+        "images": [{"id": number} for number in range(4)],
+        "categories": [{"id": number} for number in range(3)],
+        "annotations": records,
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(contents))
+    (tmp_path / "found.json").write_text(json.dumps(results))
+    truth = COCO(tmp_path / "truth.json")
+    evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "found.json")), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    measured = [value for name, value in logs.items() if name.startswith("A")]
+    assert 0 < measured[0] < 1
+    assert measured == evaluation.stats.tolist()
+
+
+# Presets
+
+
+def test_a_preset_folder_brings_all_back(model, tmp_path):
+    images, _ = _examples()
+    model.save_to_preset(tmp_path / "folder")
+    again = ObjectDetector.from_preset(tmp_path / "folder")
+    assert again.load_report.fresh == ()
+    expected, found = (each.predict(images, verbose=0) for each in (model, again))
+    assert all(difference(found[name], expected[name]) == 0 for name in expected)
+    # The backbone alone, the detector for other classes, and another task on it.
+    backbone = PVTv2SPM.from_preset(tmp_path / "folder")
+    other = ObjectDetector.from_preset(tmp_path / "folder", num_classes=5)
+    segmenter = SemanticSegmenter.from_preset(tmp_path / "folder", num_classes=5)
+    values = model.backbone.get_weights()
+    for each in (backbone, other.backbone, segmenter.backbone):
+        assert all(map(np.array_equal, each.get_weights(), values))
+    for each in other, segmenter:
+        fresh = {path.split("/")[0] for path in each.load_report.fresh}
+        assert fresh == {"head", "feature_pyramid"}
+
+
+def test_classifiers_weights_fill_the_backbone(tmp_path):
+    classifier = randomize(golden.classifier("pvt_v2_spm"))
+    classifier.save_to_preset(tmp_path / "folder")
+    detector = ObjectDetector.from_preset(tmp_path / "folder", num_classes=2)
+    values = classifier.backbone.get_weights()
+    assert all(map(np.array_equal, detector.backbone.get_weights(), values))
+    assert detector.mean == classifier.mean and detector.class_names is None
+    with pytest.raises(ValueError, match="`num_classes` must be given"):
+        ObjectDetector.from_preset(tmp_path / "folder")
+    named = ObjectDetector.from_preset("pvt_v2_b0", load_weights=False, num_classes=2)
+    assert named.num_classes == 2
+    with pytest.raises(TypeError, match="score_treshold"):
+        golden.detector(score_treshold=0.1)

@@ -1,0 +1,104 @@
+"""The semantic segmenter as a user meets it."""
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_spm import SemanticSegmenter
+from keras_spm.data import ImageBatching
+from tests import golden
+from tests.helpers import difference
+from tests.helpers import randomize
+
+SMALL = {"pyramid_channels": 8, "head_channels": 8}
+
+
+def _segmenter(**arguments):
+    return SemanticSegmenter(golden.backbone("pvt_v2_spm"), 3, **SMALL, **arguments)
+
+
+def _examples(count=4):
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, 32, 32, 3), dtype="uint8")
+    labels = (images[..., 0] > 127).astype("int32")
+    labels[:, :4] = 255
+    return images, labels
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = _segmenter()
+    model.fit(*_examples(), batch_size=2, verbose=0)
+    return model
+
+
+def test_it_learns_with_defaults(trained):
+    metrics = trained.evaluate(*_examples(), verbose=0, return_dict=True)
+    assert set(metrics) == {"loss", "mean_iou", "pixel_accuracy"}
+    assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_the_loss_is_the_mean_over_pixels_that_count(trained):
+    images, labels = _examples()
+    logits = trained.predict(images, verbose=0).astype("float64")
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    counted = labels != 255
+    expected = -np.take_along_axis(log_probabilities, (labels * counted)[..., None], -1)[counted]
+    metrics = trained.evaluate(images, labels, batch_size=4, verbose=0, return_dict=True)
+    assert metrics["loss"] == pytest.approx(expected.mean(), rel=1e-5)
+    predictions = logits.argmax(-1)
+    assert metrics["pixel_accuracy"] == pytest.approx((predictions == labels)[counted].mean())
+
+
+def test_pixels_that_do_not_count_have_no_gradient(trained):
+    images, labels = _examples()
+    model = _segmenter()
+    model.set_weights(trained.get_weights())
+    model.compile(keras.optimizers.SGD(0.1))
+    before = [np.array(each) for each in model.get_weights()]
+    paths = [each.path for each in model.weights]
+    model.fit(images, np.full_like(labels, 255), batch_size=4, verbose=0)
+    for path, old, new in zip(paths, before, model.get_weights(), strict=True):
+        if "moving" not in path and "seed" not in path:
+            assert difference(old, new) == 0, path
+
+
+def test_segment_gives_maps_of_the_images_own_sizes(trained, tmp_path):
+    images, _ = _examples()
+    large = np.random.default_rng(1).integers(0, 256, (70, 45, 3), dtype="uint8")
+    Image.fromarray(large).save(tmp_path / "large.png")
+    maps = trained.segment([images[0], tmp_path / "large.png", images[1][:, :20]])
+    assert [each.shape for each in maps] == [(32, 32), (70, 45), (32, 20)]
+    # What fills its batch is labelled as `predict` labels it.
+    alone = trained.segment([images[0]])[0]
+    expected = trained.predict(images[:1], verbose=0)[0].argmax(-1)
+    np.testing.assert_array_equal(alone, expected)
+
+
+def test_segment_enlarges_what_was_reduced():
+    model = randomize(_segmenter(batching=ImageBatching(shorter_side=32, longer_side=64)))
+    image = np.random.default_rng(1).integers(0, 256, (96, 120, 3), dtype="uint8")
+    reduced = np.asarray(Image.fromarray(image).resize((40, 32), Image.Resampling.BILINEAR))
+    batch, _ = ImageBatching()([reduced])
+    logits = model.predict(batch, verbose=0)[:, :32, :40]
+    enlarged = keras.ops.image.resize(logits, (96, 120), data_format="channels_last")
+    expected = keras.ops.convert_to_numpy(keras.ops.argmax(enlarged, axis=-1))[0]
+    np.testing.assert_array_equal(model.segment([image])[0], expected)
+
+
+def test_images_of_many_sizes_in_a_batch():
+    images = [np.full((height, width, 3), 7, "uint8") for height, width in ((30, 100), (64, 20))]
+    batch, geometries = ImageBatching()(images)
+    assert batch.shape == (2, 64, 128, 3)
+    assert [geometry.resized for geometry in geometries] == [(30, 100), (64, 20)]
+    assert (batch[0, :30, :100] == 7).all() and (batch[0, 30:] == (124, 116, 104)).all()
+    _, geometries = ImageBatching(shorter_side=60, longer_side=100)(images)
+    assert [geometry.resized for geometry in geometries] == [(30, 100), (100, 31)]
+    assert geometries[1].original == (64, 20)
+
+
+@pytest.mark.parametrize("names", [["a", "b"], ["a"] * 3])
+def test_class_names_must_fit(names):
+    with pytest.raises(ValueError, match="3 distinct names"):
+        _segmenter(class_names=names)

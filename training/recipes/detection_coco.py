@@ -1,0 +1,33 @@
+"""COCO 2017, RetinaNet 1x: the paper's settings, for 8 accelerators.
+
+Command:  python training/train.py detection_coco --set data_folder=/data/coco
+"""
+
+# Model
+preset: str = "pvt_v2_spm_b1"
+load_weights: bool = True
+merging: str = "spm"
+drop_path_rate: float = 0.1
+frozen_stages: int = 0
+pyramid_channels: int = 256
+head_channels: int = 256
+head_depth: int = 4
+anchor_size: float = 4.0
+
+# Data
+dataset: str = "coco"
+data_folder: str = ""
+shorter_side: int = 800
+longer_side: int = 1333
+flip: float = 0.5
+
+# Optimisation
+epochs: int = 12
+steps_per_epoch: int = 7330
+batch_size: int = 16
+box_loss: str = "l1"
+learning_rate: float = 1e-4
+schedule: str = "steps"
+warmup_steps: int = 500
+weight_decay: float = 1e-4
+seed: int = 0

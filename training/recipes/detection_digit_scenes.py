@@ -1,0 +1,33 @@
+"""Scenes of handwritten digits, each with its box, from random weights.
+
+Command:  python training/train.py detection_digit_scenes
+"""
+
+# Model
+preset: str = "pvt_v2_spm_mini"
+load_weights: bool = False
+merging: str = "spm"
+drop_path_rate: float = 0.0
+frozen_stages: int = 0
+pyramid_channels: int = 64
+head_channels: int = 64
+head_depth: int = 2
+anchor_size: float = 4.0
+
+# Data
+dataset: str = "digit_scenes"
+data_folder: str = ""
+shorter_side: int = 128
+longer_side: int = 128
+flip: float = 0.0
+
+# Optimisation
+epochs: int = 10
+steps_per_epoch: int = 400
+batch_size: int = 8
+box_loss: str = "generalized_iou"
+learning_rate: float = 1.5e-3
+schedule: str = "cosine"
+warmup_steps: int = 400
+weight_decay: float = 0.05
+seed: int = 0

@@ -1,0 +1,33 @@
+"""ADE20K, Semantic FPN for 40,000 steps: the paper's settings, for 8 accelerators.
+
+Command:  python training/train.py segmentation_ade20k --set data_folder=/data/scene_parse150
+"""
+
+# Model
+preset: str = "pvt_v2_spm_b1"
+load_weights: bool = True
+merging: str = "spm"
+drop_path_rate: float = 0.1
+pyramid_channels: int = 256
+head_channels: int = 128
+
+# Data
+dataset: str = "scene_parse150"
+data_folder: str = ""
+image_size: int = 512
+test_shorter_side: int = 512
+test_longer_side: int = 2048
+least_scale: float = 0.5
+largest_scale: float = 2.0
+flip: float = 0.5
+recolour: bool = True
+
+# Optimisation
+epochs: int = 10
+steps_per_epoch: int = 4000
+batch_size: int = 32
+learning_rate: float = 2e-4
+schedule: str = "polynomial"
+warmup_steps: int = 0
+weight_decay: float = 1e-4
+seed: int = 0

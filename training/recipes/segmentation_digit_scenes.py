@@ -1,0 +1,33 @@
+"""Scenes of handwritten digits, every pixel labelled, from random weights.
+
+Command:  python training/train.py segmentation_digit_scenes
+"""
+
+# Model
+preset: str = "pvt_v2_spm_mini"
+load_weights: bool = False
+merging: str = "spm"
+drop_path_rate: float = 0.0
+pyramid_channels: int = 64
+head_channels: int = 64
+
+# Data
+dataset: str = "digit_scenes"
+data_folder: str = ""
+image_size: int = 128
+test_shorter_side: int = 128
+test_longer_side: int = 128
+least_scale: float = 1.0
+largest_scale: float = 1.0
+flip: float = 0.0
+recolour: bool = False
+
+# Optimisation
+epochs: int = 10
+steps_per_epoch: int = 340
+batch_size: int = 8
+learning_rate: float = 1.5e-3
+schedule: str = "cosine"
+warmup_steps: int = 340
+weight_decay: float = 0.05
+seed: int = 0
