@@ -19,6 +19,7 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	KERAS_BACKEND=torch $(VENV)/bin/python zoo/table.py --check
+	$(VENV)/bin/python training/compare.py --check
 
 $(BACKEND_TESTS): test-%: $(VENV)/.installed-test
 	KERAS_BACKEND=$* $(VENV)/bin/python -m pytest

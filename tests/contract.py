@@ -209,8 +209,23 @@ def check_freezing(build):
     model.freeze(4)
     head = {path for path in later if path.startswith(HEADS)}
     assert {variable.path for variable in model.trainable_variables} == head
+    model.freeze(0, batch_normalization=True)
+    again = type(model).from_config(model.get_config())
+    for each in model, again:
+        norms = everything - {variable.path for variable in each.trainable_variables}
+        assert norms == {path for path in everything if _is_of_batch_normalization(path)}
     model.freeze(0)
     assert {variable.path for variable in model.trainable_variables} == everything
+
+
+def _is_of_batch_normalization(path):
+    return path.startswith("stage") and path.endswith(
+        tuple(
+            f"{name}/{variable}"
+            for name in ("multi_scale_aggregation/norm", "guided_local_enhancement/guide_norm")
+            for variable in ("gamma", "beta")
+        )
+    )
 
 
 def _dead_in_training(model):

@@ -72,8 +72,8 @@ class PVT(PyramidBackbone):
             embeddings have; for other images they are resized. By default that of
             `image_shape`, and 224x224 where that leaves the size open.
         dtype: dtype policy of the layers.
-        **kwargs: `image_shape`, `data_format`, `frozen_stages` and `name`, see
-            `PyramidBackbone`.
+        **kwargs: `image_shape`, `data_format`, `frozen_stages`,
+            `frozen_batch_normalization` and `name`, see `PyramidBackbone`.
 
     Example:
 

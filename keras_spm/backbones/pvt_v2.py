@@ -76,8 +76,8 @@ class PVTv2(PyramidBackbone):
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official and timm's code, 1e-6 in transformers').
         dtype: dtype policy of the layers.
-        **kwargs: `image_shape`, `data_format`, `frozen_stages` and `name`, see
-            `PyramidBackbone`.
+        **kwargs: `image_shape`, `data_format`, `frozen_stages`,
+            `frozen_batch_normalization` and `name`, see `PyramidBackbone`.
 
     Example:
 

@@ -40,6 +40,7 @@ class PyramidBackbone(keras.Model):
             configured one.
         dtype: dtype policy of the layers.
         frozen_stages: int from 0 to 4, see `freeze`.
+        frozen_batch_normalization: bool, see `freeze`.
 
     Raises:
         ValueError: for an image smaller than 32 or an unknown data format.
@@ -59,6 +60,7 @@ class PyramidBackbone(keras.Model):
         data_format=None,
         dtype=None,
         frozen_stages=0,
+        frozen_batch_normalization=False,
         name=None,
     ):
         # === Layers ===
@@ -106,7 +108,7 @@ class PyramidBackbone(keras.Model):
         self._family_arguments = tuple(config)
         for name, value in config.items():
             setattr(self, name, value)
-        self.freeze(frozen_stages)
+        self.freeze(frozen_stages, frozen_batch_normalization)
 
     @property
     def pyramid_outputs(self):
@@ -158,7 +160,7 @@ class PyramidBackbone(keras.Model):
         """
         save_preset(self, folder)
 
-    def freeze(self, up_to_stage=4):
+    def freeze(self, up_to_stage=4, batch_normalization=False):
         """Freezes the stem and stages 1 to `up_to_stage`; later stages train.
 
         The final normalisation, where there is one, goes with stage 4. Frozen batch
@@ -167,6 +169,9 @@ class PyramidBackbone(keras.Model):
 
         Args:
             up_to_stage: int from 0 to 4, kept as `frozen_stages`.
+            batch_normalization: bool, whether the batch normalisations of all stages are
+                frozen, for batches too small to make statistics of; kept as
+                `frozen_batch_normalization`.
         """
         if up_to_stage not in range(5):
             raise ValueError(
@@ -176,8 +181,12 @@ class PyramidBackbone(keras.Model):
         self.stem.trainable = up_to_stage == 0
         for number, stage in enumerate(self.stages, start=1):
             stage.trainable = number > up_to_stage
+            for norm in _batch_normalizations(stage):
+                # Both ways: on TensorFlow a stage that trained already hands nothing on.
+                norm.trainable = stage.trainable and not batch_normalization
         if self._final_norm is not None:
             self._final_norm.trainable = up_to_stage < len(self.stages)
+        self.frozen_batch_normalization = batch_normalization
 
     def multiply_adds(self, input_shape):
         """Returns the multiply-adds of one image.
@@ -216,12 +225,18 @@ class PyramidBackbone(keras.Model):
             "data_format": self.data_format,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "frozen_stages": self.frozen_stages,
+            "frozen_batch_normalization": self.frozen_batch_normalization,
             "name": self.name,
         }
 
     @classmethod
     def from_config(cls, config):
         return cls(**config)
+
+
+def _batch_normalizations(stage):
+    for layer in getattr(stage.merging, "layers", [stage.merging]):
+        yield from getattr(layer, "batch_normalizations", ())
 
 
 def spatial_sizes(image_shape, data_format):

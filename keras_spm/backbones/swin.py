@@ -47,8 +47,8 @@ class Swin(PyramidBackbone):
         merging: `"own"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
             or `"gle"`, one half of Stepwise Patch Merging.
         dtype: dtype policy of the layers.
-        **kwargs: `image_shape`, `data_format`, `frozen_stages` and `name`, see
-            `PyramidBackbone`.
+        **kwargs: `image_shape`, `data_format`, `frozen_stages`,
+            `frozen_batch_normalization` and `name`, see `PyramidBackbone`.
 
     Example:
 

@@ -16,8 +16,9 @@ from keras_spm.registry import lookup
 CLASS_NAMES = ["background", *map(str, range(10))]
 _PARTS = {"train": 0, "validation": 1, "test": 2}
 
-_DIGITS = (3, 6)  # In a scene, from and to, less those for which no room was found.
-_SIDES = (0.4, 0.65)  # Of a digit, as a share of the scene's.
+_DIGITS = (3, 7)  # In a scene, from and to; fewer where no room was found.
+_ATTEMPTS = 15  # To find room, for a whole scene.
+_SIDES = (0.3, 0.55)  # Of a digit, as a share of the scene's.
 _LARGEST_TURN = 10  # Degrees.
 _HIDDEN = 0.15  # At most, of a digit by those in front of it.
 _DARK = (0, 120)  # The background's levels, of red, green and blue each.
@@ -89,7 +90,10 @@ def _splits():
 def _compose(digits, side, generator):
     image = _background(side, generator)
     masks, labels, whole = [], [], []
-    for _ in range(generator.integers(*_DIGITS, endpoint=True)):
+    count = generator.integers(*_DIGITS, endpoint=True)
+    for _ in range(_ATTEMPTS):
+        if len(masks) == count:
+            break
         choice = generator.integers(len(digits.labels))
         opacity, window = _placed(digits.images[choice, ..., 0], side, generator)
         mask = np.zeros((side, side), bool)

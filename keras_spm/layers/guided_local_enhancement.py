@@ -116,6 +116,11 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         batch, height, width, channels = input_shape
         return (batch, ceil_divide(height, WINDOW), ceil_divide(width, WINDOW), channels)
 
+    @property
+    def batch_normalizations(self):
+        """The layers that keep running statistics."""
+        return [self.guide_norm]
+
     def multiply_adds(self, input_shape):
         _, rows, columns, channels = self.compute_output_shape(input_shape)
         tokens = 1 + len(_CORNERS)

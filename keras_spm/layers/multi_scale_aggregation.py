@@ -97,6 +97,11 @@ class MultiScaleAggregation(keras.layers.Layer):
         return self.projection(expanded)
 
     @property
+    def batch_normalizations(self):
+        """The layers that keep running statistics."""
+        return [self.norm]
+
+    @property
     def dead_in_training(self):
         """Variables whose true gradient is zero while batch statistics normalise."""
         return [*(depthwise.bias for depthwise in self.depthwise), self.grouped_bias]

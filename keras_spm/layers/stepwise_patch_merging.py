@@ -82,6 +82,12 @@ class StepwisePatchMerging(keras.layers.Layer):
         return self.guided_local_enhancement(maps, training=training)
 
     @property
+    def batch_normalizations(self):
+        """The layers that keep running statistics."""
+        parts = self.multi_scale_aggregation, self.guided_local_enhancement
+        return [norm for part in parts for norm in part.batch_normalizations]
+
+    @property
     def dead_in_training(self):
         """Variables whose true gradient is zero while batch statistics normalise."""
         return self.multi_scale_aggregation.dead_in_training

@@ -49,7 +49,7 @@ class ImageTask(keras.Model):
         """
         save_preset(self, folder)
 
-    def freeze(self, up_to_stage=4):
+    def freeze(self, up_to_stage=4, batch_normalization=False):
         """Freezes the backbone's stem and stages 1 to `up_to_stage`; 0 freezes nothing.
 
         Frozen batch normalisations stay in evaluation. The model is compiled anew as it
@@ -58,10 +58,12 @@ class ImageTask(keras.Model):
 
         Args:
             up_to_stage: int from 0 to 4.
+            batch_normalization: bool, whether the backbone's batch normalisations are
+                frozen in all stages, for small batches.
         """
         # Refused here, where something compiled cannot be rebuilt, nothing is frozen yet.
         arguments = keras.saving.deserialize_keras_object(self.get_compile_config())
-        self.backbone.freeze(up_to_stage)
+        self.backbone.freeze(up_to_stage, batch_normalization)
         self._compile_again(arguments)
 
     def get_compile_config(self):

@@ -18,7 +18,6 @@ from keras_spm.heads.retina import RetinaHead
 from keras_spm.heads.suppression import suppress_overlaps
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
 from keras_spm.layers.image_normalization import IMAGENET_STANDARD_DEVIATION
-from keras_spm.layers.multiply_adds import multiply_adds
 from keras_spm.losses import generalized_iou_loss
 from keras_spm.losses import l1_loss
 from keras_spm.losses import sigmoid_focal_loss
@@ -26,13 +25,12 @@ from keras_spm.losses import smooth_l1_loss
 from keras_spm.metrics import coco_average_precision
 from keras_spm.optimizers import AdamW
 from keras_spm.registry import lookup
+from keras_spm.tasks.dense_task import DenseTask
+from keras_spm.tasks.dense_task import data_format_of
+from keras_spm.tasks.dense_task import pyramid_inputs
 from keras_spm.tasks.evaluation import Evaluation
-from keras_spm.tasks.image_task import ImageTask
 from keras_spm.tasks.image_task import checked_names
-from keras_spm.tasks.pyramid import data_format_of
-from keras_spm.tasks.pyramid import pyramid_inputs
 
-LEVELS = ("P3", "P4", "P5")
 _EXTRA_LEVELS = 2
 # Of a box whose side the network wants enlarged beyond this, it was never trained on.
 _LARGEST_GROWTH = math.log(1000 / 16)
@@ -76,7 +74,7 @@ class Detections(typing.NamedTuple):
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class ObjectDetector(ImageTask):
+class ObjectDetector(DenseTask):
     """Raw images in, boxes with classes and scores out: RetinaNet.
 
     Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
@@ -133,6 +131,8 @@ class ObjectDetector(ImageTask):
         Lin et al., Focal Loss for Dense Object Detection, arXiv 1708.02002.
     """
 
+    levels = ("P3", "P4", "P5")
+
     def __init__(
         self,
         backbone,
@@ -169,7 +169,7 @@ class ObjectDetector(ImageTask):
         )
 
         # === Functional Model ===
-        images, maps = pyramid_inputs(backbone, LEVELS, mean, standard_deviation)
+        images, maps = pyramid_inputs(backbone, self.levels, mean, standard_deviation)
         maps = pyramid(maps)
         super().__init__(inputs=images, outputs={**head(maps), "anchors": anchors(maps)}, **kwargs)
 
@@ -306,11 +306,7 @@ class ObjectDetector(ImageTask):
             ValueError: for what cannot be read as an image.
         """
         found = []
-        for start in range(0, len(images), batch_size):
-            batch, geometries = self.batching(images[start : start + batch_size])
-            if data_format_of(self.backbone) == "channels_first":
-                batch = batch.transpose(0, 3, 1, 2)
-            outputs = self.predict_on_batch(batch)
+        for outputs, geometries in self.predictions(images, batch_size):
             in_images = self.in_images(outputs, [each.scale for each in geometries])
             for detections, geometry in zip(in_images, geometries, strict=True):
                 height, width = geometry.original
@@ -363,17 +359,6 @@ class ObjectDetector(ImageTask):
         self._check_pixels(x)
         logs = self._evaluation(x, y, batch_size, verbose, sample_weight, steps, callbacks)
         return logs if return_dict else list(logs.values())
-
-    def multiply_adds(self, input_shape):
-        """Returns the multiply-adds of one image of shape (batch, height, width, 3)."""
-        shapes = self.backbone.pyramid_shapes(input_shape)
-        shapes = {level: shapes[level] for level in LEVELS}
-        pyramid, head = self.get_layer("feature_pyramid"), self.get_layer("head")
-        return (
-            multiply_adds(self.backbone, input_shape)
-            + pyramid.multiply_adds(shapes)
-            + head.multiply_adds(pyramid.compute_output_shape(shapes))
-        )
 
     def get_config(self):
         return {

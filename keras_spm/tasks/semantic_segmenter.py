@@ -10,21 +10,18 @@ from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.semantic_fpn import SemanticFPNHead
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
 from keras_spm.layers.image_normalization import IMAGENET_STANDARD_DEVIATION
-from keras_spm.layers.multiply_adds import multiply_adds
 from keras_spm.layers.resizing import ResizeLike
 from keras_spm.metrics.segmentation import MeanIoU
 from keras_spm.metrics.segmentation import PixelAccuracy
 from keras_spm.optimizers import AdamW
-from keras_spm.tasks.image_task import ImageTask
+from keras_spm.tasks.dense_task import DenseTask
+from keras_spm.tasks.dense_task import data_format_of
+from keras_spm.tasks.dense_task import pyramid_inputs
 from keras_spm.tasks.image_task import checked_names
-from keras_spm.tasks.pyramid import data_format_of
-from keras_spm.tasks.pyramid import pyramid_inputs
-
-LEVELS = ("P2", "P3", "P4", "P5")
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class SemanticSegmenter(ImageTask):
+class SemanticSegmenter(DenseTask):
     """Raw images in, class logits for every pixel out: Semantic FPN.
 
     Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
@@ -64,6 +61,8 @@ class SemanticSegmenter(ImageTask):
         Kirillov et al., Panoptic Feature Pyramid Networks, arXiv 1901.02446.
     """
 
+    levels = ("P2", "P3", "P4", "P5")
+
     def __init__(
         self,
         backbone,
@@ -89,7 +88,7 @@ class SemanticSegmenter(ImageTask):
         enlarging = ResizeLike(data_format_of(backbone), dtype="float32", name="enlarging")
 
         # === Functional Model ===
-        images, maps = pyramid_inputs(backbone, LEVELS, mean, standard_deviation)
+        images, maps = pyramid_inputs(backbone, self.levels, mean, standard_deviation)
         logits = enlarging([head(pyramid(maps)), images])
         super().__init__(inputs=images, outputs=logits, **kwargs)
 
@@ -145,23 +144,9 @@ class SemanticSegmenter(ImageTask):
             ValueError: for what cannot be read as an image.
         """
         maps = []
-        for start in range(0, len(images), batch_size):
-            batch, geometries = self.batching(images[start : start + batch_size])
-            if data_format_of(self.backbone) == "channels_first":
-                batch = batch.transpose(0, 3, 1, 2)
-            logits = self.predict_on_batch(batch)
+        for logits, geometries in self.predictions(images, batch_size):
             maps += [_labels(*each) for each in zip(logits, geometries, strict=True)]
         return maps
-
-    def multiply_adds(self, input_shape):
-        """Returns the multiply-adds of one image of shape (batch, height, width, 3)."""
-        shapes = self.backbone.pyramid_shapes(input_shape)
-        pyramid, head = self.get_layer("feature_pyramid"), self.get_layer("head")
-        return (
-            multiply_adds(self.backbone, input_shape)
-            + pyramid.multiply_adds(shapes)
-            + head.multiply_adds(pyramid.compute_output_shape(shapes))
-        )
 
     def get_config(self):
         return {

@@ -1,26 +1,25 @@
 """Trains, selects, tests and documents an object detector."""
 
 import csv
+import functools
 import types
 
 import keras
 import numpy as np
 
-from keras_spm.backbones import PyramidBackbone
 from keras_spm.callbacks import CocoEvaluation
 from keras_spm.data import DetectionBatching
 from keras_spm.data import ImageBatching
 from keras_spm.data.pipeline import repeated_batches
 from keras_spm.data.preprocessing import read_image
 from keras_spm.data.transforms import mirrored
-from keras_spm.optimizers import AdamW
 from keras_spm.tasks import ObjectDetector
+from keras_spm.trainer.dense import SHOWN
+from keras_spm.trainer.dense import backbone_of
+from keras_spm.trainer.dense import run
 from keras_spm.trainer.dense_data import detection_data
-from keras_spm.trainer.engine import train
 from keras_spm.visualize import plot_detections
-from keras_spm.visualize import plot_training_curves
 
-_SHOWN = 6
 _SHOWN_SCORE = 0.3
 
 
@@ -49,33 +48,20 @@ def train_detector(recipe, folder, verbose):
         recipe.batch_size,
         recipe.seed,
     )
-    training = train(
+    return run(
         model,
         batches,
+        CocoEvaluation(data.validation),
+        "AP",
+        functools.partial(_test, data.test),
         recipe,
         folder,
         verbose,
-        monitor=("val_AP", "max"),
-        callbacks=[CocoEvaluation(data.validation)],
     )
-    plot_training_curves(training.history, folder.working_path / "curves.png", ("loss", "AP"))
-    result = {
-        **_test(training.best_model, data.test, folder.working_path),
-        "validation_AP": training.best("val_AP"),
-        "best_epoch": training.best_epoch,
-        "seconds": training.seconds,
-    }
-    folder.finish(result)
-    return result
 
 
 def _build(recipe, class_names):
-    backbone = PyramidBackbone.from_preset(
-        recipe.preset,
-        load_weights=recipe.load_weights,
-        drop_path_rate=recipe.drop_path_rate,
-        merging=recipe.merging,
-    )
+    backbone = backbone_of(recipe)
     model = ObjectDetector(
         backbone,
         len(class_names),
@@ -88,8 +74,6 @@ def _build(recipe, class_names):
         batching=ImageBatching(recipe.shorter_side, recipe.longer_side),
     )
     backbone.freeze(recipe.frozen_stages)
-    rates = recipe.learning_rates()
-    model.compile(optimizer=AdamW(rates, weight_decay=recipe.weight_decay))
     return model
 
 
@@ -103,14 +87,14 @@ def _augmentation(recipe):
     return augmented
 
 
-def _test(model_path, examples, folder):
+def _test(examples, model_path, folder):
     model = keras.saving.load_model(model_path)
     metrics = CocoEvaluation(examples, class_names=model.class_names).measure(model)
     with (folder / "average_precision.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["metric", "value"])
         table.writerows([name, f"{value:.4f}"] for name, value in metrics.items())
-    shown = [examples[index] for index in range(min(_SHOWN, len(examples)))]
+    shown = [examples[index] for index in range(min(SHOWN, len(examples)))]
     images = [np.asarray(read_image(example.image)) for example in shown]
     found = [_likely(each) for each in model.detect(images)]
     plot_detections(images, shown, found, model.class_names, folder / "predictions.png")

@@ -1,24 +1,22 @@
 """Trains, selects, tests and documents a semantic segmenter."""
 
 import csv
+import functools
 
 import keras
 import numpy as np
 
-from keras_spm.backbones import PyramidBackbone
 from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data import ImageBatching
 from keras_spm.data import SegmentationAugmentation
 from keras_spm.data.pipeline import repeated_batches
 from keras_spm.data.preprocessing import read_image
-from keras_spm.optimizers import AdamW
 from keras_spm.tasks import SemanticSegmenter
+from keras_spm.trainer.dense import SHOWN
+from keras_spm.trainer.dense import backbone_of
+from keras_spm.trainer.dense import run
 from keras_spm.trainer.dense_data import segmentation_data
-from keras_spm.trainer.engine import train
 from keras_spm.visualize import plot_segmentations
-from keras_spm.visualize import plot_training_curves
-
-_SHOWN = 6
 
 
 def train_segmenter(recipe, folder, verbose):
@@ -42,35 +40,21 @@ def train_segmenter(recipe, folder, verbose):
     batches = repeated_batches(
         data.train, _augmentation(recipe), _collated, recipe.batch_size, recipe.seed
     )
-    training = train(
+    return run(
         model,
         batches,
+        SegmentationEvaluation(data.validation),
+        "mean_iou",
+        functools.partial(_test, data.test),
         recipe,
         folder,
         verbose,
-        monitor=("val_mean_iou", "max"),
-        callbacks=[SegmentationEvaluation(data.validation)],
     )
-    plot_training_curves(training.history, folder.working_path / "curves.png", ("loss", "mean_iou"))
-    result = {
-        **_test(training.best_model, data.test, folder.working_path),
-        "validation_mean_iou": training.best("val_mean_iou"),
-        "best_epoch": training.best_epoch,
-        "seconds": training.seconds,
-    }
-    folder.finish(result)
-    return result
 
 
 def _build(recipe, class_names):
-    backbone = PyramidBackbone.from_preset(
-        recipe.preset,
-        load_weights=recipe.load_weights,
-        drop_path_rate=recipe.drop_path_rate,
-        merging=recipe.merging,
-    )
-    model = SemanticSegmenter(
-        backbone,
+    return SemanticSegmenter(
+        backbone_of(recipe),
         len(class_names),
         class_names,
         pyramid_channels=recipe.pyramid_channels,
@@ -79,9 +63,6 @@ def _build(recipe, class_names):
             recipe.test_shorter_side, recipe.test_longer_side, enlarge_to_divisor=True
         ),
     )
-    rates = recipe.learning_rates()
-    model.compile(optimizer=AdamW(rates, weight_decay=recipe.weight_decay))
-    return model
 
 
 def _augmentation(recipe):
@@ -99,7 +80,7 @@ def _collated(pairs):
     return np.stack(images), np.stack(class_maps)
 
 
-def _test(model_path, examples, folder):
+def _test(examples, model_path, folder):
     model = keras.saving.load_model(model_path)
     evaluation = SegmentationEvaluation(examples)
     metrics = evaluation.measure(model)
@@ -108,7 +89,7 @@ def _test(model_path, examples, folder):
         table.writerow(["class", "iou"])
         for name, value in zip(model.class_names, evaluation.per_class, strict=True):
             table.writerow([name, f"{value:.4f}"])
-    shown = [examples[index] for index in range(min(_SHOWN, len(examples)))]
+    shown = [examples[index] for index in range(min(SHOWN, len(examples)))]
     images = [np.asarray(read_image(example.image)) for example in shown]
     plot_segmentations(
         images,

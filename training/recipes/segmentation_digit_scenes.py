@@ -24,10 +24,10 @@ recolour: bool = False
 
 # Optimisation
 epochs: int = 10
-steps_per_epoch: int = 340
+steps_per_epoch: int = 400
 batch_size: int = 8
 learning_rate: float = 1.5e-3
 schedule: str = "cosine"
-warmup_steps: int = 340
+warmup_steps: int = 400
 weight_decay: float = 0.05
 seed: int = 0

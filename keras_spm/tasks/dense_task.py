@@ -1,8 +1,45 @@
-"""From raw images to a backbone's feature maps, as dense tasks begin."""
+"""What tasks on a feature pyramid share."""
 
 import keras
 
 from keras_spm.layers.image_normalization import ImageNormalization
+from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.tasks.image_task import ImageTask
+
+
+class DenseTask(ImageTask):
+    """A task on the backbone's feature maps, for images of any size.
+
+    Subclasses set `batching`, name their layers `feature_pyramid` and `head`, and define
+    `levels`, the names of the maps that they start from.
+    """
+
+    def predictions(self, images, batch_size):
+        """Yields what `predict` gives for images of any size, a batch at a time.
+
+        Args:
+            images: sequence, as `keras_spm.data.ImageBatching` takes it.
+            batch_size: int.
+
+        Yields:
+            (outputs, geometries): of the batch, and an `ImageGeometry` for each image.
+        """
+        for start in range(0, len(images), batch_size):
+            batch, geometries = self.batching(images[start : start + batch_size])
+            if data_format_of(self.backbone) == "channels_first":
+                batch = batch.transpose(0, 3, 1, 2)
+            yield self.predict_on_batch(batch), geometries
+
+    def multiply_adds(self, input_shape):
+        """Returns the multiply-adds of one image of shape (batch, height, width, 3)."""
+        shapes = self.backbone.pyramid_shapes(input_shape)
+        shapes = {level: shapes[level] for level in self.levels}
+        pyramid, head = self.get_layer("feature_pyramid"), self.get_layer("head")
+        return (
+            multiply_adds(self.backbone, input_shape)
+            + pyramid.multiply_adds(shapes)
+            + head.multiply_adds(pyramid.compute_output_shape(shapes))
+        )
 
 
 def pyramid_inputs(backbone, levels, mean, standard_deviation):

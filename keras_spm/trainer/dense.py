@@ -1,0 +1,51 @@
+"""What trainings of dense tasks share: their backbone, and the run itself."""
+
+from keras_spm.backbones import PyramidBackbone
+from keras_spm.optimizers import AdamW
+from keras_spm.trainer.engine import train
+from keras_spm.visualize import plot_training_curves
+
+# Examples of the test part that are drawn.
+SHOWN = 6
+
+
+def backbone_of(recipe):
+    """Returns the backbone that a `DenseRecipe` starts from."""
+    return PyramidBackbone.from_preset(
+        recipe.preset,
+        load_weights=recipe.load_weights,
+        drop_path_rate=recipe.drop_path_rate,
+        merging=recipe.merging,
+    )
+
+
+def run(model, batches, evaluation, metric, test, recipe, folder, verbose):
+    """Trains a dense task, keeps the best epoch and tests it.
+
+    Args:
+        model: the task.
+        batches: endless data set.
+        evaluation: callback that measures the validation part.
+        metric: str, by whose value there the best epoch is known.
+        test: function (path of the best model, path of the run's folder) that returns
+            {name: float}.
+        recipe: a `DenseRecipe`.
+        folder: a `RunFolder` that has not started.
+        verbose: as `keras.Model.fit` takes it.
+
+    Returns:
+        The result, a dict.
+    """
+    rates = recipe.learning_rates()
+    model.compile(optimizer=AdamW(rates, weight_decay=recipe.weight_decay))
+    monitor = (f"val_{metric}", "max")
+    training = train(model, batches, recipe, folder, verbose, monitor, callbacks=[evaluation])
+    plot_training_curves(training.history, folder.working_path / "curves.png", ("loss", metric))
+    result = {
+        **test(training.best_model, folder.working_path),
+        f"validation_{metric}": training.best(f"val_{metric}"),
+        "best_epoch": training.best_epoch,
+        "seconds": training.seconds,
+    }
+    folder.finish(result)
+    return result

@@ -1,0 +1,100 @@
+"""Trains the scenes of digits with Stepwise Patch Merging and with the family's own merging.
+
+    python training/compare.py            trains what is missing, writes the table
+    python training/compare.py --check    only compares the table with the results
+
+Finished runs are rows of results.csv and are not trained again; the table in README.md is
+written from them.
+"""
+
+import argparse
+import csv
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).parent
+RESULTS, README = HERE / "results.csv", HERE / "README.md"
+BEGIN, END = "<!-- results: written by compare.py -->", "<!-- end of results -->"
+
+# What decides a run, and what is kept of its result.
+KEYS = ("recipe", "backend", "merging", "seed")
+MEASURED = ("test_mean_iou", "test_pixel_accuracy", "test_AP", "test_AP50", "seconds")
+SEGMENTATION, DETECTION = "segmentation_digit_scenes", "detection_digit_scenes"
+FASTEST = "tensorflow"
+RUNS = (
+    *((SEGMENTATION, FASTEST, merging, seed) for seed in range(3) for merging in ("spm", "own")),
+    *((DETECTION, FASTEST, merging, 0) for merging in ("spm", "own")),
+    *((task, each, "spm", 0) for task in (SEGMENTATION, DETECTION) for each in ("jax", "torch")),
+)
+
+
+def train(recipe, backend, merging, seed):
+    """Trains in a process of its own; returns the run's row."""
+    folder = HERE.parent / "runs" / "compare" / f"{recipe}-{backend}-{merging}-{seed}"
+    settings = ["--set", f"merging={merging}", "--set", f"seed={seed}"]
+    subprocess.run(
+        [sys.executable, HERE / "train.py", recipe, "--output", folder, *settings],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        check=True,
+    )
+    result = json.loads((folder / "result.json").read_text())
+    row = dict(zip(KEYS, (recipe, backend, merging, str(seed)), strict=True))
+    return row | {name: f"{result[name]:.5g}" for name in MEASURED if name in result}
+
+
+def read_results():
+    """Returns {run: row} of all that is finished."""
+    if not RESULTS.exists():
+        return {}
+    with RESULTS.open(newline="") as file:
+        return {tuple(row[key] for key in KEYS): row for row in csv.DictReader(file)}
+
+
+def write_results(rows):
+    """Writes all rows, whole or not at all."""
+    unfinished = RESULTS.with_suffix(".unfinished")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*KEYS, *MEASURED], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    unfinished.replace(RESULTS)
+
+
+def table(rows):
+    """Returns the Markdown table."""
+    lines = [
+        "| recipe | backend | merging | seed | mIoU | pixel accuracy | AP | AP50 | minutes |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        shares = (f"{float(row[name]):.3f}" if row[name] else "" for name in MEASURED[:-1])
+        cells = [*(row[key] for key in KEYS), *shares, f"{float(row['seconds']) / 60:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Compares mergings on the scenes of digits.")
+    parser.add_argument("--check", action="store_true", help="only compare, exit 1 if it differs")
+    options = parser.parse_args()
+    results = read_results()
+    if not options.check:
+        for run in RUNS:
+            key = tuple(map(str, run))
+            if key not in results:
+                results[key] = train(*run)
+                write_results(results.values())
+    text = README.read_text()
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    written = f"{before}{BEGIN}\n{table(read_results().values())}\n{END}{after}"
+    if options.check:
+        sys.exit(0 if written == text else "README.md differs: run python training/compare.py")
+    README.write_text(written)
+
+
+if __name__ == "__main__":
+    main()
