@@ -75,22 +75,29 @@ def plot_segmentations(images, class_maps, predictions, class_names, path):
         class_names: one string per class.
         path: where the PNG goes.
     """
-    colours = np.full((256, 3), 255, "uint8")
-    colours[: len(class_names)] = class_colours(len(class_names))
+    colours = class_colours(len(class_names))
     figure, axes = _figure(len(images), 3, (7.5, 2.3 * len(images)))
     axes = np.reshape(axes, (-1, 3))  # Of one row matplotlib gives no list of rows.
     for row, triple in zip(axes, zip(images, class_maps, predictions, strict=True), strict=True):
         image, *maps = triple
-        for axis, picture in zip(row, (image, *(colours[each] for each in maps)), strict=True):
+        for axis, picture in zip(
+            row, (image, *(_coloured(each, colours) for each in maps)), strict=True
+        ):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")
     for axis, title in zip(axes[0], ("image", "truth", "prediction"), strict=True):
         axis.set_title(title)
     if len(class_names) <= _LONGEST_LEGEND:
-        for colour, name in zip(colours, class_names, strict=False):
+        for colour, name in zip(colours, class_names, strict=True):
             axes[0][0].plot([], [], "s", color=colour / 255, label=name)
         figure.legend(loc="outside lower center", ncols=6)
     figure.savefig(path, dpi=120)
+
+
+def _coloured(class_map, colours):
+    """(height, width, 3): each pixel in its class's colour, white where it has no class."""
+    with_white = np.concatenate([colours, np.full((1, 3), 255, "uint8")])
+    return with_white[np.minimum(class_map, len(colours))]
 
 
 def plot_detections(images, truth, detections, class_names, path):

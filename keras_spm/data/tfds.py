@@ -20,7 +20,23 @@ from keras_spm.data.examples import SegmentationExample
 from keras_spm.registry import lookup
 
 
-class TfdsCoco:
+class _Examples:
+    """A sequence of a split's examples, each as `_read` makes it."""
+
+    def __init__(self, folder, part, features):
+        self._source = _data_source(folder, part, features)
+        self._folder = folder
+
+    def __len__(self):
+        return len(self._source)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self._read(index, self._source[index])
+
+
+class TfdsCoco(_Examples):
     """Objects with boxes from TensorFlow Datasets' `coco/2017` or `coco/2014`.
 
     A sequence of `DetectionExample`s whose images are arrays. Boxes were stored as
@@ -50,17 +66,10 @@ class TfdsCoco:
         check_invalid(invalid)
         self.class_names = list(COCO_CATEGORIES.values())
         self.category_ids = list(COCO_CATEGORIES)
-        self._source = _data_source(folder, part, {"image", "image/id", "objects"})
-        self._folder = folder
+        super().__init__(folder, part, {"image", "image/id", "objects"})
         self._invalid = invalid
 
-    def __len__(self):
-        return len(self._source)
-
-    def __getitem__(self, index):
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        example = self._source[index]
+    def _read(self, index, example):
         height, width = example["image"].shape[:2]
         image_id = int(example["image/id"])
 
@@ -83,7 +92,7 @@ class TfdsCoco:
         return DetectionExample(example["image"], image_id, *as_arrays(objects))
 
 
-class TfdsSceneParse150:
+class TfdsSceneParse150(_Examples):
     """Class maps from TensorFlow Datasets' `scene_parse150`.
 
     A sequence of `SegmentationExample`s whose images are arrays. The class is the first
@@ -109,16 +118,9 @@ class TfdsSceneParse150:
     """
 
     def __init__(self, folder, part):
-        self._source = _data_source(folder, part, {"image", "annotation"})
-        self._folder = folder
+        super().__init__(folder, part, {"image", "annotation"})
 
-    def __len__(self):
-        return len(self._source)
-
-    def __getitem__(self, index):
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        example = self._source[index]
+    def _read(self, index, example):
         class_map = to_class_map(
             example["annotation"][..., 0],
             example["image"].shape[:2],

@@ -1,5 +1,7 @@
 """Feature pyramid network."""
 
+import itertools
+
 import keras
 from keras import ops
 
@@ -67,7 +69,7 @@ class FeaturePyramid(keras.layers.Layer):
 
     def call(self, inputs):
         summed = {level: self.laterals[level](inputs[level]) for level in self.levels}
-        for finer, coarser in list(zip(self.levels, self.levels[1:], strict=False))[::-1]:
+        for finer, coarser in reversed(list(itertools.pairwise(self.levels))):
             size = ops.shape(summed[finer])[1:3]
             summed[finer] = summed[finer] + _enlarged(summed[coarser], size)
         outputs = {level: self.outputs_by_level[level](summed[level]) for level in self.levels}

@@ -6,11 +6,11 @@ import warnings
 
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.converters import load_arrays
-from keras_spm.converters import values_of
 from keras_spm.converters import variables_of
 from keras_spm.converters.descriptions import CLASSIFIER
 from keras_spm.converters.descriptions import OWN_FORMAT
 from keras_spm.converters.sensible import check_extent
+from keras_spm.presets.saving import own_arrays
 from keras_spm.presets.saving import own_config
 from keras_spm.presets.saving import own_layout
 from keras_spm.presets.sources import BACKBONES
@@ -23,7 +23,6 @@ from keras_spm.weights import converted
 from keras_spm.weights import ledger
 from keras_spm.weights.errors import FormatError
 from keras_spm.weights.messages import shortened
-from keras_spm.weights.rules import OWN_LAYOUT
 
 # The layers of dense tasks beside their backbone.
 _HEAD = re.compile("(head|feature_pyramid)/")
@@ -58,7 +57,7 @@ def _converted(source):
     task = source.description.task_arguments and ImageClassifier
     model = _build(task, _BY_NAME[source.description.backbone], source, weights, {})
     _load(model, weights)
-    return ledger.write(values_of(model), OWN_LAYOUT)
+    return own_arrays(model)
 
 
 # Building

@@ -54,7 +54,7 @@ def save_preset(model, folder):
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
-        write_safetensors(unfinished / WEIGHTS, ledger.write(values_of(model), own_layout(model)))
+        write_safetensors(unfinished / WEIGHTS, own_arrays(model))
         config = _config(model, sha256_of(unfinished / WEIGHTS))
         (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         (unfinished / "README.md").write_text(_readme(model))
@@ -95,6 +95,11 @@ def own_layout(model):
     """The layout of our own files that a model's weights have."""
     is_dense = hasattr(model, "backbone") and not isinstance(model, ImageClassifier)
     return OWN_DENSE_LAYOUT if is_dense else OWN_LAYOUT
+
+
+def own_arrays(model):
+    """A model's weights as our own files have them."""
+    return ledger.write(values_of(model), own_layout(model))
 
 
 def own_config(model):

@@ -163,8 +163,8 @@ def _plain(value):
 
 
 def _check_sha256(path, expected):
-    if expected is not None and path.is_file() and sha256_of(path) != expected:
+    if expected is not None and path.is_file() and (found := sha256_of(path)) != expected:
         raise FormatError(
             f"{path} is damaged, or not the file that the {CONFIG} beside it was written "
-            f"with: its sha256 is {sha256_of(path)}, not {expected}."
+            f"with: its sha256 is {found}, not {expected}."
         )

@@ -396,17 +396,17 @@ def _candidates(outputs):
     logits = outputs["logits"]
     num_classes = logits.shape[-1]
     # Only of these anchors can a pair be among the likeliest: far fewer to sort.
-    _, anchors = ops.top_k(ops.max(logits, axis=-1), _at_most(_CANDIDATES, logits, 1))
+    _, anchors = ops.top_k(ops.max(logits, axis=-1), _at_most(_CANDIDATES, logits))
     logits = ops.take_along_axis(logits, anchors[..., None], axis=1)
     pairs = ops.reshape(logits, (ops.shape(logits)[0], -1))
-    logits, pairs = ops.top_k(pairs, _at_most(_CANDIDATES, pairs, 1))
+    logits, pairs = ops.top_k(pairs, _at_most(_CANDIDATES, pairs))
     anchors = ops.take_along_axis(anchors, pairs // num_classes, axis=1)
     deltas = ops.take_along_axis(outputs["deltas"], anchors[..., None], axis=1)
     boxes = _decoded(ops.take(outputs["anchors"], anchors, axis=0), deltas)
     return boxes, ops.sigmoid(logits), pairs % num_classes
 
 
-def _at_most(count, tensor, axis):
-    """The lesser of `count` and a size, which a graph may not know yet."""
-    size = ops.shape(tensor)[axis]
+def _at_most(count, tensor):
+    """The lesser of `count` and a row's length, which a graph may not know yet."""
+    size = ops.shape(tensor)[1]
     return min(count, size) if isinstance(size, int) else ops.minimum(count, size)

@@ -2,6 +2,7 @@
 
 import collections.abc
 import dataclasses
+import functools
 import pathlib
 
 from keras_spm.data import CocoDetection
@@ -53,43 +54,47 @@ def _scenes(recipe, side, class_names):
     )
 
 
+def _in_two_parts(read, train, test):
+    """Data without a third part: what is validated on is the test."""
+    train, test = read(train), read(test)
+    return DenseData(train, test, test, test.class_names)
+
+
 def _coco(recipe):
     """A folder as COCO's own: `annotations/instances_train2017.json`, `train2017`, …"""
     folder = pathlib.Path(recipe.data_folder)
-    train, test = (
-        CocoDetection(
-            folder / "annotations" / f"instances_{part}.json", folder / part, invalid="drop"
-        )
-        for part in ("train2017", "val2017")
-    )
-    return DenseData(train, test, test, test.class_names)
+
+    def read(part):
+        annotations = folder / "annotations" / f"instances_{part}.json"
+        return CocoDetection(annotations, folder / part, invalid="drop")
+
+    return _in_two_parts(read, "train2017", "val2017")
 
 
 def _coco_format(recipe):
     """A folder of `train.json` and `validation.json`, with the images in `images`."""
     folder = pathlib.Path(recipe.data_folder)
-    train, test = (
-        CocoDetection(folder / f"{part}.json", folder / "images")
-        for part in ("train", "validation")
-    )
-    if train.class_names != test.class_names:
+
+    def read(part):
+        return CocoDetection(folder / f"{part}.json", folder / "images")
+
+    data = _in_two_parts(read, "train", "validation")
+    if data.train.class_names != data.class_names:
         raise ValueError(
             f"{folder}: train.json and validation.json must have the same categories. "
-            f"Received: {train.class_names} and {test.class_names}"
+            f"Received: {data.train.class_names} and {data.class_names}"
         )
-    return DenseData(train, test, test, test.class_names)
+    return data
 
 
-def _tfds_coco(recipe):
-    train, test = (
-        TfdsCoco(recipe.data_folder, part, invalid="drop") for part in ("train", "validation")
-    )
-    return DenseData(train, test, test, test.class_names)
+def _of_folder(reader, train, test, **arguments):
+    """Function of a recipe that reads two parts of its folder."""
 
+    def read(recipe):
+        read_part = functools.partial(reader, recipe.data_folder, **arguments)
+        return _in_two_parts(read_part, train, test)
 
-def _scene_parse150(recipe):
-    train, test = (SceneParse150(recipe.data_folder, part) for part in ("training", "validation"))
-    return DenseData(train, test, test, test.class_names)
+    return read
 
 
 def _tfds_scene_parse150(recipe):
@@ -97,24 +102,16 @@ def _tfds_scene_parse150(recipe):
     return DenseData(train, test, test, [f"class {number}" for number in range(150)])
 
 
-def _voc(reader):
-    def read(recipe):
-        train, test = (reader(recipe.data_folder, part) for part in ("train", "val"))
-        return DenseData(train, test, test, test.class_names)
-
-    return read
-
-
 _SEGMENTATION = {
     "digit_scenes": lambda recipe: _scenes(recipe, recipe.image_size, CLASS_NAMES),
-    "scene_parse150": _scene_parse150,
+    "scene_parse150": _of_folder(SceneParse150, "training", "validation"),
     "tfds_scene_parse150": _tfds_scene_parse150,
-    "voc": _voc(VocSegmentation),
+    "voc": _of_folder(VocSegmentation, "train", "val"),
 }
 _DETECTION = {
     "coco": _coco,
     "coco_format": _coco_format,
     "digit_scenes": lambda recipe: _scenes(recipe, recipe.shorter_side, CLASS_NAMES[1:]),
-    "tfds_coco": _tfds_coco,
-    "voc": _voc(VocDetection),
+    "tfds_coco": _of_folder(TfdsCoco, "train", "validation", invalid="drop"),
+    "voc": _of_folder(VocDetection, "train", "val"),
 }

@@ -92,10 +92,10 @@ def fetch_weights(snapshot, sha256=None):
     if weights is None:
         where = f"Weights of {SCHEME}{repository} (revision {commit})"
         raise _failure(where, f"it holds none of {', '.join(WEIGHT_FILES)}")
-    if sha256 is not None and sha256_of(weights) != sha256:
+    if sha256 is not None and (found := sha256_of(weights)) != sha256:
         raise DownloadError(
             f"{weights.name} of {SCHEME}{repository} (revision {commit}) is another file than "
-            f"expected: its sha256 is {sha256_of(weights)}, not {sha256}. Pass "
+            f"expected: its sha256 is {found}, not {sha256}. Pass "
             f"{SCHEME}{repository}@{commit} as the name to load it all the same."
         )
     for shard in shard_names(weights):
