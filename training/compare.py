@@ -54,12 +54,12 @@ def read_results():
 
 
 def write_results(rows):
-    """Writes all rows, whole or not at all."""
+    """Writes all rows in the order of their keys, whole or not at all."""
     unfinished = RESULTS.with_suffix(".unfinished")
     with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*KEYS, *MEASURED], restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(sorted(rows, key=lambda row: [row[key] for key in KEYS]))
     unfinished.replace(RESULTS)
 
 

@@ -16,14 +16,16 @@ from keras_spm.registry import lookup
 CLASS_NAMES = ["background", *map(str, range(10))]
 _PARTS = {"train": 0, "validation": 1, "test": 2}
 
-_DIGITS = (3, 7)  # In a scene, from and to; fewer where no room was found.
-_ATTEMPTS = 15  # To find room, for a whole scene.
-_SIDES = (0.3, 0.55)  # Of a digit, as a share of the scene's.
+_DIGITS = (4, 7)  # In a scene, from and to; fewer where no room was found.
+_ATTEMPTS = 10  # To find room, for a digit.
+_SIDES = (0.32, 0.55)  # Of a digit, as a share of the scene's.
 _LARGEST_TURN = 10  # Degrees.
-_HIDDEN = 0.15  # At most, of a digit by those in front of it.
+_HIDDEN = 0.1  # At most, of a digit by those in front of it.
 _DARK = (0, 120)  # The background's levels, of red, green and blue each.
-_LIGHT = (120, 255)  # The digits'.
-_CHOICE = 8  # Random colours, of which a digit takes the one that stands out most.
+_LIGHT = (100, 255)  # The digits'.
+_CHOICE = 16  # Random colours, of which a digit takes the one that stands out most.
+_INK = 0.4  # Level of a scan, from 0 to 1, from which on a pixel is the digit's.
+_CONTRAST = 2.5  # Of the opacity to the scan, whose greys tell narrow loops from blots.
 _NOISE = 6  # Standard deviation, levels.
 
 
@@ -89,22 +91,17 @@ def _splits():
 
 def _compose(digits, side, generator):
     image = _background(side, generator)
-    masks, labels, whole = [], [], []
-    count = generator.integers(*_DIGITS, endpoint=True)
-    for _ in range(_ATTEMPTS):
-        if len(masks) == count:
-            break
+    masks, labels, whole, colours = [], [], [], []
+    for _ in range(generator.integers(*_DIGITS, endpoint=True)):
         choice = generator.integers(len(digits.labels))
-        opacity, window = _placed(digits.images[choice, ..., 0], side, generator)
-        mask = np.zeros((side, side), bool)
-        mask[window] = opacity > 0.5
-        visible = [each & ~mask for each in masks]
-        if any(
-            each.sum() < (1 - _HIDDEN) * area for each, area in zip(visible, whole, strict=True)
-        ):
+        opacity = _turned(digits.images[choice, ..., 0], side, generator)
+        found = _room(opacity > 0.5, masks, whole, side, generator)
+        if found is None:
             continue
+        window, mask, visible = found
         behind = image[window]
-        behind += opacity[..., None] * (_colour(behind, generator) - behind)
+        colours.append(_colour(behind, colours, generator))
+        behind += opacity[..., None] * (colours[-1] - behind)
         masks = [*visible, mask]
         whole.append(mask.sum())
         labels.append(digits.labels[choice])
@@ -136,25 +133,44 @@ def _background(side, generator):
     return np.asarray(canvas, "float32").copy()
 
 
-def _placed(scan, side, generator):
-    """A digit turned and enlarged: its opacity, (size, size), and where on the canvas it is."""
+def _turned(scan, side, generator):
+    """The opacity, (size, size), of a digit turned and enlarged."""
     from PIL import Image
 
     size = round(generator.uniform(*_SIDES) * side)
     angle = generator.uniform(-_LARGEST_TURN, _LARGEST_TURN)
     digit = Image.fromarray(scan).resize((size, size), Image.Resampling.BICUBIC)
     digit = np.asarray(digit.rotate(angle, Image.Resampling.BILINEAR), "float32")
-    left, top = generator.integers(0, side - size, 2, endpoint=True)
-    # Sharper than the enlarged scan: from nothing to all over a fifth of the levels.
-    opacity = ((digit / 255 - 0.4) * 5).clip(0, 1)
-    return opacity, (slice(top, top + size), slice(left, left + size))
+    return (0.5 + _CONTRAST * (digit / 255 - _INK)).clip(0, 1)
 
 
-def _colour(behind, generator):
-    """Of a few random colours the one that stands out most from (nearly) all around it."""
+def _room(shape, masks, whole, side, generator):
+    """A place for a digit's shape that leaves enough of those behind.
+
+    Returns (window of the canvas, the digit's mask, what is then visible of `masks`), or
+    None where a few random places had too little.
+    """
+    size = len(shape)
+    for left, top in generator.integers(0, side - size, (_ATTEMPTS, 2), endpoint=True):
+        window = slice(top, top + size), slice(left, left + size)
+        mask = np.zeros((side, side), bool)
+        mask[window] = shape
+        visible = [each & ~mask for each in masks]
+        if all(
+            each.sum() >= (1 - _HIDDEN) * area for each, area in zip(visible, whole, strict=True)
+        ):
+            return window, mask, visible
+    return None
+
+
+def _colour(behind, others, generator):
+    """Of a few random colours the one most unlike the other digits' and (nearly) all behind."""
     colours = generator.uniform(*_LIGHT, (_CHOICE, 3)).astype("float32")
     distances = np.linalg.norm(behind[::4, ::4, None] - colours, axis=-1)
-    return colours[np.quantile(distances, 0.1, axis=(0, 1)).argmax()]
+    nearest = np.quantile(distances, 0.1, axis=(0, 1))
+    for other in others:
+        nearest = np.minimum(nearest, np.linalg.norm(colours - other, axis=-1))
+    return colours[nearest.argmax()]
 
 
 def _box(mask):

@@ -23,10 +23,10 @@ flip: float = 0.0
 recolour: bool = False
 
 # Optimisation
-epochs: int = 10
+epochs: int = 8
 steps_per_epoch: int = 400
 batch_size: int = 8
-learning_rate: float = 1.5e-3
+learning_rate: float = 3e-3
 schedule: str = "cosine"
 warmup_steps: int = 400
 weight_decay: float = 0.05
