@@ -45,10 +45,15 @@ def test_a_scene_is_decided_by_part_and_number(scenes):
 def test_scenes_are_varied(scenes):
     labels = np.concatenate([scene.labels for scene in scenes])
     assert set(labels) == set(range(10))
-    areas = [mask.sum() for scene in scenes for mask in scene.masks]
-    assert max(areas) > 5 * min(areas)
-    hidden = [len(scene.labels) > 1 for scene in scenes]
-    assert np.mean(hidden) > 0.8
+    heights = np.concatenate([scene.boxes[:, 3] - scene.boxes[:, 1] for scene in scenes])
+    assert max(heights) > 1.7 * min(heights)
+    assert np.mean([_any_overlap(scene.boxes) for scene in scenes]) > 0.5
+
+
+def _any_overlap(boxes):
+    start = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    end = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    return np.triu((end > start).all(-1), 1).any()
 
 
 def test_no_digit_is_in_two_parts():

@@ -1,13 +1,15 @@
 """Scenes of handwritten digits, every pixel labelled, from random weights.
 
 Command:  python training/train.py segmentation_digit_scenes
+Hardware: 2 CPU cores, float32, TensorFlow, seed 0
+Result:   test mean IoU 0.880, pixel accuracy 0.975, in 9.5 minutes
 """
 
 # Model
 preset: str = "pvt_v2_spm_mini"
 load_weights: bool = False
 merging: str = "spm"
-drop_path_rate: float = 0.0
+drop_path_rate: float = 0.05
 pyramid_channels: int = 64
 head_channels: int = 64
 
