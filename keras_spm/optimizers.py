@@ -2,9 +2,13 @@
 
 import keras
 
+# Under PyTorch Keras makes an AdamW of a class that updates all variables at once, but not
+# of a subclass of the name it exports; so the base is the class that it would make.
+_KerasAdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
+
 
 @keras.saving.register_keras_serializable("keras_spm")
-class AdamW(keras.optimizers.AdamW):
+class AdamW(_KerasAdamW):
     """`keras.optimizers.AdamW` that decays kernels and position embeddings only.
 
     Norms' scales and shifts, all biases, tables of biases and class tokens keep their

@@ -87,15 +87,15 @@ def classifier(name, /, **overrides):
     )
 
 
-def detector(**arguments):
+def detector(name="pvt_v2", **arguments):
     """Returns a small detector on the backbone of a golden, with initial weights."""
     small = {"pyramid_channels": 8, "head_channels": 8, "head_depth": 1, "max_detections": 5}
-    return keras_spm.ObjectDetector(backbone("pvt_v2_spm"), 3, **{**small, **arguments})
+    return keras_spm.ObjectDetector(backbone(name), 3, **{**small, **arguments})
 
 
-def random_detector(**arguments):
+def random_detector(name="pvt_v2", **arguments):
     """Returns one with known random weights, which finds much, and all wrong."""
-    model = randomize(detector(score_threshold=0.3, **arguments))
+    model = randomize(detector(name, score_threshold=0.3, **arguments))
     for variable in model.weights:
         if variable.path.startswith("head/"):
             # Else probabilities are 1 to the last digit, and nobody knows the best.

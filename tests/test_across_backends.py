@@ -31,7 +31,7 @@ WRITE = """
     model.save(f"{path}{me}.keras")
     model.save_weights(f"{path}{me}.weights.h5")
     np.save(f"{path}{me}.npy", model.predict(images, verbose=0))
-detector = golden.random_detector()
+detector = golden.random_detector("pvt_v2_spm")
 detector.save(f"{folder}/detector-{me}.keras")
 np.savez(f"{folder}/detector-{me}.npz", **detector.predict(images, verbose=0))
 """

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from keras_spm import ObjectDetector
-from keras_spm import PVTv2SPM
+from keras_spm import PVTv2
 from keras_spm import SemanticSegmenter
 from keras_spm.data import DetectionBatching
 from keras_spm.data import ImageBatching
@@ -320,7 +320,7 @@ def test_a_preset_folder_brings_all_back(model, tmp_path):
     expected, found = (each.predict(images, verbose=0) for each in (model, again))
     assert all(difference(found[name], expected[name]) == 0 for name in expected)
     # The backbone alone, the detector for other classes, and another task on it.
-    backbone = PVTv2SPM.from_preset(tmp_path / "folder")
+    backbone = PVTv2.from_preset(tmp_path / "folder")
     other = ObjectDetector.from_preset(tmp_path / "folder", num_classes=5)
     segmenter = SemanticSegmenter.from_preset(tmp_path / "folder", num_classes=5)
     values = model.backbone.get_weights()
@@ -332,7 +332,7 @@ def test_a_preset_folder_brings_all_back(model, tmp_path):
 
 
 def test_classifiers_weights_fill_the_backbone(tmp_path):
-    classifier = randomize(golden.classifier("pvt_v2_spm"))
+    classifier = randomize(golden.classifier("pvt_v2"))
     classifier.save_to_preset(tmp_path / "folder")
     detector = ObjectDetector.from_preset(tmp_path / "folder", num_classes=2)
     values = classifier.backbone.get_weights()

@@ -15,7 +15,7 @@ SMALL = {"pyramid_channels": 8, "head_channels": 8}
 
 
 def _segmenter(**arguments):
-    return SemanticSegmenter(golden.backbone("pvt_v2_spm"), 3, **SMALL, **arguments)
+    return SemanticSegmenter(golden.backbone("pvt_v2"), 3, **SMALL, **arguments)
 
 
 def _examples(count=4):
