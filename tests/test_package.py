@@ -72,7 +72,9 @@ def test_importing_loads_nothing_beyond_keras():
     code = "import sys, keras; before = set(sys.modules); import keras_spm; "
     loaded = _python(code + "print(*set(sys.modules) - before)").stdout.split()
     assert "keras_spm.layers" in loaded
-    assert {name.partition(".")[0] for name in loaded} == {"keras_spm"}
+    # Under PyTorch Keras imports its optimizers late.
+    late = {name for name in loaded if name.startswith("keras.src.backend.torch.optimizers")}
+    assert {name.partition(".")[0] for name in set(loaded) - late} == {"keras_spm"}
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
