@@ -1,8 +1,9 @@
 """Scenes of handwritten digits, every pixel labelled, from random weights.
 
 Command:  python training/train.py segmentation_digit_scenes
-Hardware: 2 CPU cores, float32, TensorFlow, seed 0
-Result:   test mean IoU 0.880, pixel accuracy 0.975, in 9.5 minutes
+Hardware: 2 CPU cores, float32, seed 0
+Result:   test mean IoU 0.880 in 9.5 minutes (TensorFlow), 0.880 in 10.2 (PyTorch), 0.886 in
+          11.0 (JAX)
 """
 
 # Model
