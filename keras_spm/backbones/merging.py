@@ -3,7 +3,7 @@
 import keras
 
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
-from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.linear import Linear
 from keras_spm.layers.multi_scale_aggregation import MultiScaleAggregation
 from keras_spm.layers.stepwise_patch_merging import StepwisePatchMerging
 from keras_spm.registry import lookup
@@ -39,9 +39,7 @@ def _msa(output_dim, own_merging, dtype):
 
 
 def _gle(output_dim, own_merging, dtype):
-    widening = keras.layers.Dense(
-        output_dim, kernel_initializer=linear_initializer(), name="widening", dtype=dtype
-    )
+    widening = Linear(output_dim, name="widening", dtype=dtype)
     enhancement = GuidedLocalEnhancement(name="guided_local_enhancement", dtype=dtype)
     return keras.Sequential([widening, enhancement], name="merging")
 

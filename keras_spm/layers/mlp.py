@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
-from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.linear import Linear
 from keras_spm.layers.multiply_adds import multiply_adds
 
 
@@ -29,9 +29,7 @@ class MLP(keras.layers.Layer):
         self.fc2.build(self._hidden_shape(input_shape))
 
     def _linear(self, units, name):
-        return keras.layers.Dense(
-            units, kernel_initializer=linear_initializer(), dtype=self.dtype_policy, name=name
-        )
+        return Linear(units, dtype=self.dtype_policy, name=name)
 
     def _hidden_shape(self, input_shape):
         return (*input_shape[:-1], self.hidden_dim)

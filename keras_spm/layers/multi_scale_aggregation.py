@@ -9,6 +9,7 @@ from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.initializers import Normal
 from keras_spm.layers.initializers import convolution_initializer
+from keras_spm.layers.linear import Linear
 from keras_spm.layers.multiply_adds import multiply_adds
 
 
@@ -55,7 +56,7 @@ class MultiScaleAggregation(keras.layers.Layer):
             for size in self.kernel_sizes
         ]
         self.norm = BatchNormalization(dtype=self.dtype_policy, name="norm")
-        self.projection = keras.layers.Dense(
+        self.projection = Linear(
             output_dim,
             kernel_initializer=convolution_initializer(),
             dtype=self.dtype_policy,

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_spm.layers.depthwise_convolution import ceil_divide
-from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.linear import Linear
 from keras_spm.layers.padding import pad_to_multiple
 
 WINDOW = 2
@@ -36,12 +36,8 @@ class PatchMerging(keras.layers.Layer):
         self.norm = keras.layers.LayerNormalization(
             epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm"
         )
-        self.reduction = keras.layers.Dense(
-            output_dim,
-            use_bias=False,
-            kernel_initializer=linear_initializer(),
-            dtype=self.dtype_policy,
-            name="reduction",
+        self.reduction = Linear(
+            output_dim, use_bias=False, dtype=self.dtype_policy, name="reduction"
         )
 
     def build(self, input_shape):

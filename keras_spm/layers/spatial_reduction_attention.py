@@ -7,7 +7,7 @@ from keras_spm import backend
 from keras_spm.layers.adaptive_average_pooling import adaptive_average_pooling
 from keras_spm.layers.attention_heads import check_heads
 from keras_spm.layers.initializers import convolution_initializer
-from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.linear import Linear
 from keras_spm.layers.multiply_adds import multiply_adds
 
 POOL_SIZE = 7  # The grid of keys and values in the linear form.
@@ -53,12 +53,7 @@ class SpatialReductionAttention(keras.layers.Layer):
         self._check_size(input_shape)
 
         def linear(units, name):
-            return keras.layers.Dense(
-                units,
-                kernel_initializer=linear_initializer(),
-                dtype=self.dtype_policy,
-                name=name,
-            )
+            return Linear(units, dtype=self.dtype_policy, name=name)
 
         self.query = linear(channels, "query")
         self.key_value = linear(2 * channels, "key_value")

@@ -7,6 +7,7 @@ from keras import ops
 from keras_spm import backend
 from keras_spm.layers.attention_heads import check_heads
 from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.linear import Linear
 from keras_spm.layers.multiply_adds import multiply_adds
 from keras_spm.layers.padding import pad_to_multiple
 
@@ -51,9 +52,7 @@ class WindowAttention(keras.layers.Layer):
         check_heads(self.num_heads, channels)
 
         def linear(units, name):
-            return keras.layers.Dense(
-                units, kernel_initializer=linear_initializer(), dtype=self.dtype_policy, name=name
-            )
+            return Linear(units, dtype=self.dtype_policy, name=name)
 
         self.qkv = linear(3 * channels, "qkv")
         self.projection = linear(channels, "projection")
