@@ -32,6 +32,13 @@ def _examples(count=4):
     return images, {"boxes": boxes, "labels": labels, "crowd": crowd}
 
 
+def _without_objects():
+    images, targets = _examples()
+    targets["labels"][:] = -1
+    targets["boxes"][:] = 0
+    return images, targets
+
+
 @pytest.fixture(scope="module")
 def model():
     return golden.random_detector()
@@ -144,9 +151,7 @@ def test_evaluation_and_training_average_the_loss(model):
 @pytest.mark.parametrize("box_loss", _BOX_LOSSES)
 def test_images_without_objects_contribute_their_background(model, box_loss):
     """Alone in a batch too, where nothing but zeros fills the places of objects."""
-    images, targets = _examples()
-    targets["labels"][:] = -1
-    targets["boxes"][:] = 0
+    images, targets = _without_objects()
     other = golden.detector(box_loss=box_loss)
     other.set_weights(model.get_weights())
     classification, boxes = _plain_losses(other, images, targets)
@@ -155,16 +160,19 @@ def test_images_without_objects_contribute_their_background(model, box_loss):
     assert parts == pytest.approx([classification, 0], rel=1e-5)
 
 
-def test_a_step_on_images_without_objects_is_finite():
-    images, targets = _examples()
-    targets["labels"][:] = -1
-    targets["boxes"][:] = 0
-    model = golden.detector(box_loss="l1")
-    (loss,) = model.fit(images, targets, verbose=0).history["loss"]
-    assert loss > 0 and all(np.isfinite(weights).all() for weights in model.get_weights())
+def test_evaluation_of_images_without_objects(model):
+    images, targets = _without_objects()
     logs = model.evaluate(images, targets, verbose=0, return_dict=True)
     assert logs["classification_loss"] > 0 and logs["box_loss"] == 0
     assert logs["AP"] == -1
+
+
+@pytest.mark.only("torch")  # The gradients of all losses are checked on every backend.
+@pytest.mark.parametrize("box_loss", _BOX_LOSSES)
+def test_a_step_on_images_without_objects_is_finite(box_loss):
+    model = golden.detector(box_loss=box_loss)
+    (loss,) = model.fit(*_without_objects(), verbose=0).history["loss"]
+    assert loss > 0 and all(np.isfinite(weights).all() for weights in model.get_weights())
 
 
 def test_weights_of_images_weigh(model):
@@ -174,6 +182,11 @@ def test_weights_of_images_weigh(model):
     weighted = model.image_losses(targets, outputs, keras.ops.convert_to_tensor(weights))
     for part, alone in zip(weighted, expected, strict=True):
         assert difference(part, alone) <= 1e-5 * alone.max()
+    logs = model.evaluate(
+        images, targets, batch_size=4, sample_weight=weights, verbose=0, return_dict=True
+    )
+    assert logs["classification_loss"] == pytest.approx(expected[0].sum(), rel=1e-5)
+    assert logs["box_loss"] == pytest.approx(expected[1].sum(), rel=1e-5)
 
 
 def test_it_learns():
@@ -185,7 +198,11 @@ def test_it_learns():
     assert losses[1] < losses[0]
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "policy",
+    # In float16 the segmenter's pyramid and head are trained on every backend.
+    ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.only("torch"))],
+)
 def test_mixed_precision_stays_finite(policy):
     keras.config.set_dtype_policy(policy)
     try:
