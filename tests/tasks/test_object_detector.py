@@ -200,8 +200,8 @@ def test_it_learns():
 
 @pytest.mark.parametrize(
     "policy",
-    # In float16 the segmenter's pyramid and head are trained on every backend.
-    ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.only("torch"))],
+    # The narrower range on every backend.
+    ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.only("torch"))],
 )
 def test_mixed_precision_stays_finite(policy):
     keras.config.set_dtype_policy(policy)
