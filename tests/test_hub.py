@@ -171,8 +171,10 @@ def test_the_warning_points_at_the_users_line(published):
     ):
         with pytest.warns(UserWarning, match="fresh are the mergings") as warned:
             load()
-        files = [each.filename for each in warned if "fresh are" in str(each.message)]
-        assert files == [__file__]
+        lines = [
+            (each.filename, each.lineno) for each in warned if "fresh are" in str(each.message)
+        ]
+        assert lines == [(__file__, load.__code__.co_firstlineno)]
 
 
 def test_another_variant_at_the_address_is_refused(hub, published):
