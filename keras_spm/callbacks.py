@@ -112,7 +112,7 @@ class SegmentationEvaluation(_Evaluation):
         for batch in self._batches():
             predictions = model.segment([each.image for each in batch], self.batch_size)
             for example, prediction in zip(batch, predictions, strict=True):
-                metric.update_state(example.class_map, prediction)
+                metric.update_on_host(example.class_map, prediction)
         counts = keras.ops.convert_to_numpy(metric.counts).astype("float64")
         self.per_class = keras.ops.convert_to_numpy(metric.per_class())
         return {

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_spm.data.preprocessing import read_image
+
 _SHOWN_ERRORS = 12
 _LONGEST_LEGEND = 24
 
@@ -14,7 +16,7 @@ def plot_training_curves(metrics, path, names=("loss", "accuracy")):
         path: where the PNG goes.
         names: of the loss and the other metric.
     """
-    figure, axes = _figure(1, 2, (9, 3.5))
+    figure, (axes,) = _figure(1, 2, (9, 3.5))
     for axis, name in zip(axes, names, strict=True):
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in metrics:
@@ -42,7 +44,7 @@ def plot_confusion_matrix(labels, predictions, images, class_names, path):
     np.add.at(counts, (labels, predictions), 1)
     wrong = np.flatnonzero(labels != predictions)
 
-    figure, (matrix, gallery) = _figure(1, 2, (11, 5))
+    figure, ((matrix, gallery),) = _figure(1, 2, (11, 5))
     matrix.imshow(np.log1p(counts), cmap="Blues")
     for row, column in np.argwhere(counts):
         colour = "white" if counts[row, column] > counts.max() / 4 else "black"
@@ -69,23 +71,24 @@ def plot_segmentations(images, class_maps, predictions, class_names, path):
     """Draws images beside their true and their predicted class maps.
 
     Args:
-        images: sequence of (height, width, 3) uint8.
+        images: sequence of paths of image files, `PIL.Image`s, or arrays (height, width, 3)
+            with pixels in [0, 255].
         class_maps: sequence of (height, width) ints, the truth; white where it is no class.
+            `None` where it is not known.
         predictions: likewise, what was predicted.
         class_names: one string per class.
         path: where the PNG goes.
     """
     colours = class_colours(len(class_names))
-    figure, axes = _figure(len(images), 3, (7.5, 2.3 * len(images)))
-    axes = np.reshape(axes, (-1, 3))  # Of one row matplotlib gives no list of rows.
-    for row, triple in zip(axes, zip(images, class_maps, predictions, strict=True), strict=True):
-        image, *maps = triple
-        for axis, picture in zip(
-            row, (image, *(_coloured(each, colours) for each in maps)), strict=True
-        ):
+    columns = _known(truth=class_maps, prediction=predictions)
+    count = 1 + len(columns)
+    figure, axes = _figure(len(images), count, (2.5 * count, 2.3 * len(images)))
+    for row, image, *maps in zip(axes, images, *columns.values(), strict=True):
+        pictures = (read_image(image), *(_coloured(each, colours) for each in maps))
+        for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")
-    for axis, title in zip(axes[0], ("image", "truth", "prediction"), strict=True):
+    for axis, title in zip(axes[0], ("image", *columns), strict=True):
         axis.set_title(title)
     if len(class_names) <= _LONGEST_LEGEND:
         for colour, name in zip(colours, class_names, strict=True):
@@ -104,24 +107,29 @@ def plot_detections(images, truth, detections, class_names, path):
     """Draws images with their true boxes beside the same with the predicted ones.
 
     Args:
-        images: sequence of (height, width, 3) uint8.
+        images: as `plot_segmentations` takes them.
         truth: sequence of objects with `boxes` (objects, 4), left, top, right and bottom in
-            pixels, and `labels` (objects,).
+            pixels, and `labels` (objects,). `None` where it is not known.
         detections: sequence of objects with `scores` (found,) besides.
         class_names: one string per class.
         path: where the PNG goes.
     """
-    figure, axes = _figure(len(images), 2, (7.5, 3.5 * len(images)))
-    axes = np.reshape(axes, (-1, 2))  # Of one row matplotlib gives no list of rows.
     colours = class_colours(len(class_names) + 1)[1:] / 255
-    for row, image, *both in zip(axes, images, truth, detections, strict=True):
-        for axis, boxes in zip(row, both, strict=True):
-            axis.imshow(image)
+    columns = _known(truth=truth, prediction=detections)
+    figure, axes = _figure(len(images), len(columns), (3.75 * len(columns), 3.5 * len(images)))
+    for row, image, *found in zip(axes, images, *columns.values(), strict=True):
+        picture = read_image(image)
+        for axis, boxes in zip(row, found, strict=True):
+            axis.imshow(picture)
             axis.axis("off")
             _draw_boxes(axis, boxes, class_names, colours)
-    for axis, title in zip(axes[0], ("truth", "prediction"), strict=True):
+    for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title)
     figure.savefig(path, dpi=120)
+
+
+def _known(**columns):
+    return {title: values for title, values in columns.items() if values is not None}
 
 
 def _draw_boxes(axis, found, class_names, colours):
@@ -152,4 +160,4 @@ def _figure(rows, columns, size):
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
-    return figure, figure.subplots(rows, columns)
+    return figure, figure.subplots(rows, columns, squeeze=False)

@@ -95,7 +95,12 @@ def detector(name="pvt_v2", **arguments):
 
 def random_detector(name="pvt_v2", **arguments):
     """Returns one with known random weights, which finds much, and all wrong."""
-    model = randomize(detector(name, score_threshold=0.3, **arguments))
+    return randomize_task(detector(name, score_threshold=0.3, **arguments))
+
+
+def randomize_task(model):
+    """Gives a task on a feature pyramid known random weights."""
+    randomize(model)
     for variable in model.weights:
         if variable.path.startswith("head/"):
             # Else probabilities are 1 to the last digit, and nobody knows the best.

@@ -163,6 +163,20 @@ def test_spm_is_filled_with_what_it_shares(published):
     assert all("/merging/" in path for path in model.load_report.fresh)
 
 
+def test_the_warning_points_at_the_users_line(published):
+    small = {"num_classes": 2, "pyramid_channels": 8, "head_channels": 8, "head_depth": 1}
+    for load in (
+        lambda: keras_spm.PVTv2SPM.from_preset("b0"),
+        lambda: keras_spm.ObjectDetector.from_preset("pvt_v2_spm_b0", **small),
+    ):
+        with pytest.warns(UserWarning, match="fresh are the mergings") as warned:
+            load()
+        lines = [
+            (each.filename, each.lineno) for each in warned if "fresh are" in str(each.message)
+        ]
+        assert lines == [(__file__, load.__code__.co_firstlineno)]
+
+
 def test_another_variant_at_the_address_is_refused(hub, published):
     hub.repositories["timm/pvt_v2_b1.in1k"] = hub.repositories["timm/pvt_v2_b0.in1k"]
     with pytest.raises(keras_spm.weights.FormatError, match="another variant than 'b1'"):

@@ -34,7 +34,7 @@ ALLOWED = {
     "cards": {"weights"},
     "version": set(),
     "data": {"registry", "numpy", "keras"},
-    "visualize": {"numpy"},
+    "visualize": {"data", "numpy"},
     "cli": {"converters", "weights", "keras"},
     "trainer": {
         *("backbones", "callbacks", "data", "environment", "optimizers", "registry", "tasks"),

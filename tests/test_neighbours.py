@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_spm import ObjectDetector
 from keras_spm import SemanticSegmenter
 from keras_spm.data import ImageBatching
 from tests import contract
@@ -43,7 +44,7 @@ def check_learning(task, backbone, labels):
     ).history
     (loss,) = history["loss"]
     assert np.isfinite(loss) and loss > 0
-    assert trainable
+    assert bool(trainable) == backbone.trainable
     for kernel, old in zip(kernels, before, strict=True):
         assert (difference(kernel, old) > 0) == (kernel.path in trainable), kernel.path
 
@@ -128,14 +129,34 @@ def test_their_backbones_in_our_segmenter(keras_hub, build, tmp_path):
     assert difference(task.predict(images, verbose=0), again.predict(images, verbose=0)) == 0
 
 
-def test_their_frozen_backbone_stays_frozen(keras_hub):
+def test_their_backbone_in_our_detector(keras_hub, tmp_path):
+    """Frozen it stays, in a saved model too."""
     backbone = _residual(keras_hub)
-    task = SemanticSegmenter(backbone, 3, pyramid_channels=8, head_channels=8)
-    backbone.trainable = False
+    small = {"pyramid_channels": 8, "head_channels": 8, "head_depth": 1, "score_threshold": 0.0}
+    task = ObjectDetector(backbone, 3, **small)
+    task.freeze()
     head = {variable.path for variable in task.trainable_variables}
     assert head and all(path.startswith(contract.HEADS) for path in head)
-    again = SemanticSegmenter.from_config(task.get_config())
+    check_learning(task, backbone, {"boxes": BOXES, "labels": CLASSES})
+    task.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
     assert {variable.path for variable in again.trainable_variables} == head
+    images = contract.images(2, 64, 64)
+    found, expected = (each.predict(images, verbose=0) for each in (again, task))
+    assert (expected["labels"] >= 0).any()
+    assert all(difference(found[name], expected[name]) == 0 for name in expected)
+    task.freeze(0)
+    assert len(task.trainable_variables) > len(head)
+
+
+def test_what_is_not_known_of_their_backbones_is_said(keras_hub):
+    task = SemanticSegmenter(_residual(keras_hub), 3, pyramid_channels=8, head_channels=8)
+    for arguments in ({"up_to_stage": 2}, {"up_to_stage": 0, "batch_normalization": True}):
+        with pytest.raises(ValueError, match="stages of a ResNetBackbone .* Received: up_to_stage"):
+            task.freeze(**arguments)
+    assert task.backbone.trainable
+    with pytest.raises(TypeError, match="multiply-adds of ResNetBackbone are not known"):
+        task.multiply_adds((1, 64, 64, 3))
 
 
 def test_a_backbone_without_the_levels_is_refused(keras_hub):

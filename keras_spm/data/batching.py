@@ -37,6 +37,9 @@ class ImageBatching:
     right to the largest, a multiple of `divisor`. Instead of being padded to it, an image
     can be enlarged to its own next multiple, which changes its ratio a little.
 
+    JAX compiles a model anew for every size of a batch. A large `divisor` leaves few sizes,
+    and one from `longer_side` on a single one, for more padding: 1344 for sides up to 1333.
+
     Args:
         shorter_side: int, or `None` to leave sizes as they are.
         longer_side: int, or `None` for no limit.
@@ -130,8 +133,8 @@ class DetectionBatching:
             (images, targets): (count, height, width, 3) uint8; and a dict of `boxes` (count,
             max_objects, 4) in pixels of the batch, `labels` (count, max_objects), -1 where
             there is no object, `crowd` and `areas` likewise, areas in the image's own
-            pixels, and `scale` (count, 2), vertical and horizontal size in the batch, in
-            the image's own.
+            pixels, `scale` (count, 2), vertical and horizontal size in the batch, in the
+            image's own, and `size` (count, 2), height and width of the image as it came.
 
         Raises:
             FileNotFoundError: for a path without a file.
@@ -146,6 +149,7 @@ class DetectionBatching:
             "crowd": np.zeros(places, bool),
             "areas": np.zeros(places, "float32"),
             "scale": np.array([geometry.scale for geometry in geometries], "float32"),
+            "size": np.array([geometry.original for geometry in geometries], "int32"),
         }
         for number, example in enumerate(examples):
             count = len(example.labels)

@@ -20,8 +20,8 @@ class FeaturePyramid(keras.layers.Layer):
         channels: int, of every level.
         extra_levels: int, how many coarser levels to add.
 
-    Input: {"P2": (batch, height, width, any channels), …}, each level ceil(half) the size
-    of the one before. Output: the same with `channels`, and the extra levels.
+    Input: {"P2": (batch, height, width, any channels), …}, each level half the size of the
+    one before, rounded up or down. Output: the same with `channels`, and the extra levels.
 
     Reference:
         Lin et al., Feature Pyramid Networks, arXiv 1612.03144; extra levels as in

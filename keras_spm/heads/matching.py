@@ -10,9 +10,10 @@ def match_anchors(anchors, boxes, labels, positive=0.5, negative=0.4):
     """Gives every anchor an object, none, or no say.
 
     An anchor answers for the object that it overlaps most, where their intersection over
-    union is at least `positive`, or is the most that any anchor reaches with one of the
-    objects, so that every object is answered for. Below `negative` it answers for the
-    background; in between it has no say. All shapes are static.
+    union is at least `positive`, or where it is the anchor that overlaps some object most:
+    so objects that no anchor fits are answered for too, unless their best anchor overlaps
+    another object more. Below `negative` it answers for the background; in between it has
+    no say. All shapes are static.
 
     Args:
         anchors: (anchors, 4) left, top, right, bottom.

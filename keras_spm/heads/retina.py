@@ -61,7 +61,7 @@ class RetinaHead(keras.layers.Layer):
                 bias_initializer=bias_initializer if is_last else "zeros",
                 # float32 at the end: half a digit of a logit is too coarse for a loss.
                 dtype="float32" if is_last else self.dtype_policy,
-                name=f"{name}_{number}",
+                name=f"{name}_predictor" if is_last else f"{name}_{number}",
             )
             convolution.build((None, None, None, input_channels))
             input_channels = self.channels

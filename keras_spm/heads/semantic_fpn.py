@@ -23,13 +23,14 @@ class SemanticFPNHead(keras.layers.Layer):
         channels: int, of the convolutions.
         dropout: float, the rate.
 
-    Input: {"P2": (batch, height, width, any channels), …}, each level ceil(half) the size
-    of the one before. Output: (batch, height of P2, width of P2, num_classes), float32
-    under every policy.
+    Input: {"P2": (batch, height, width, any channels), …}, each level half the size of the
+    one before, rounded up or down. Output: (batch, height of P2, width of P2, num_classes),
+    float32 under every policy.
 
     Reference:
         Kirillov et al., Panoptic Feature Pyramid Networks, arXiv 1901.02446, section 3.1,
-        with batch normalisation as in the PVT authors' code.
+        with batch normalisation as in the PVT authors' code (whose dropout takes whole
+        channels; here it takes single values).
     """
 
     def __init__(self, num_classes, channels=128, dropout=0.1, **kwargs):

@@ -1,6 +1,7 @@
 """Metrics of semantic segmentation, over the whole of a data set."""
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -47,6 +48,20 @@ class MeanIoU(keras.metrics.Metric):
         pair = ops.where(counted, truth * classes + prediction, classes**2)
         found = ops.segment_sum(ops.ones_like(pair), pair, num_segments=classes**2 + 1)
         self.counts.assign_add(ops.reshape(found[:-1], (classes, classes)))
+
+    def update_on_host(self, class_map, prediction):
+        """Counts the pixels of an image of any size; JAX would compile `update_state` for each.
+
+        Args:
+            class_map: (height, width) ints, as `y_true`.
+            prediction: (height, width) ints, each a class.
+        """
+        counted = (class_map >= 0) & (class_map < self.num_classes)
+        if self.ignore_class is not None:
+            counted &= class_map != self.ignore_class
+        pair = class_map[counted].astype("int64") * self.num_classes + prediction[counted]
+        found = np.bincount(pair, minlength=self.num_classes**2)
+        self.counts.assign_add(found.reshape(self.counts.shape).astype("int32"))
 
     def per_class(self):
         """Returns (num_classes,): intersection over union, 0 for a class that never occurred."""

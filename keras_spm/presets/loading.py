@@ -38,8 +38,17 @@ def load_preset(cls, name, load_weights, arguments):
     model = _build(None if is_backbone else cls, backbone_class, source, weights, arguments)
     if load_weights:
         model.load_report = _fill(model, source, weights)
-        if "num_classes" not in arguments and "head/kernel" in model.load_report.fresh:
+        fresh = model.load_report.fresh
+        if "num_classes" not in arguments and any(path.startswith("head/") for path in fresh):
             raise FormatError(f"{source.name} holds weights of other classes than it describes.")
+        stages = sorted({path.partition("/")[0] for path in fresh if "/merging/" in path})
+        if stages:
+            warnings.warn(
+                f"{source.name}: no weights are published with this merging. All else is filled "
+                f"from those of {source.description.backbone}; fresh are the mergings of "
+                f"{', '.join(stages)}.",
+                stacklevel=4,  # Whoever called `from_preset`.
+            )
     return model
 
 
@@ -118,7 +127,7 @@ def _fill(model, source, weights):
     """Loads all, or where the model alone has Stepwise Patch Merging, what is shared."""
     backbone = getattr(model, "backbone", model)
     description = source.description
-    if model is not backbone and not _is_task_of(model, description):
+    if model is not backbone and type(model).__name__ != description.task:
         return _fill_backbone(model, source, weights)
     if model is backbone and description.task != CLASSIFIER:
         # What the other task put on its backbone.
@@ -136,21 +145,7 @@ def _fill(model, source, weights):
             fresh.append(path)
         else:
             variable.assign(sources[path])
-    stages = sorted({path.partition("/")[0] for path in fresh})
-    warnings.warn(
-        f"{source.name}: no weights are published with this merging. All else is filled from "
-        f"those of {description.backbone}; fresh are the mergings of {', '.join(stages)}.",
-        stacklevel=5,
-    )
     return report.without(fresh)
-
-
-def _is_task_of(model, description):
-    """Whether a task's head can be filled from what is described."""
-    if isinstance(model, ImageClassifier):
-        return description.task == CLASSIFIER
-    classes = (description.task_arguments or {}).get("num_classes")
-    return type(model).__name__ == description.task and model.num_classes == classes
 
 
 def _fill_backbone(model, source, weights):

@@ -2,17 +2,50 @@
 
 import keras
 
+from keras_spm.data.batching import ImageBatching
 from keras_spm.layers.image_normalization import ImageNormalization
 from keras_spm.layers.multiply_adds import multiply_adds
 from keras_spm.tasks.image_task import ImageTask
+from keras_spm.tasks.image_task import checked_names
 
 
 class DenseTask(ImageTask):
     """A task on the backbone's feature maps, for images of any size.
 
-    Subclasses set `batching`, name their layers `feature_pyramid` and `head`, and define
-    `levels`, the names of the maps that they start from.
+    Subclasses name their layers `feature_pyramid` and `head`, and define `levels`, the
+    names of the maps that they start from.
+
+    Args:
+        inputs, outputs: of the functional model, see `pyramid_inputs`.
+        backbone: the backbone in it.
+        config: dict of the task's other constructor arguments: each becomes an attribute
+            and is in `get_config`. Among them are `num_classes`, `class_names` (checked
+            here), `mean`, `standard_deviation`, and `batching`, an `ImageBatching`, a dict
+            of its arguments, or `None` for images at their own size.
+
+    Raises:
+        ValueError: where `class_names` are not distinct or not as many as classes.
     """
+
+    def __init__(self, inputs, outputs, backbone, config, **kwargs):
+        class_names = checked_names(config["class_names"], config["num_classes"])
+        batching = config["batching"]
+        if not isinstance(batching, ImageBatching):
+            batching = ImageBatching(**(batching or {}))
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.backbone = backbone
+        self._task_arguments = tuple(config)
+        for name, value in {**config, "class_names": class_names, "batching": batching}.items():
+            setattr(self, name, value)
+
+    def get_config(self):
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            **{name: getattr(self, name) for name in self._task_arguments},
+            "batching": self.batching.get_config(),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
 
     def predictions(self, images, batch_size):
         """Yields what `predict` gives for images of any size, a batch at a time.
@@ -31,15 +64,17 @@ class DenseTask(ImageTask):
             yield self.predict_on_batch(batch), geometries
 
     def multiply_adds(self, input_shape):
-        """Returns the multiply-adds of one image of shape (batch, height, width, 3)."""
+        """Returns the multiply-adds of one image of shape (batch, height, width, 3).
+
+        Raises:
+            TypeError: for a backbone of another package, whose cost is not known.
+        """
+        total = multiply_adds(self.backbone, input_shape)
         shapes = self.backbone.pyramid_shapes(input_shape)
         shapes = {level: shapes[level] for level in self.levels}
         pyramid, head = self.get_layer("feature_pyramid"), self.get_layer("head")
-        return (
-            multiply_adds(self.backbone, input_shape)
-            + pyramid.multiply_adds(shapes)
-            + head.multiply_adds(pyramid.compute_output_shape(shapes))
-        )
+        total += pyramid.multiply_adds(shapes)
+        return total + head.multiply_adds(pyramid.compute_output_shape(shapes))
 
 
 def pyramid_inputs(backbone, levels, mean, standard_deviation):

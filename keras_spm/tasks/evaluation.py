@@ -45,10 +45,12 @@ class Evaluation:
 
     def _measured(self, targets, detections):
         scales = targets.get("scale", np.ones((len(targets["labels"]), 2), "float32"))
+        # Of an image whose size is not told, all of its place in the batch counts.
+        sizes = targets.get("size", np.full(scales.shape, np.inf))
         annotations = _annotations(
             {**targets, "boxes": self._detector.corners(targets["boxes"])}, scales
         )
-        found = self._detector.in_images(detections, scales)
+        found = self._detector.in_images(detections, scales, sizes)
         results = {}
         for metric in self.metrics:
             results.update(metric(annotations, found))

@@ -4,6 +4,7 @@ import warnings
 
 import keras
 
+from keras_spm.backbones import PyramidBackbone
 from keras_spm.registry import load_preset
 from keras_spm.registry import save_preset
 from keras_spm.tasks.pixel_range import looks_scaled
@@ -28,8 +29,8 @@ class ImageTask(keras.Model):
                 folder or address as `PyramidBackbone.from_preset` takes them.
             load_weights: bool; `False` for random weights.
             **arguments: of the task's constructor, without the backbone. What a folder
-                says of its classifier need not be given; for another `num_classes` the
-                head is fresh.
+                says of the task need not be given; for another `num_classes` the layer
+                that tells the classes apart is fresh.
 
         Raises:
             ValueError: for an unknown name (says the nearest), and for a preset without
@@ -53,17 +54,24 @@ class ImageTask(keras.Model):
         """Freezes the backbone's stem and stages 1 to `up_to_stage`; 0 freezes nothing.
 
         Frozen batch normalisations stay in evaluation. The model is compiled anew as it
-        was, with a fresh optimizer state, so this works between two calls of `fit`. A
-        backbone of another package has no stages: set its `trainable`, then compile.
+        was, with a fresh optimizer state, so this works between two calls of `fit`. Of a
+        backbone of another package the stages are not known: it is frozen whole or not.
 
         Args:
             up_to_stage: int from 0 to 4.
             batch_normalization: bool, whether the backbone's batch normalisations are
                 frozen in all stages, for small batches.
+
+        Raises:
+            ValueError: for another `up_to_stage`; with a backbone of another package, for
+                what is neither all of it nor nothing.
         """
         # Refused here, where something compiled cannot be rebuilt, nothing is frozen yet.
         arguments = keras.saving.deserialize_keras_object(self.get_compile_config())
-        self.backbone.freeze(up_to_stage, batch_normalization)
+        if isinstance(self.backbone, PyramidBackbone):
+            self.backbone.freeze(up_to_stage, batch_normalization)
+        else:
+            _freeze_whole(self.backbone, up_to_stage, batch_normalization)
         self._compile_again(arguments)
 
     def get_compile_config(self):
@@ -111,6 +119,16 @@ class ImageTask(keras.Model):
                 f"{type(self).__name__} takes raw pixels in [0, 255] and normalises them itself.",
                 stacklevel=3,
             )
+
+
+def _freeze_whole(backbone, up_to_stage, batch_normalization):
+    if up_to_stage not in (0, 4) or batch_normalization:
+        raise ValueError(
+            f"The stages of a {type(backbone).__name__} are not known, so it can be frozen whole, "
+            "`up_to_stage=4`, or not at all, 0. Received: "
+            f"up_to_stage={up_to_stage}, batch_normalization={batch_normalization}"
+        )
+    backbone.trainable = up_to_stage == 0
 
 
 def checked_names(class_names, num_classes):

@@ -1,7 +1,6 @@
 """Object detection on any backbone with a feature pyramid."""
 
 import importlib.util
-import math
 import typing
 
 import keras
@@ -9,8 +8,9 @@ import numpy as np
 from keras import ops
 from keras.utils import bounding_boxes
 
-from keras_spm.data.batching import ImageBatching
 from keras_spm.heads.anchors import Anchors
+from keras_spm.heads.box_coding import decode_boxes
+from keras_spm.heads.box_coding import encode_boxes
 from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.matching import IGNORED
 from keras_spm.heads.matching import match_anchors
@@ -29,27 +29,19 @@ from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.dense_task import data_format_of
 from keras_spm.tasks.dense_task import pyramid_inputs
 from keras_spm.tasks.evaluation import Evaluation
-from keras_spm.tasks.image_task import checked_names
 
 _EXTRA_LEVELS = 2
-# Of a box whose side the network wants enlarged beyond this, it was never trained on.
-_LARGEST_GROWTH = math.log(1000 / 16)
 # Pairs of anchor and class that suppression looks at.
 _CANDIDATES = 5000
 _FORMATS = {name: name for name in ("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw")}
-_DELTAS = "center_xywh"
 
 
 def _delta_loss(loss):
-    def of_deltas(anchors, boxes, deltas):
-        targets = bounding_boxes.encode_box_to_deltas(anchors, boxes, "xyxy", "xyxy", _DELTAS)
-        return loss(targets, deltas)
-
-    return of_deltas
+    return lambda anchors, boxes, deltas: loss(encode_boxes(anchors, boxes), deltas)
 
 
 def _overlap_loss(anchors, boxes, deltas):
-    return generalized_iou_loss(boxes, _decoded(anchors, deltas), "xyxy")
+    return generalized_iou_loss(boxes, decode_boxes(anchors, deltas), "xyxy")
 
 
 _BOX_LOSSES = {
@@ -86,10 +78,10 @@ class ObjectDetector(DenseTask):
 
     Targets in `fit` and `evaluate` are a dict of `boxes` (batch, objects, 4) in pixels of
     the batch and `labels` (batch, objects), ints that are -1 where an image has fewer
-    objects. Three more may be there, as `keras_spm.data.DetectionBatching` makes them:
+    objects. More may be there, as `keras_spm.data.DetectionBatching` makes them:
     `crowd` (batch, objects), true for regions that are no single object and are not learned;
-    `areas` (batch, objects) and `scale` (batch, 2), by which metrics speak of the images as
-    they came.
+    `areas` (batch, objects), `scale` and `size` (batch, 2), by which metrics speak of the
+    images as they came.
 
     The model is compiled with defaults that suit fine-tuning.
 
@@ -152,11 +144,8 @@ class ObjectDetector(DenseTask):
         batching=None,
         **kwargs,
     ):
-        class_names = checked_names(class_names, num_classes)
         lookup("bounding_box_format", bounding_box_format, _FORMATS)
         lookup("box_loss", box_loss, _BOX_LOSSES)
-        if not isinstance(batching, ImageBatching):
-            batching = ImageBatching(**(batching or {}))
         dtype = backbone.dtype_policy
 
         # === Layers ===
@@ -171,24 +160,28 @@ class ObjectDetector(DenseTask):
         # === Functional Model ===
         images, maps = pyramid_inputs(backbone, self.levels, mean, standard_deviation)
         maps = pyramid(maps)
-        super().__init__(inputs=images, outputs={**head(maps), "anchors": anchors(maps)}, **kwargs)
-
-        # === Config ===
-        self.backbone = backbone
-        self.num_classes = num_classes
-        self.class_names = class_names
-        self.bounding_box_format = bounding_box_format
-        self.pyramid_channels = pyramid_channels
-        self.head_channels = head_channels
-        self.head_depth = head_depth
-        self.anchor_size = anchor_size
-        self.box_loss = box_loss
-        self.score_threshold = score_threshold
-        self.iou_threshold = iou_threshold
-        self.max_detections = max_detections
-        self.mean = tuple(mean)
-        self.standard_deviation = tuple(standard_deviation)
-        self.batching = batching
+        super().__init__(
+            inputs=images,
+            outputs={**head(maps), "anchors": anchors(maps)},
+            backbone=backbone,
+            config={
+                "num_classes": num_classes,
+                "class_names": class_names,
+                "bounding_box_format": bounding_box_format,
+                "pyramid_channels": pyramid_channels,
+                "head_channels": head_channels,
+                "head_depth": head_depth,
+                "anchor_size": anchor_size,
+                "box_loss": box_loss,
+                "score_threshold": score_threshold,
+                "iou_threshold": iou_threshold,
+                "max_detections": max_detections,
+                "mean": tuple(mean),
+                "standard_deviation": tuple(standard_deviation),
+                "batching": batching,
+            },
+            **kwargs,
+        )
         self.part_metrics = [
             keras.metrics.Mean(name="classification_loss"),
             keras.metrics.Mean(name="box_loss"),
@@ -307,27 +300,26 @@ class ObjectDetector(DenseTask):
         """
         found = []
         for outputs, geometries in self.predictions(images, batch_size):
-            in_images = self.in_images(outputs, [each.scale for each in geometries])
-            for detections, geometry in zip(in_images, geometries, strict=True):
-                height, width = geometry.original
-                limits = np.array([width, height, width, height], "float32")
-                found.append(detections._replace(boxes=detections.boxes.clip(0, limits)))
+            scales, sizes = zip(*((each.scale, each.original) for each in geometries), strict=True)
+            found += self.in_images(outputs, scales, sizes)
         return found
 
-    def in_images(self, outputs, scales):
+    def in_images(self, outputs, scales, sizes):
         """Returns what `predict` gave as a list of `Detections` in pixels of the images.
 
         Args:
             outputs: dict of arrays, as `predict` gives it.
             scales: (vertical, horizontal) size of each image in the batch, in its own.
+            sizes: (height, width) of each image, at whose edges boxes end.
         """
-        boxes = keras.ops.convert_to_numpy(self.corners(outputs["boxes"]))
+        boxes = ops.convert_to_numpy(self.corners(outputs["boxes"]))
         found = []
-        for box, score, label, scale in zip(
-            boxes, outputs["scores"], outputs["labels"], scales, strict=True
+        for box, score, label, scale, size in zip(
+            boxes, outputs["scores"], outputs["labels"], scales, sizes, strict=True
         ):
             there = np.asarray(label) >= 0
-            box = box[there] / np.tile(np.float32(scale)[::-1], 2)
+            scale, limits = (np.tile(np.float32(each)[::-1], 2) for each in (scale, size))
+            box = (box[there] / scale).clip(0, limits)
             found.append(Detections(box, score[there], label[there].astype("int64")))
         return found
 
@@ -360,35 +352,9 @@ class ObjectDetector(DenseTask):
         logs = self._evaluation(x, y, batch_size, verbose, sample_weight, steps, callbacks)
         return logs if return_dict else list(logs.values())
 
-    def get_config(self):
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
-            "bounding_box_format": self.bounding_box_format,
-            "pyramid_channels": self.pyramid_channels,
-            "head_channels": self.head_channels,
-            "head_depth": self.head_depth,
-            "anchor_size": self.anchor_size,
-            "box_loss": self.box_loss,
-            "score_threshold": self.score_threshold,
-            "iou_threshold": self.iou_threshold,
-            "max_detections": self.max_detections,
-            "mean": self.mean,
-            "standard_deviation": self.standard_deviation,
-            "batching": self.batching.get_config(),
-            "name": self.name,
-            "trainable": self.trainable,
-        }
-
     def _size(self, images):
         shape = ops.shape(images)
         return shape[2:4] if data_format_of(self.backbone) == "channels_first" else shape[1:3]
-
-
-def _decoded(anchors, deltas):
-    deltas = ops.concatenate([deltas[..., :2], ops.minimum(deltas[..., 2:], _LARGEST_GROWTH)], -1)
-    return bounding_boxes.decode_deltas_to_boxes(anchors, deltas, "xyxy", "xyxy", _DELTAS)
 
 
 def _candidates(outputs):
@@ -402,7 +368,7 @@ def _candidates(outputs):
     logits, pairs = ops.top_k(pairs, _at_most(_CANDIDATES, pairs))
     anchors = ops.take_along_axis(anchors, pairs // num_classes, axis=1)
     deltas = ops.take_along_axis(outputs["deltas"], anchors[..., None], axis=1)
-    boxes = _decoded(ops.take(outputs["anchors"], anchors, axis=0), deltas)
+    boxes = decode_boxes(ops.take(outputs["anchors"], anchors, axis=0), deltas)
     return boxes, ops.sigmoid(logits), pairs % num_classes
 
 

@@ -5,7 +5,6 @@ import numpy as np
 from keras import ops
 
 from keras_spm.backend.resizing import resize_bilinear
-from keras_spm.data.batching import ImageBatching
 from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.semantic_fpn import SemanticFPNHead
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
@@ -17,7 +16,6 @@ from keras_spm.optimizers import AdamW
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.dense_task import data_format_of
 from keras_spm.tasks.dense_task import pyramid_inputs
-from keras_spm.tasks.image_task import checked_names
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -77,9 +75,6 @@ class SemanticSegmenter(DenseTask):
         batching=None,
         **kwargs,
     ):
-        class_names = checked_names(class_names, num_classes)
-        if not isinstance(batching, ImageBatching):
-            batching = ImageBatching(**(batching or {}))
         dtype = backbone.dtype_policy
 
         # === Layers ===
@@ -89,20 +84,23 @@ class SemanticSegmenter(DenseTask):
 
         # === Functional Model ===
         images, maps = pyramid_inputs(backbone, self.levels, mean, standard_deviation)
-        logits = enlarging([head(pyramid(maps)), images])
-        super().__init__(inputs=images, outputs=logits, **kwargs)
-
-        # === Config ===
-        self.backbone = backbone
-        self.num_classes = num_classes
-        self.class_names = class_names
-        self.ignore_class = ignore_class
-        self.pyramid_channels = pyramid_channels
-        self.head_channels = head_channels
-        self.dropout = dropout
-        self.mean = tuple(mean)
-        self.standard_deviation = tuple(standard_deviation)
-        self.batching = batching
+        super().__init__(
+            inputs=images,
+            outputs=enlarging([head(pyramid(maps)), images]),
+            backbone=backbone,
+            config={
+                "num_classes": num_classes,
+                "class_names": class_names,
+                "ignore_class": ignore_class,
+                "pyramid_channels": pyramid_channels,
+                "head_channels": head_channels,
+                "dropout": dropout,
+                "mean": tuple(mean),
+                "standard_deviation": tuple(standard_deviation),
+                "batching": batching,
+            },
+            **kwargs,
+        )
         self.compile()
 
     def compile(self, optimizer="auto", loss="auto", metrics="auto", **kwargs):
@@ -147,22 +145,6 @@ class SemanticSegmenter(DenseTask):
         for logits, geometries in self.predictions(images, batch_size):
             maps += [_labels(*each) for each in zip(logits, geometries, strict=True)]
         return maps
-
-    def get_config(self):
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
-            "ignore_class": self.ignore_class,
-            "pyramid_channels": self.pyramid_channels,
-            "head_channels": self.head_channels,
-            "dropout": self.dropout,
-            "mean": self.mean,
-            "standard_deviation": self.standard_deviation,
-            "batching": self.batching.get_config(),
-            "name": self.name,
-            "trainable": self.trainable,
-        }
 
 
 def _labels(logits, geometry):

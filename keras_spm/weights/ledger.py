@@ -23,8 +23,8 @@ class LoadReport:
         source: what was read.
         layout: the layout that it was read in.
         loaded: {variable path: names of the tensors that made it}.
-        fresh: paths of variables that kept their initial values (a classifier's head
-            that the source lacks or has for other classes).
+        fresh: paths of variables that kept their initial values (a classifier's head, or
+            a dense task's last layer, that the source lacks or has for other classes).
         left_over: tensors that the model has no use for (a classifier's head; the class
             token and final norm of a PVT, where the model has none).
         resized: {tensor name: (its shape, the shape it was resized to)}, of position

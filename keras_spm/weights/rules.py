@@ -88,7 +88,7 @@ class Rule:
 class SamePath:
     """A rule for every variable but those below some paths: the tensor's name is its path."""
 
-    def __init__(self, without=()):
+    def __init__(self, without):
         self._without = without
 
     def bind(self, path, variables):
@@ -177,5 +177,10 @@ OWN_LAYOUT = Layout(
     head=(_same("head/kernel"), _same("head/bias")),
     omissible=("stage4/class_token", "stage4/class_position", "norm/gamma", "norm/beta"),
 )
-# A dense task's head comes and goes with all else.
-OWN_DENSE_LAYOUT = Layout("keras_spm", (*_OWN_GRIDS, SamePath()))
+# Of a dense task's head the last layer alone knows how many classes there are.
+_CLASS_PREDICTORS = ("head/classifier/", "head/class_predictor/")
+OWN_DENSE_LAYOUT = Layout(
+    "keras_spm",
+    (*_OWN_GRIDS, SamePath(without=_CLASS_PREDICTORS)),
+    head=tuple(_same(f"{path}{part}") for path in _CLASS_PREDICTORS for part in ("kernel", "bias")),
+)

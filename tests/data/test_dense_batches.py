@@ -38,6 +38,10 @@ def test_a_batch_keeps_ratios_and_remembers_sizes():
     assert (batch[0, :26] == 9).all() and (batch[0, 26:] == [124, 116, 104]).all()
     _, (geometry, _) = ImageBatching(32, 64, enlarge_to_divisor=True)(images)
     assert geometry.resized == (32, 64) and geometry.scale == (0.8, 0.64)
+    # From the longer side on, the divisor makes all batches of one size.
+    assert {ImageBatching(32, 64, divisor=64)([each])[0].shape for each in images} == {
+        (1, 64, 64, 3)
+    }
 
 
 def test_targets_follow_their_images(scene):
@@ -59,6 +63,7 @@ def test_targets_follow_their_images(scene):
         assert box.tolist() == [left, top, right - left, bottom - top]
         assert area == mask.sum()
     assert targets["scale"].tolist() == [[2, 2], [2, 2]]
+    assert targets["size"].tolist() == [[96, 96], [96, 96]]
     with pytest.raises(ValueError, match="max_objects=1, and an image with"):
         DetectionBatching(ImageBatching(), max_objects=1)([scene])
 

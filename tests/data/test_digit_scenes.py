@@ -5,6 +5,7 @@ import pytest
 
 from keras_spm.data import DigitScenes
 from keras_spm.data import load_digits
+from keras_spm.data.splits import LabelledImages
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
@@ -54,6 +55,21 @@ def _any_overlap(boxes):
     start = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
     end = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
     return np.triu((end > start).all(-1), 1).any()
+
+
+def test_the_digits_of_a_part_are_its_own(monkeypatch):
+    """Of parts that hold but 0s, 1s and 2s, scenes hold the same."""
+    digits = load_digits()
+    parts = {
+        part: LabelledImages(images, np.full(len(images), label))
+        for label, (part, (images, _)) in enumerate(
+            (part, getattr(digits, part)) for part in ("train", "validation", "test")
+        )
+    }
+    monkeypatch.setattr("keras_spm.data.digit_scenes._splits", lambda: digits._replace(**parts))
+    for label, part in enumerate(parts):
+        for scene in DigitScenes(part, 3, 64):
+            assert set(scene.labels) == {label}
 
 
 def test_no_digit_is_in_two_parts():

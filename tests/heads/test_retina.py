@@ -138,6 +138,27 @@ def test_classes_do_not_suppress_each_other():
         assert (to_numpy(found) >= 0).sum() == count
 
 
+@pytest.mark.only("tensorflow")  # JAX compiles both with XLA wherever they are used.
+def test_matching_and_suppression_compile_under_xla():
+    import tensorflow as tf
+
+    generator = np.random.default_rng(0)
+    anchors, boxes = _random_boxes(generator, 60), _random_boxes(generator, 4, 30)
+    scores = generator.integers(0, 10, (4, 30)).astype("float32") / 10
+    labels = generator.integers(-1, 3, (4, 30)).astype("int32")
+
+    def both(boxes, scores, labels):
+        return match_anchors(anchors, boxes, labels), *suppress_overlaps(
+            boxes, scores, labels, 0.3, 12
+        )
+
+    compiled = tf.function(both, jit_compile=True)
+    arguments = [tf.constant(each) for each in (boxes, scores, labels)]
+    for found, expected in zip(compiled(*arguments), both(*arguments), strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert found.shape.is_fully_defined()
+
+
 # The head
 
 

@@ -45,6 +45,17 @@ def test_mean_iou_is_over_all_batches():
     assert to_numpy(metric.per_class()) == pytest.approx(hits / union.clip(1))
 
 
+@pytest.mark.parametrize("ignore_class", [None, 2, 255])
+def test_counting_on_the_host_is_the_same(ignore_class):
+    expected, found = (MeanIoU(CLASSES, ignore_class) for _ in range(2))
+    for labels, logits in _batches():
+        expected.update_state(labels, logits)
+        for class_map, each in zip(labels.astype("uint8"), logits, strict=True):
+            found.update_on_host(class_map, each.argmax(-1))
+    assert to_numpy(expected.counts).sum() > 0
+    np.testing.assert_array_equal(to_numpy(found.counts), to_numpy(expected.counts))
+
+
 def test_pixel_accuracy_leaves_out_what_does_not_count():
     counts = _counts()
     metric = _update(PixelAccuracy(ignore_class=255))

@@ -13,6 +13,7 @@ from keras_spm import PVTv2
 from keras_spm import SemanticSegmenter
 from keras_spm.data import DetectionBatching
 from keras_spm.data import ImageBatching
+from keras_spm.weights import FormatError
 from tests import golden
 from tests.helpers import difference
 from tests.helpers import randomize
@@ -29,6 +30,13 @@ def _examples(count=4):
     crowd = np.zeros((count, 2), bool)
     crowd[2, 0] = True
     return images, {"boxes": boxes, "labels": labels, "crowd": crowd}
+
+
+def _without_objects():
+    images, targets = _examples()
+    targets["labels"][:] = -1
+    targets["boxes"][:] = 0
+    return images, targets
 
 
 @pytest.fixture(scope="module")
@@ -140,12 +148,31 @@ def test_evaluation_and_training_average_the_loss(model):
         assert found["loss"] == pytest.approx(classification + boxes, rel=1e-5)
 
 
-def test_images_without_objects_contribute_their_background(model):
-    images, targets = _examples()
-    targets["labels"][:] = -1
+@pytest.mark.parametrize("box_loss", _BOX_LOSSES)
+def test_images_without_objects_contribute_their_background(model, box_loss):
+    """Alone in a batch too, where nothing but zeros fills the places of objects."""
+    images, targets = _without_objects()
+    other = golden.detector(box_loss=box_loss)
+    other.set_weights(model.get_weights())
+    classification, boxes = _plain_losses(other, images, targets)
+    assert classification > 0 and boxes == 0
+    parts = [to_numpy(part).sum() for part in other.image_losses(targets, other(images))]
+    assert parts == pytest.approx([classification, 0], rel=1e-5)
+
+
+def test_evaluation_of_images_without_objects(model):
+    images, targets = _without_objects()
     logs = model.evaluate(images, targets, verbose=0, return_dict=True)
     assert logs["classification_loss"] > 0 and logs["box_loss"] == 0
     assert logs["AP"] == -1
+
+
+@pytest.mark.only("torch")  # The gradients of all losses are checked on every backend.
+@pytest.mark.parametrize("box_loss", _BOX_LOSSES)
+def test_a_step_on_images_without_objects_is_finite(box_loss):
+    model = golden.detector(box_loss=box_loss)
+    (loss,) = model.fit(*_without_objects(), verbose=0).history["loss"]
+    assert loss > 0 and all(np.isfinite(weights).all() for weights in model.get_weights())
 
 
 def test_weights_of_images_weigh(model):
@@ -155,6 +182,11 @@ def test_weights_of_images_weigh(model):
     weighted = model.image_losses(targets, outputs, keras.ops.convert_to_tensor(weights))
     for part, alone in zip(weighted, expected, strict=True):
         assert difference(part, alone) <= 1e-5 * alone.max()
+    logs = model.evaluate(
+        images, targets, batch_size=4, sample_weight=weights, verbose=0, return_dict=True
+    )
+    assert logs["classification_loss"] == pytest.approx(expected[0].sum(), rel=1e-5)
+    assert logs["box_loss"] == pytest.approx(expected[1].sum(), rel=1e-5)
 
 
 def test_it_learns():
@@ -166,8 +198,13 @@ def test_it_learns():
     assert losses[1] < losses[0]
 
 
-def test_mixed_precision_stays_finite():
-    keras.config.set_dtype_policy("mixed_bfloat16")
+@pytest.mark.parametrize(
+    "policy",
+    # The narrower range on every backend.
+    ["mixed_float16", pytest.param("mixed_bfloat16", marks=pytest.mark.only("torch"))],
+)
+def test_mixed_precision_stays_finite(policy):
+    keras.config.set_dtype_policy(policy)
     try:
         model = golden.detector()
     finally:
@@ -253,14 +290,18 @@ def test_other_box_formats(model):
 # Evaluation
 
 
-def test_evaluation_is_that_of_pycocotools(model, tmp_path, capsys):
-    """On images that were enlarged, against their own JSON."""
+def test_evaluation_is_that_of_pycocotools(model, tmp_path):
+    """On images of many sizes, which are padded in their batch, against their own JSON."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    images, targets = _examples()
-    found = model.detect(list(images))
-    # What is found in the first image is what is there, so that something is right.
+    images, _ = _examples()
+    sizes = [(64, 64), (40, 64), (64, 50), (33, 41)]
+    images = [image[:height, :width] for image, (height, width) in zip(images, sizes, strict=True)]
+    found = model.detect(images)
+    # Some reach into the padding, and end where their image does.
+    assert any((each.boxes[:, 2] == size[1]).any() for each, size in zip(found, sizes, strict=True))
+    # What is found first is what is there, so that something is right.
     examples = []
     for image, detections in zip(images, found, strict=True):
         boxes = np.round(detections.boxes[:3])
@@ -309,6 +350,28 @@ def test_evaluation_is_that_of_pycocotools(model, tmp_path, capsys):
     assert measured == evaluation.stats.tolist()
 
 
+def test_metrics_are_the_users_own(model):
+    """In `evaluate`, and under `val_` in `fit`; their absence is no error either."""
+    images, targets = _examples()
+
+    def found_per_image(annotations, detections):
+        assert [len(each.labels) for each in annotations] == [2, 1, 1, 0]
+        return {"found": float(np.mean([len(each.labels) for each in detections]))}
+
+    own = golden.detector(score_threshold=0.3)
+    own.set_weights(model.get_weights())
+    own.compile(keras.optimizers.SGD(0.0), metrics=[found_per_image])
+    expected = np.mean([len(each.labels) for each in model.detect(list(images))])
+    logs = own.evaluate(images, targets, verbose=0, return_dict=True)
+    assert list(logs) == ["loss", "classification_loss", "box_loss", "found"]
+    assert logs["found"] == expected > 0
+    validation = {"validation_data": (images, targets), "verbose": 0}
+    assert own.fit(images, targets, **validation).history["val_found"][0] > 0
+    own.compile(metrics=[])
+    logs = own.evaluate(images, targets, verbose=0, return_dict=True)
+    assert list(logs) == ["loss", "classification_loss", "box_loss"]
+
+
 # Presets
 
 
@@ -319,16 +382,35 @@ def test_a_preset_folder_brings_all_back(model, tmp_path):
     assert again.load_report.fresh == ()
     expected, found = (each.predict(images, verbose=0) for each in (model, again))
     assert all(difference(found[name], expected[name]) == 0 for name in expected)
-    # The backbone alone, the detector for other classes, and another task on it.
+    # The backbone alone, and another task on it.
     backbone = PVTv2.from_preset(tmp_path / "folder")
-    other = ObjectDetector.from_preset(tmp_path / "folder", num_classes=5)
     segmenter = SemanticSegmenter.from_preset(tmp_path / "folder", num_classes=5)
     values = model.backbone.get_weights()
-    for each in (backbone, other.backbone, segmenter.backbone):
+    for each in (backbone, segmenter.backbone):
         assert all(map(np.array_equal, each.get_weights(), values))
-    for each in other, segmenter:
-        fresh = {path.split("/")[0] for path in each.load_report.fresh}
-        assert fresh == {"head", "feature_pyramid"}
+    fresh = {path.split("/")[0] for path in segmenter.load_report.fresh}
+    assert fresh == {"head", "feature_pyramid"}
+
+
+def test_for_other_classes_all_else_is_kept(model, tmp_path):
+    """The last layer of the class tower alone is fresh, and the report says so."""
+    model.save_to_preset(tmp_path / "folder")
+    other = ObjectDetector.from_preset(tmp_path / "folder", num_classes=5)
+    names = ("head/class_predictor/kernel", "head/class_predictor/bias")
+    assert sorted(other.load_report.fresh) == sorted(other.load_report.left_over) == sorted(names)
+    assert "fresh: head/class_predictor/" in str(other.load_report)
+    ours = {variable.path: to_numpy(variable) for variable in model.weights}
+    for variable in other.weights:
+        if variable.path not in names:
+            assert (to_numpy(variable) == ours[variable.path]).all(), variable.path
+    probabilities = 1 / (1 + np.exp(-to_numpy(other.get_layer("head").class_tower[-1].bias)))
+    assert probabilities == pytest.approx(np.full(5 * 9, 0.01))
+    # What it describes must be what it holds.
+    config = json.loads((tmp_path / "folder/config.json").read_text())
+    config["task"]["config"]["num_classes"] = 4
+    (tmp_path / "folder/config.json").write_text(json.dumps(config))
+    with pytest.raises(FormatError, match="weights of other classes than it describes"):
+        ObjectDetector.from_preset(tmp_path / "folder")
 
 
 def test_classifiers_weights_fill_the_backbone(tmp_path):

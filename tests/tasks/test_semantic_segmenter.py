@@ -10,6 +10,7 @@ from keras_spm.data import ImageBatching
 from tests import golden
 from tests.helpers import difference
 from tests.helpers import randomize
+from tests.helpers import to_numpy
 
 SMALL = {"pyramid_channels": 8, "head_channels": 8}
 
@@ -58,7 +59,8 @@ def test_pixels_that_do_not_count_have_no_gradient(trained):
     model.compile(keras.optimizers.SGD(0.1))
     before = [np.array(each) for each in model.get_weights()]
     paths = [each.path for each in model.weights]
-    model.fit(images, np.full_like(labels, 255), batch_size=4, verbose=0)
+    history = model.fit(images, np.full_like(labels, 255), batch_size=4, verbose=0).history
+    assert history["loss"] == [0]
     for path, old, new in zip(paths, before, model.get_weights(), strict=True):
         if "moving" not in path and "seed" not in path:
             assert difference(old, new) == 0, path
@@ -96,6 +98,28 @@ def test_images_of_many_sizes_in_a_batch():
     _, geometries = ImageBatching(shorter_side=60, longer_side=100)(images)
     assert [geometry.resized for geometry in geometries] == [(30, 100), (100, 31)]
     assert geometries[1].original == (64, 20)
+
+
+def test_for_other_classes_all_else_is_kept(trained, tmp_path):
+    trained.save_to_preset(tmp_path / "folder")
+    again = SemanticSegmenter.from_preset(tmp_path / "folder")
+    other = SemanticSegmenter.from_preset(tmp_path / "folder", num_classes=5)
+    ours = {variable.path: to_numpy(variable) for variable in trained.weights}
+    fresh = {"head/classifier/kernel", "head/classifier/bias"}
+    assert set(again.load_report.fresh) == set() and set(other.load_report.fresh) == fresh
+    for model, paths in ((again, ours), (other, ours.keys() - fresh)):
+        values = {variable.path: to_numpy(variable) for variable in model.weights}
+        for path in paths:
+            assert "seed" in path or (values[path] == ours[path]).all(), path
+
+
+@pytest.mark.only("torch")  # On every backend the detector is trained so.
+def test_mixed_precision_stays_finite():
+    model = SemanticSegmenter(golden.backbone("pvt_v2", dtype="mixed_float16"), 3, **SMALL)
+    images, labels = _examples()
+    assert np.isfinite(model.fit(images, labels, verbose=0).history["loss"]).all()
+    assert all(np.isfinite(weights).all() for weights in model.get_weights())
+    assert to_numpy(model(images)).dtype == "float32"
 
 
 @pytest.mark.parametrize("names", [["a", "b"], ["a"] * 3])

@@ -1,6 +1,8 @@
 """ADE20K, Semantic FPN for 40,000 steps: the paper's settings, for 8 accelerators.
 
-Command:  python training/train.py segmentation_ade20k --set data_folder=/data/scene_parse150
+Command:  python training/train.py segmentation_ade20k --set data_folder=/data/ADEChallengeData2016
+Data:     the benchmark's own folder. TensorFlow Datasets' `scene_parse150` holds other
+          classes (100 kinds of objects), and cannot give the paper's figures.
 """
 
 # Model

@@ -1,0 +1,108 @@
+"""Pictures of results, looked at through matplotlib's own objects."""
+
+import types
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
+
+from keras_spm.visualize import class_colours
+from keras_spm.visualize import plot_detections
+from keras_spm.visualize import plot_segmentations
+
+pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype="uint8")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved, as lists of rows of axes; they are saved all the same."""
+    figures, save = [], Figure.savefig
+
+    def savefig(figure, *arguments, **keywords):
+        columns = figure.axes[0].get_gridspec().ncols
+        figures.append(np.reshape(figure.axes, (-1, columns)))
+        save(figure, *arguments, **keywords)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return figures
+
+
+def _shown(axis):
+    (picture,) = axis.get_images()
+    return np.asarray(picture.get_array())
+
+
+def _boxes(axis):
+    """[(left, top, width, height, colour)] of the rectangles."""
+    return [
+        (*each.get_xy(), each.get_width(), each.get_height(), to_rgb(each.get_edgecolor()))
+        for each in axis.patches
+    ]
+
+
+def _found(boxes, labels, **more):
+    return types.SimpleNamespace(boxes=np.array(boxes), labels=np.array(labels), **more)
+
+
+def test_detections_are_drawn_beside_the_truth(drawn, tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "image.png")
+    images = [tmp_path / "image.png", Image.fromarray(PIXELS[:10])]
+    truth = [_found([[1, 2, 11, 8]], [1]), _found(np.zeros((0, 4)), np.zeros(0, int))]
+    found = [
+        _found([[2, 2, 12, 9], [0, 0, 5, 5]], [1, 0], scores=np.array([0.876, 0.25])),
+        _found([[3, 4, 5, 6]], [0], scores=np.array([1.0])),
+    ]
+    plot_detections(images, truth, found, ["cat", "dog"], tmp_path / "boxes.png")
+    (axes,) = drawn
+    assert axes.shape == (2, 2)
+    assert [axis.get_title() for axis in axes[0]] == ["truth", "prediction"]
+    for row, pixels in zip(axes, (PIXELS, PIXELS[:10]), strict=True):
+        assert all((_shown(axis) == pixels).all() for axis in row)
+    cat, dog = (tuple(colour / 255) for colour in class_colours(3)[1:])
+    assert _boxes(axes[0, 0]) == [(1, 2, 10, 6, dog)]
+    assert _boxes(axes[0, 1]) == [(2, 2, 10, 7, dog), (0, 0, 5, 5, cat)]
+    assert _boxes(axes[1, 0]) == [] and _boxes(axes[1, 1]) == [(3, 4, 2, 2, cat)]
+    texts = [[text.get_text() for text in axis.texts] for axis in axes.flat]
+    assert texts == [["dog"], ["dog 0.88", "cat 0.25"], [], ["cat 1.00"]]
+    with Image.open(tmp_path / "boxes.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_class_maps_are_drawn_in_their_colours(drawn, tmp_path):
+    truth = np.zeros((20, 30), "uint8")
+    truth[:, 10:], truth[:, 20:] = 2, 255
+    prediction = np.full((20, 30), 1, "int64")
+    names = ["ground", "cat", "dog"]
+    plot_segmentations([PIXELS], [truth], [prediction], names, tmp_path / "maps.png")
+    (axes,) = drawn
+    assert [axis.get_title() for axis in axes[0]] == ["image", "truth", "prediction"]
+    image, true, predicted = map(_shown, axes[0])
+    assert (image == PIXELS).all()
+    ground, cat, dog = class_colours(3)
+    assert (true[:, :10] == ground).all() and (true[:, 10:20] == dog).all()
+    assert (true[:, 20:] == 255).all() and (predicted == cat).all()
+    (legend,) = axes[0, 0].figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == names
+
+
+def test_an_image_alone_has_no_truth(drawn, tmp_path):
+    found = [_found([[2, 2, 12, 9]], [0], scores=np.array([0.5]))]
+    plot_detections([PIXELS], None, found, ["cat"], tmp_path / "boxes.png")
+    maps = [np.zeros((20, 30), int)]
+    many = [f"class {number}" for number in range(150)]
+    plot_segmentations([PIXELS], None, maps, many, tmp_path / "maps.png")
+    boxes, maps = drawn
+    assert [axis.get_title() for axis in boxes[0]] == ["prediction"]
+    assert [axis.get_title() for axis in maps[0]] == ["image", "prediction"]
+    assert not maps[0, 0].figure.legends  # 150 names would hide the pictures.
+
+
+@pytest.mark.parametrize("count", [2, 21, 150])
+def test_every_class_has_its_own_colour(count):
+    colours = class_colours(count)
+    assert colours.shape == (count, 3) and not colours[0].any()
+    assert len({tuple(colour) for colour in colours.tolist()}) == count
