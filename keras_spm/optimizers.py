@@ -1,10 +1,15 @@
-"""The optimizer of the families' training recipes."""
+"""The optimizers of the families' training recipes."""
+
+import re
 
 import keras
 
 # Under PyTorch Keras makes an AdamW of a class that updates all variables at once, but not
 # of a subclass of the name it exports; so the base is the class that it would make.
 _KerasAdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
+
+# TensorFlow's own variables are called by their path, and "bias:0" at its end.
+_UNDECAYED = r"(bias|bias_table|gamma|beta|class_token)(:\d+)?$"
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -19,7 +24,92 @@ class AdamW(_KerasAdamW):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # TensorFlow's own variables are called by their path, and "bias:0" at its end.
-        self.exclude_from_weight_decay(
-            var_names=[r"(bias|bias_table|gamma|beta|class_token)(:\d+)?$"]
+        self.exclude_from_weight_decay(var_names=[_UNDECAYED])
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class LayerwiseAdamW(keras.optimizers.Adam):
+    """`AdamW` whose learning rate falls from the head of a network to its stem.
+
+    The head, and a norm after the last stage, learn at the full rate; every block before
+    them at `layer_decay` times the rate of the next, and the stem at the lowest. What
+    stands before a stage's first block (its merging, position embedding and class token)
+    has the rate of the block before; a stage's own norm that of its last block. The rate
+    counts for the weight decay too, which spares what `AdamW` spares.
+
+    Under PyTorch it updates one variable after the other, which is slower than `AdamW`.
+
+    Args:
+        learning_rate: of the head; float or schedule.
+        layer_decay: float above 0 and up to 1.
+        depths: ints, blocks of each stage, as a backbone's `depths`.
+        decay: float, the weight decay.
+        **kwargs: of `keras.optimizers.Adam`.
+
+    Raises:
+        ValueError: for a `layer_decay` outside its range; when it is built, for variables
+            of a stage or block beyond `depths`, and where none belongs to a stage.
+
+    Reference:
+        Bao et al., "BEiT" (arXiv 2106.08254), and Swin's code for fine-tuning.
+    """
+
+    def __init__(self, learning_rate, layer_decay, depths, decay=0.05, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        if not 0 < layer_decay <= 1:
+            raise ValueError(
+                f"`layer_decay` must be above 0 and at most 1. Received: layer_decay={layer_decay}"
+            )
+        self.layer_decay = layer_decay
+        self.depths = tuple(depths)
+        self.decay = decay
+
+    def build(self, variables):
+        paths = [variable.path for variable in variables]
+        if not any(path.startswith("stage") for path in paths):
+            raise ValueError(
+                "`LayerwiseAdamW` must train a backbone of this package, or a task on one: the "
+                f"variables of its stages are told by their paths. Received: {paths[:3]}, …"
+            )
+        for path in paths:
+            layer_number(path, self.depths)
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        # Under TensorFlow it is the variable inside Keras's.
+        path = getattr(variable, "path", None) or variable.name
+        behind = sum(self.depths) + 1 - layer_number(path, self.depths)
+        rate = keras.ops.cast(learning_rate, variable.dtype) * self.layer_decay**behind
+        if self.decay and not re.search(_UNDECAYED, path):
+            self.assign_sub(variable, keras.ops.multiply(variable, rate * self.decay))
+        super().update_step(gradient, variable, rate)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "layer_decay": self.layer_decay,
+            "depths": self.depths,
+            "decay": self.decay,
+        }
+
+
+def layer_number(path, depths):
+    """Returns how deep a variable lies: 0 is the stem, the sum of `depths` + 1 the head.
+
+    Args:
+        path: of the variable, as Keras names it.
+        depths: ints, blocks of each stage.
+
+    Raises:
+        ValueError: for a stage or block beyond `depths`.
+    """
+    place = re.match(r"stage(\d+)/(?:block(\d+)|(norm))?", path)
+    if place is None:
+        return 0 if path.startswith("stem/") else sum(depths) + 1
+    stage, block = int(place[1]), int(place[2] or 0)
+    before = sum(depths[: stage - 1])
+    if stage > len(depths) or block > depths[stage - 1]:
+        raise ValueError(
+            f"`depths` must be the backbone's own, which has {path!r}. Received: depths={depths}"
         )
+    return before + depths[stage - 1] if place[3] else before + block
