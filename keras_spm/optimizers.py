@@ -62,6 +62,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
             )
         self.layer_decay = layer_decay
         self.depths = tuple(depths)
+        # Not called `weight_decay`, which Keras would take at the full rate.
         self.decay = decay
 
     def build(self, variables):

@@ -48,7 +48,7 @@ class ClassificationAugmentation:
         """Augments an image.
 
         Args:
-            image: as `read_image` takes it.
+            image: path of an image file, `EncodedImage`, or (height, width, 3) uint8.
             generator: `numpy.random.Generator`.
 
         Returns:

@@ -35,9 +35,9 @@ class ClassificationData:
 
     def counts(self):
         """Returns (classes,) ints, how many images of the training part have each class."""
-        labels = [self.train[index].label for index in range(len(self.train))]
+        labels = np.stack([self.train[index].label for index in range(len(self.train))])
         if self.multi_label:
-            return np.sum(labels, axis=0).astype(int)
+            return labels.sum(axis=0).astype(int)
         return np.bincount(labels, minlength=len(self.class_names))
 
 
@@ -48,7 +48,13 @@ def classification_data(recipe):
         FileNotFoundError, ValueError: as the readers do; and for data without a part to
             train on, or to validate on where the recipe holds none out.
     """
-    return lookup("data set", recipe.dataset, FILE_DATASETS)(recipe)
+    read = lookup("data set", recipe.dataset, FILE_DATASETS)
+    if not recipe.data_folder:
+        raise ValueError(
+            f"`data_folder` must say where the data set {recipe.dataset!r} is. "
+            "Received: data_folder=''"
+        )
+    return read(recipe)
 
 
 def _folder(recipe):
@@ -69,13 +75,19 @@ def _table(recipe):
     """A CSV file, perhaps with a column of parts."""
     checks = {"invalid": recipe.invalid, "verify": recipe.verify_images}
     parts = ImageTable.parts(recipe.data_folder)
-    if not parts:
-        return _held_out(ImageTable(recipe.data_folder, **checks), recipe)
 
     def read(part, class_names=None):
         return ImageTable(recipe.data_folder, None, part, class_names, **checks)
 
-    return _in_parts(read, parts, recipe)
+    data = _in_parts(read, parts, recipe) if parts else _held_out(read(None), recipe)
+    counts = zip(data.class_names, data.counts(), strict=True)
+    lacking = [name for name, count in counts if not count]
+    if lacking:
+        raise ValueError(
+            f"{recipe.data_folder} must have images of every class to train on. Received: none "
+            f"of {lacking}"
+        )
+    return data
 
 
 def _tfds(recipe):

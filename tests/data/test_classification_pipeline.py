@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from PIL import ImageOps
 
 from keras_spm.data.classification_augmentation import ClassificationAugmentation
 from keras_spm.data.classification_augmentation import Mixing
@@ -183,6 +184,11 @@ def test_operations_on_levels():
     np.testing.assert_array_equal(_operated("solarize_add", 0.9), brighter)
     np.testing.assert_array_equal(_operated("posterize", 0.9), levels & 0b10000000)
     np.testing.assert_array_equal(_operated("posterize", 0.2), levels & 0b11110000)
+    np.testing.assert_array_equal(_operated("posterize", 1.0), 0 * levels)
+    two_bits = ImageOps.posterize(Image.fromarray(PIXELS), 2)
+    np.testing.assert_array_equal(_operated("posterize", 0.5), two_bits)
+    for name in operations():  # Each takes the strongest.
+        assert _operated(name, 1.0).shape == (40, 60, 3)
     for sign in (1, -1):
         factor = max(0.1, 1 + 0.81 * sign)
         expected = np.clip(levels * factor, 0, 255)

@@ -251,10 +251,9 @@ def test_an_image_may_have_several_classes_or_none(tmp_path):
     sigmoid = 1 / (1 + np.exp(-logits[0]))
     found = dict(named)
     assert [found[name] for name in CLASS_NAMES] == pytest.approx(sigmoid, abs=1e-6)
-    model.fit(images, labels, batch_size=8, verbose=0)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    assert again.multi_label and [each.name for each in again.multi_label_metrics()]
+    assert again.multi_label and isinstance(again.loss, keras.losses.BinaryCrossentropy)
     model.save_to_preset(tmp_path / "preset")
     preset = ImageClassifier.from_preset(str(tmp_path / "preset"))
     assert preset.multi_label

@@ -23,7 +23,7 @@ from tests.helpers import difference
 
 RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
 SMALL = (
-    *("preset=pvt_v2_spm_mini", "load_weights=false", "image_size=32", "crop_fraction=1"),
+    *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_fraction=1"),
     *("epochs=2", "warmup_epochs=0", "batch_size=5"),
 )
 
@@ -100,6 +100,16 @@ def _untrained(recipe):
 
 
 @pytest.mark.only("torch")
+def test_the_same_seed_gives_the_same_curve(photos, tmp_path):
+    curves = []
+    for name in ("first", "again"):
+        overrides = (f"data_folder={photos}", "mixup=0.8", "repeats=3")
+        _run("classification_folder", tmp_path / name, *overrides)
+        curves.append((tmp_path / name / "metrics.csv").read_text())
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.only("torch")
 def test_several_labels_an_image(photos, tmp_path):
     rows = ["path,labels,part"]
     for part in ("train", "val"):
@@ -110,14 +120,23 @@ def test_several_labels_an_image(photos, tmp_path):
     table = photos / "table.csv"
     table.write_text("\n".join(rows))
     result, model = _run(
-        "classification_folder", tmp_path / "run", "dataset=table", f"data_folder={table}"
+        "classification_folder",
+        tmp_path / "run",
+        *("dataset=table", f"data_folder={table}", "policy=mixed_bfloat16"),
     )
+    assert model.backbone.dtype_policy.name == "mixed_bfloat16"
     assert model.multi_label and model.class_names == ["round", "straight"]
     assert {"test_average_precision", "test_accuracy", "validation_average_precision"} <= set(
         result
     )
     (named,) = model.classify([photos / "val/digit 0/00.png"])
     assert len(named) == 2 and all(0 < probability < 1 for _, probability in named)
+    table.write_text("\n".join(rows).replace("round,val", "round|rare,val"))
+    with pytest.raises(ValueError, match=r"every class to train on. Received: none of \['rare'\]"):
+        classification_data(
+            _overridden("classification_folder", "dataset=table", f"data_folder={table}")
+        )
+    table.write_text("\n".join(rows))
     with pytest.raises(ValueError, match="class_weights='balanced'"):
         _untrained(
             _overridden(
@@ -156,6 +175,9 @@ def test_bad_data_end_a_training_before_it_starts(photos, tmp_path, capsys):
     arguments += ["--set", f"data_folder={tmp_path / 'photos'}"]
     assert trainer.main(RECIPES, arguments) == 2
     assert "1 × empty file (heron/a.jpg)" in capsys.readouterr().err
+    for folder, message in ((tmp_path / "nowhere", "nowhere is no folder"), ("", "must say where")):
+        assert trainer.main(RECIPES, [*arguments[:-1], f"data_folder={folder}"]) == 2
+        assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
@@ -172,7 +194,7 @@ def test_imagenet_by_name(tmp_path):
     data = classification_data(recipe)
     assert len(data.train) == len(data.validation) == 3 and len(data.class_names) == 1000
     labels = sorted(example.label for example in data.train)
-    assert [data.class_names[label] for label in labels][0] == "tench"
+    assert [data.class_names[label] for label in labels][0] == "tench, Tinca tinca"
     assert isinstance(data.train[0], ClassificationExample)
     by_its_form = trainer.load_recipe(
         "classification_imagenet", RECIPES, [f"data_folder={folder}", "dataset=tfds"]
