@@ -10,8 +10,8 @@ import keras_spm
 from keras_spm import layers
 from keras_spm.optimizers import AdamW
 from keras_spm.optimizers import LayerwiseAdamW
+from keras_spm.optimizers import WarmupCosine
 from keras_spm.optimizers import layer_number
-from keras_spm.trainer.schedules import WarmupCosine
 from tests.helpers import difference
 from tests.helpers import randomize
 from tests.helpers import to_numpy

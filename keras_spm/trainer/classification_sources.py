@@ -1,5 +1,7 @@
 """What a classifier trains, is validated and is tested on: data in memory, or files."""
 
+import dataclasses
+
 import keras
 import numpy as np
 
@@ -24,12 +26,18 @@ class _Memory:
         preprocessing: what the classifier does with images first, or `None`.
         monitor: (metric, `"min"` or `"max"`) by which the best epoch is known.
         loss: for `compile`.
+        unused: keys of a recipe that mean nothing to it.
     """
 
     multi_label = False
     preprocessing = None
     monitor = ("val_loss", "min")
     loss = "auto"
+    unused = (
+        *("data_folder", "invalid", "verify_images", "validation_share", "class_weights"),
+        *("image_size", "crop_fraction", "least_area", "flip", "magnitude", "erasing"),
+        *("mixup", "cutmix", "label_smoothing", "repeats"),
+    )
 
     def __init__(self, recipe):
         self._recipe = recipe
@@ -58,6 +66,8 @@ class _Memory:
 
 class _Files:
     """Images that are read when they are needed; labels are (batch, classes) float32."""
+
+    unused = ("rotation", "zoom", "translation")
 
     def __init__(self, recipe):
         self._recipe = recipe
@@ -172,5 +182,14 @@ def classification_source(recipe):
 
     Raises:
         FileNotFoundError, ValueError: where the data cannot be trained on.
+        ValueError: for a key that means nothing to the data set.
     """
-    return lookup("data set", recipe.dataset, SOURCES)(recipe)
+    source = lookup("data set", recipe.dataset, SOURCES)
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if field.name in source.unused and value != field.default:
+            raise ValueError(
+                f"`{field.name}` must be left out for the data set {recipe.dataset!r}, which "
+                f"does not use it. Received: {field.name}={value!r}"
+            )
+    return source(recipe)

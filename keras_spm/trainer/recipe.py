@@ -6,9 +6,9 @@ import pathlib
 import runpy
 import types
 
+from keras_spm.optimizers import WarmupCosine
 from keras_spm.registry import lookup
 from keras_spm.trainer.schedules import SCHEDULES
-from keras_spm.trainer.schedules import WarmupCosine
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

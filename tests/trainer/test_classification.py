@@ -4,6 +4,8 @@ import csv
 import json
 import pathlib
 import runpy
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -93,6 +95,9 @@ def test_a_linear_probe_trains_its_head_alone(photos, tmp_path):
     for before, after in zip(start.weights, model.weights, strict=True):
         changed = difference(before, after) > 0
         assert changed == before.path.startswith("head/"), before.path
+    # A user of the model has not imported what trained it.
+    code = f"import keras_spm, keras; keras.saving.load_model({str(tmp_path / 'run/best.keras')!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def _untrained(recipe):
@@ -228,6 +233,7 @@ def test_variants_of_the_imagenet_recipe():
         ("magnitude=11", "from 0 to 10. Received: magnitude=11"),
         ("accumulation=0", "Received: accumulation=0"),
         ("dataset=folders", "Did you mean 'folder'"),
+        ("rotation=5", "does not use it. Received: rotation=5.0"),
     ],
 )
 def test_mistakes_in_a_classification_recipe(override, message):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm.trainer.schedules import WarmupCosine
+from keras_spm.optimizers import WarmupCosine
 
 EPOCHS, STEPS = 30, 7
 PEAK, START, FLOOR = 1e-3, 1e-6, 1e-5
