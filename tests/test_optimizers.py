@@ -1,9 +1,17 @@
-"""The optimizer of the recipes."""
+"""The optimizers of the recipes."""
+
+import re
 
 import keras
+import numpy as np
+import pytest
 
+import keras_spm
 from keras_spm import layers
 from keras_spm.optimizers import AdamW
+from keras_spm.optimizers import LayerwiseAdamW
+from keras_spm.optimizers import WarmupCosine
+from keras_spm.optimizers import layer_number
 from tests.helpers import difference
 from tests.helpers import randomize
 from tests.helpers import to_numpy
@@ -29,3 +37,151 @@ def test_weight_decay_spares_norms_biases_and_class_tokens():
     for variable in variables:
         shrink = 1 - 0.1 * 0.5 if variable.path.endswith(decayed) else 1
         assert difference(variable, before[variable.path] * shrink) <= 1e-7, variable.path
+
+
+class _Reference:
+    """AdamW of one array in double precision, as Keras's documentation of Adam has it."""
+
+    def __init__(self, value, decay):
+        self.value = value.astype("float64")
+        self.decay = decay
+        self.first = self.second = 0.0
+        self.updates = 0
+
+    def update(self, gradient, rate):
+        self.updates += 1
+        self.value = self.value * (1 - rate * self.decay)
+        self.first = 0.9 * self.first + 0.1 * gradient
+        self.second = 0.999 * self.second + 0.001 * gradient**2
+        corrected = rate * np.sqrt(1 - 0.999**self.updates) / (1 - 0.9**self.updates)
+        self.value = self.value - corrected * self.first / (np.sqrt(self.second) + 1e-7)
+
+
+def test_rates_fall_from_the_head_to_the_stem():
+    backbone = keras_spm.PVTv2SPM(
+        **{"embed_dims": (8, 16, 24, 32), "depths": (1, 2, 1, 1), "num_heads": (1, 1, 1, 1)},
+        **{"mlp_ratios": (2, 2, 2, 2), "sr_ratios": (1, 1, 1, 1)},
+    )
+    model = keras_spm.ImageClassifier(backbone, 3)
+    variables = model.trainable_variables
+    rates = WarmupCosine(1e-2, 8, 4, 1e-3)
+    optimizer = LayerwiseAdamW(rates, 0.7, backbone.depths, decay=0.5)
+    optimizer = LayerwiseAdamW.from_config(optimizer.get_config())
+    # The stem, 1 + 2 + 1 + 1 blocks, the head.
+    exponents = {
+        "stem/": 6,
+        "stage1/": 5,
+        "stage2/merging/": 5,
+        "stage2/block1/": 4,
+        "stage2/block2/": 3,
+        "stage2/norm/": 3,
+        "stage3/merging/": 3,
+        "stage3/": 2,
+        "stage4/merging/": 2,
+        "stage4/": 1,
+        "head/": 0,
+    }
+    scales, references = [], []
+    for variable in variables:
+        prefix = next(each for each in exponents if variable.path.startswith(each))
+        scales.append(0.7 ** exponents[prefix])
+        spared = re.search("(bias|gamma|beta)$", variable.path)
+        references.append(_Reference(to_numpy(variable), 0.0 if spared else 0.5))
+    generator = np.random.default_rng(0)
+    for step in range(3):
+        gradients = [generator.normal(size=variable.shape) for variable in variables]
+        optimizer.apply(
+            [keras.ops.convert_to_tensor(each, "float32") for each in gradients], variables
+        )
+        rate = 1e-3 + (1e-2 - 1e-3) * step / 4
+        for reference, gradient, scale in zip(references, gradients, scales, strict=True):
+            reference.update(gradient, rate * scale)
+    for variable, reference in zip(variables, references, strict=True):
+        assert difference(variable, reference.value) <= 1e-6, variable.path
+
+
+def test_depths_of_class_tokens_and_final_norms():
+    numbers = {
+        "stem/projection/kernel": 0,
+        "stage1/position_embedding/embedding": 0,
+        "stage4/class_token": 6,
+        "stage4/block2/mlp/fc1/kernel": 8,
+        "norm/gamma": 9,
+        "head/bias": 9,
+    }
+    assert {path: layer_number(path, (2, 2, 2, 2)) for path in numbers} == numbers
+
+
+def test_mistakes_in_layer_decay_are_named():
+    with pytest.raises(ValueError, match="layer_decay=0"):
+        LayerwiseAdamW(1e-3, 0, (1, 1))
+    with pytest.raises(ValueError, match=r"'stage1/block2/kernel'. Received: depths=\(1, 1\)"):
+        layer_number("stage1/block2/kernel", (1, 1))
+    dense = keras.layers.Dense(2)
+    dense.build((1, 2))
+    with pytest.raises(ValueError, match="must train a backbone of this package"):
+        LayerwiseAdamW(1e-3, 0.5, (1, 1)).build(dense.trainable_variables)
+
+
+def test_accumulation_clipping_and_averages_step_by_step():
+    """Three batches an update; averages are of updates, as `average` of a recipe means."""
+    steps, momentum = 3, 0.8
+    dense = keras.layers.Dense(3, bias_initializer="ones")
+    dense.build((1, 4))
+    variables = dense.trainable_variables
+    optimizer = AdamW(
+        0.1,
+        weight_decay=0.5,
+        global_clipnorm=1.0,
+        gradient_accumulation_steps=steps,
+        use_ema=True,
+        ema_momentum=momentum ** (1 / steps),
+    )
+    references = [
+        _Reference(to_numpy(each), decay) for each, decay in zip(variables, (0.5, 0), strict=True)
+    ]
+    generator = np.random.default_rng(0)
+    averages, clipped = None, 0
+    for _ in range(5):
+        gradients = [
+            [generator.normal(size=each.shape) for each in variables] for _ in range(steps)
+        ]
+        for each in gradients:
+            optimizer.apply(
+                [keras.ops.convert_to_tensor(part, "float32") for part in each], variables
+            )
+        means = [np.mean(parts, axis=0) for parts in zip(*gradients, strict=True)]
+        norm = np.sqrt(sum((mean**2).sum() for mean in means))
+        clipped += norm > 1
+        for reference, mean in zip(references, means, strict=True):
+            reference.update(mean / max(norm, 1), 0.1)
+        for variable, reference in zip(variables, references, strict=True):
+            assert difference(variable, reference.value) <= 5e-6
+        values = [reference.value for reference in references]
+        if averages is None:
+            averages = values
+        else:
+            # Two of three batches after an update average what it left.
+            passed = momentum ** (1 / steps)
+            averages = [
+                passed * average + (1 - passed) * value
+                for average, value in zip(averages, values, strict=True)
+            ]
+        held = copies(optimizer, variables)
+        for average, expected in zip(held, averages, strict=True):
+            assert difference(average, expected) <= 5e-6
+        # What the next two batches, without an update, make of it.
+        averages = [
+            momentum ** (1 - 1 / steps) * average + (1 - momentum ** (1 - 1 / steps)) * value
+            for average, value in zip(averages, values, strict=True)
+        ]
+    assert clipped > 0
+    optimizer.finalize_variable_values(variables)
+    for variable, average in zip(variables, held, strict=True):
+        assert difference(variable, average) == 0
+
+
+def copies(optimizer, variables):
+    """The averages of variables that an optimizer holds."""
+    by_path = {each.path.rpartition("/")[2]: to_numpy(each) for each in optimizer.variables}
+    return [by_path[f"{each.path.replace('/', '_')}_average"] for each in variables]

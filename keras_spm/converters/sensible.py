@@ -132,6 +132,7 @@ _CLASSIFIER = {
     "class_names": (_or_none(_each(_is_text)), "null or a list of texts"),
     # Not what Keras could make an object of.
     "activation": (_or_none(_is_text), "null or text"),
+    "multi_label": _BOOL,
     "dropout": _RATE,
     "mean": (_each(_is_number, 1, 3), "three numbers"),
     "standard_deviation": (_each(_is_positive, 1, 3), "three numbers above 0"),

@@ -5,12 +5,17 @@ from keras_spm.data.batching import ImageBatching
 from keras_spm.data.coco import CocoDetection
 from keras_spm.data.digit_scenes import DigitScenes
 from keras_spm.data.digits import load_digits
+from keras_spm.data.examples import ClassificationExample
 from keras_spm.data.examples import DetectionExample
+from keras_spm.data.examples import EncodedImage
 from keras_spm.data.examples import SegmentationExample
+from keras_spm.data.image_folder import ImageFolder
+from keras_spm.data.image_table import ImageTable
 from keras_spm.data.preprocessing import ImagePreprocessing
 from keras_spm.data.scene_parse import SceneParse150
 from keras_spm.data.segmentation_augmentation import SegmentationAugmentation
 from keras_spm.data.splits import ImageSplits
+from keras_spm.data.tfds import TfdsClassification
 from keras_spm.data.tfds import TfdsCoco
 from keras_spm.data.tfds import TfdsSceneParse150
 from keras_spm.data.voc import VocDetection
@@ -30,16 +35,21 @@ def load_dataset(name):
 
 
 __all__ = [
+    "ClassificationExample",
     "CocoDetection",
     "DetectionBatching",
     "DetectionExample",
     "DigitScenes",
+    "EncodedImage",
     "ImageBatching",
+    "ImageFolder",
     "ImagePreprocessing",
     "ImageSplits",
+    "ImageTable",
     "SceneParse150",
     "SegmentationAugmentation",
     "SegmentationExample",
+    "TfdsClassification",
     "TfdsCoco",
     "TfdsSceneParse150",
     "VocDetection",

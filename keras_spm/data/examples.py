@@ -1,9 +1,36 @@
 """What a reader gives for one image."""
 
+import dataclasses
 import os
 import typing
 
 import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedImage:
+    """An image file's bytes, from within another file.
+
+    Attributes:
+        content: bytes.
+        source: str, what errors name.
+    """
+
+    content: bytes
+    source: str
+
+
+class ClassificationExample(typing.NamedTuple):
+    """An image and its class, or its classes.
+
+    Attributes:
+        image: path of an image file, `EncodedImage`, or (height, width, 3) uint8.
+        label: int from 0; or (classes,) float32 of 0 and 1, where an image may have several
+            classes, or none.
+    """
+
+    image: str | os.PathLike | EncodedImage | np.ndarray
+    label: int | np.ndarray
 
 
 class DetectionExample(typing.NamedTuple):

@@ -1,9 +1,13 @@
 """From files, arrays and data sets to images of the size that a network was trained on."""
 
+import math
 import os
 import pathlib
 
 import numpy as np
+
+from keras_spm.data.examples import EncodedImage
+from keras_spm.data.image_files import opened
 
 INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")  # In the order of Pillow's codes.
 
@@ -157,18 +161,20 @@ def _covering(rows, columns, least_rows, least_columns):
 
 def _is_one(images):
     return (
-        isinstance(images, (str, bytes, os.PathLike))
+        isinstance(images, (str, bytes, os.PathLike, EncodedImage))
         or hasattr(images, "convert")  # A PIL image.
         or getattr(images, "ndim", None) == 3
     )
 
 
-def read_image(image):
+def read_image(image, least_share=1.0):
     """Returns an image in Pillow's RGB, turned as its camera says.
 
     Args:
-        image: path of an image file, `PIL.Image`, or array (height, width, 3) with pixels
-            in [0, 255].
+        image: path of an image file, `PIL.Image`, `keras_spm.data.EncodedImage`, or array
+            (height, width, 3) with pixels in [0, 255].
+        least_share: float from 0 to 1: a JPEG file may be decoded at a half, a quarter or
+            an eighth of its sides, which is much faster, but no smaller than this.
 
     Raises:
         FileNotFoundError: for a path without a file.
@@ -179,17 +185,14 @@ def read_image(image):
 
     if hasattr(image, "convert"):
         return _to_rgb(ImageOps.exif_transpose(image))
-    if not isinstance(image, (str, bytes, os.PathLike)):
+    if not isinstance(image, (str, bytes, os.PathLike, EncodedImage)):
         return Image.fromarray(_checked_pixels(np.asarray(image)))
-    path = pathlib.Path(os.fsdecode(image))
-    try:
-        with Image.open(path) as file:
-            return _to_rgb(ImageOps.exif_transpose(file))
-    except FileNotFoundError:
-        raise
-    # What Pillow's readers raise for files that are none, cut off, or far too large.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    if isinstance(image, (str, bytes)):
+        image = pathlib.Path(os.fsdecode(image))
+    with opened(image) as file:
+        if least_share < 1:
+            file.draft(None, tuple(math.ceil(side * least_share) for side in file.size))
+        return _to_rgb(ImageOps.exif_transpose(file))
 
 
 def _to_rgb(image):

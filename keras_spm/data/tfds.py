@@ -1,4 +1,4 @@
-"""COCO and scene_parse150 as TensorFlow Datasets lays them out on disk.
+"""COCO, scene_parse150 and sets for classification as TensorFlow Datasets lays them out.
 
 Examples are read at random, without TensorFlow, which needs files of `array_record`.
 """
@@ -15,7 +15,9 @@ from keras_spm.data.annotations import visible_box
 from keras_spm.data.categories import COCO_CATEGORIES
 from keras_spm.data.categories import SCENE_PARSE_CLASS_NAMES
 from keras_spm.data.class_maps import to_class_map
+from keras_spm.data.examples import ClassificationExample
 from keras_spm.data.examples import DetectionExample
+from keras_spm.data.examples import EncodedImage
 from keras_spm.data.examples import SegmentationExample
 from keras_spm.registry import lookup
 
@@ -24,7 +26,13 @@ class _Examples:
     """A sequence of a split's examples, each as `_read` makes it."""
 
     def __init__(self, folder, part, features):
-        self._source = _data_source(folder, part, features)
+        builder = _builder(folder)
+        if not features <= set(builder.info.features):
+            raise ValueError(
+                f"{folder} must hold a data set with the features {sorted(features)}. "
+                f"Received: {sorted(builder.info.features)}"
+            )
+        self._source = _data_source(builder, folder, part)
         self._folder = folder
 
     def __len__(self):
@@ -131,25 +139,92 @@ class TfdsSceneParse150(_Examples):
         return SegmentationExample(example["image"], class_map)
 
 
-def _data_source(folder, part, features):
+class TfdsClassification(_Examples):
+    """Labelled images from any set of TensorFlow Datasets for classification.
+
+    A sequence of `ClassificationExample`s whose images are `EncodedImage`s: what is not read
+    is not decoded. The set must have an image and a class, or a sequence of classes, as the
+    pair that TensorFlow Datasets calls `supervised_keys`: `imagenet2012`, `cifar10`,
+    `oxford_flowers102`, `food101` and many others.
+
+    Args:
+        folder: path of the prepared data set, such as
+            `~/tensorflow_datasets/imagenet2012/5.1.0`.
+        part: name of a split, such as `"train"`.
+
+    Attributes:
+        class_names: list of str, as the set has them; labels are places in it.
+        multi_label: bool, whether labels are arrays, as an image may have several.
+
+    Raises:
+        FileNotFoundError: where the folder holds no data set.
+        ValueError: for an unknown part; for a set of another kind or another file format;
+            when an example is asked for, for an image without a known class, as the test
+            parts of some sets have them.
+    """
+
+    def __init__(self, folder, part):
+        import tensorflow_datasets as tfds
+
+        builder = _builder(folder)
+        features = {key: builder.info.features[key] for key in builder.info.features}
+        keys = builder.info.supervised_keys or (None, None)
+        image, label = (features.get(key) for key in keys[:2])
+        self.multi_label = isinstance(label, tfds.features.Sequence)
+        label = label.feature if self.multi_label else label
+        if not isinstance(image, tfds.features.Image) or not isinstance(
+            label, tfds.features.ClassLabel
+        ):
+            raise ValueError(
+                f"{folder} must hold a data set for classification, with an image and a class "
+                f"as its supervised keys. Received: supervised keys {keys} of the features "
+                f"{sorted(features)}"
+            )
+        self.class_names = list(label.names)
+        self._image_key, self._label_key = keys[:2]
+        self._folder = folder
+        undecoded = {self._image_key: tfds.decode.SkipDecoding()}
+        self._source = _data_source(builder, folder, part, undecoded)
+
+    @staticmethod
+    def parts(folder):
+        """Returns the set of a prepared data set's splits."""
+        return set(_builder(folder).info.splits)
+
+    def _read(self, index, example):
+        source = f"Image {index} of {self._folder}"
+        classes = np.atleast_1d(example[self._label_key]).astype("int64")
+        if classes.size and not 0 <= classes.min() <= classes.max() < len(self.class_names):
+            raise ValueError(
+                f"{source} must have classes from 0 to {len(self.class_names) - 1}. "
+                f"Received: {classes.tolist()}"
+            )
+        if self.multi_label:
+            label = np.zeros(len(self.class_names), "float32")
+            label[classes] = 1
+        else:
+            label = int(classes[0])
+        return ClassificationExample(EncodedImage(bytes(example[self._image_key]), source), label)
+
+
+def _builder(folder):
     import tensorflow_datasets as tfds
 
     try:
-        builder = tfds.builder_from_directory(folder)
+        return tfds.builder_from_directory(folder)
     except OSError as error:
         raise FileNotFoundError(f"{folder} holds no prepared data set: {error}") from error
-    if not features <= set(builder.info.features):
-        raise ValueError(
-            f"{folder} must hold a data set with the features {sorted(features)}. "
-            f"Received: {sorted(builder.info.features)}"
-        )
+
+
+def _data_source(builder, folder, part, decoders=None):
     lookup("part", part, builder.info.splits)
     try:
-        return builder.as_data_source(part)
+        return builder.as_data_source(part, decoders=decoders)
     except NotImplementedError as error:
         raise ValueError(
-            f"{folder} must hold files of array_record, which can be read at random. "
-            f"Received: {builder.info.file_format.value}. Prepare it with "
-            '`tensorflow_datasets.builder(…, file_format="array_record")`, or convert it with '
-            "`tfds convert_format`, which needs apache-beam."
+            f"{folder} must hold files of array_record, which can be read at random and without "
+            f"TensorFlow. Received: {builder.info.file_format.value}. Convert it, where "
+            f"TensorFlow is installed, with `tfds convert_format --dataset_version_dir={folder} "
+            "--out_file_format=array_record --out_dir=…`, or prepare it anew with "
+            '`tensorflow_datasets.builder(…, file_format="array_record")`.'
         ) from error

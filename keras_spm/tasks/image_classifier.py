@@ -21,8 +21,9 @@ class ImageClassifier(ImageTask):
 
     Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
     normalised inside the model, in float32. The result is (batch, num_classes) in
-    float32. The model is compiled with defaults that suit fine-tuning on integer labels;
-    call `compile` again for others.
+    float32. The model is compiled with defaults that suit fine-tuning on integer labels,
+    or, where an image may have several classes, on (batch, num_classes) of 0 and 1; call
+    `compile` again for others.
 
     Args:
         backbone: a backbone of this package.
@@ -34,6 +35,8 @@ class ImageClassifier(ImageTask):
         standard_deviation: three floats, likewise.
         preprocessing: optional `keras_spm.data.ImagePreprocessing`, or a dict of its
             arguments: what `classify` does with images first. Kept with the model.
+        multi_label: bool, whether an image may have several classes, or none. Their
+            probabilities are then independent.
 
     Raises:
         ValueError: where `class_names` are not distinct or not as many as classes.
@@ -58,6 +61,7 @@ class ImageClassifier(ImageTask):
         mean=IMAGENET_MEAN,
         standard_deviation=IMAGENET_STANDARD_DEVIATION,
         preprocessing=None,
+        multi_label=False,
         **kwargs,
     ):
         class_names = checked_names(class_names, num_classes)
@@ -97,6 +101,7 @@ class ImageClassifier(ImageTask):
         self.mean = tuple(mean)
         self.standard_deviation = tuple(standard_deviation)
         self.preprocessing = preprocessing
+        self.multi_label = multi_label
         self.compile()
 
     def compile(self, optimizer="auto", loss="auto", metrics="auto", **kwargs):
@@ -104,19 +109,45 @@ class ImageClassifier(ImageTask):
 
         Args:
             optimizer: by default AdamW, learning rate 1e-4, weight decay 0.05 on kernels.
-            loss: by default cross-entropy of integer labels.
-            metrics: by default accuracy.
+            loss: by default cross-entropy of integer labels, or with `multi_label` the
+                binary one of each class.
+            metrics: by default accuracy, and with `multi_label` the mean over classes of
+                the average precision as well.
             **kwargs: as `keras.Model.compile` takes them.
         """
         if optimizer == "auto":
             optimizer = AdamW(learning_rate=1e-4, weight_decay=0.05)
+        from_logits = self._gives_logits
         if loss == "auto":
-            loss = keras.losses.SparseCategoricalCrossentropy(
-                from_logits=self.activation is keras.activations.linear
+            loss = (
+                keras.losses.BinaryCrossentropy(from_logits)
+                if self.multi_label
+                else keras.losses.SparseCategoricalCrossentropy(from_logits)
             )
         if metrics == "auto":
-            metrics = ["accuracy"]
+            metrics = self.multi_label_metrics() if self.multi_label else ["accuracy"]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
+
+    @property
+    def _gives_logits(self):
+        return self.activation is keras.activations.linear
+
+    def multi_label_metrics(self):
+        """Returns new metrics of outputs against (batch, num_classes) of 0 and 1.
+
+        They are called `accuracy`, of all classes of all images alike, and
+        `average_precision`, the mean over classes, from 200 thresholds.
+        """
+        return [
+            keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if self._gives_logits else 0.5),
+            keras.metrics.AUC(
+                curve="PR",
+                name="average_precision",
+                multi_label=True,
+                num_labels=self.num_classes,
+                from_logits=self._gives_logits,
+            ),
+        ]
 
     def classify(self, images, top=5, batch_size=32):
         """Names the most likely classes.
@@ -152,8 +183,10 @@ class ImageClassifier(ImageTask):
         return results[0] if single else results
 
     def _probabilities(self, outputs):
-        if self.activation is not keras.activations.linear:
+        if not self._gives_logits:
             return outputs
+        if self.multi_label:
+            return 0.5 * (1 + np.tanh(outputs / 2))  # The sigmoid, without overflow.
         exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
         return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
@@ -173,6 +206,7 @@ class ImageClassifier(ImageTask):
             "mean": self.mean,
             "standard_deviation": self.standard_deviation,
             "preprocessing": self.preprocessing and self.preprocessing.get_config(),
+            "multi_label": self.multi_label,
             "name": self.name,
             "trainable": self.trainable,
         }

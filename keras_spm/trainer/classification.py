@@ -4,13 +4,15 @@ import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.data import load_dataset
-from keras_spm.data.pipeline import training_batches
 from keras_spm.optimizers import AdamW
+from keras_spm.optimizers import LayerwiseAdamW
 from keras_spm.tasks import ImageClassifier
+from keras_spm.trainer.classification_sources import classification_source
 from keras_spm.trainer.engine import train
 from keras_spm.visualize import plot_confusion_matrix
 from keras_spm.visualize import plot_training_curves
+
+_MOST_CLASSES = 30  # That a confusion matrix can show.
 
 
 def train_classifier(recipe, folder, verbose):
@@ -26,36 +28,36 @@ def train_classifier(recipe, folder, verbose):
 
     Returns:
         The result, a dict: `test_accuracy`, `test_loss`, `best_epoch`,
-        `validation_accuracy` there, and `seconds` of training.
+        `validation_accuracy` there, and `seconds` of training. Where an image may have
+        several classes, `test_average_precision` and `validation_average_precision`, means
+        over the classes, come on top.
     """
     keras.utils.set_random_seed(recipe.seed)
-    splits = load_dataset(recipe.dataset)
-    batches, steps_per_epoch = training_batches(
-        splits.train,
-        recipe.batch_size,
-        recipe.epochs,
-        recipe.seed,
-        recipe.rotation,
-        recipe.zoom,
-        recipe.translation,
-    )
-    model = _build(recipe, splits.class_names, steps_per_epoch)
-
+    source = classification_source(recipe)
+    model = _build(recipe, source)
+    batches, steps_per_epoch = source.training(model)
+    rates = recipe.learning_rates(steps_per_epoch)
+    model.compile(optimizer=_optimizer(recipe, model, rates), loss=source.loss)
     training = train(
         model,
         batches,
         recipe,
         folder,
         verbose,
-        ("val_loss", "min"),
+        source.monitor,
         steps_per_epoch,
-        splits.validation,
+        source.validation,
+        # Exchanges weights and averages for the time of a validation.
+        [keras.callbacks.SwapEMAWeights()] if recipe.average else [],
     )
-    plot_training_curves(training.history, folder.working_path / "curves.png")
-
+    metrics = ["accuracy", *["average_precision"] * source.multi_label]
+    curves = folder.working_path / "curves.png"
+    plot_training_curves(training.history, curves, ("loss", metrics[-1]))
+    if recipe.average:
+        _keep_averages(training.best_model)
     result = {
-        **_test(training.best_model, splits, folder.working_path / "confusion_matrix.png"),
-        "validation_accuracy": training.best("val_accuracy"),
+        **_test(training.best_model, source, folder.working_path / "confusion_matrix.png"),
+        **{f"validation_{name}": training.best(f"val_{name}") for name in metrics},
         "best_epoch": training.best_epoch,
         "seconds": training.seconds,
     }
@@ -63,23 +65,61 @@ def train_classifier(recipe, folder, verbose):
     return result
 
 
-def _build(recipe, class_names, steps_per_epoch):
+def _build(recipe, source):
     backbone = PyramidBackbone.from_preset(
-        recipe.preset, load_weights=False, drop_path_rate=recipe.drop_path_rate
+        recipe.preset,
+        load_weights=recipe.load_weights,
+        drop_path_rate=recipe.drop_path_rate,
+        dtype=recipe.policy,
     )
-    model = ImageClassifier(backbone, len(class_names), class_names)
-    rates = recipe.learning_rates(steps_per_epoch)
-    model.compile(optimizer=AdamW(rates, weight_decay=recipe.weight_decay))
+    model = ImageClassifier(
+        backbone,
+        len(source.class_names),
+        source.class_names,
+        preprocessing=source.preprocessing,
+        multi_label=source.multi_label,
+    )
+    backbone.freeze(recipe.frozen_stages)
     return model
 
 
-def _test(model_path, splits, picture_path):
+def _optimizer(recipe, model, rates):
+    arguments = {
+        "epsilon": recipe.epsilon,
+        "global_clipnorm": recipe.clip_norm or None,
+        "gradient_accumulation_steps": recipe.accumulation if recipe.accumulation > 1 else None,
+    }
+    if recipe.average:
+        arguments["use_ema"] = True
+        # Keras averages after every batch, whether or not it made an update.
+        arguments["ema_momentum"] = recipe.average ** (1 / recipe.accumulation)
+    if recipe.layer_decay < 1:
+        depths = model.backbone.depths
+        return LayerwiseAdamW(rates, recipe.layer_decay, depths, recipe.weight_decay, **arguments)
+    return AdamW(rates, weight_decay=recipe.weight_decay, **arguments)
+
+
+def _keep_averages(path):
+    """Gives a saved model the averages of its weights, which its optimizer holds."""
+    model = keras.saving.load_model(path)
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    model.save(path)
+
+
+def _test(model_path, source, picture_path):
     model = keras.saving.load_model(model_path)
-    images, labels = splits.test
-    logits = model.predict(images, verbose=0)
-    loss = keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
-    predictions = logits.argmax(axis=-1)
-    plot_confusion_matrix(labels, predictions, images, splits.class_names, picture_path)
+    labels, outputs, images = source.test(model)
+    if source.multi_label:
+        metrics = [keras.metrics.BinaryCrossentropy("loss", from_logits=True)]
+        # Fresh ones of the kinds that the model is compiled with by default.
+        metrics += model.multi_label_metrics()
+        for metric in metrics:
+            metric.update_state(labels, outputs)
+        return {f"test_{metric.name}": float(metric.result()) for metric in metrics}
+    loss = keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True)
+    predictions = outputs.argmax(axis=-1)
+    if len(source.class_names) <= _MOST_CLASSES:
+        plot_confusion_matrix(labels, predictions, images, source.class_names, picture_path)
     return {
         "test_accuracy": float(np.mean(predictions == labels)),
         "test_loss": float(np.mean(keras.ops.convert_to_numpy(loss))),

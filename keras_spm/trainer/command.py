@@ -53,7 +53,7 @@ def main(recipes, arguments=None):
         else:
             train = _TRAININGS[type(recipe)]
             result = train(recipe, folder, verbose=1 if sys.stdout.isatty() else 2)
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, FileExistsError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     files = ", ".join(sorted(path.name for path in folder.path.iterdir()))

@@ -6,6 +6,7 @@ import pathlib
 import runpy
 import types
 
+from keras_spm.optimizers import WarmupCosine
 from keras_spm.registry import lookup
 from keras_spm.trainer.schedules import SCHEDULES
 
@@ -43,19 +44,85 @@ class Recipe:
 class ClassificationRecipe(Recipe):
     """Everything that decides an image-classification training.
 
-    An epoch is a pass over the training part. The learning rate falls to 0 by a cosine.
+    An epoch is as many examples as the training part has. What a recipe does not say is
+    off. Data are `"digits"`, in memory, whose augmentation is `rotation`, `zoom` and
+    `translation`; or files, with all other augmentation:
+
+    - `"folder"`: `data_folder` has a folder for each class, or folders `train`, `val` and
+      perhaps `test` of such.
+    - `"table"`: `data_folder` is a CSV file, see `keras_spm.data.ImageTable`, perhaps with
+      the parts `train`, `val` and `test`.
+    - `"tfds"`: `data_folder` is that of a prepared data set of TensorFlow Datasets, such as
+      `…/cifar10/3.0.2`; `"imagenet2012"` likewise.
 
     Attributes:
-        warmup_epochs: epochs of linear rise to the peak.
+        load_weights: whether the backbone starts from the preset's published weights.
+        frozen_stages: how many of the backbone's stages keep their weights; 4 for a linear
+            probe.
+        policy: Keras's dtype policy of the backbone, such as `"mixed_bfloat16"`.
+        data_folder: where the data are; empty for those in memory.
+        invalid: `"raise"`, or `"drop"` to train without the files that cannot be trained on.
+        verify_images: whether all files are decoded before the training, to find those.
+        validation_share: of the training part, held out where there is no part to validate
+            on.
+        class_weights: `"balanced"` for weights that make all classes count the same,
+            whatever their number of images, or `"none"`.
+        image_size: height and width of what is trained and tested on, pixels.
+        crop_fraction: of the test, see `keras_spm.data.ImagePreprocessing`.
+        least_area: of the random crop, as a share of the image.
+        flip: probability that an image is mirrored.
+        magnitude: of RandAugment, from 0 to 10.
+        erasing: probability that a part of an image is erased.
+        mixup, cutmix: parameters of their beta distributions.
+        label_smoothing: share of a label that goes to all classes alike.
+        repeats: how often an image comes in succession, each time augmented anew.
         rotation: largest turn of augmentation, in degrees.
         zoom: largest relative change of size.
         translation: largest shift, as a share of the side.
+        schedule: `"cosine"` falls to 0 over the steps after the rise; `"cosine_by_epoch"`
+            and `"cosine_by_step"` are `WarmupCosine` as PVT and Swin use it.
+        warmup_epochs: epochs of linear rise to the peak.
+        warmup_rate, floor_rate: where the rise begins, and where the cosine ends.
+        epsilon: AdamW's.
+        clip_norm: largest norm of all gradients together; 0 for any.
+        layer_decay: see `LayerwiseAdamW`; 1 for none.
+        accumulation: batches whose mean gradient makes one update. The averages and clipping
+            are of updates.
+        average: momentum of the weights' running average, which is validated, tested and
+            kept in place of the weights; 0 for none. Statistics of batch normalisation are
+            not averaged twice.
     """
 
+    load_weights: bool = False
+    frozen_stages: int = 0
+    policy: str = "float32"
+    data_folder: str = ""
+    invalid: str = "raise"
+    verify_images: bool = True
+    validation_share: float = 0.0
+    class_weights: str = "none"
+    image_size: int = 224
+    crop_fraction: float = 1.0
+    least_area: float = 1.0
+    flip: float = 0.0
+    magnitude: float = 0.0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
+    repeats: int = 1
+    rotation: float = 0.0
+    zoom: float = 0.0
+    translation: float = 0.0
+    schedule: str = "cosine"
     warmup_epochs: int
-    rotation: float
-    zoom: float
-    translation: float
+    warmup_rate: float = 0.0
+    floor_rate: float = 0.0
+    epsilon: float = 1e-7
+    clip_norm: float = 0.0
+    layer_decay: float = 1.0
+    accumulation: int = 1
+    average: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.warmup_epochs < self.epochs:
@@ -63,11 +130,43 @@ class ClassificationRecipe(Recipe):
                 "`warmup_epochs` must be at least 0 and less than `epochs`. Received: "
                 f"warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
             )
+        lookup("schedule", self.schedule, {"cosine": None, **_COSINES})
+        lookup("kind of class weights", self.class_weights, dict.fromkeys(("none", "balanced")))
+        for name, (least, most) in _RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(
+                    f"`{name}` must be from {least} to {most}. "
+                    f"Received: {name}={getattr(self, name)}"
+                )
 
     def learning_rates(self, steps_per_epoch):
         """Returns the learning rate's `keras.optimizers.schedules` schedule."""
         steps, warmup = self.epochs * steps_per_epoch, self.warmup_epochs * steps_per_epoch
-        return SCHEDULES["cosine"](self.learning_rate, steps, warmup)
+        if self.schedule == "cosine":
+            return SCHEDULES["cosine"](self.learning_rate, steps, warmup)
+        return WarmupCosine(
+            self.learning_rate,
+            steps,
+            warmup,
+            self.warmup_rate,
+            self.floor_rate,
+            **_COSINES[self.schedule](steps_per_epoch),
+        )
+
+
+# {schedule: function of an epoch's steps that returns arguments of `WarmupCosine`}
+_COSINES = {
+    "cosine_by_epoch": lambda steps: {"hold": steps},
+    "cosine_by_step": lambda steps: {"waits": True},
+}
+
+_RANGES = {
+    **dict.fromkeys(("flip", "erasing", "label_smoothing", "least_area", "average"), (0, 1)),
+    **dict.fromkeys(("mixup", "cutmix", "clip_norm"), (0, float("inf"))),
+    **dict.fromkeys(("accumulation", "repeats", "image_size"), (1, float("inf"))),
+    "magnitude": (0, 10),
+    "frozen_stages": (0, 4),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,6 +268,9 @@ _KINDS = {
 def load_recipe(name, folder, overrides=()):
     """Reads a recipe file and applies overrides.
 
+    A file may hold a table `variants`, {preset: {key: value}}, of what differs between
+    presets; it replaces the file's values, and overrides replace both.
+
     Args:
         name: the file's name without `.py`.
         folder: where recipe files are.
@@ -188,20 +290,30 @@ def load_recipe(name, folder, overrides=()):
         for key, value in namespace.items()
         if not key.startswith("_") and not isinstance(value, types.ModuleType)
     }
+    variants = values.pop("variants", {})
     kind_of_recipe = lookup("kind of recipe", name.partition("_")[0], _KINDS)
     fields = {field.name: field.type for field in dataclasses.fields(kind_of_recipe)}
+    needed = [
+        field.name
+        for field in dataclasses.fields(kind_of_recipe)
+        if field.default is dataclasses.MISSING
+    ]
+    overriding = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise ValueError(f"An override must read key=value. Received: {override!r}")
-        values[key] = text if lookup("recipe key", key, fields) is str else _value(key, text)
+        overriding[key] = text if lookup("recipe key", key, fields) is str else _value(key, text)
+    preset = overriding.get("preset", values.get("preset"))
+    # What a preset needs gives way to what was asked for.
+    values.update({**variants.get(preset, {}), **overriding})
     for key, value in values.items():
         kind = lookup("recipe key", key, fields)
         if kind is float and type(value) is int:
             value = values[key] = float(value)
         if type(value) is not kind:
             raise ValueError(f"Recipe key {key!r} must be {kind.__name__}. Received: {value!r}")
-    missing = [key for key in fields if key not in values]
+    missing = [key for key in needed if key not in values]
     if missing:
         raise ValueError(f"Recipe {name!r} lacks {', '.join(missing)}.")
     return kind_of_recipe(**values)

@@ -2,33 +2,7 @@
 
 import keras
 
-
-@keras.saving.register_keras_serializable("keras_spm")
-class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to where another schedule is by then, and goes on with that.
-
-    Args:
-        schedule: the `keras.optimizers.schedules` schedule.
-        steps: int, of the rise. The first step has 1 / steps of the full rate.
-    """
-
-    def __init__(self, schedule, steps):
-        super().__init__()
-        self.schedule = schedule
-        self.steps = steps
-
-    def __call__(self, step):
-        share = (keras.ops.cast(step, "float32") + 1) / max(self.steps, 1)
-        return self.schedule(step) * keras.ops.minimum(share, 1.0)
-
-    def get_config(self):
-        schedule = keras.saving.serialize_keras_object(self.schedule)
-        return {"schedule": schedule, "steps": self.steps}
-
-    @classmethod
-    def from_config(cls, config):
-        schedule = keras.saving.deserialize_keras_object(config["schedule"])
-        return cls(**{**config, "schedule": schedule})
+from keras_spm.optimizers import LinearWarmup
 
 
 def _cosine(peak, steps, warmup):

@@ -1,5 +1,6 @@
 """What TensorFlow Datasets' own builders write of small data, read back."""
 
+import io
 import os
 import pickle
 import subprocess
@@ -10,20 +11,17 @@ import pytest
 from PIL import Image
 
 from keras_spm.data import CocoDetection
+from keras_spm.data import TfdsClassification
 from keras_spm.data import TfdsCoco
 from keras_spm.data import TfdsSceneParse150
 from keras_spm.data.categories import COCO_CATEGORIES
+from keras_spm.data.preprocessing import read_image
 from tests.data import coco_files
+from tests.data.tfds_files import imagenet
+from tests.data.tfds_files import jpegs
+from tests.data.tfds_files import prepared
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
-
-
-def _prepared(builder_class, splits, folder, **options):
-    """Lets a builder write its files from examples on disk instead of the network's."""
-    builder = builder_class(data_dir=folder, **options)
-    builder._split_generators = lambda manager: splits(builder)
-    builder.download_and_prepare()
-    return builder
 
 
 def _coco(source, folder, file_format="array_record"):
@@ -41,7 +39,7 @@ def _coco(source, folder, file_format="array_record"):
         }
         return [tfds.core.SplitGenerator(name="validation", gen_kwargs=arguments)]
 
-    return _prepared(coco.Coco, splits, folder, config="2017", file_format=file_format)
+    return prepared(coco.Coco, splits, folder, config="2017", file_format=file_format)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +161,7 @@ def _scene_parse(source, folder):
         return [tfds.core.SplitGenerator(name="train", gen_kwargs=arguments)]
 
     builder_class = tfds.builder_cls("scene_parse150")
-    return _prepared(builder_class, splits, folder, file_format="array_record").data_dir
+    return prepared(builder_class, splits, folder, file_format="array_record").data_dir
 
 
 def test_scene_parse(tmp_path):
@@ -199,3 +197,78 @@ def test_maps_that_do_not_fit_their_images(tmp_path):
         messages.append(str(raised.value))
     assert any("must be as large as its image" in message for message in messages)
     assert any("classes from 1 to 150, or 0" in message for message in messages)
+
+
+def test_imagenet(tmp_path):
+    synsets = ["n01440764", "n15075141", "n02012849"]
+    images = jpegs(synsets)
+    examples = TfdsClassification(imagenet(images, tmp_path), "validation")
+    assert len(examples) == 3 and not examples.multi_label
+    assert len(examples.class_names) == 1000
+    # Labels are places of synsets in order, as in PyTorch's and timm's heads.
+    assert sorted(example.label for example in examples) == [0, 134, 999]
+    by_label = dict(zip([0, 999, 134], images.values(), strict=True))
+    for example in pickle.loads(pickle.dumps(examples)):
+        content, synset = by_label[example.label]
+        assert examples.class_names[example.label] == synset
+        with Image.open(io.BytesIO(content)) as image:
+            np.testing.assert_array_equal(np.asarray(read_image(example.image)), image)
+    with pytest.raises(ValueError, match="Did you mean 'validation'"):
+        TfdsClassification(examples._folder, "valid")
+
+
+def test_images_in_a_set_that_are_cut_off_are_named(tmp_path):
+    images = jpegs(["n01440764"])
+    images = {name: (content[:300], synset) for name, (content, synset) in images.items()}
+    folder = imagenet(images, tmp_path)
+    (example,) = TfdsClassification(folder, "validation")
+    with pytest.raises(ValueError, match=f"Image 0 of {folder} cannot be read as an image"):
+        read_image(example.image)
+
+
+def test_imagenet_as_tfrecord_says_how_to_convert(tmp_path):
+    folder = imagenet(jpegs(["n01440764"]), tmp_path, "tfrecord")
+    command = f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
+    with pytest.raises(ValueError, match=command):
+        TfdsClassification(folder, "validation")
+
+
+def test_several_labels_and_none(tmp_path):
+    import tensorflow_datasets as tfds
+
+    class Sky(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            label = tfds.features.Sequence(tfds.features.ClassLabel(names=["sun", "cloud"]))
+            features = {"photo": tfds.features.Image(shape=(None, None, 3)), "seen": label}
+            return tfds.core.DatasetInfo(
+                builder=self,
+                features=tfds.features.FeaturesDict(features),
+                supervised_keys=("photo", "seen"),
+            )
+
+        def _split_generators(self, manager):
+            return []
+
+        def _generate_examples(self):
+            photo = np.zeros((9, 9, 3), "uint8")
+            yield 0, {"photo": photo, "seen": ["cloud"]}
+            yield 1, {"photo": photo + 1, "seen": ["cloud", "sun"]}
+            yield 2, {"photo": photo + 2, "seen": []}
+
+    builder = prepared(
+        Sky,
+        lambda builder: {"train": builder._generate_examples()},
+        tmp_path,
+        file_format="array_record",
+    )
+    examples = TfdsClassification(builder.data_dir, "train")
+    assert examples.multi_label and examples.class_names == ["sun", "cloud"]
+    found = {np.asarray(read_image(each.image)).max(): each.label.tolist() for each in examples}
+    assert found == {0: [0, 1], 1: [1, 1], 2: [0, 0]}
+
+
+def test_sets_of_another_kind(files):
+    with pytest.raises(ValueError, match="a data set for classification.* Received: supervised"):
+        TfdsClassification(files[2].data_dir, "validation")

@@ -209,7 +209,9 @@ def test_maps_that_do_not_fit_are_refused(folder):
     with pytest.raises(ValueError, match=r"from 0 to 1.* \[ 20  21 254\]"):
         VocSegmentation(folder, "train", ["field", "heron"])[0]
     Image.new("RGB", (50, 30)).save(file)
-    with pytest.raises(ValueError, match="b.png cannot be read: not 8 bits .*, but RGB"):
+    with pytest.raises(
+        ValueError, match="b.png cannot be read as an image: not 8 bits .*, but RGB"
+    ):
         examples[0]
     file.unlink()
     with pytest.raises(FileNotFoundError, match="1 files are missing: .*b.png"):

@@ -234,3 +234,43 @@ def test_a_layer_works_in_anyones_model():
     again.set_weights(model.get_weights())
     maps = random_array(2, 5, 8, 8)
     assert difference(again.predict(maps, verbose=0), model.predict(maps, verbose=0)) == 0
+
+
+def test_an_image_may_have_several_classes_or_none(tmp_path):
+    model = _classifier(multi_label=True)
+    images, _ = _examples()
+    labels = (np.random.default_rng(1).random((8, 7)) < 0.4).astype("float32")
+    labels[0] = 0
+    result = model.evaluate(images, labels, verbose=0, return_dict=True)
+    logits = model.predict(images, verbose=0).astype("float64")
+    expected = np.mean(np.log1p(np.exp(logits)) - labels * logits)
+    assert result["loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["accuracy"] == pytest.approx(np.mean((logits > 0) == labels), abs=1e-6)
+    assert 0 <= result["average_precision"] <= 1
+    (named,) = model.classify(images[:1], top=7)
+    sigmoid = 1 / (1 + np.exp(-logits[0]))
+    found = dict(named)
+    assert [found[name] for name in CLASS_NAMES] == pytest.approx(sigmoid, abs=1e-6)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.multi_label and isinstance(again.loss, keras.losses.BinaryCrossentropy)
+    model.save_to_preset(tmp_path / "preset")
+    preset = ImageClassifier.from_preset(str(tmp_path / "preset"))
+    assert preset.multi_label
+    assert difference(preset.predict(images, verbose=0), model.predict(images, verbose=0)) == 0
+
+
+@pytest.mark.only("torch")  # What Keras makes of them is the same everywhere.
+def test_class_weights_weigh_examples():
+    images, labels = _examples()
+    weights = {label: 1.0 + label for label in range(7)}
+    losses = []
+    for arguments in (
+        {"class_weight": weights},
+        {"sample_weight": np.array([weights[label] for label in labels])},
+        {},
+    ):
+        keras.utils.set_random_seed(0)
+        model = _classifier()
+        losses.append(model.fit(images, labels, verbose=0, **arguments).history["loss"][0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6) != losses[2]

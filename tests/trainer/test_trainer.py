@@ -108,9 +108,10 @@ def _run(recipe, output, *overrides):
 @pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("*.py")])
 def test_every_recipe_is_whole(name):
     recipe = trainer.load_recipe(name, RECIPES)
-    steps = 100 if name == RECIPE else recipe.steps
-    rates = recipe.learning_rates(100) if name == RECIPE else recipe.learning_rates()
-    warmup = recipe.warmup_epochs * 100 if name == RECIPE else recipe.warmup_steps
+    by_epochs = isinstance(recipe, trainer.ClassificationRecipe)
+    steps = 100 if by_epochs else recipe.steps
+    rates = recipe.learning_rates(100) if by_epochs else recipe.learning_rates()
+    warmup = recipe.warmup_epochs * 100 if by_epochs else recipe.warmup_steps
     assert float(rates(max(warmup, 1))) == pytest.approx(recipe.learning_rate, rel=1e-2)
     assert float(rates(recipe.epochs * steps - 1)) <= recipe.learning_rate / 99
     assert not warmup or float(rates(0)) <= recipe.learning_rate / warmup * 1.001

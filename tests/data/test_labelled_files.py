@@ -1,0 +1,279 @@
+"""Folders and tables of labelled images, with all that goes wrong in them."""
+
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_spm.data import ImageFolder
+from keras_spm.data import ImageTable
+from keras_spm.data.preprocessing import read_image
+
+pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype="uint8")
+
+
+def _write(path, mode="RGB", **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(PIXELS).convert(mode).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes of two images."""
+    for name in ("heron/b.png", "heron/a.jpg", "stork/a.png", "stork/c.webp"):
+        _write(tmp_path / "photos" / name)
+    return tmp_path / "photos"
+
+
+def test_a_folder_is_read_in_the_order_of_names(photos):
+    for name in (".DS_Store", "heron/Thumbs.db", "stork/.hidden.png"):
+        (photos / name).write_bytes(b"left by a system")
+    examples = ImageFolder(photos)
+    assert examples.class_names == ["heron", "stork"] and not examples.problems
+    found = [(each.image.relative_to(photos).as_posix(), each.label) for each in examples]
+    assert found == [
+        ("heron/a.jpg", 0),
+        ("heron/b.png", 0),
+        ("stork/a.png", 1),
+        ("stork/c.webp", 1),
+    ]
+    with pytest.raises(IndexError):
+        examples[4]
+    names = ["stork", "heron", "crane"]
+    assert [each.label for each in ImageFolder(photos, names)] == [1, 1, 0, 0]
+
+
+def _cut_off(photos, name, share):
+    path = photos / "heron" / name
+    large = Image.fromarray(PIXELS).resize((320, 240))
+    large.save(path)
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
+BROKEN = {
+    "empty file": lambda photos: (photos / "heron/x.jpg").touch(),
+    "file that is no image": lambda photos: (photos / "heron/x.jpg").write_text("a letter"),
+    "image that cannot be read whole": lambda photos: _cut_off(photos, "x.jpg", 0.6),
+    "image of fewer than 8 pixels a side": lambda photos: Image.new("RGB", (1, 1)).save(
+        photos / "heron/x.jpg"
+    ),
+    "missing image file": lambda photos: (photos / "heron/x.jpg").symlink_to("nowhere.jpg"),
+    "file without the name of an image": lambda photos: (photos / "heron/x.jpg.txt").touch(),
+    "folder inside a class": lambda photos: (photos / "heron/x.jpg").mkdir(),
+    "file beside the class folders": lambda photos: _write(photos / "x.jpg"),
+    "class without images": lambda photos: (photos / "x.jpg").mkdir(),
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_what_breaks_a_rule_is_refused_or_counted(photos, rule):
+    BROKEN[rule](photos)
+    with pytest.raises(ValueError, match=rf"1 × {rule} \(.*x\.jpg.*invalid=\"drop\""):
+        ImageFolder(photos)
+    examples = ImageFolder(photos, invalid="drop")
+    assert list(examples.problems) == [rule] and len(examples.problems[rule]) == 1
+    assert len(examples) == 4 and examples.class_names == ["heron", "stork"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "gif", "bmp"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
+def test_images_that_are_cut_off_are_found(photos, suffix, share):
+    _cut_off(photos, f"x.{suffix}", share)
+    problems = ImageFolder(photos, invalid="drop").problems
+    assert [name for names in problems.values() for name in names] == [f"heron/x.{suffix}"]
+
+
+def test_files_that_must_not_be_read(photos, monkeypatch):
+    """Whoever runs the tests may be root, who may read all."""
+    opened = Image.open
+
+    def guarded(path, *arguments):
+        if pathlib.Path(path).name == "b.png":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments)
+
+    monkeypatch.setattr(Image, "open", guarded)
+    with pytest.raises(ValueError, match=r"1 × file that must not be read \(heron/b.png\)"):
+        ImageFolder(photos)
+
+
+def test_too_many_pixels(photos, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 32 // 2 - 1)
+    with pytest.raises(ValueError, match="4 × image too large to be read safely"):
+        ImageFolder(photos)
+
+
+def test_every_problem_is_in_one_message(photos):
+    for rule in ("empty file", "class without images", "file beside the class folders"):
+        BROKEN[rule](photos) if rule != "class without images" else (photos / "crane").mkdir()
+    with pytest.raises(ValueError) as raised:
+        ImageFolder(photos)
+    for rule in ("empty file", "class without images (crane)", "file beside the class folders"):
+        assert f"1 × {rule}" in str(raised.value)
+
+
+@pytest.mark.parametrize("invalid", ["raise", "drop"])
+def test_folders_that_are_no_data_set(tmp_path, invalid):
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+        ImageFolder(tmp_path / "nowhere", invalid=invalid)
+    with pytest.raises(ValueError, match="must hold a folder for each class"):
+        ImageFolder(tmp_path, invalid=invalid)
+    (tmp_path / "heron").mkdir()
+    with pytest.raises(ValueError, match="class without images|holds no images"):
+        ImageFolder(tmp_path, invalid=invalid)
+    _write(tmp_path / "heron/a.png")
+    _write(tmp_path / "Heron/a.png")
+    with pytest.raises(ValueError, match="lower case alone: 'Heron' and 'heron'"):
+        ImageFolder(tmp_path, invalid=invalid)
+    with pytest.raises(ValueError, match="`invalid` must be one of"):
+        ImageFolder(tmp_path, invalid="ignore")
+
+
+def test_a_class_that_is_emptied_goes_with_its_images(photos):
+    for path in (photos / "heron").iterdir():
+        path.write_bytes(b"")
+    examples = ImageFolder(photos, invalid="drop")
+    assert examples.class_names == ["stork"] and [each.label for each in examples] == [0, 0]
+    assert examples.problems["class without images"] == ["heron"]
+    kept = ImageFolder(photos, ["heron", "stork"], invalid="drop")
+    assert kept.class_names == ["heron", "stork"] and [each.label for each in kept] == [1, 1]
+    with pytest.raises(ValueError, match=r"1 × folder of an unknown class \(heron\)"):
+        ImageFolder(photos, ["stork"])
+
+
+def test_without_verification_an_example_says_what_is_wrong(photos):
+    (photos / "heron/a.jpg").write_bytes(b"")
+    examples = ImageFolder(photos, verify=False)
+    with pytest.raises(ValueError, match="a.jpg cannot be read as an image"):
+        read_image(examples[0].image)
+    (photos / "heron/c.jpg").symlink_to("nowhere.jpg")
+    assert ImageFolder(photos, verify=False, invalid="drop")  # A link is there, its file is not.
+    (photos / "stork/a.png").unlink()
+    with pytest.raises(FileNotFoundError):
+        read_image(examples[2].image)
+
+
+def test_every_kind_of_image_becomes_rgb(tmp_path):
+    grey = np.asarray(Image.fromarray(PIXELS).convert("L"))
+    cmyk = Image.fromarray(PIXELS).convert("CMYK")
+    deep = PIXELS[..., 0].astype("uint16") * 257
+    palette = Image.fromarray(PIXELS).quantize(200)
+    transparent = Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]]))
+    cases = {
+        "grey.png": (Image.fromarray(grey), np.repeat(grey[..., None], 3, -1), 0),
+        "cmyk.tif": (cmyk, 255 - np.asarray(cmyk, int)[..., :3], 0),
+        "cmyk.jpg": (cmyk, None, None),
+        "deep.png": (Image.fromarray(deep), np.repeat(PIXELS[..., :1], 3, -1), 0),
+        "deep.tif": (Image.fromarray(deep), np.repeat(PIXELS[..., :1], 3, -1), 0),
+        "palette.png": (palette, np.asarray(palette.convert("RGB")), 0),
+        "transparent.png": (transparent, PIXELS, 0),
+        "named_after_another_format.jpg": (Image.fromarray(PIXELS), PIXELS, 0),
+    }
+    for name, (image, *_) in cases.items():
+        path = tmp_path / "all" / name
+        path.parent.mkdir(exist_ok=True)
+        image.save(path, format="PNG" if name.startswith("named") else None)
+    examples = ImageFolder(tmp_path)
+    assert len(examples) == len(cases)
+    for example in examples:
+        pixels = np.asarray(read_image(example.image))
+        assert pixels.shape == (24, 32, 3) and pixels.dtype == "uint8"
+        _, expected, tolerance = cases[example.image.name]
+        if expected is not None:
+            assert np.abs(pixels.astype(int) - expected).max() <= tolerance, example.image.name
+
+
+def test_fifty_megapixels(tmp_path):
+    (tmp_path / "large").mkdir()
+    colours = Image.fromarray(PIXELS[:2, :2]).resize((8000, 6250), Image.Resampling.BILINEAR)
+    colours.save(tmp_path / "large/photo.jpg", quality=90)
+    (example,) = ImageFolder(tmp_path)
+    assert read_image(example.image).size == (8000, 6250)
+    small = read_image(example.image, least_share=0.1)
+    assert small.size == (1000, 782)
+    expected = np.asarray(colours.reduce(8), "float32")
+    assert np.abs(np.asarray(small, "float32") - expected)[:781].mean() < 1
+
+
+def _table(tmp_path, text, **arguments):
+    for name in "abcd":
+        _write(tmp_path / "images" / f"{name}.png")
+    (tmp_path / "table.csv").write_text(text, encoding="utf-8")
+    return ImageTable(tmp_path / "table.csv", tmp_path / "images", **arguments)
+
+
+def test_a_table_with_one_label_an_image(tmp_path):
+    text = '\ufeffpath,label,by\nb.png,"stork, white",Ada\n\na.png,heron ,Ben\n'
+    examples = _table(tmp_path, text)
+    assert examples.class_names == ["heron", "stork, white"] and not examples.multi_label
+    found = [(each.image.name, each.label) for each in examples]
+    assert found == [("b.png", 1), ("a.png", 0)]
+    beside = tmp_path / "images/table.csv"
+    beside.write_text(text, encoding="utf-8")
+    assert ImageTable(beside)[1].image == tmp_path / "images/a.png"
+
+
+def test_a_table_with_several_labels_an_image(tmp_path):
+    text = "labels,path\nbird|water,a.png\n,b.png\n water,c.png\n"
+    examples = _table(tmp_path, text, class_names=["water", "bird", "sky"])
+    assert examples.multi_label
+    np.testing.assert_array_equal(
+        [each.label for each in examples], [[1, 1, 0], [0, 0, 0], [1, 0, 0]]
+    )
+    examples[0].label[:] = 5
+    assert examples[0].label.max() == 1 and examples[0].label.dtype == "float32"
+
+
+def test_parts_of_a_table_share_their_classes(tmp_path):
+    text = "path,label,part\na.png,heron,train\nb.png,stork,train\nc.png,stork,val\n"
+    train, val = (_table(tmp_path, text, part=part) for part in ("train", "val"))
+    assert train.class_names == val.class_names == ["heron", "stork"]
+    assert [each.label for each in val] == [1] and len(train) == 2
+    with pytest.raises(ValueError, match="Did you mean 'train'"):
+        _table(tmp_path, text, part="training")
+
+
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [
+        ("a.png", "row with too few or too many fields"),
+        ("a.png,heron,stork", "row with too few or too many fields"),
+        (",heron", "row without path"),
+        ("a.png,", "row without label"),
+        ("b.png,heron", "path that came before"),
+        ("a.png,crane", "unknown class"),
+        ("x.png,heron", "missing image file"),
+    ],
+)
+def test_rows_that_break_rules(tmp_path, row, rule):
+    text = f"path,label\nb.png,heron\nc.png,stork\n{row}\n"
+    names = ["heron", "stork"]
+    with pytest.raises(ValueError, match=rf"1 × {rule} \(row 4\)"):
+        _table(tmp_path, text, class_names=names)
+    examples = _table(tmp_path, text, class_names=names, invalid="drop")
+    assert examples.problems == {rule: ["row 4"]} and len(examples) == 2
+
+
+def test_tables_that_are_none(tmp_path):
+    for text, message in (
+        ("", "must have the columns"),
+        ("path,class\na.png,heron\n", r"Received: \['path', 'class'\]"),
+        ("path,label,labels\n", "`label` or `labels`"),
+        ("path,label,label\n", "each column once"),
+        ('path,label\n"a.png,heron\n', "no CSV file in UTF-8"),
+        ("path,label\n", "holds no images"),
+        ("path,label\na.png,heron\nb.png,Heron\n", "'Heron' and 'heron'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _table(tmp_path, text)
+    (tmp_path / "table.csv").write_bytes(b"path,label\n\xff\xfe,heron\n")
+    with pytest.raises(ValueError, match="no CSV file in UTF-8"):
+        ImageTable(tmp_path / "table.csv")
+    with pytest.raises(FileNotFoundError):
+        ImageTable(tmp_path / "nowhere.csv")
+    with pytest.raises(ValueError, match=r"label that came before \(row 2\)"):
+        _table(tmp_path, "path,labels\na.png,heron|heron\n")

@@ -1,0 +1,241 @@
+"""Classifiers trained on files by recipes."""
+
+import csv
+import json
+import pathlib
+import runpy
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_spm import trainer
+from keras_spm.data import ClassificationExample
+from keras_spm.data import ImageFolder
+from keras_spm.data import load_dataset
+from keras_spm.presets import list_presets
+from keras_spm.trainer.classification import _build
+from keras_spm.trainer.classification_data import classification_data
+from keras_spm.trainer.classification_sources import classification_source
+from tests.data import tfds_files
+from tests.helpers import difference
+
+RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
+SMALL = (
+    *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_fraction=1"),
+    *("epochs=2", "warmup_epochs=0", "batch_size=5"),
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Digits as files: folders `train` and `val` of three classes of unequal size."""
+    folder = tmp_path_factory.mktemp("photos")
+    splits = load_dataset("digits")
+    for part, examples, counts in (
+        ("train", splits.train, (12, 6, 5)),
+        ("val", splits.test, (4, 4, 4)),
+    ):
+        for digit, count in enumerate(counts):
+            (folder / part / f"digit {digit}").mkdir(parents=True)
+            chosen = examples.images[examples.labels == digit][:count]
+            for number, image in enumerate(chosen):
+                path = folder / part / f"digit {digit}" / f"{number:02}.png"
+                Image.fromarray(image).save(path)
+    return folder
+
+
+def _overridden(recipe, *overrides):
+    return trainer.load_recipe(recipe, RECIPES, [*SMALL, *overrides])
+
+
+def _run(recipe, output, *overrides):
+    """Runs a recipe made small, and returns (result, model)."""
+    settings = [part for each in (*SMALL, *overrides) for part in ("--set", each)]
+    assert trainer.main(RECIPES, [recipe, "--output", str(output), *settings]) == 0
+    result = json.loads((output / "result.json").read_text())
+    return result, keras.saving.load_model(output / "best.keras")
+
+
+def test_a_folder_is_trained_on_with_all_that_a_recipe_has(photos, tmp_path):
+    """Layer decay, accumulation, clipping and averages at once, on every backend."""
+    result, model = _run(
+        "classification_folder",
+        tmp_path / "run",
+        f"data_folder={photos}",
+        *("average=0.9", "accumulation=2", "class_weights=balanced", "mixup=0.8", "cutmix=1"),
+    )
+    assert model.class_names == ["digit 0", "digit 1", "digit 2"]
+    assert (tmp_path / "run/confusion_matrix.png").exists()
+    # The averages were validated, and they are what was kept.
+    examples = ImageFolder(photos / "val")
+    images = model.preprocessing([example.image for example in examples])
+    labels = np.eye(3)[[example.label for example in examples]]
+    again = model.evaluate(images, labels, verbose=0, return_dict=True)
+    assert again["accuracy"] == pytest.approx(result["validation_accuracy"], abs=1e-6)
+    rows = list(csv.DictReader((tmp_path / "run/metrics.csv").read_text().splitlines()))
+    best = rows[result["best_epoch"] - 1]
+    assert again["loss"] == pytest.approx(float(best["val_loss"]), abs=1e-5)
+    assert result["test_accuracy"] == pytest.approx(again["accuracy"], abs=1e-6)
+    (named,) = model.classify([examples[0].image], top=1)
+    assert named[0][0] in model.class_names
+
+
+@pytest.mark.only("torch")
+def test_a_linear_probe_trains_its_head_alone(photos, tmp_path):
+    overrides = (f"data_folder={photos}", "epochs=1")
+    recipe = _overridden("classification_linear_probe", *overrides)
+    keras.utils.set_random_seed(recipe.seed)
+    start = _untrained(recipe)
+    _, model = _run("classification_linear_probe", tmp_path / "run", *overrides)
+    assert [each.path for each in model.trainable_variables] == ["head/kernel", "head/bias"]
+    for before, after in zip(start.weights, model.weights, strict=True):
+        changed = difference(before, after) > 0
+        assert changed == before.path.startswith("head/"), before.path
+    # A user of the model has not imported what trained it.
+    code = f"import keras_spm, keras; keras.saving.load_model({str(tmp_path / 'run/best.keras')!r})"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _untrained(recipe):
+    return _build(recipe, classification_source(recipe))
+
+
+@pytest.mark.only("torch")
+def test_the_same_seed_gives_the_same_curve(photos, tmp_path):
+    curves = []
+    for name in ("first", "again"):
+        overrides = (f"data_folder={photos}", "mixup=0.8", "repeats=3")
+        _run("classification_folder", tmp_path / name, *overrides)
+        curves.append((tmp_path / name / "metrics.csv").read_text())
+    assert curves[0] == curves[1]
+
+
+@pytest.mark.only("torch")
+def test_several_labels_an_image(photos, tmp_path):
+    rows = ["path,labels,part"]
+    for part in ("train", "val"):
+        for path in sorted((photos / part).rglob("*.png")):
+            digit = int(path.parent.name[-1])
+            labels = "|".join(["round"] * (digit == 0) + ["straight"] * (digit > 0))
+            rows.append(f"{path.relative_to(photos)},{labels or ''},{part}")
+    table = photos / "table.csv"
+    table.write_text("\n".join(rows))
+    result, model = _run(
+        "classification_folder",
+        tmp_path / "run",
+        *("dataset=table", f"data_folder={table}", "policy=mixed_bfloat16"),
+    )
+    assert model.backbone.dtype_policy.name == "mixed_bfloat16"
+    assert model.multi_label and model.class_names == ["round", "straight"]
+    assert {"test_average_precision", "test_accuracy", "validation_average_precision"} <= set(
+        result
+    )
+    (named,) = model.classify([photos / "val/digit 0/00.png"])
+    assert len(named) == 2 and all(0 < probability < 1 for _, probability in named)
+    table.write_text("\n".join(rows).replace("round,val", "round|rare,val"))
+    with pytest.raises(ValueError, match=r"every class to train on. Received: none of \['rare'\]"):
+        classification_data(
+            _overridden("classification_folder", "dataset=table", f"data_folder={table}")
+        )
+    table.write_text("\n".join(rows))
+    with pytest.raises(ValueError, match="class_weights='balanced'"):
+        _untrained(
+            _overridden(
+                "classification_folder",
+                *("dataset=table", f"data_folder={table}", "class_weights=balanced"),
+            )
+        )
+
+
+@pytest.mark.only("torch")
+def test_data_are_held_out_of_every_class_alike(photos):
+    recipe = _overridden("classification_folder", f"data_folder={photos / 'train'}")
+    data = classification_data(recipe)
+    assert data.counts().tolist() == [9, 5, 4] and len(data.validation) == 5
+    train, validation = (
+        {example.image for example in part} for part in (data.train, data.validation)
+    )
+    assert len(train | validation) == 23
+    again = classification_data(recipe)
+    assert [each.image for each in again.validation] == [each.image for each in data.validation]
+    for override, message in (
+        ("validation_share=0", "Give it one, `val`, or hold a share out"),
+        ("validation_share=0.05", "cannot be divided by `validation_share`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            classification_data(
+                _overridden("classification_folder", f"data_folder={photos / 'train'}", override)
+            )
+
+
+@pytest.mark.only("torch")
+def test_bad_data_end_a_training_before_it_starts(photos, tmp_path, capsys):
+    (tmp_path / "photos/heron").mkdir(parents=True)
+    (tmp_path / "photos/heron/a.jpg").write_bytes(b"")
+    arguments = ["classification_folder", "--output", str(tmp_path / "run")]
+    arguments += ["--set", f"data_folder={tmp_path / 'photos'}"]
+    assert trainer.main(RECIPES, arguments) == 2
+    assert "1 × empty file (heron/a.jpg)" in capsys.readouterr().err
+    for folder, message in ((tmp_path / "nowhere", "nowhere is no folder"), ("", "must say where")):
+        assert trainer.main(RECIPES, [*arguments[:-1], f"data_folder={folder}"]) == 2
+        assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.only("torch")
+def test_imagenet_by_name(tmp_path):
+    folder = tfds_files.imagenet(
+        tfds_files.jpegs(["n01440764", "n02012849", "n15075141"]),
+        tmp_path,
+        parts=("train", "validation"),
+    )
+    recipe = trainer.load_recipe(
+        "classification_imagenet", RECIPES, [f"data_folder={folder}", "preset=pvt_v2_b3"]
+    )
+    data = classification_data(recipe)
+    assert len(data.train) == len(data.validation) == 3 and len(data.class_names) == 1000
+    labels = sorted(example.label for example in data.train)
+    assert [data.class_names[label] for label in labels][0] == "tench, Tinca tinca"
+    assert isinstance(data.train[0], ClassificationExample)
+    by_its_form = trainer.load_recipe(
+        "classification_imagenet", RECIPES, [f"data_folder={folder}", "dataset=tfds"]
+    )
+    assert classification_data(by_its_form).class_names[0] == "n01440764"
+
+
+@pytest.mark.only("torch")
+def test_variants_of_the_imagenet_recipe():
+    def recipe(*overrides):
+        return trainer.load_recipe("classification_imagenet", RECIPES, overrides)
+
+    assert (recipe().drop_path_rate, recipe().clip_norm, recipe().repeats) == (0.1, 0.0, 3)
+    for preset in ("pvt_v2_b5", "pvt_spm_medium"):
+        deep = recipe(f"preset={preset}")
+        assert (deep.drop_path_rate, deep.clip_norm, deep.warmup_epochs) == (0.3, 1.0, 5)
+    swin = recipe("preset=swin_spm_base", "drop_path_rate=0.4")
+    assert (swin.drop_path_rate, swin.clip_norm, swin.warmup_epochs) == (0.4, 5.0, 20)
+    assert (swin.schedule, swin.repeats) == ("cosine_by_step", 1)
+    known = set(list_presets())
+    variants = runpy.run_path(RECIPES / "classification_imagenet.py")["variants"]
+    assert len(variants) == 16 and variants.keys() <= known
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("schedule=cosin", "Did you mean 'cosine'"),
+        ("class_weights=balance", "Did you mean 'balanced'"),
+        ("magnitude=11", "from 0 to 10. Received: magnitude=11"),
+        ("accumulation=0", "Received: accumulation=0"),
+        ("dataset=folders", "Did you mean 'folder'"),
+        ("rotation=5", "does not use it. Received: rotation=5.0"),
+    ],
+)
+def test_mistakes_in_a_classification_recipe(override, message):
+    with pytest.raises(ValueError, match=message):
+        _untrained(_overridden("classification_folder", override))

@@ -1,0 +1,79 @@
+"""ImageNet-1K from random weights: the official settings of PVT, PVT v2 and Swin.
+
+Command:  python training/train.py classification_imagenet --set preset=pvt_v2_b2 \
+              --set data_folder=/data/imagenet2012/5.1.0
+          The folder is that of TensorFlow Datasets' `imagenet2012`, in array_record form.
+          For folders of JPEG files, `train/n01440764/…` and `val/n01440764/…`, add
+          `--set dataset=folder --set verify_images=false`.
+Hardware: one accelerator; 8 batches of 128 make a step of 1,024 images, as 8 did for the
+          papers. Fewer, larger batches come to the same where they fit:
+          `--set batch_size=512 --set accumulation=2`.
+Result:   not measured here. Official top-1 with these settings, in percent: PVT tiny 75.1,
+          small 79.8, medium 81.2, large 81.7; PVT v2 b0 70.5, b1 78.7, b2_li 82.1, b2 82.0,
+          b3 83.1, b4 83.6, b5 83.8; Swin tiny 81.2, small 83.2, base 83.5. For Stepwise Patch
+          Merging its authors have published no weights.
+
+Augmentation is the official code's, operation by operation, and not Keras's layers: these
+draw RandAugment's operations once for a whole batch, at other magnitudes, erase with noise
+that is black by half, and mix with a weight for each image instead of one a batch. The
+official code's colour jitter has no effect there, as it comes with RandAugment. What differs:
+noise of random erasing is cut at 0 and 255, and the rate of PVT's epoch e is that of its
+code's epoch e + 1, which repeats the first.
+"""
+
+# Model
+preset: str = "pvt_v2_spm_b1"
+drop_path_rate: float = 0.1
+policy: str = "mixed_bfloat16"
+
+# Data
+dataset: str = "imagenet2012"
+data_folder: str = ""
+image_size: int = 224
+crop_fraction: float = 0.875
+
+# Augmentation
+least_area: float = 0.08
+flip: float = 0.5
+magnitude: float = 9.0
+erasing: float = 0.25
+mixup: float = 0.8
+cutmix: float = 1.0
+label_smoothing: float = 0.1
+repeats: int = 3
+
+# Optimisation
+epochs: int = 300
+batch_size: int = 128
+accumulation: int = 8
+learning_rate: float = 1e-3
+schedule: str = "cosine_by_epoch"
+warmup_epochs: int = 5
+warmup_rate: float = 1e-6
+floor_rate: float = 1e-5
+weight_decay: float = 0.05
+epsilon: float = 1e-8
+seed: int = 0
+
+_DEEP = {"drop_path_rate": 0.3, "clip_norm": 1.0}
+_SWIN = {
+    "schedule": "cosine_by_step",
+    "warmup_epochs": 20,
+    "clip_norm": 5.0,
+    "repeats": 1,
+}
+# Presets whose values differ, the same with Stepwise Patch Merging.
+variants = {
+    preset: values
+    for family, variant, values in (
+        ("pvt", "medium", _DEEP),
+        ("pvt", "large", _DEEP),
+        ("pvt_v2", "b3", _DEEP),
+        ("pvt_v2", "b4", _DEEP),
+        ("pvt_v2", "b5", _DEEP),
+        ("swin", "tiny", {**_SWIN, "drop_path_rate": 0.2}),
+        ("swin", "small", {**_SWIN, "drop_path_rate": 0.3}),
+        ("swin", "base", {**_SWIN, "drop_path_rate": 0.5}),
+    )
+    for preset in (f"{family}_{variant}", f"{family}_spm_{variant}")
+}

@@ -1,0 +1,35 @@
+"""What a backbone's features tell without being trained: its head alone learns.
+
+Command:  python training/train.py classification_linear_probe --set data_folder=photos
+          Data are given as for `classification_folder`.
+Hardware: 2 CPU cores for some hundred photos, an accelerator for more
+Result:   TODO
+"""
+
+# Model
+preset: str = "pvt_v2_b1"
+load_weights: bool = True
+frozen_stages: int = 4
+drop_path_rate: float = 0.0
+
+# Data
+dataset: str = "folder"
+data_folder: str = ""
+invalid: str = "raise"
+validation_share: float = 0.2
+class_weights: str = "none"
+image_size: int = 224
+crop_fraction: float = 0.875
+
+# Augmentation
+least_area: float = 0.3
+flip: float = 0.5
+
+# Optimisation
+epochs: int = 20
+batch_size: int = 32
+learning_rate: float = 5e-3
+schedule: str = "cosine_by_step"
+warmup_epochs: int = 0
+weight_decay: float = 0.0
+seed: int = 0
