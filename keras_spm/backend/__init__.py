@@ -8,11 +8,15 @@ pays for one that they do not use.
 from keras_spm.backend.attention import dot_product_attention
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
+from keras_spm.backend.gelu import gelu
+from keras_spm.backend.image_by_image import image_by_image
 from keras_spm.backend.linear import linear
 
 __all__ = [
     "depthwise_conv2d",
     "depthwise_supports_xla",
     "dot_product_attention",
+    "gelu",
+    "image_by_image",
     "linear",
 ]

@@ -21,12 +21,13 @@ import keras
 from keras_spm.backend import shifted_products
 
 
-def depthwise_conv2d(inputs, kernel, strides, padding):
+def depthwise_conv2d(inputs, kernel, bias, strides, padding):
     """Convolves each channel with its own kernel.
 
     Args:
         inputs: (batch, height, width, channels).
         kernel: (kernel_height, kernel_width, channels, 1).
+        bias: (channels,).
         strides: int, the same along both axes.
         padding: int, zeros on each of the four sides.
 
@@ -34,7 +35,7 @@ def depthwise_conv2d(inputs, kernel, strides, padding):
         (batch, out_height, out_width, channels) with
         `out = (size + 2 * padding - kernel) // strides + 1`.
     """
-    return _FORMULATIONS[keras.config.backend()](inputs, kernel, strides, padding)
+    return _FORMULATIONS[keras.config.backend()](inputs, kernel, bias, strides, padding)
 
 
 def depthwise_supports_xla():
@@ -46,23 +47,26 @@ def depthwise_supports_xla():
     return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
 
 
-def _tensorflow(inputs, kernel, strides, padding):
+def _tensorflow(inputs, kernel, bias, strides, padding):
     import tensorflow as tf
 
     # Explicit padding in this operation crashes the graph optimizer of TensorFlow 2.21
     # on maps of unknown size; "SAME" is the same thing where nothing is strided over.
     if strides == 1 and all(size == 2 * padding + 1 for size in kernel.shape[:2]):
-        return tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "SAME")
-    padded = tf.pad(inputs, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
-    return tf.nn.depthwise_conv2d(padded, kernel, [1, strides, strides, 1], "VALID")
+        outputs = tf.nn.depthwise_conv2d(inputs, kernel, [1, 1, 1, 1], "SAME")
+    else:
+        padded = tf.pad(inputs, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+        outputs = tf.nn.depthwise_conv2d(padded, kernel, [1, strides, strides, 1], "VALID")
+    return tf.nn.bias_add(outputs, bias)
 
 
-def _torch(inputs, kernel, strides, padding):
+def _torch(inputs, kernel, bias, strides, padding):
     import torch
 
     outputs = torch.nn.functional.conv2d(
         inputs.permute(0, 3, 1, 2),
         kernel.permute(2, 3, 0, 1),
+        bias,
         stride=strides,
         padding=padding,
         groups=inputs.shape[-1],
@@ -70,8 +74,8 @@ def _torch(inputs, kernel, strides, padding):
     return outputs.permute(0, 2, 3, 1)
 
 
-def _jax(inputs, kernel, strides, padding):
-    return _jax_depthwise()(inputs, kernel, strides, padding)
+def _jax(inputs, kernel, bias, strides, padding):
+    return _jax_depthwise()(inputs, kernel, strides, padding) + bias
 
 
 _FORMULATIONS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

@@ -42,9 +42,8 @@ class DepthwiseConv2D(keras.layers.Layer):
         self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
 
     def call(self, inputs):
-        kernel = ops.convert_to_tensor(self.kernel)
-        outputs = backend.depthwise_conv2d(inputs, kernel, self.strides, self.kernel_size // 2)
-        return outputs + self.bias
+        kernel, bias = ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias)
+        return backend.depthwise_conv2d(inputs, kernel, bias, self.strides, self.kernel_size // 2)
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape

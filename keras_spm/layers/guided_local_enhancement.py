@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.layers.attention_heads import check_heads
 from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
@@ -77,7 +78,7 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         self.qkv_bias = self.add_weight(name="qkv_bias", shape=(3 * channels,), initializer="zeros")
 
     def call(self, inputs, training=False):
-        guides = ops.gelu(self.guide_norm(inputs, training=training), approximate=False)
+        guides = backend.gelu(self.guide_norm(inputs, training=training))
         guides = self.token_norm(self.guide_depthwise(guides))
         tokens = self._windows(self.token_norm(inputs), guides)
         bias = 0.0 if is_multiple(inputs, WINDOW) else _outside_bias(inputs, guides)

@@ -1,8 +1,11 @@
 """The MLPs of the transformer blocks."""
 
+import math
+
 import keras
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.linear import Linear
 from keras_spm.layers.multiply_adds import multiply_adds
@@ -35,7 +38,7 @@ class MLP(keras.layers.Layer):
         return (*input_shape[:-1], self.hidden_dim)
 
     def call(self, inputs):
-        return self.fc2(ops.gelu(self.fc1(inputs), approximate=False))
+        return self.fc2(backend.gelu(self.fc1(inputs)))
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -75,10 +78,15 @@ class ConvolutionalMLP(MLP):
         self.depthwise.build(self._hidden_shape(input_shape))
 
     def call(self, inputs):
+        sizes = inputs.shape[1:-1]
+        bytes_within = None if None in sizes else 4 * math.prod(sizes) * self.hidden_dim
+        return backend.image_by_image(self._transform, inputs, bytes_within)
+
+    def _transform(self, inputs):
         hidden = self.fc1(inputs)
         if self.linear_attention:
             hidden = ops.relu(hidden)
-        return self.fc2(ops.gelu(self.depthwise(hidden), approximate=False))
+        return self.fc2(backend.gelu(self.depthwise(hidden)))
 
     def multiply_adds(self, input_shape):
         hidden_shape = self._hidden_shape(input_shape)

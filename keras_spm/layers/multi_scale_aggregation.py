@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.initializers import Normal
@@ -94,7 +95,7 @@ class MultiScaleAggregation(keras.layers.Layer):
         expanded = ops.einsum("bhwkl,klj->bhwlj", ops.stack(runs, axis=3), self.grouped_kernel)
         channels = self.grouped_bias.shape[0]
         expanded = ops.reshape(expanded, (*ops.shape(inputs)[:-1], channels)) + self.grouped_bias
-        expanded = ops.gelu(self.norm(expanded, training=training), approximate=False)
+        expanded = backend.gelu(self.norm(expanded, training=training))
         return self.projection(expanded)
 
     @property

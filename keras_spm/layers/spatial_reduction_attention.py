@@ -99,7 +99,7 @@ class SpatialReductionAttention(keras.layers.Layer):
             return inputs
         if self.linear_attention:
             pooled = adaptive_average_pooling(inputs, POOL_SIZE)
-            return ops.gelu(self.reduction_norm(self.reduction(pooled)), approximate=False)
+            return backend.gelu(self.reduction_norm(self.reduction(pooled)))
         return self.reduction_norm(self.reduction(inputs))
 
     def _check_size(self, shape):

@@ -1,0 +1,54 @@
+"""Computes a part of a network one image at a time, where that spares the memory's time.
+
+On a CPU the maps between the two linear maps of an MLP do not fit the caches, and every
+one of them is memory that the operating system has just handed out and cleared: 14 ms for
+the 51 MB of eight 56x56 maps of 512 channels, longer than the product that fills them.
+The maps of one image are small enough to be used again. The MLP of PVT v2 b1's first
+stage takes, forward / forward and backward (two cores, float32, batch 8), under JAX
+32 / 306 ms instead of 76 / 369, under PyTorch 63 / 126 instead of 79 / 205.
+"""
+
+import keras
+
+# Of the widest map of an image. Below that there was nothing to gain.
+_LEAST_BYTES = 2**21
+
+
+def image_by_image(function, images, bytes_within):
+    """Returns `function(images)`.
+
+    Args:
+        function: of (batch, …) that treats the images of a batch independently of each
+            other, and neither updates a variable nor draws a random number.
+        images: (batch, …).
+        bytes_within: how large a map gets inside the function, for one image; None where
+            that is not known.
+    """
+    formulation = _FORMULATIONS.get(keras.config.backend())
+    if formulation is None or bytes_within is None or bytes_within < _LEAST_BYTES:
+        return function(images)
+    return formulation(function, images)
+
+
+def _torch(function, images):
+    import torch
+
+    # A compiler arranges its own memory, and would write the function out for every image.
+    if images.device.type != "cpu" or torch.compiler.is_compiling():
+        return function(images)
+    return torch.cat([function(image) for image in images.split(1)])
+
+
+def _jax(function, images):
+    import jax
+
+    def one_by_one(images):
+        # What is in between is computed again for the gradient, while it is in cache.
+        one = jax.checkpoint(lambda image: function(image[None])[0])
+        return jax.lax.map(one, images)
+
+    return jax.lax.platform_dependent(images, cpu=one_by_one, default=function)
+
+
+# TensorFlow is not listed: its loops copy more than they spare.
+_FORMULATIONS = {"torch": _torch, "jax": _jax}
