@@ -34,8 +34,9 @@ def input_gradient(inputs, kernel, cotangent, strides, padding):
     batch, height, width, channels = inputs.shape
     rows = -(-(height + 2 * padding) // strides)
     columns = -(-(width + 2 * padding) // strides)
-    phases = []
+    bands = []
     for row in range(strides):
+        phases = []
         for column in range(strides):
             taps = kernel[row::strides, column::strides][::-1, ::-1]
             padded = _pad(
@@ -44,8 +45,9 @@ def input_gradient(inputs, kernel, cotangent, strides, padding):
                 (taps.shape[1] - 1, columns - cotangent.shape[2]),
             )
             phases.append(forward(padded, taps, strides=1, padding=0))
-    phases = jnp.stack(phases, axis=3)
-    gradient = phases.reshape(batch, rows, columns, strides, strides, channels).swapaxes(2, 3)
+        # Neighbouring columns lie next to each other where phases are joined by channel.
+        bands.append(jnp.concatenate(phases, axis=-1).reshape(batch, rows, -1))
+    gradient = jnp.stack(bands, axis=2)
     gradient = gradient.reshape(batch, rows * strides, columns * strides, channels)
     return gradient[:, padding : padding + height, padding : padding + width]
 
@@ -54,24 +56,20 @@ def kernel_gradient(inputs, kernel, cotangent, strides, padding):
     """Returns the gradient of the kernel.
 
     Image by image, so that the maps of one image stay in cache for all the taps; row by
-    row of the kernel, as unrolled taps are slow to compile.
+    row of the kernel, as unrolled taps are slow to compile. The products of a tap are
+    added up map row by map row, with all columns and channels side by side, and then
+    once over the columns: XLA on CPU makes a sum over all positions channel by channel.
     """
     import jax
     from jax import numpy as jnp
 
-    _, out_height, out_width, channels = cotangent.shape
-    rows, columns = kernel.shape[:2]
+    rows, columns, channels, _ = kernel.shape
 
     def add_image(total, image):
-        padded, cotangent = (array[None].astype("float32") for array in image)
+        padded, cotangent = (array.astype("float32") for array in image)
 
         def one_row(row):
-            band = jax.lax.dynamic_slice_in_dim(padded, row, padded.shape[1] - rows + 1, axis=1)
-            windows = (
-                _window(band, 0, column, out_height, out_width, strides)
-                for column in range(columns)
-            )
-            return jnp.stack([jnp.sum(window * cotangent, (0, 1, 2)) for window in windows])
+            return _taps_gradient(padded, cotangent, row, columns, strides)
 
         return total + jax.lax.map(one_row, jnp.arange(rows)), None
 
@@ -79,6 +77,39 @@ def kernel_gradient(inputs, kernel, cotangent, strides, padding):
     padded = _pad(inputs, (padding, padding), (padding, padding))
     total, _ = jax.lax.scan(add_image, start, (padded, cotangent))
     return total[..., None].astype(kernel.dtype)
+
+
+def _taps_gradient(padded, cotangent, row, columns, strides):
+    """Returns the gradient of one row of the kernel's taps by one image."""
+    import jax
+    from jax import numpy as jnp
+
+    out_height, out_width, channels = cotangent.shape
+    block = _rows_at_once(out_height, out_width * channels)
+
+    def add_block(sums, index):
+        first = index * block
+        band = jax.lax.dynamic_slice_in_dim(
+            padded, first * strides + row, (block - 1) * strides + 1
+        )
+        weights = jax.lax.dynamic_slice_in_dim(cotangent, first, block)
+        windows = (
+            _window(band[None], 0, column, block, out_width, strides)[0]
+            for column in range(columns)
+        )
+        return tuple(
+            total + window * weights for total, window in zip(sums, windows, strict=True)
+        ), None
+
+    zeros = jnp.zeros((block, out_width, channels), "float32")
+    sums, _ = jax.lax.scan(add_block, (zeros,) * columns, jnp.arange(out_height // block))
+    return jnp.stack([jnp.sum(total, (0, 1)) for total in sums])
+
+
+def _rows_at_once(rows, row_size):
+    """Returns the largest divisor of `rows` that keeps a block in the fast cache."""
+    fitting = (block for block in range(rows, 1, -1) if block * row_size <= 2**14)
+    return next((block for block in fitting if rows % block == 0), 1)
 
 
 def _pad(maps, rows, columns):

@@ -93,25 +93,29 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         return ops.stack([guides, *window], axis=3)
 
     def _attend(self, guides, tokens, bias):
+        """Returns (batch, rows, columns, channels): what every window's guide has gathered."""
         _, rows, columns, channels = ops.shape(guides)
         heads, head_dim = self.num_heads, channels // self.num_heads
         query_kernel, key_kernel, value_kernel = ops.split(
-            ops.reshape(ops.convert_to_tensor(self.qkv_kernel), (channels, 3 * heads, head_dim)),
-            3,
-            axis=1,
+            ops.convert_to_tensor(self.qkv_kernel), 3, axis=1
         )
         query_bias, _, value_bias = ops.split(ops.convert_to_tensor(self.qkv_bias), 3)
+        query = backend.linear(guides, query_kernel, query_bias) / math.sqrt(head_dim)
+        query = ops.transpose(ops.reshape(query, (-1, heads, head_dim)), (1, 0, 2))
+        key_kernel = ops.transpose(ops.reshape(key_kernel, (-1, heads, head_dim)), (1, 2, 0))
+        value_kernel = ops.transpose(ops.reshape(value_kernel, (-1, heads, head_dim)), (1, 0, 2))
+        tokens = ops.reshape(tokens, (-1, 1 + len(_CORNERS), channels))
 
-        query = ops.einsum("brcx,xnd->brcnd", guides, query_kernel)
-        query = query + ops.reshape(query_bias, (heads, head_dim))
-        query = query / math.sqrt(head_dim)
-        question = ops.einsum("brcnd,xnd->brcnx", query, key_kernel)
-        scores = ops.einsum("brcnx,brctx->brcnt", question, tokens)
-        weights = ops.softmax(ops.cast(scores, "float32") + bias)
-        weights = ops.cast(weights, tokens.dtype)
-        mixed = ops.einsum("brcnt,brctx->brcnx", weights, tokens)
-        outputs = ops.einsum("brcnx,xnd->brcnd", mixed, value_kernel)
-        return ops.reshape(outputs, (-1, rows, columns, channels)) + value_bias
+        def of_heads(query, key_kernel, value_kernel):
+            question = ops.matmul(query, key_kernel)  # (heads, windows, channels)
+            scores = ops.einsum("hwc,wtc->hwt", question, tokens)
+            weights = ops.softmax(ops.cast(scores, "float32") + bias)
+            mixed = ops.einsum("hwt,wtc->hwc", ops.cast(weights, tokens.dtype), tokens)
+            return ops.matmul(mixed, value_kernel)  # (heads, windows, head_dim)
+
+        outputs = backend.head_by_head(of_heads, query, key_kernel, value_kernel)
+        outputs = ops.reshape(ops.transpose(outputs, (1, 0, 2)), (-1, rows, columns, channels))
+        return outputs + value_bias
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
@@ -134,8 +138,8 @@ class GuidedLocalEnhancement(keras.layers.Layer):
 
 
 def _outside_bias(maps, guides):
-    """(rows, columns, 1, 5): a large negative score for positions outside the map."""
-    _, rows, columns, _ = ops.shape(guides)
+    """(batch * rows * columns, 5): a large negative score for positions outside the map."""
+    batch, rows, columns, _ = ops.shape(guides)
     _, height, width, _ = ops.shape(maps)
     # The guide goes by its window's first position, which is always inside.
     corner_rows, corner_columns = zip((0, 0), *_CORNERS, strict=True)
@@ -144,4 +148,5 @@ def _outside_bias(maps, guides):
         corner_columns
     )
     inside = ops.logical_and(ops.expand_dims(row < height, 1), ops.expand_dims(column < width, 0))
-    return ops.expand_dims(ops.where(inside, 0.0, -1e9), 2)
+    bias = ops.where(inside, 0.0, -1e9)
+    return ops.reshape(ops.broadcast_to(bias, (batch, *ops.shape(bias))), (-1, 1 + len(_CORNERS)))

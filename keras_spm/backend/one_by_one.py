@@ -1,11 +1,13 @@
-"""Computes a part of a network one image at a time, where that spares the memory's time.
+"""Computes images or attention heads one at a time, where that spares the memory's time.
 
 On a CPU the maps between the two linear maps of an MLP do not fit the caches, and every
 one of them is memory that the operating system has just handed out and cleared: 14 ms for
 the 51 MB of eight 56x56 maps of 512 channels, longer than the product that fills them.
 The maps of one image are small enough to be used again. The MLP of PVT v2 b1's first
 stage takes, forward / forward and backward (two cores, float32, batch 8), under JAX
-32 / 306 ms instead of 76 / 369, under PyTorch 63 / 126 instead of 79 / 205.
+39 / 201 ms instead of 84 / 281, under PyTorch 63 / 126 instead of 79 / 205. Likewise with
+the heads of Guided Local Enhancement under JAX: 33 / 72 ms instead of 59 / 130 for 128
+channels of 28x28 windows. TensorFlow's loops copy more than they spare.
 """
 
 import keras
@@ -24,10 +26,23 @@ def image_by_image(function, images, bytes_within):
         bytes_within: how large a map gets inside the function, for one image; None where
             that is not known.
     """
-    formulation = _FORMULATIONS.get(keras.config.backend())
+    formulation = {"torch": _torch, "jax": _jax}.get(keras.config.backend())
     if formulation is None or bytes_within is None or bytes_within < _LEAST_BYTES:
         return function(images)
     return formulation(function, images)
+
+
+def head_by_head(function, *arrays):
+    """Returns `function(*arrays)`.
+
+    Args:
+        function: of arrays (heads, …), to (heads, …), that treats the heads independently
+            of each other, and neither updates a variable nor draws a random number.
+        arrays: (heads, …) each.
+    """
+    if keras.config.backend() == "jax":
+        return _jax(function, *arrays)
+    return function(*arrays)
 
 
 def _torch(function, images):
@@ -39,16 +54,14 @@ def _torch(function, images):
     return torch.cat([function(image) for image in images.split(1)])
 
 
-def _jax(function, images):
+def _jax(function, *arrays):
     import jax
 
-    def one_by_one(images):
+    def one(slices):
+        return function(*(array[None] for array in slices))[0]
+
+    def one_by_one(*arrays):
         # What is in between is computed again for the gradient, while it is in cache.
-        one = jax.checkpoint(lambda image: function(image[None])[0])
-        return jax.lax.map(one, images)
+        return jax.lax.map(jax.checkpoint(one), arrays)
 
-    return jax.lax.platform_dependent(images, cpu=one_by_one, default=function)
-
-
-# TensorFlow is not listed: its loops copy more than they spare.
-_FORMULATIONS = {"torch": _torch, "jax": _jax}
+    return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=function)
