@@ -89,8 +89,10 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         _, rows, columns, channels = ops.shape(guides)
         maps = pad_to_multiple(maps, WINDOW)
         maps = ops.reshape(maps, (-1, rows, WINDOW, columns, WINDOW, channels))
-        window = [maps[:, :, row, :, column] for row, column in _CORNERS]
-        return ops.stack([guides, *window], axis=3)
+        # One transposition: the gradient of slices would be a whole map for each corner.
+        windows = ops.transpose(maps, (0, 1, 3, 2, 4, 5))
+        windows = ops.reshape(windows, (-1, rows, columns, WINDOW * WINDOW, channels))
+        return ops.concatenate([ops.expand_dims(guides, 3), windows], axis=3)
 
     def _attend(self, guides, tokens, bias):
         """Returns (batch, rows, columns, channels): what every window's guide has gathered."""
