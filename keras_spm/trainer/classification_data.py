@@ -33,6 +33,11 @@ class ClassificationData:
     class_names: list
     multi_label: bool
 
+    def sizes(self):
+        """Returns {part: examples in it}."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(examples) for name, examples in parts.items()}
+
     def counts(self):
         """Returns (classes,) ints, how many images of the training part have each class."""
         labels = np.stack([self.train[index].label for index in range(len(self.train))])

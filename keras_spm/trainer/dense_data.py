@@ -31,6 +31,11 @@ class DenseData:
     test: collections.abc.Sequence
     class_names: list
 
+    def sizes(self):
+        """Returns {part: examples in it}."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(examples) for name, examples in parts.items()}
+
 
 def segmentation_data(recipe):
     """Returns the `DenseData` of a `SegmentationRecipe`."""

@@ -66,6 +66,8 @@ def test_a_run_from_the_command_leaves_everything(tmp_path, capsys):
         "curves.png",
         "confusion_matrix.png",
         "result.json",
+        "samples.png",
+        "tensorboard",
     }
     assert list(tmp_path.iterdir()) == [output]
     result = json.loads((output / "result.json").read_text())
@@ -93,7 +95,7 @@ def test_a_run_from_the_command_leaves_everything(tmp_path, capsys):
 SMALL = ("epochs=2", "steps_per_epoch=2", "warmup_steps=1", "batch_size=4", "pyramid_channels=8")
 OF_EVERY_RUN = {
     *("recipe.json", "environment.json", "metrics.csv", "best.keras", "curves.png"),
-    *("predictions.png", "result.json"),
+    *("predictions.png", "result.json", "samples.png", "tensorboard"),
 }
 
 
