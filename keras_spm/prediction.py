@@ -181,6 +181,6 @@ def _write_class_map(class_map, count, path):
     """A PNG whose pixels are the classes' numbers, shown in their colours."""
     from PIL import Image
 
-    picture = Image.fromarray(class_map.astype("uint8"), "P")
+    picture = Image.fromarray(class_map.astype("uint8"))
     picture.putpalette(class_colours(count).ravel().tolist())
     picture.save(path)

@@ -28,40 +28,28 @@ class EventLog(keras.callbacks.Callback):
     def __init__(self, folder):
         super().__init__()
         self._folder = pathlib.Path(folder)
-        self._files = {}
+        self._name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
 
     def on_epoch_end(self, epoch, logs=None):
         rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
         for name, value in {**(logs or {}), "learning_rate": rate}.items():
             kind = "validation" if name.startswith(_VALIDATION) else "training"
-            self._file(kind).write(scalar(name.removeprefix(_VALIDATION), float(value), epoch + 1))
+            record = _scalar(name.removeprefix(_VALIDATION), float(value), epoch + 1)
+            self._append(self._folder / kind, record)
 
-    def on_train_end(self, logs=None):
-        while self._files:
-            self._files.popitem()[1].close()
-
-    def _file(self, kind):
-        if kind not in self._files:
-            folder = self._folder / kind
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
-            # Unbuffered: what an epoch measured is there when it has ended.
-            self._files[kind] = path.open("wb", buffering=0)
-            self._files[kind].write(_record(_event(_field(3, b"brain.Event:2"))))
-        return self._files[kind]
+    def _append(self, folder, record):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / self._name).open("ab") as file:
+            if not file.tell():
+                file.write(_record(_event(_field(3, b"brain.Event:2"))))
+            file.write(record)
 
 
-def scalar(name, value, step):
-    """Returns the record of one value, bytes.
+# As TensorFlow's event.proto and summary.proto have it.
 
-    Args:
-        name: str, the curve's.
-        value: float.
-        step: int.
 
-    Reference:
-        TensorFlow's event.proto and summary.proto, and the records of its TFRecord files.
-    """
+def _scalar(name, value, step):
+    """The record of a curve's value at a step."""
     # Fields by number: of Value, tag and simple_value; of Event, step and summary.
     measured = _field(1, name.encode()) + _key(2, wire=5) + struct.pack("<f", value)
     return _record(_event(_key(2, wire=0) + _varint(step) + _field(5, _field(1, measured))))

@@ -24,9 +24,10 @@ def plan(recipe, prepared):
     shape = images.shape[1:]
     trained = sum(math.prod(each.shape) for each in model.trainable_variables)
     steps = prepared.steps_per_epoch * recipe.epochs
+    counts = dict(zip(("train", "validate", "test"), prepared.counts.values(), strict=True))
     rows = {
         "backend": f"{keras.config.backend()}, {model.backbone.dtype_policy.name}",
-        "data": ", ".join(f"{count:,} to {part}" for part, count in prepared.counts.items())
+        "data": ", ".join(f"{count:,} to {part} on" for part, count in counts.items())
         + f"; {len(model.class_names)} classes",
         "model": f"{type(model).__name__} on {recipe.preset}: {model.count_params():,} "
         f"parameters, of which {trained:,} are trained",
