@@ -15,6 +15,9 @@ from keras_spm.weights.formats import write_safetensors
 # Those of `training/`, which come with the package.
 RECIPES = pathlib.Path(__file__).parent / "recipes"
 
+# Which have all that the commands may import.
+_EXTRAS = "coco,data,plot"
+
 
 def main(arguments=None):
     """Runs the command; returns the process's exit status.
@@ -35,6 +38,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     try:
         return options.run(options) or 0
+    except ModuleNotFoundError as error:
+        print(f'error: {error}: pip install "keras-spm[{_EXTRAS}]"', file=sys.stderr)
+        return 2
     except (OSError, TypeError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

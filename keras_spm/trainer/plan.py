@@ -9,7 +9,6 @@ from keras_spm.backend.kept_for_gradient import bytes_kept_for_gradient
 
 _POINTS = 10
 _BAR = 40
-_GIGABYTE = 1e9
 
 
 def plan(recipe, prepared):
@@ -31,7 +30,7 @@ def plan(recipe, prepared):
         + f"; {len(model.class_names)} classes",
         "model": f"{type(model).__name__} on {recipe.preset}: {model.count_params():,} "
         f"parameters, of which {trained:,} are trained",
-        "multiply-adds": f"{model.multiply_adds((None, *shape)) / 1e9:.2f} G an image of "
+        "multiply-adds": f"{model.multiply_adds((None, *shape)) / 1e9:.3g} G an image of "
         f"{shape[0]}×{shape[1]} pixels",
         "steps": f"{recipe.epochs:,} epochs × {prepared.steps_per_epoch:,} = {steps:,}, "
         f"of {recipe.batch_size:,} images",
@@ -74,11 +73,11 @@ def _item_size(dtype):
 
 
 def _memory(model, images, targets):
-    of_model, of_image = (each / _GIGABYTE for each in step_bytes(model, images, targets))
+    of_model, of_image = (each / 1e6 for each in step_bytes(model, images, targets))
     total = of_model + len(images) * of_image
     return (
-        f"{total:.2f} GB = {of_model:.2f} of weights, gradients and optimizer + {len(images)} "
-        f"images × {of_image:.3f} that the gradient needs"
+        f"{total:,.0f} MB = {of_model:,.0f} of weights, gradients and optimizer + "
+        f"{len(images)} images × {of_image:,.1f} that the gradient needs"
     )
 
 
@@ -88,6 +87,6 @@ def _curve(rates, steps):
     values = [float(keras.ops.convert_to_numpy(rates(place))) for place in places]
     peak = max(values) or 1.0
     return [
-        f"{place:>14,} {value:.2e} {'#' * round(_BAR * value / peak)}"
+        f"{place:>14,} {value:.2e} {'#' * round(_BAR * value / peak)}".rstrip()
         for place, value in zip(places, values, strict=True)
     ]
