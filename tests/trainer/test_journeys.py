@@ -1,6 +1,5 @@
 """Whole ways through the command line, from a user's images to what comes of them."""
 
-import csv
 import json
 
 import keras
@@ -18,7 +17,7 @@ from tests.helpers import randomize
 
 SMALL = (
     *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_fraction=1"),
-    *("epochs=2", "warmup_epochs=0", "batch_size=5", "magnitude=0"),
+    *("epochs=1", "warmup_epochs=0", "batch_size=5", "magnitude=0"),
 )
 
 
@@ -45,7 +44,7 @@ def test_photos_are_trained_on_measured_named_and_exported(photos, tmp_path, cap
     assert main([*training, "--dry-run", "--output", str(tmp_path / "run")]) == 0
     plan = capsys.readouterr().out
     assert "19 to train on, 5 to validate on, 5 to test on; 3 classes" in plan
-    assert "2 epochs × 3 = 6, of 5 images" in plan
+    assert "1 epochs × 3 = 3, of 5 images" in plan
     assert not list(tmp_path.iterdir())
 
     assert main([*training, "--output", str(tmp_path / "run")]) == 0
@@ -53,12 +52,7 @@ def test_photos_are_trained_on_measured_named_and_exported(photos, tmp_path, cap
     assert {"samples.png", "curves.png", "tensorboard", "best.keras"} <= files
     result = json.loads((tmp_path / "run/result.json").read_text())
 
-    # The same seed once more, and its curve.
-    assert main([*training, "--output", str(tmp_path / "again")]) == 0
-    curves = [(tmp_path / name / "metrics.csv").read_text() for name in ("run", "again")]
-    assert curves[0] == curves[1] and len(list(csv.reader(curves[0].splitlines()))) == 3
-
-    # By default a run is measured where it was tested; `--data` is a data set of its own.
+    # By default a run is measured where it was tested.
     capsys.readouterr()
     output = tmp_path / "numbers.json"
     assert main(["evaluate", str(tmp_path / "run"), "--output", str(output)]) == 0
@@ -67,15 +61,11 @@ def test_photos_are_trained_on_measured_named_and_exported(photos, tmp_path, cap
     assert own["accuracy"] == pytest.approx(result["test_accuracy"], abs=1e-6)
     assert own["loss"] == pytest.approx(result["test_loss"], abs=1e-5)
     assert f"accuracy: {own['accuracy']:.5g}" in capsys.readouterr().out
-    best = str(tmp_path / "run/best.keras")
-    assert main(["evaluate", best, "--data", str(photos), "--output", str(output)]) == 0
-    model = keras.saving.load_model(best)
-    paths = sorted(photos.rglob("*.png"))
-    named = model.classify(paths, top=3)
-    right = [classes[0][0] == path.parent.name for path, classes in zip(paths, named, strict=True)]
-    assert json.loads(output.read_text())["accuracy"] == pytest.approx(np.mean(right), abs=1e-6)
 
     # What cannot be read is named, and the rest predicted all the same.
+    best = tmp_path / "run/best.keras"
+    paths = sorted(photos.rglob("*.png"))
+    named = keras.saving.load_model(best).classify(paths, top=3)
     (photos / "torn.png").write_bytes(paths[0].read_bytes()[:60])
     capsys.readouterr()
     assert main(["predict", str(tmp_path / "run"), str(photos), "--json", "--top", "3"]) == 1
@@ -87,14 +77,12 @@ def test_photos_are_trained_on_measured_named_and_exported(photos, tmp_path, cap
         assert [each["name"] for each in found["classes"]] == [name for name, _ in classes]
         probabilities = [each["probability"] for each in found["classes"]]
         np.testing.assert_allclose(probabilities, [each for _, each in classes], atol=1e-5)
-    assert main(["predict", best, str(paths[0]), "--top", "1"]) == 0
-    assert capsys.readouterr().out == f"{paths[0]}  {named[0][0][0]} {named[0][0][1]:.1%}\n"
     (photos / "torn.png").unlink()
 
     target = tmp_path / "weights.safetensors"
-    assert main(["export", best, str(target)]) == 0
+    assert main(["export", str(best), str(target)]) == 0
     with safe_open(target, "numpy") as file:
-        assert file.get_tensor("head.weight").shape == (3, 256)
+        assert file.get_tensor("head.weight").shape == (3, 128)
 
 
 def _backbone():
@@ -193,6 +181,11 @@ def test_a_preset_with_a_head_is_measured_by_name_or_order(photos, tmp_path, cap
         losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(24), labels]
         assert numbers["loss"] == pytest.approx(losses.mean(), rel=1e-4)
         measured[key] = numbers["loss"]
+        path = photos / "digit 1/3.png"
+        capsys.readouterr()
+        assert main(["predict", str(tmp_path / key), str(path), "--top", "1"]) == 0
+        (name, share), *_ = model.classify(path, top=1)
+        assert capsys.readouterr().out == f"{path}  {name} {share:.1%}\n"
     assert measured["none"] == measured["by order"] != measured["by name"]
 
 
