@@ -12,6 +12,7 @@ import keras_spm.cli
 from keras_spm.cli import main
 from keras_spm.data import DigitScenes
 from keras_spm.data import load_dataset
+from keras_spm.trainer import dense_data
 from tests.helpers import randomize
 
 SMALL = (
@@ -92,6 +93,7 @@ def test_a_segmenter_from_the_command_line(tmp_path, capsys, monkeypatch):
     model = keras_spm.SemanticSegmenter(_backbone(), 11, names, pyramid_channels=8, head_channels=8)
     randomize(model).save(tmp_path / "model.keras")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dense_data, "_TEST_SCENES", 16)
     scenes = list(DigitScenes("test", 3, 64))
     for place, scene in enumerate(scenes):
         (tmp_path / f"in/{place}").mkdir(parents=True)
@@ -111,10 +113,10 @@ def test_a_segmenter_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert main(["evaluate", "model.keras", *arguments, *settings]) == 0
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     images, class_maps = zip(
-        *((each.image, each.class_map) for each in DigitScenes("test", 256, 64)), strict=True
+        *((each.image, each.class_map) for each in DigitScenes("test", 16, 64)), strict=True
     )
     again = model.evaluate(np.stack(images), np.stack(class_maps), verbose=0, return_dict=True)
-    assert numbers["images"] == 256
+    assert numbers["images"] == 16
     assert numbers["mean_iou"] == pytest.approx(again["mean_iou"], abs=1e-6)
     assert len([name for name in numbers if name.startswith("iou/")]) == 11
 
@@ -129,6 +131,7 @@ def test_a_detector_from_the_command_line(tmp_path, capsys, monkeypatch):
     )
     randomize(model).save(tmp_path / "model.keras")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dense_data, "_TEST_SCENES", 16)
     scene = DigitScenes("test", 1, 64)[0]
     Image.fromarray(scene.image).save("scene.png")
     arguments = ["--score", "0.9", "--output", "seen", "--json"]
@@ -146,7 +149,7 @@ def test_a_detector_from_the_command_line(tmp_path, capsys, monkeypatch):
     arguments = ["--recipe", "detection_digit_scenes", "--output", "numbers.json"]
     assert main(["evaluate", "model.keras", *arguments, *settings]) == 0
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    assert numbers["images"] == 256 and 0 <= numbers["AP"] <= numbers["AP50"] <= 1
+    assert numbers["images"] == 16 and 0 <= numbers["AP"] <= numbers["AP50"] <= 1
 
 
 @pytest.mark.only("torch")
