@@ -10,8 +10,8 @@ from keras_spm.trainer.classification_metrics import multi_label_metrics
 from keras_spm.trainer.classification_metrics import single_label_metrics
 from keras_spm.trainer.classification_sources import classification_source
 from keras_spm.trainer.engine import train
+from keras_spm.trainer.observers import observers
 from keras_spm.trainer.prepared import Prepared
-from keras_spm.trainer.records import records
 from keras_spm.visualize import plot_confusion_matrix
 from keras_spm.visualize import plot_training_curves
 
@@ -61,7 +61,7 @@ def train_classifier(recipe, folder, verbose):
         [
             # Exchanges weights and averages for the time of a validation.
             *([keras.callbacks.SwapEMAWeights()] if recipe.average else []),
-            *records(prepared, folder),
+            *observers(prepared, folder),
         ],
     )
     metrics = ["accuracy", *["average_precision"] * source.multi_label]

@@ -3,8 +3,8 @@
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.optimizers import AdamW
 from keras_spm.trainer.engine import train
+from keras_spm.trainer.observers import observers
 from keras_spm.trainer.prepared import Prepared
-from keras_spm.trainer.records import records
 from keras_spm.visualize import plot_training_curves
 
 # Examples of the test part that are drawn.
@@ -61,7 +61,7 @@ def run(prepared, evaluation, metric, test, recipe, folder, verbose):
         folder,
         verbose,
         (f"val_{metric}", "max"),
-        callbacks=[evaluation, *records(prepared, folder)],
+        callbacks=[evaluation, *observers(prepared, folder)],
     )
     plot_training_curves(training.history, folder.working_path / "curves.png", ("loss", metric))
     result = {

@@ -17,7 +17,7 @@ from keras_spm.visualize import plot_segmentations
 _SHOWN = 8
 
 
-def records(prepared, folder):
+def observers(prepared, folder):
     """Returns the callbacks that write into a `RunFolder`, those after all that measure."""
     path = folder.working_path
     return [EventLog(path / "tensorboard"), _Samples(prepared, path / "samples.png")]
