@@ -15,7 +15,7 @@ class Prepared:
         batches: data set for the whole training.
         steps_per_epoch: int.
         rates: the learning rate's schedule.
-        data: of what the task is validated and tested on.
+        data: the parts that the task is validated and tested on.
         counts: {part: examples in it}.
     """
 
