@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import subprocess
 import sys
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -57,3 +58,24 @@ def versions():
     """Returns {package: version} of what decides a run's numbers."""
     packages = ("keras-spm", "keras", "numpy", chosen_backend()[0])
     return {package: importlib.metadata.version(package) for package in packages}
+
+
+def git_revision():
+    """Returns the commit that this package's code is of, with `+changes` where it differs.
+
+    `None` where the code does not lie in a git repository that keeps it, as when installed.
+    """
+    here = pathlib.Path(__file__)
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", "-C", here.parent, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        # Another's repository may lie around a virtual environment.
+        git("ls-files", "--error-unmatch", here.name)
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -5,6 +5,7 @@ import numpy as np
 from keras_spm.data.preprocessing import read_image
 
 _SHOWN_ERRORS = 12
+_COLUMNS = 4
 _LONGEST_LEGEND = 24
 
 
@@ -26,6 +27,26 @@ def plot_training_curves(metrics, path, names=("loss", "accuracy")):
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0].set_yscale("log")
+    figure.savefig(path, dpi=120)
+
+
+def plot_images(images, titles, path):
+    """Draws images, four in a row, each under its title.
+
+    Args:
+        images: sequence of paths of image files, `PIL.Image`s, or arrays (height, width, 3)
+            with pixels in [0, 255].
+        titles: one string per image.
+        path: where the PNG goes.
+    """
+    columns = min(len(images), _COLUMNS)
+    rows = -(-len(images) // columns)
+    figure, axes = _figure(rows, columns, (2.5 * columns, 2.8 * rows))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, image, title in zip(axes.flat, images, titles, strict=False):
+        axis.imshow(read_image(image), interpolation="nearest")
+        axis.set_title(title, fontsize=8, wrap=True)
     figure.savefig(path, dpi=120)
 
 

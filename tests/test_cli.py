@@ -1,5 +1,7 @@
 """The command line."""
 
+import sys
+
 import pytest
 from safetensors import safe_open
 
@@ -38,3 +40,10 @@ def test_what_fails_is_said_and_leaves_nothing(tmp_path, monkeypatch, capsys, ar
     assert main(["export", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+@pytest.mark.only("torch")
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    assert main(["train", "classification_digits", "--dry-run"]) == 2
+    assert 'pip install "keras-spm[coco,data,plot]"' in capsys.readouterr().err

@@ -35,10 +35,11 @@ ALLOWED = {
     "version": set(),
     "data": {"registry", "numpy", "keras"},
     "visualize": {"data", "numpy"},
-    "cli": {"converters", "weights", "keras"},
+    "prediction": {"data", "tasks", "visualize", "numpy"},
+    "cli": {"converters", "prediction", "trainer", "weights", "keras"},
     "trainer": {
-        *("backbones", "callbacks", "cards", "data", "environment", "optimizers", "registry"),
-        *("tasks", "visualize", "keras", "numpy"),
+        *("backbones", "backend", "callbacks", "cards", "data", "environment", "optimizers"),
+        *("registry", "tasks", "visualize", "keras", "numpy"),
     },
 }
 

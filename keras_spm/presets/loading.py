@@ -18,6 +18,9 @@ from keras_spm.presets.sources import Weights
 from keras_spm.presets.sources import find_source
 from keras_spm.registry import lookup
 from keras_spm.tasks import ImageClassifier
+from keras_spm.tasks import ObjectDetector
+from keras_spm.tasks import SemanticSegmenter
+from keras_spm.tasks.image_task import ImageTask
 from keras_spm.version import __version__
 from keras_spm.weights import converted
 from keras_spm.weights import ledger
@@ -26,6 +29,7 @@ from keras_spm.weights.messages import shortened
 
 # The layers of dense tasks beside their backbone.
 _HEAD = re.compile("(head|feature_pyramid)/")
+_TASKS = {cls.__name__: cls for cls in (ImageClassifier, ObjectDetector, SemanticSegmenter)}
 _BY_NAME = {cls.__name__: cls for cls in BACKBONES}
 
 
@@ -34,6 +38,8 @@ def load_preset(cls, name, load_weights, arguments):
     is_backbone = issubclass(cls, PyramidBackbone)
     source = find_source(cls if is_backbone else PyramidBackbone, name, load_weights)
     backbone_class = _backbone_class(source)
+    if cls is ImageTask:
+        cls = _described_task(source)
     weights = _weights(source) if load_weights else None
     model = _build(None if is_backbone else cls, backbone_class, source, weights, arguments)
     if load_weights:
@@ -50,6 +56,12 @@ def load_preset(cls, name, load_weights, arguments):
                 stacklevel=4,  # Whoever called `from_preset`.
             )
     return model
+
+
+def _described_task(source):
+    if source.description.task_arguments is None:
+        raise ValueError(f"{source.name} holds a backbone without a task.")
+    return lookup("task", source.description.task, _TASKS)
 
 
 def _weights(source):

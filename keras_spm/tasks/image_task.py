@@ -24,6 +24,8 @@ class ImageTask(keras.Model):
     def from_preset(cls, name, load_weights=True, **arguments):
         """Builds the task and loads its weights; `load_report` on it says what was done.
 
+        Called on `ImageTask` itself it builds the task that the preset was saved as.
+
         Args:
             name: long name of a backbone preset, see `keras_spm.list_presets()`, or a
                 folder or address as `PyramidBackbone.from_preset` takes them.

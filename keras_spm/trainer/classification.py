@@ -1,18 +1,32 @@
 """Trains, selects, tests and documents an image classifier."""
 
 import keras
-import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.optimizers import AdamW
 from keras_spm.optimizers import LayerwiseAdamW
 from keras_spm.tasks import ImageClassifier
+from keras_spm.trainer.classification_metrics import multi_label_metrics
+from keras_spm.trainer.classification_metrics import single_label_metrics
 from keras_spm.trainer.classification_sources import classification_source
 from keras_spm.trainer.engine import train
+from keras_spm.trainer.observers import observers
+from keras_spm.trainer.prepared import Prepared
 from keras_spm.visualize import plot_confusion_matrix
 from keras_spm.visualize import plot_training_curves
 
 _MOST_CLASSES = 30  # That a confusion matrix can show.
+
+
+def prepare_classifier(recipe):
+    """Returns all that a `ClassificationRecipe` needs, as `Prepared`."""
+    keras.utils.set_random_seed(recipe.seed)
+    source = classification_source(recipe)
+    model = _build(recipe, source)
+    batches, steps_per_epoch = source.training(model)
+    rates = recipe.learning_rates(steps_per_epoch)
+    model.compile(optimizer=_optimizer(recipe, model, rates), loss=source.loss)
+    return Prepared(model, batches, steps_per_epoch, rates, source, source.counts)
 
 
 def train_classifier(recipe, folder, verbose):
@@ -27,28 +41,28 @@ def train_classifier(recipe, folder, verbose):
         verbose: as `keras.Model.fit` takes it.
 
     Returns:
-        The result, a dict: `test_accuracy`, `test_loss`, `best_epoch`,
+        The result, a dict: `test_accuracy`, `test_top_5_accuracy` of more than 5 classes,
+        `test_loss`, `best_epoch`,
         `validation_accuracy` there, and `seconds` of training. Where an image may have
         several classes, `test_average_precision` and `validation_average_precision`, means
         over the classes, come on top.
     """
-    keras.utils.set_random_seed(recipe.seed)
-    source = classification_source(recipe)
-    model = _build(recipe, source)
-    batches, steps_per_epoch = source.training(model)
-    rates = recipe.learning_rates(steps_per_epoch)
-    model.compile(optimizer=_optimizer(recipe, model, rates), loss=source.loss)
+    prepared = prepare_classifier(recipe)
+    source = prepared.data
     training = train(
-        model,
-        batches,
+        prepared.model,
+        prepared.batches,
         recipe,
         folder,
         verbose,
         source.monitor,
-        steps_per_epoch,
+        prepared.steps_per_epoch,
         source.validation,
-        # Exchanges weights and averages for the time of a validation.
-        [keras.callbacks.SwapEMAWeights()] if recipe.average else [],
+        [
+            # Exchanges weights and averages for the time of a validation.
+            *([keras.callbacks.SwapEMAWeights()] if recipe.average else []),
+            *observers(prepared, folder),
+        ],
     )
     metrics = ["accuracy", *["average_precision"] * source.multi_label]
     curves = folder.working_path / "curves.png"
@@ -110,17 +124,10 @@ def _test(model_path, source, picture_path):
     model = keras.saving.load_model(model_path)
     labels, outputs, images = source.test(model)
     if source.multi_label:
-        metrics = [keras.metrics.BinaryCrossentropy("loss", from_logits=True)]
-        # Fresh ones of the kinds that the model is compiled with by default.
-        metrics += model.multi_label_metrics()
-        for metric in metrics:
-            metric.update_state(labels, outputs)
-        return {f"test_{metric.name}": float(metric.result()) for metric in metrics}
-    loss = keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True)
-    predictions = outputs.argmax(axis=-1)
-    if len(source.class_names) <= _MOST_CLASSES:
-        plot_confusion_matrix(labels, predictions, images, source.class_names, picture_path)
-    return {
-        "test_accuracy": float(np.mean(predictions == labels)),
-        "test_loss": float(np.mean(keras.ops.convert_to_numpy(loss))),
-    }
+        metrics = multi_label_metrics(model, labels, outputs)
+    else:
+        metrics = single_label_metrics(model, labels, outputs)
+        if len(source.class_names) <= _MOST_CLASSES:
+            predictions = outputs.argmax(axis=-1)
+            plot_confusion_matrix(labels, predictions, images, source.class_names, picture_path)
+    return {f"test_{name}": value for name, value in metrics.items()}

@@ -2,7 +2,7 @@
 
 import collections.abc
 import dataclasses
-import functools
+import operator
 import pathlib
 
 import numpy as np
@@ -33,12 +33,36 @@ class ClassificationData:
     class_names: list
     multi_label: bool
 
+    def sizes(self):
+        """Returns {part: examples in it}."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(examples) for name, examples in parts.items()}
+
     def counts(self):
         """Returns (classes,) ints, how many images of the training part have each class."""
         labels = np.stack([self.train[index].label for index in range(len(self.train))])
         if self.multi_label:
             return labels.sum(axis=0).astype(int)
         return np.bincount(labels, minlength=len(self.class_names))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """How a data set is read.
+
+    Attributes:
+        parts: function of a recipe, the set of its parts' names; empty where it is not
+            divided.
+        read: function (recipe, name of a part or None for all, class names or None) of its
+            examples.
+        class_names: function of the examples.
+        counts: bool, whether every class must be seen to have images to train on.
+    """
+
+    parts: collections.abc.Callable
+    read: collections.abc.Callable
+    class_names: collections.abc.Callable = operator.attrgetter("class_names")
+    counts: bool = False
 
 
 def classification_data(recipe):
@@ -48,38 +72,95 @@ def classification_data(recipe):
         FileNotFoundError, ValueError: as the readers do; and for data without a part to
             train on, or to validate on where the recipe holds none out.
     """
-    read = lookup("data set", recipe.dataset, FILE_DATASETS)
+    reader = _reader(recipe)
+    parts = reader.parts(recipe)
+    if parts and "train" not in parts:
+        raise ValueError(
+            f"{recipe.data_folder} must have a part `train`. Received: {sorted(parts)}"
+        )
+    train = reader.read(recipe, "train" if parts else None, None)
+    names = reader.class_names(train)
+    others = [name for name in (*_VALIDATION_NAMES, "test") if name in parts]
+    if others:
+        validation = test = reader.read(recipe, others[0], train.class_names)
+        if "test" in others[1:]:
+            test = reader.read(recipe, "test", train.class_names)
+    else:
+        train, validation = _held_out(train, recipe)
+        test = validation
+    data = ClassificationData(train, validation, test, names, train.multi_label)
+    if reader.counts:
+        _check_every_class(data, recipe)
+    return data
+
+
+def classification_test(recipe):
+    """Returns (examples, class names) of the part alone that is tested on.
+
+    That is the part `test`, or else the one to validate on. Of data without such parts it
+    is what the recipe holds out, or, with a `validation_share` of 0, all there is.
+
+    Raises:
+        FileNotFoundError, ValueError: as the readers do.
+    """
+    reader = _reader(recipe)
+    parts = reader.parts(recipe)
+    part = next((name for name in ("test", *_VALIDATION_NAMES) if name in parts), None)
+    if part is None and recipe.validation_share:
+        data = classification_data(recipe)
+        return data.test, data.class_names
+    examples = reader.read(recipe, part, None)
+    return examples, reader.class_names(examples)
+
+
+def _reader(recipe):
+    reader = lookup("data set", recipe.dataset, FILE_DATASETS)
     if not recipe.data_folder:
         raise ValueError(
             f"`data_folder` must say where the data set {recipe.dataset!r} is. "
             "Received: data_folder=''"
         )
-    return read(recipe)
+    return reader
 
 
-def _folder(recipe):
+def _checks(recipe):
+    return {"invalid": recipe.invalid, "verify": recipe.verify_images}
+
+
+def _folder_parts(recipe):
+    folders = {each.name for each in pathlib.Path(recipe.data_folder).glob("*") if each.is_dir()}
+    return folders if "train" in folders else set()
+
+
+def _folder(recipe, part, class_names):
     """A folder of class folders, or with `train`, `val` and perhaps `test` above them."""
-    folder = pathlib.Path(recipe.data_folder)
-    checks = {"invalid": recipe.invalid, "verify": recipe.verify_images}
-    parts = {each.name for each in folder.glob("*") if each.is_dir()}
-    if "train" not in parts:
-        return _held_out(ImageFolder(folder, **checks), recipe)
-
-    def read(part, class_names=None):
-        return ImageFolder(folder / part, class_names, **checks)
-
-    return _in_parts(read, parts, recipe)
+    folder = pathlib.Path(recipe.data_folder, part or "")
+    return ImageFolder(folder, class_names, **_checks(recipe))
 
 
-def _table(recipe):
+def _table(recipe, part, class_names):
     """A CSV file, perhaps with a column of parts."""
-    checks = {"invalid": recipe.invalid, "verify": recipe.verify_images}
-    parts = ImageTable.parts(recipe.data_folder)
+    return ImageTable(recipe.data_folder, None, part, class_names, **_checks(recipe))
 
-    def read(part, class_names=None):
-        return ImageTable(recipe.data_folder, None, part, class_names, **checks)
 
-    data = _in_parts(read, parts, recipe) if parts else _held_out(read(None), recipe)
+def _tfds(recipe, part, class_names):
+    return TfdsClassification(recipe.data_folder, part)
+
+
+FILE_DATASETS = {
+    "folder": _Reader(_folder_parts, _folder),
+    # Its test part comes without labels; its classes are called by words.
+    "imagenet2012": _Reader(
+        lambda recipe: {"train", "validation"},
+        _tfds,
+        lambda examples: read_class_names("imagenet-1k"),
+    ),
+    "table": _Reader(lambda recipe: ImageTable.parts(recipe.data_folder), _table, counts=True),
+    "tfds": _Reader(lambda recipe: TfdsClassification.parts(recipe.data_folder), _tfds),
+}
+
+
+def _check_every_class(data, recipe):
     counts = zip(data.class_names, data.counts(), strict=True)
     lacking = [name for name, count in counts if not count]
     if lacking:
@@ -87,49 +168,10 @@ def _table(recipe):
             f"{recipe.data_folder} must have images of every class to train on. Received: none "
             f"of {lacking}"
         )
-    return data
-
-
-def _tfds(recipe):
-    def read(part, class_names=None):
-        return TfdsClassification(recipe.data_folder, part)
-
-    return _in_parts(read, TfdsClassification.parts(recipe.data_folder), recipe)
-
-
-def _imagenet(recipe):
-    """Its test part comes without labels; its classes are called by words."""
-    read = functools.partial(TfdsClassification, recipe.data_folder)
-    train, validation = read("train"), read("validation")
-    return ClassificationData(
-        train, validation, validation, read_class_names("imagenet-1k"), multi_label=False
-    )
-
-
-FILE_DATASETS = {
-    "folder": _folder,
-    "imagenet2012": _imagenet,
-    "table": _table,
-    "tfds": _tfds,
-}
-
-
-def _in_parts(read, parts, recipe):
-    if "train" not in parts:
-        raise ValueError(
-            f"{recipe.data_folder} must have a part `train`. Received: {sorted(parts)}"
-        )
-    train = read("train")
-    names = [name for name in (*_VALIDATION_NAMES, "test") if name in parts]
-    if not names:
-        return _held_out(train, recipe)
-    validation = read(names[0], train.class_names)
-    test = read("test", train.class_names) if "test" in names else validation
-    return ClassificationData(train, validation, test, train.class_names, train.multi_label)
 
 
 def _held_out(examples, recipe):
-    """Divides examples; every class is divided in the same ratio, where each has one."""
+    """(to train on, held out); every class is divided in the same ratio, where each has one."""
     from sklearn.model_selection import train_test_split
 
     if not recipe.validation_share:
@@ -152,10 +194,7 @@ def _held_out(examples, recipe):
             f"{recipe.data_folder} cannot be divided by `validation_share`: {error} "
             f"Received: validation_share={recipe.validation_share}"
         ) from error
-    train, validation = _Chosen(examples, train), _Chosen(examples, validation)
-    return ClassificationData(
-        train, validation, validation, examples.class_names, examples.multi_label
-    )
+    return _Chosen(examples, train), _Chosen(examples, validation)
 
 
 class _Chosen:
@@ -164,6 +203,7 @@ class _Chosen:
     def __init__(self, examples, places):
         self._examples = examples
         self._places = np.sort(places)
+        self.multi_label = examples.multi_label
 
     def __len__(self):
         return len(self._places)

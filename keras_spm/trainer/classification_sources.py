@@ -15,6 +15,7 @@ from keras_spm.data.pipeline import training_batches
 from keras_spm.registry import lookup
 from keras_spm.trainer.classification_data import FILE_DATASETS
 from keras_spm.trainer.classification_data import classification_data
+from keras_spm.trainer.classification_data import classification_test
 
 
 class _Memory:
@@ -26,6 +27,7 @@ class _Memory:
         preprocessing: what the classifier does with images first, or `None`.
         monitor: (metric, `"min"` or `"max"`) by which the best epoch is known.
         loss: for `compile`.
+        counts: {part: examples in it}.
         unused: keys of a recipe that mean nothing to it.
     """
 
@@ -44,6 +46,10 @@ class _Memory:
         self._splits = load_dataset(recipe.dataset)
         self.class_names = self._splits.class_names
         self.validation = self._splits.validation
+        self.counts = {
+            part: len(getattr(self._splits, part).labels)
+            for part in ("train", "validation", "test")
+        }
 
     def training(self, model):
         """Returns (batches for the whole training, how many an epoch has)."""
@@ -74,8 +80,8 @@ class _Files:
         self._data = classification_data(recipe)
         self.class_names = self._data.class_names
         self.multi_label = self._data.multi_label
-        sides = (recipe.image_size, recipe.image_size)
-        self.preprocessing = ImagePreprocessing(sides, recipe.crop_fraction)
+        self.counts = self._data.sizes()
+        self.preprocessing = _preprocessing(recipe)
         metric = "average_precision" if self.multi_label else "accuracy"
         self.monitor = (f"val_{metric}", "max")
         self._class_weights = self._balanced() if recipe.class_weights == "balanced" else None
@@ -129,10 +135,8 @@ class _Files:
 
     def test(self, model):
         examples = self._data.test
-        images = self._evaluated(examples, lambda prepared: self._collated(prepared)[0])
-        labels = [examples[index].label for index in range(len(examples))]
-        outputs = model.predict(images, verbose=0)
-        return np.stack(labels), outputs, _Pictures(examples, self.preprocessing)
+        labels, outputs = _outputs(model, examples, self.preprocessing, self._recipe.batch_size)
+        return labels, outputs, _Pictures(examples, self.preprocessing)
 
     def _evaluated(self, examples, collated):
         def prepared(example):
@@ -193,3 +197,47 @@ def classification_source(recipe):
                 f"does not use it. Received: {field.name}={value!r}"
             )
     return source(recipe)
+
+
+def tested_outputs(model, recipe):
+    """Returns what any classifier makes of the images that a recipe tests on.
+
+    Args:
+        model: `ImageClassifier`; its `preprocessing` counts, and the recipe's only where it
+            has none.
+        recipe: `ClassificationRecipe`.
+
+    Returns:
+        (labels, outputs, class names): (count,) ints in the order of the names, or where
+        images have several classes (count, classes) of 0 and 1; the model's outputs.
+
+    Raises:
+        FileNotFoundError, ValueError: where the data cannot be read, and where they have
+            several classes an image and the model one, or the other way round.
+    """
+    if lookup("data set", recipe.dataset, SOURCES) is _Memory:
+        splits = load_dataset(recipe.dataset)
+        images, labels = splits.test
+        return labels, model.predict(images, verbose=0), splits.class_names
+    examples, class_names = classification_test(recipe)
+    if examples.multi_label != model.multi_label:
+        raise ValueError(
+            "The data and the model must both have one class an image, or several. "
+            f"Received: data with multi_label={examples.multi_label}, a model with "
+            f"multi_label={model.multi_label}"
+        )
+    preprocessing = model.preprocessing or _preprocessing(recipe)
+    return *_outputs(model, examples, preprocessing, recipe.batch_size), class_names
+
+
+def _preprocessing(recipe):
+    return ImagePreprocessing((recipe.image_size, recipe.image_size), recipe.crop_fraction)
+
+
+def _outputs(model, examples, preprocessing, batch_size):
+    """(labels, outputs) of all examples."""
+    images = EvaluationBatches(
+        examples, lambda example: preprocessing(example.image), np.stack, batch_size
+    )
+    labels = [examples[index].label for index in range(len(examples))]
+    return np.stack(labels), model.predict(images, verbose=0)

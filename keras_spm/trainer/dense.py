@@ -3,6 +3,8 @@
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.optimizers import AdamW
 from keras_spm.trainer.engine import train
+from keras_spm.trainer.observers import observers
+from keras_spm.trainer.prepared import Prepared
 from keras_spm.visualize import plot_training_curves
 
 # Examples of the test part that are drawn.
@@ -19,12 +21,28 @@ def backbone_of(recipe):
     )
 
 
-def run(model, batches, evaluation, metric, test, recipe, folder, verbose):
+def prepare(recipe, model, batches, data):
+    """Compiles a dense task.
+
+    Args:
+        recipe: a `DenseRecipe`.
+        model: the task.
+        batches: endless data set.
+        data: `DenseData`.
+
+    Returns:
+        A `Prepared`.
+    """
+    rates = recipe.learning_rates()
+    model.compile(optimizer=AdamW(rates, weight_decay=recipe.weight_decay))
+    return Prepared(model, batches, recipe.steps_per_epoch, rates, data, data.sizes())
+
+
+def run(prepared, evaluation, metric, test, recipe, folder, verbose):
     """Trains a dense task, keeps the best epoch and tests it.
 
     Args:
-        model: the task.
-        batches: endless data set.
+        prepared: a `Prepared`.
         evaluation: callback that measures the validation part.
         metric: str, by whose value there the best epoch is known.
         test: function (path of the best model, path of the run's folder) that returns
@@ -36,10 +54,15 @@ def run(model, batches, evaluation, metric, test, recipe, folder, verbose):
     Returns:
         The result, a dict.
     """
-    rates = recipe.learning_rates()
-    model.compile(optimizer=AdamW(rates, weight_decay=recipe.weight_decay))
-    monitor = (f"val_{metric}", "max")
-    training = train(model, batches, recipe, folder, verbose, monitor, callbacks=[evaluation])
+    training = train(
+        prepared.model,
+        prepared.batches,
+        recipe,
+        folder,
+        verbose,
+        (f"val_{metric}", "max"),
+        callbacks=[evaluation, *observers(prepared, folder)],
+    )
     plot_training_curves(training.history, folder.working_path / "curves.png", ("loss", metric))
     result = {
         **test(training.best_model, folder.working_path),

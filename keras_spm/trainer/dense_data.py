@@ -2,7 +2,6 @@
 
 import collections.abc
 import dataclasses
-import functools
 import pathlib
 
 from keras_spm.data import CocoDetection
@@ -32,86 +31,118 @@ class DenseData:
     test: collections.abc.Sequence
     class_names: list
 
+    def sizes(self):
+        """Returns {part: examples in it}."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(examples) for name, examples in parts.items()}
+
 
 def segmentation_data(recipe):
     """Returns the `DenseData` of a `SegmentationRecipe`."""
-    return lookup("data set", recipe.dataset, _SEGMENTATION)(recipe)
+    return _data(recipe, _SEGMENTATION)
 
 
 def detection_data(recipe):
     """Returns the `DenseData` of a `DetectionRecipe`."""
-    return lookup("data set", recipe.dataset, _DETECTION)(recipe)
+    return _data(recipe, _DETECTION)
 
 
-def _scenes(recipe, side, class_names):
-    # As many as there are steps for: no scene comes twice.
-    count = recipe.steps * recipe.batch_size
-    return DenseData(
-        DigitScenes("train", count, side),
-        DigitScenes("validation", _VALIDATION_SCENES, side),
-        DigitScenes("test", _TEST_SCENES, side),
-        class_names,
-    )
+def segmentation_test(recipe):
+    """Returns (examples, class names) of the part alone that a `SegmentationRecipe` tests on."""
+    return _test(recipe, _SEGMENTATION)
 
 
-def _in_two_parts(read, train, test):
-    """Data without a third part: what is validated on is the test."""
-    train, test = read(train), read(test)
-    return DenseData(train, test, test, test.class_names)
+def detection_test(recipe):
+    """Returns (examples, class names) of the part alone that a `DetectionRecipe` tests on."""
+    return _test(recipe, _DETECTION)
 
 
-def _coco(recipe):
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """How a data set is read.
+
+    Attributes:
+        read: function (recipe, name of a part) of its examples.
+        parts: names of those to train, validate and test on.
+        class_names: list of strings, where the examples do not have their own.
+    """
+
+    read: collections.abc.Callable
+    parts: tuple
+    class_names: list | None = None
+
+    def names(self, examples):
+        return self.class_names or examples.class_names
+
+
+def _data(recipe, readers):
+    reader = lookup("data set", recipe.dataset, readers)
+    train, *others = dict.fromkeys(reader.parts)
+    train = reader.read(recipe, train)
+    others = [reader.read(recipe, part) for part in others]
+    names = reader.names(train)
+    for examples in others:
+        if reader.names(examples) != names:
+            raise ValueError(
+                f"{recipe.data_folder}: the parts {', '.join(dict.fromkeys(reader.parts))} must "
+                f"have the same categories. Received: {names} and {reader.names(examples)}"
+            )
+    # Data without a third part: what is validated on is the test.
+    return DenseData(train, others[0], others[-1], names)
+
+
+def _test(recipe, readers):
+    reader = lookup("data set", recipe.dataset, readers)
+    examples = reader.read(recipe, reader.parts[-1])
+    return examples, reader.names(examples)
+
+
+def _scenes(side, class_names):
+    """A `_Reader` of scenes; `side` is the recipe's key of their size."""
+
+    def read(recipe, part):
+        # To train on as many as there are steps for: no scene comes twice.
+        steps = recipe.steps * recipe.batch_size
+        counts = {"train": steps, "validation": _VALIDATION_SCENES, "test": _TEST_SCENES}
+        return DigitScenes(part, counts[part], getattr(recipe, side))
+
+    return _Reader(read, ("train", "validation", "test"), class_names)
+
+
+def _coco(recipe, part):
     """A folder as COCO's own: `annotations/instances_train2017.json`, `train2017`, …"""
     folder = pathlib.Path(recipe.data_folder)
-
-    def read(part):
-        annotations = folder / "annotations" / f"instances_{part}.json"
-        return CocoDetection(annotations, folder / part, invalid="drop")
-
-    return _in_two_parts(read, "train2017", "val2017")
+    annotations = folder / "annotations" / f"instances_{part}.json"
+    return CocoDetection(annotations, folder / part, invalid="drop")
 
 
-def _coco_format(recipe):
+def _coco_format(recipe, part):
     """A folder of `train.json` and `validation.json`, with the images in `images`."""
     folder = pathlib.Path(recipe.data_folder)
-
-    def read(part):
-        return CocoDetection(folder / f"{part}.json", folder / "images")
-
-    data = _in_two_parts(read, "train", "validation")
-    if data.train.class_names != data.class_names:
-        raise ValueError(
-            f"{folder}: train.json and validation.json must have the same categories. "
-            f"Received: {data.train.class_names} and {data.class_names}"
-        )
-    return data
+    return CocoDetection(folder / f"{part}.json", folder / "images")
 
 
-def _of_folder(reader, train, test, **arguments):
-    """Function of a recipe that reads two parts of its folder."""
+def _of_folder(reader, train, test, class_names=None, **arguments):
+    """A `_Reader` of two parts of a folder."""
 
-    def read(recipe):
-        read_part = functools.partial(reader, recipe.data_folder, **arguments)
-        return _in_two_parts(read_part, train, test)
+    def read(recipe, part):
+        return reader(recipe.data_folder, part, **arguments)
 
-    return read
-
-
-def _tfds_scene_parse150(recipe):
-    train, test = (TfdsSceneParse150(recipe.data_folder, part) for part in ("train", "test"))
-    return DenseData(train, test, test, [f"class {number}" for number in range(150)])
+    return _Reader(read, (train, test, test), class_names)
 
 
 _SEGMENTATION = {
-    "digit_scenes": lambda recipe: _scenes(recipe, recipe.image_size, CLASS_NAMES),
+    "digit_scenes": _scenes("image_size", CLASS_NAMES),
     "scene_parse150": _of_folder(SceneParse150, "training", "validation"),
-    "tfds_scene_parse150": _tfds_scene_parse150,
+    "tfds_scene_parse150": _of_folder(
+        TfdsSceneParse150, "train", "test", [f"class {number}" for number in range(150)]
+    ),
     "voc": _of_folder(VocSegmentation, "train", "val"),
 }
 _DETECTION = {
-    "coco": _coco,
-    "coco_format": _coco_format,
-    "digit_scenes": lambda recipe: _scenes(recipe, recipe.shorter_side, CLASS_NAMES[1:]),
+    "coco": _Reader(_coco, ("train2017", "val2017", "val2017")),
+    "coco_format": _Reader(_coco_format, ("train", "validation", "validation")),
+    "digit_scenes": _scenes("shorter_side", CLASS_NAMES[1:]),
     "tfds_coco": _of_folder(TfdsCoco, "train", "validation", invalid="drop"),
     "voc": _of_folder(VocDetection, "train", "val"),
 }

@@ -16,11 +16,27 @@ from keras_spm.data.transforms import mirrored
 from keras_spm.tasks import ObjectDetector
 from keras_spm.trainer.dense import SHOWN
 from keras_spm.trainer.dense import backbone_of
+from keras_spm.trainer.dense import prepare
 from keras_spm.trainer.dense import run
 from keras_spm.trainer.dense_data import detection_data
 from keras_spm.visualize import plot_detections
 
 _SHOWN_SCORE = 0.3
+
+
+def prepare_detector(recipe):
+    """Returns all that a `DetectionRecipe` needs, as `Prepared`."""
+    keras.utils.set_random_seed(recipe.seed)
+    data = detection_data(recipe)
+    model = _build(recipe, data.class_names)
+    batches = repeated_batches(
+        data.train,
+        _augmentation(recipe),
+        DetectionBatching(model.batching),
+        recipe.batch_size,
+        recipe.seed,
+    )
+    return prepare(recipe, model, batches, data)
 
 
 def train_detector(recipe, folder, verbose):
@@ -38,22 +54,12 @@ def train_detector(recipe, folder, verbose):
         The result, a dict: `test_AP`, `test_AP50` and the other numbers of COCO,
         `validation_AP`, `best_epoch`, and `seconds` of training.
     """
-    keras.utils.set_random_seed(recipe.seed)
-    data = detection_data(recipe)
-    model = _build(recipe, data.class_names)
-    batches = repeated_batches(
-        data.train,
-        _augmentation(recipe),
-        DetectionBatching(model.batching),
-        recipe.batch_size,
-        recipe.seed,
-    )
+    prepared = prepare_detector(recipe)
     return run(
-        model,
-        batches,
-        CocoEvaluation(data.validation),
+        prepared,
+        CocoEvaluation(prepared.data.validation),
         "AP",
-        functools.partial(_test, data.test),
+        functools.partial(_test, prepared.data.test),
         recipe,
         folder,
         verbose,

@@ -8,6 +8,7 @@ import time
 import keras
 import numpy as np
 
+from keras_spm.environment import git_revision
 from keras_spm.environment import versions
 
 
@@ -61,7 +62,8 @@ def train(
     """
     folder.start()
     folder.write("recipe.json", recipe.as_dict())
-    folder.write("environment.json", {**versions(), "machine": platform.platform()})
+    environment = {**versions(), "revision": git_revision(), "machine": platform.platform()}
+    folder.write("environment.json", environment)
     best_model = folder.working_path / "best.keras"
     metric, mode = monitor
     started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 import runpy
 import types
@@ -34,6 +35,22 @@ class Recipe:
     weight_decay: float
     drop_path_rate: float
     seed: int
+
+    # {key: (least, most)}
+    ranges = {
+        **dict.fromkeys(("epochs", "batch_size"), (1, math.inf)),
+        **dict.fromkeys(("learning_rate", "weight_decay"), (0, math.inf)),
+        "drop_path_rate": (0, 1),
+        "seed": (0, 2**32 - 1),
+    }
+
+    def __post_init__(self):
+        for name, (least, most) in self.ranges.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(
+                    f"`{name}` must be from {least} to {most}. "
+                    f"Received: {name}={getattr(self, name)}"
+                )
 
     def as_dict(self):
         """Returns {key: value}."""
@@ -124,7 +141,18 @@ class ClassificationRecipe(Recipe):
     accumulation: int = 1
     average: float = 0.0
 
+    ranges = {
+        **Recipe.ranges,
+        **dict.fromkeys(("flip", "erasing", "label_smoothing", "least_area", "average"), (0, 1)),
+        **dict.fromkeys(("mixup", "cutmix", "clip_norm"), (0, math.inf)),
+        **dict.fromkeys(("accumulation", "repeats", "image_size"), (1, math.inf)),
+        "magnitude": (0, 10),
+        "frozen_stages": (0, 4),
+        "validation_share": (0, 1),
+    }
+
     def __post_init__(self):
+        super().__post_init__()
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(
                 "`warmup_epochs` must be at least 0 and less than `epochs`. Received: "
@@ -132,12 +160,6 @@ class ClassificationRecipe(Recipe):
             )
         lookup("schedule", self.schedule, {"cosine": None, **_COSINES})
         lookup("kind of class weights", self.class_weights, dict.fromkeys(("none", "balanced")))
-        for name, (least, most) in _RANGES.items():
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(
-                    f"`{name}` must be from {least} to {most}. "
-                    f"Received: {name}={getattr(self, name)}"
-                )
 
     def learning_rates(self, steps_per_epoch):
         """Returns the learning rate's `keras.optimizers.schedules` schedule."""
@@ -158,14 +180,6 @@ class ClassificationRecipe(Recipe):
 _COSINES = {
     "cosine_by_epoch": lambda steps: {"hold": steps},
     "cosine_by_step": lambda steps: {"waits": True},
-}
-
-_RANGES = {
-    **dict.fromkeys(("flip", "erasing", "label_smoothing", "least_area", "average"), (0, 1)),
-    **dict.fromkeys(("mixup", "cutmix", "clip_norm"), (0, float("inf"))),
-    **dict.fromkeys(("accumulation", "repeats", "image_size"), (1, float("inf"))),
-    "magnitude": (0, 10),
-    "frozen_stages": (0, 4),
 }
 
 
@@ -197,7 +211,10 @@ class DenseRecipe(Recipe):
     head_channels: int
     flip: float
 
+    ranges = {**Recipe.ranges, "steps_per_epoch": (1, math.inf), "flip": (0, 1)}
+
     def __post_init__(self):
+        super().__post_init__()
         lookup("schedule", self.schedule, SCHEDULES)
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(
@@ -272,51 +289,78 @@ def load_recipe(name, folder, overrides=()):
     presets; it replaces the file's values, and overrides replace both.
 
     Args:
-        name: the file's name without `.py`.
-        folder: where recipe files are.
+        name: a file's name without `.py`, or the path of a file with it.
+        folder: where recipes are that have a name.
         overrides: `"key=value"` strings; values are read as the key's type.
 
     Returns:
         A `Recipe` of the kind that the file's name begins with.
 
     Raises:
+        FileNotFoundError: for a path without a file.
         ValueError: for an unknown recipe or key (says the nearest), a missing key, or a
             value of another type.
     """
-    files = {path.stem: path for path in sorted(pathlib.Path(folder).glob("*.py"))}
-    namespace = runpy.run_path(str(lookup("recipe", name, files)))
+    path = pathlib.Path(name)
+    if path.suffix != ".py":
+        files = {each.stem: each for each in sorted(pathlib.Path(folder).glob("*.py"))}
+        path = lookup("recipe", name, files)
+    namespace = runpy.run_path(str(path))
     values = {
         key: value
         for key, value in namespace.items()
         if not key.startswith("_") and not isinstance(value, types.ModuleType)
     }
     variants = values.pop("variants", {})
-    kind_of_recipe = lookup("kind of recipe", name.partition("_")[0], _KINDS)
-    fields = {field.name: field.type for field in dataclasses.fields(kind_of_recipe)}
-    needed = [
-        field.name
-        for field in dataclasses.fields(kind_of_recipe)
-        if field.default is dataclasses.MISSING
-    ]
+    kind = lookup("kind of recipe", path.stem.partition("_")[0], _KINDS)
+    overriding = _overriding(kind, overrides)
+    preset = overriding.get("preset", values.get("preset"))
+    # What a preset needs gives way to what was asked for.
+    return _checked(kind, {**values, **variants.get(preset, {}), **overriding}, path)
+
+
+def saved_recipe(path, kind, overrides=()):
+    """Reads the recipe that a run left, and applies overrides.
+
+    Args:
+        path: of its JSON file.
+        kind: class of the recipe.
+        overrides: as `load_recipe` takes them.
+
+    Raises:
+        ValueError: as `load_recipe` does.
+    """
+    values = json.loads(pathlib.Path(path).read_text())
+    return _checked(kind, {**values, **_overriding(kind, overrides)}, path)
+
+
+def _overriding(kind, overrides):
+    """{key: value} of "key=value" strings; a recipe's strings need no quotes."""
+    fields = {field.name: field.type for field in dataclasses.fields(kind)}
     overriding = {}
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise ValueError(f"An override must read key=value. Received: {override!r}")
         overriding[key] = text if lookup("recipe key", key, fields) is str else _value(key, text)
-    preset = overriding.get("preset", values.get("preset"))
-    # What a preset needs gives way to what was asked for.
-    values.update({**variants.get(preset, {}), **overriding})
+    return overriding
+
+
+def _checked(kind, values, path):
+    """The recipe, where every value is of its key's type."""
+    fields = dataclasses.fields(kind)
+    types_of_keys = {field.name: field.type for field in fields}
     for key, value in values.items():
-        kind = lookup("recipe key", key, fields)
-        if kind is float and type(value) is int:
+        wanted = lookup("recipe key", key, types_of_keys)
+        if wanted is float and type(value) is int:
             value = values[key] = float(value)
-        if type(value) is not kind:
-            raise ValueError(f"Recipe key {key!r} must be {kind.__name__}. Received: {value!r}")
+        if type(value) is not wanted:
+            raise ValueError(f"Recipe key {key!r} must be {wanted.__name__}. Received: {value!r}")
+    needed = [field.name for field in fields if field.default is dataclasses.MISSING]
     missing = [key for key in needed if key not in values]
     if missing:
-        raise ValueError(f"Recipe {name!r} lacks {', '.join(missing)}.")
-    return kind_of_recipe(**values)
+        raise ValueError(f"Recipe {str(path)!r} lacks {', '.join(missing)}.")
+    return kind(**values)
 
 
 def _value(key, text):

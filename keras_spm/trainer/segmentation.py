@@ -14,9 +14,21 @@ from keras_spm.data.preprocessing import read_image
 from keras_spm.tasks import SemanticSegmenter
 from keras_spm.trainer.dense import SHOWN
 from keras_spm.trainer.dense import backbone_of
+from keras_spm.trainer.dense import prepare
 from keras_spm.trainer.dense import run
 from keras_spm.trainer.dense_data import segmentation_data
 from keras_spm.visualize import plot_segmentations
+
+
+def prepare_segmenter(recipe):
+    """Returns all that a `SegmentationRecipe` needs, as `Prepared`."""
+    keras.utils.set_random_seed(recipe.seed)
+    data = segmentation_data(recipe)
+    model = _build(recipe, data.class_names)
+    batches = repeated_batches(
+        data.train, _augmentation(recipe), _collated, recipe.batch_size, recipe.seed
+    )
+    return prepare(recipe, model, batches, data)
 
 
 def train_segmenter(recipe, folder, verbose):
@@ -34,18 +46,12 @@ def train_segmenter(recipe, folder, verbose):
         The result, a dict: `test_mean_iou` and `test_pixel_accuracy`, both at the images'
         own sizes, `validation_mean_iou`, `best_epoch`, and `seconds` of training.
     """
-    keras.utils.set_random_seed(recipe.seed)
-    data = segmentation_data(recipe)
-    model = _build(recipe, data.class_names)
-    batches = repeated_batches(
-        data.train, _augmentation(recipe), _collated, recipe.batch_size, recipe.seed
-    )
+    prepared = prepare_segmenter(recipe)
     return run(
-        model,
-        batches,
-        SegmentationEvaluation(data.validation),
+        prepared,
+        SegmentationEvaluation(prepared.data.validation),
         "mean_iou",
-        functools.partial(_test, data.test),
+        functools.partial(_test, prepared.data.test),
         recipe,
         folder,
         verbose,

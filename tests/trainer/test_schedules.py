@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from keras_spm.optimizers import WarmupCosine
+from keras_spm.trainer.schedules import SCHEDULES
 
 EPOCHS, STEPS = 30, 7
 PEAK, START, FLOOR = 1e-3, 1e-6, 1e-5
@@ -36,3 +37,28 @@ def test_a_whole_run_follows_timm(by_epoch):
     iterations = keras.Variable(3 * STEPS + 2, dtype="int32", trainable=False)
     assert float(schedule(iterations)) == pytest.approx(expected[3 * STEPS + 2], rel=2e-6)
     assert float(schedule(total + 5)) == pytest.approx(FLOOR, rel=1e-6)
+
+
+def _fallen(name, step, total, warmup):
+    """The closed forms after the rise, in units of the peak."""
+    if name == "cosine":
+        return (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
+    if name == "polynomial":
+        return (1 - step / total) ** 0.9
+    return 0.1 ** ((step > total * 8 // 12) + (step > total * 11 // 12))
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_a_whole_run_follows_its_closed_form(name):
+    total, warmup = 240, 30
+    found = [float(SCHEDULES[name](PEAK, total, warmup)(step)) for step in range(total)]
+    if name == "cosine":
+        rise = [step / warmup for step in range(warmup)]
+        fall = [_fallen(name, step, total, warmup) for step in range(warmup, total)]
+        expected = rise + fall
+    else:
+        expected = [
+            min((step + 1) / warmup, 1) * _fallen(name, step, total, warmup)
+            for step in range(total)
+        ]
+    np.testing.assert_allclose(found, PEAK * np.array(expected), rtol=2e-5, atol=1e-10)

@@ -33,6 +33,15 @@ def test_recipe_overrides_are_typed():
         (RECIPE, ["epochs=2.5"], "'epochs' must be int"),
         (RECIPE, ["epochs=many"], "takes a number, true or false"),
         (RECIPE, ["epochs"], "key=value"),
+        (RECIPE, ["epochs=null"], "'epochs' must be int. Received: None"),
+        (RECIPE, ["epochs=[5]"], r"'epochs' must be int. Received: \[5\]"),
+        (RECIPE, ["epochs=true"], "'epochs' must be int. Received: True"),
+        (RECIPE, ["epochs=0"], "from 1 to inf. Received: epochs=0"),
+        (RECIPE, ["learning_rate=NaN"], "Received: learning_rate=nan"),
+        (RECIPE, ["load_weights=1"], "'load_weights' must be bool. Received: 1"),
+        (RECIPE, ["optimizer.epsilon=1e-8"], "Did you mean 'epsilon'"),
+        (RECIPE, ["anchor_size=2"], "Unknown recipe key 'anchor_size'"),
+        ("detection_coco", ["mixup=0.8"], "Unknown recipe key 'mixup'"),
         (RECIPE, ["epochs=3"], "warmup_epochs=3, epochs=3"),
     ],
 )
@@ -66,6 +75,8 @@ def test_a_run_from_the_command_leaves_everything(tmp_path, capsys):
         "curves.png",
         "confusion_matrix.png",
         "result.json",
+        "samples.png",
+        "tensorboard",
     }
     assert list(tmp_path.iterdir()) == [output]
     result = json.loads((output / "result.json").read_text())
@@ -93,7 +104,7 @@ def test_a_run_from_the_command_leaves_everything(tmp_path, capsys):
 SMALL = ("epochs=2", "steps_per_epoch=2", "warmup_steps=1", "batch_size=4", "pyramid_channels=8")
 OF_EVERY_RUN = {
     *("recipe.json", "environment.json", "metrics.csv", "best.keras", "curves.png"),
-    *("predictions.png", "result.json"),
+    *("predictions.png", "result.json", "samples.png", "tensorboard"),
 }
 
 

@@ -1,6 +1,6 @@
 """Your own photos, one folder a class: fine-tuning from published weights.
 
-Command:  python training/train.py classification_folder --set data_folder=photos
+Command:  keras-spm train classification_folder --set data_folder=photos
           A fifth of the photos is held out, unless the folder has parts of its own, `train`
           and `val`. `--set dataset=table --set data_folder=photos.csv` takes a CSV file with
           the columns `path` and `label`, or `labels` for several, as in `water|bird`.

@@ -1,0 +1,53 @@
+"""Whole training steps, lowered for accelerators: an operation without such a form raises."""
+
+import numpy as np
+import pytest
+
+import keras_spm
+
+pytestmark = pytest.mark.only("jax")
+
+SIDE = 64
+
+
+def _backbone():
+    return keras_spm.PVTv2SPM.from_preset("mini", load_weights=False, drop_path_rate=0.1)
+
+
+def _classifier():
+    model, labels = keras_spm.ImageClassifier(_backbone(), 10), np.zeros(2, "int32")
+    model.compute_metrics(None, labels, np.zeros((2, 10), "float32"))  # Builds them.
+    return model, labels
+
+
+def _segmenter():
+    model = keras_spm.SemanticSegmenter(_backbone(), 5)
+    class_maps = np.zeros((2, SIDE, SIDE), "int32")
+    model.compute_metrics(None, class_maps, np.zeros((*class_maps.shape, 5), "float32"))
+    return model, class_maps
+
+
+def _detector():
+    targets = {"boxes": np.ones((2, 3, 4), "float32"), "labels": np.zeros((2, 3), "int32")}
+    return keras_spm.ObjectDetector(_backbone(), 5), targets
+
+
+@pytest.mark.parametrize("task", [_classifier, _segmenter, _detector])
+def test_a_training_step_lowers_for_tpu_and_cuda(task):
+    import jax
+
+    model, targets = task()
+    model.optimizer.build(model.trainable_variables)
+    groups = (
+        *(model.trainable_variables, model.non_trainable_variables),
+        *(model.optimizer.variables, model.metrics_variables),
+    )
+    state = tuple([each.value for each in group] for group in groups)
+    images = np.zeros((2, SIDE, SIDE, 3), "uint8")
+    export = jax.export.export(jax.jit(model.train_step), platforms=["tpu", "cuda"])
+    lowered = export(state, (images, targets))
+    assert lowered.platforms == ("tpu", "cuda")
+    logs, after = jax.tree.unflatten(lowered.out_tree, lowered.out_avals)
+    assert "loss" in logs
+    for values, variables in zip(after, groups, strict=True):
+        assert [each.shape for each in values] == [each.shape for each in variables]

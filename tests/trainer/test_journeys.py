@@ -1,0 +1,230 @@
+"""Whole ways through the command line, from a user's images to what comes of them."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+import keras_spm
+import keras_spm.cli
+from keras_spm.cli import main
+from keras_spm.data import DigitScenes
+from keras_spm.data import load_dataset
+from keras_spm.trainer import dense_data
+from tests.helpers import randomize
+
+SMALL = (
+    *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_fraction=1"),
+    *("epochs=1", "warmup_epochs=0", "batch_size=5", "magnitude=0"),
+)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder for each of three digits."""
+    folder = tmp_path_factory.mktemp("journey") / "photos"
+    images, labels = load_dataset("digits").train
+    for digit in range(3):
+        (folder / f"digit {digit}").mkdir(parents=True)
+        for number, image in enumerate(images[labels == digit][:8]):
+            Image.fromarray(image).save(folder / f"digit {digit}/{number}.png")
+    return folder
+
+
+def _sets(*overrides):
+    return [part for each in overrides for part in ("--set", each)]
+
+
+def test_photos_are_trained_on_measured_named_and_exported(photos, tmp_path, capsys):
+    training = ["train", "classification_folder", *_sets(*SMALL, f"data_folder={photos}")]
+
+    # The plan, from everything built; the folder is read, and nothing is written.
+    assert main([*training, "--dry-run", "--output", str(tmp_path / "run")]) == 0
+    plan = capsys.readouterr().out
+    assert "19 to train on, 5 to validate on, 5 to test on; 3 classes" in plan
+    assert "1 epochs × 3 = 3, of 5 images" in plan
+    assert not list(tmp_path.iterdir())
+
+    assert main([*training, "--output", str(tmp_path / "run")]) == 0
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"samples.png", "curves.png", "tensorboard", "best.keras"} <= files
+    result = json.loads((tmp_path / "run/result.json").read_text())
+
+    # By default a run is measured where it was tested.
+    capsys.readouterr()
+    output = tmp_path / "numbers.json"
+    assert main(["evaluate", str(tmp_path / "run"), "--output", str(output)]) == 0
+    own = json.loads(output.read_text())
+    assert own["images"] == 5
+    assert own["accuracy"] == pytest.approx(result["test_accuracy"], abs=1e-6)
+    assert own["loss"] == pytest.approx(result["test_loss"], abs=1e-5)
+    assert f"accuracy: {own['accuracy']:.5g}" in capsys.readouterr().out
+
+    # What cannot be read is named, and the rest predicted all the same.
+    paths = sorted(photos.rglob("*.png"))
+    (photos / "torn.png").write_bytes(paths[0].read_bytes()[:60])
+    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), str(photos), "--json", "--top", "3"]) == 1
+    printed = capsys.readouterr()
+    assert "1 of 25 could not be read:" in printed.err and "torn.png" in printed.err
+    for line, path in zip(printed.out.splitlines(), paths, strict=True):
+        found = json.loads(line)
+        assert found["image"] == str(path)
+        names, probabilities = zip(*(each.values() for each in found["classes"]), strict=True)
+        assert sorted(names) == ["digit 0", "digit 1", "digit 2"]
+        assert sum(probabilities) == pytest.approx(1) and max(probabilities) == probabilities[0]
+    (photos / "torn.png").unlink()
+
+    target = tmp_path / "weights.safetensors"
+    assert main(["export", str(tmp_path / "run/best.keras"), str(target)]) == 0
+    with safe_open(target, "numpy") as file:
+        assert file.get_tensor("head.weight").shape == (3, 128)
+
+
+def _backbone():
+    return keras_spm.PVTv2.from_preset("mini", load_weights=False)
+
+
+@pytest.mark.only("torch")
+def test_a_segmenter_from_the_command_line(tmp_path, capsys, monkeypatch):
+    names = ["background", *map(str, range(10))]
+    model = keras_spm.SemanticSegmenter(_backbone(), 11, names, pyramid_channels=8, head_channels=8)
+    randomize(model).save(tmp_path / "model.keras")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dense_data, "_TEST_SCENES", 16)
+    scenes = list(DigitScenes("test", 3, 64))
+    for place, scene in enumerate(scenes):
+        (tmp_path / f"in/{place}").mkdir(parents=True)
+        Image.fromarray(scene.image[:50]).save(tmp_path / f"in/{place}/scene.png")
+    assert main(["predict", "model.keras", "in"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for place, (scene, line) in enumerate(zip(scenes, lines, strict=True)):
+        (expected,) = model.segment([scene.image[:50]])
+        target = f"predictions/in/{place}/scene.png.png"
+        assert line.endswith(f"→ {target}")
+        likeliest = np.bincount(expected.ravel()).argmax()
+        assert line.startswith(f"in/{place}/scene.png  {names[likeliest]} ")
+        with Image.open(target) as picture:
+            np.testing.assert_array_equal(np.array(picture), expected)
+    settings = _sets("image_size=64")
+    arguments = ["--recipe", "segmentation_digit_scenes", "--output", "numbers.json"]
+    assert main(["evaluate", "model.keras", *arguments, *settings]) == 0
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    images, class_maps = zip(
+        *((each.image, each.class_map) for each in DigitScenes("test", 16, 64)), strict=True
+    )
+    again = model.evaluate(np.stack(images), np.stack(class_maps), verbose=0, return_dict=True)
+    assert numbers["images"] == 16
+    assert numbers["mean_iou"] == pytest.approx(again["mean_iou"], abs=1e-6)
+    assert len([name for name in numbers if name.startswith("iou/")]) == 11
+
+
+@pytest.mark.only("torch")
+def test_a_detector_from_the_command_line(tmp_path, capsys, monkeypatch):
+    model = keras_spm.ObjectDetector(
+        _backbone(),
+        10,
+        list(map(str, range(10))),
+        **{"pyramid_channels": 8, "head_channels": 8, "head_depth": 1},
+    )
+    randomize(model).save(tmp_path / "model.keras")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dense_data, "_TEST_SCENES", 16)
+    scene = DigitScenes("test", 1, 64)[0]
+    Image.fromarray(scene.image).save("scene.png")
+    arguments = ["--score", "0.9", "--output", "seen", "--json"]
+    assert main(["predict", "model.keras", "scene.png", *arguments]) == 0
+    objects = json.loads(capsys.readouterr().out)["objects"]
+    (expected,) = model.detect([scene.image])
+    likely = expected.scores >= 0.9
+    assert 0 < likely.sum() == len(objects)
+    assert [int(each["name"]) for each in objects] == expected.labels[likely].tolist()
+    boxes = [each["box"] for each in objects]
+    np.testing.assert_allclose(boxes, expected.boxes[likely], atol=0.06)
+    with Image.open("seen/scene.png.png") as picture:
+        assert picture.format == "PNG"
+    settings = _sets("shorter_side=64", "longer_side=64")
+    arguments = ["--recipe", "detection_digit_scenes", "--output", "numbers.json"]
+    assert main(["evaluate", "model.keras", *arguments, *settings]) == 0
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["images"] == 16 and 0 <= numbers["AP"] <= numbers["AP50"] <= 1
+
+
+@pytest.mark.only("torch")
+def test_a_preset_with_a_head_is_measured_by_name_or_order(photos, tmp_path, capsys):
+    """A folder stands for ImageNet's, whose folders do not have the classes' names."""
+    output = tmp_path / "numbers.json"
+    measured = {}
+    for key, names in (
+        ("none", None),
+        ("by name", ["digit 2", "digit 0", "digit 1"]),
+        ("by order", ["two", "nought", "one"]),
+    ):
+        model = keras_spm.ImageClassifier(_backbone(), 3, names)
+        randomize(model).save_to_preset(tmp_path / key)
+        arguments = [
+            "--data",
+            str(photos),
+            "--output",
+            str(output),
+            *_sets("image_size=32", "crop_fraction=1"),
+        ]
+        assert main(["evaluate", str(tmp_path / key), *arguments]) == 0
+        numbers = json.loads(output.read_text())
+        images = np.stack([Image.open(path) for path in sorted(photos.rglob("*.png"))])
+        labels = np.repeat([1, 2, 0] if key == "by name" else [0, 1, 2], 8)
+        logits = model.predict(images, verbose=0).astype("float64")
+        right = logits.argmax(-1) == labels
+        assert numbers["accuracy"] == pytest.approx(right.mean(), abs=1e-6)
+        losses = np.log(np.exp(logits).sum(-1)) - logits[np.arange(24), labels]
+        assert numbers["loss"] == pytest.approx(losses.mean(), rel=1e-4)
+        measured[key] = numbers["loss"]
+        path = photos / "digit 1/3.png"
+        capsys.readouterr()
+        assert main(["predict", str(tmp_path / key), str(path), "--top", "1"]) == 0
+        (name, share), *_ = model.classify(path, top=1)
+        assert capsys.readouterr().out == f"{path}  {name} {share:.1%}\n"
+    assert measured["none"] == measured["by order"] != measured["by name"]
+
+
+@pytest.mark.only("torch")
+def test_what_cannot_be_measured_or_predicted_is_said(photos, tmp_path, capsys):
+    model = keras_spm.ImageClassifier(_backbone(), 7)
+    model.save(tmp_path / "seven.keras")
+    _backbone().save(tmp_path / "backbone.keras")
+    _backbone().save_to_preset(tmp_path / "backbone")
+    (tmp_path / "empty").mkdir()
+    seven = str(tmp_path / "seven.keras")
+    for arguments, message in (
+        (["evaluate", seven], "`data_folder` must say where"),
+        (["evaluate", seven, "--data", str(photos)], "must have the model's 7 classes"),
+        (["evaluate", seven, "--recipe", "detection_coco"], "a task like ImageClassifier"),
+        (["evaluate", seven, "--data", str(photos), "--set", "batch=2"], "'batch_size'"),
+        (["evaluate", str(tmp_path / "backbone.keras"), "--data", "x"], "Received: PVTv2"),
+        (["evaluate", str(tmp_path / "backbone")], "holds a backbone without a task"),
+        (["evaluate", "pvt_v2_b11"], "Did you mean 'pvt_v2_b1'"),
+        (["predict", seven, str(tmp_path / "empty")], "holds no images"),
+        (["predict", seven, str(photos), "--top", "0"], "--top 0"),
+        (["train", str(tmp_path / "nowhere.py")], "nowhere.py"),
+        (["train", "classification_foldr"], "Did you mean 'classification_folder'"),
+    ):
+        assert main(arguments) == 2, arguments
+        assert message in capsys.readouterr().err
+    assert main(["predict", seven, str(tmp_path / "gone.jpg")]) == 1
+    assert "1 of 1 could not be read:" in capsys.readouterr().err
+
+
+@pytest.mark.only("torch")
+def test_recipes_come_with_the_package_and_from_files(photos, tmp_path, capsys):
+    text = "\n".join(each.replace("=", " = ", 1) for each in ("epochs=2", "seed=3"))
+    shipped = (keras_spm.cli.RECIPES / "classification_folder.py").read_text()
+    (tmp_path / "classification_mine.py").write_text(f"{shipped}\n{text}\n")
+    own = str(tmp_path / "classification_mine.py")
+    settings = _sets("preset=pvt_v2_mini", "load_weights=false", f"data_folder={photos}")
+    assert main(["train", own, "--dry-run", *settings, *_sets("warmup_epochs=0")]) == 2
+    assert "batch_size=32" in capsys.readouterr().err
+    settings += _sets("warmup_epochs=0", "batch_size=4", "image_size=32")
+    assert main(["train", own, "--dry-run", *settings]) == 0
+    assert "2 epochs × 4 = 8, of 4 images" in capsys.readouterr().out
