@@ -5,10 +5,12 @@ Tolerances are for float32 on CPU: 1e-5 between two orders of the same sums.
 
 import keras
 import numpy as np
+import pytest
 
 from keras_spm import ImageClassifier
 from keras_spm import ObjectDetector
 from keras_spm import SemanticSegmenter
+from keras_spm import fuse
 from tests import golden
 from tests.helpers import difference
 from tests.helpers import gradients
@@ -226,6 +228,52 @@ def _is_of_batch_normalization(path):
             for variable in ("gamma", "beta")
         )
     )
+
+
+def check_fusion(build, folder):
+    """A fused model computes the same, before and after its way through a file."""
+    model = randomize(build())
+    before = [to_numpy(variable) for variable in model.weights]
+    batch = images(*USUAL)
+    expected = flat(model).predict(batch, verbose=0)
+    fused = fuse(model)
+    assert type(fused) is type(model) and not _batch_normalizations(fused)
+    outputs = flat(fused).predict(batch, verbose=0)
+    assert difference(outputs, expected) <= TOLERANCE * max(np.abs(expected).max(), 1)
+    fused.save(folder / "fused.keras")
+    again = keras.saving.load_model(folder / "fused.keras")
+    assert difference(flat(again).predict(batch, verbose=0), outputs) == 0
+    assert fused.multiply_adds(batch.shape) == model.multiply_adds(batch.shape)
+    for variable, value in zip(model.weights, before, strict=True):
+        assert difference(variable, value) == 0
+    with pytest.raises(ValueError, match="fused already"):
+        fuse(fused)
+
+
+def _batch_normalizations(model):
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+
+
+def check_gradient_checkpointing(build):
+    """What is computed again gives the same gradients, and the same branches are dropped."""
+    results = []
+    for gradient_checkpointing in (False, True):
+        keras.utils.set_random_seed(0)
+        model = randomize(
+            build(gradient_checkpointing=gradient_checkpointing, drop_path_rate=0.5, name="model")
+        )
+        batch = images(*USUAL) / 255
+        cotangent = random_array(*model.compute_output_shape(batch.shape), seed=1) / 10
+        results.append(gradients(model, batch, cotangent))
+    (outputs, by_path, by_input), again = results
+    assert difference(outputs, again[0]) <= TOLERANCE * max(np.abs(outputs).max(), 1)
+    pairs = [(by_input, again[2]), *((by_path[path], again[1][path]) for path in by_path)]
+    for gradient, other in pairs:
+        assert difference(gradient, other) <= 1e-6 * max(np.abs(gradient).max(), 1)
 
 
 def _dead_in_training(model):

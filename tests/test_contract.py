@@ -62,3 +62,13 @@ def test_channels_first(name):
 @models
 def test_freezing(name):
     contract.check_freezing(contract.MODELS[name])
+
+
+@models
+def test_fusion(name, tmp_path):
+    contract.check_fusion(contract.MODELS[name], tmp_path)
+
+
+@backbones
+def test_gradient_checkpointing(name):
+    contract.check_gradient_checkpointing(contract.MODELS[name])

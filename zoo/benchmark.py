@@ -21,6 +21,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -274,6 +275,12 @@ def _at_least_one(text):
     return int(text)
 
 
+def _model(name):
+    if name.startswith("merging") and not re.fullmatch(r"merging_[1-9]\d*_[1-9]\d*", name):
+        raise argparse.ArgumentTypeError(f"a merging is merging_64_128 or such. Received: {name}")
+    return name
+
+
 def _parser():
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -286,7 +293,9 @@ def _parser():
     add("--output", type=pathlib.Path, metavar="FOLDER", help="default: zoo; prints a --model's")
     own = parser.add_argument_group("a question of your own")
     own.add_argument(
-        "--model", help="merging_64_128, pvt_v2_b1, segmenter:…, detector:…, backbone:…"
+        "--model",
+        type=_model,
+        help="merging_64_128, pvt_v2_b1, segmenter:…, detector:…, backbone:…",
     )
     own.add_argument("--backend", nargs="+", choices=suite.BACKENDS, default=list(suite.BACKENDS))
     own.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -207,7 +207,7 @@ def _ratio(target, backend, rows):
 def _wanted(target, ratios):
     bounds = target.at_most or target.at_least
     sign = "≤" if target.at_most else "≥"
-    known = {each: bound for each, bound in bounds.items() if bound and ratios[each]}
+    known = {each: bound for each, bound in bounds.items() if bound and ratios.get(each)}
     misses = [
         each
         for each, bound in known.items()
