@@ -17,7 +17,8 @@ class Contender:
         model: `"merging_64_128"`, a Stepwise Patch Merging layer from 64 to 128 channels,
             under a mean over positions; or the long name of a backbone preset, which gets a
             classifier of 1,000 classes, or, after `"segmenter:"` or `"detector:"`, that
-            head, or, after `"backbone:"`, none.
+            head, or, after `"backbone:"`, none. `"fused:"` and `"checkpointed:"` are the
+            classifier after `keras_spm.fuse`, and with gradient checkpointing.
         backend: `"torch"`, `"jax"` or `"tensorflow"`; libraries of PyTorch run on the first.
         compiled: whether PyTorch compiles; elsewhere Keras's own choice counts.
         dtype: `"float32"`, or `"bfloat16"` for mixed precision.

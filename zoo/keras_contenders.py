@@ -36,13 +36,17 @@ def make_keras_spm(contender):
         maps = keras.Input((contender.size, contender.size, channels))
         layer = keras_spm.layers.StepwisePatchMerging(output_dim)
         return _regression(maps, _pooled(layer(maps)), contender, layer)
-    task, _, preset = contender.model.rpartition(":")
-    if task == "backbone":
-        backbone = keras_spm.backbones.PyramidBackbone.from_preset(preset, load_weights=False)
+    kind, _, preset = contender.model.rpartition(":")
+    arguments = {"gradient_checkpointing": True} if kind == "checkpointed" else {}
+    backbone = keras_spm.backbones.PyramidBackbone.from_preset(
+        preset, load_weights=False, **arguments
+    )
+    if kind == "backbone":
         return _regression(backbone.input, backbone.pooled_output, contender, backbone)
-    name, num_classes, targets = _TASKS[task]
-    build = getattr(keras_spm, name).from_preset
-    model = build(preset, num_classes=num_classes, load_weights=False)
+    name, num_classes, targets = _TASKS.get(kind, _CLASSIFIER)
+    model = getattr(keras_spm, name)(backbone, num_classes)
+    if kind == "fused":
+        model = keras_spm.fuse(model)
     if contender.compiled:
         model.compile(jit_compile=True)
     return _KerasSteps(
@@ -67,9 +71,9 @@ def _boxes(contender):
     }
 
 
-# What stands before the colon of a model → (class, classes to tell apart, targets).
+# (class, classes to tell apart, targets), by what stands before the colon of a model.
+_CLASSIFIER = ("ImageClassifier", CLASSES, _labels)
 _TASKS = {
-    "": ("ImageClassifier", CLASSES, _labels),
     "segmenter": ("SemanticSegmenter", 150, _class_maps),
     "detector": ("ObjectDetector", 80, _boxes),
 }

@@ -74,8 +74,38 @@ def _growth():
     )
 
 
+def _deployment():
+    for backend in BACKENDS:
+        models = ("pvt_v2_spm_b1", "fused:pvt_v2_spm_b1")
+        yield Comparison(
+            f"PVT v2 b1 with SPM and its fused form, on {backend}",
+            tuple(Contender("keras_spm", model, backend) for model in models),
+            ("forward",),
+        )
+
+
+def _checkpointing():
+    models = ("pvt_v2_spm_b1", "checkpointed:pvt_v2_spm_b1")
+    yield Comparison(
+        "PVT v2 b1 with SPM and gradient checkpointing, the first training steps of a process",
+        tuple(
+            Contender("keras_spm", model, backend, size=448)
+            for backend in BACKENDS
+            for model in models
+        ),
+        ("memory", "first step"),
+    )
+
+
 # Name → function without arguments, which yields comparisons. `STANDARD` is the rest.
-PARTS = {"layers": _layers, "networks": _networks, "memory": _memory, "growth": _growth}
+PARTS = {
+    "layers": _layers,
+    "networks": _networks,
+    "memory": _memory,
+    "growth": _growth,
+    "deployment": _deployment,
+    "checkpointing": _checkpointing,
+}
 STANDARD = ("layers", "networks", "memory")
 
 
