@@ -12,6 +12,7 @@ from keras_spm.layers import StepwisePatchMerging
 from tests import contract
 from tests import golden
 from tests.helpers import difference
+from tests.helpers import random_array
 from tests.helpers import randomize
 
 
@@ -26,6 +27,17 @@ def test_a_fused_layer_in_anyones_model_equals_the_reference(name):
     fused = fuse(model)
     assert len(fused.weights) == len(model.weights) - 2 * 4 - 4 + 2
     assert difference(fused.predict(arrays["input"], verbose=0) / 2, arrays["output"]) <= 1e-5
+
+
+def test_arguments_beyond_the_defaults():
+    maps = keras.Input((5, 8, 6))
+    layer = StepwisePatchMerging(
+        24, kernel_sizes=(5, 3), expansion=3, num_heads=4, guide_kernel_size=3
+    )
+    model = randomize(keras.Model(maps, layer(maps)))
+    batch = random_array(2, 5, 8, 6)
+    expected, outputs = (each.predict(batch, verbose=0) for each in (model, fuse(model)))
+    assert difference(outputs, expected) <= 1e-5
 
 
 @pytest.mark.parametrize(

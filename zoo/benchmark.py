@@ -23,6 +23,7 @@ import pathlib
 import platform
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ PACKAGES = (
     *("transformers", "keras-hub", "zeromodels", "timm"),
 )
 FEWEST_ROUNDS = 3
+STEPS_ALONE = 3
 # Between two turns, so that threads of the one before have stopped looking for work.
 PAUSE = 0.02
 
@@ -145,17 +147,13 @@ def alternating(workers, request, rounds, seconds):
     return times
 
 
-def alone(contender, rounds):
-    """Returns {measure: values} of the first training steps of fresh processes."""
-    values = {"first step": [], "memory": []}
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder, started([contender], folder) as workers:
-            for worker in workers:
-                values["first step"].append(worker.ask("train"))
-                for _ in range(2):
-                    worker.ask("train")
-                values["memory"].append(worker.ask("memory"))
-    return values
+def alone(contender):
+    """Returns {measure: value} of the first training steps of a fresh process."""
+    with tempfile.TemporaryDirectory() as folder, started([contender], folder) as workers:
+        if not workers:
+            return {}
+        first, *_ = (workers[0].ask("train") for _ in range(STEPS_ALONE))
+        return {"first step": first, "memory": workers[0].ask("memory")}
 
 
 def peak(dtype, rounds, seconds):
@@ -163,45 +161,45 @@ def peak(dtype, rounds, seconds):
     products = [Contender("matrix product", "", each, dtype=dtype) for each in suite.BACKENDS]
     with tempfile.TemporaryDirectory() as folder, started(products, folder) as workers:
         times = alternating(workers, "forward", rounds, seconds)
-        fastest = min(report.summary(each)[0] for each in times.values())
+        fastest = min(map(statistics.median, times.values()))
         return workers[0].ask("multiply_adds") / fastest
 
 
-def measure(comparison, peaks, rounds, seconds, folder):
-    """Yields the rows of a comparison."""
-    date, here = datetime.date.today().isoformat(), machine()
+def measured(comparison, rounds, seconds, folder):
+    """Yields (contender, measure, values, multiply-adds or 0) of a comparison."""
+    timed = [name for name in comparison.measures if name in report.PASSES]
+    if timed:
+        for shape in dict.fromkeys((each.batch, each.size) for each in comparison.contenders):
+            members = [each for each in comparison.contenders if (each.batch, each.size) == shape]
+            with started(members, folder) as workers:
+                counts = {worker.contender: worker.ask("multiply_adds") for worker in workers}
+                for name in timed:
+                    times = alternating(workers, name, rounds, seconds)
+                    for contender, values in times.items():
+                        yield contender, name, values, counts[contender]
+    if len(timed) < len(comparison.measures):
+        for contender in comparison.contenders:
+            for name, value in alone(contender).items():
+                if name in comparison.measures:
+                    yield contender, name, [value], 0
 
-    def row(contender, measure, values, multiply_adds):
-        return report.Row(
+
+def rows_of(comparison, peaks, rounds, seconds, folder):
+    """Returns the rows of a comparison."""
+    date, here = datetime.date.today().isoformat(), machine()
+    return [
+        report.Row(
             comparison.title,
             **dataclasses.asdict(contender),
-            measure=measure,
-            **dict(zip(("median", "lower", "upper"), report.summary(values), strict=True)),
-            rounds=len(values),
+            measure=name,
+            **report.summary(values),
             multiply_adds=multiply_adds,
-            peak=peaks[contender.dtype],
+            peak=peaks.get(contender.dtype, 0.0),
             date=date,
             machine=here,
         )
-
-    shapes = dict.fromkeys((each.batch, each.size) for each in comparison.contenders)
-    timed = [name for name in comparison.measures if name in report.PASSES]
-    for shape in shapes if timed else ():
-        members = [each for each in comparison.contenders if (each.batch, each.size) == shape]
-        with started(members, folder) as workers:
-            counts = {}
-            for name in timed:
-                times = alternating(workers, name, rounds, seconds)
-                workers = [worker for worker in workers if worker.contender in times]
-                for worker in workers:
-                    contender = worker.contender
-                    counts[contender] = counts.get(contender) or worker.ask("multiply_adds")
-                    yield row(contender, name, times[contender], counts[contender])
-    if len(timed) < len(comparison.measures):
-        for contender in comparison.contenders:
-            for name, values in alone(contender, rounds=1).items():
-                if values and name in comparison.measures:
-                    yield row(contender, name, values, 0)
+        for contender, name, values, multiply_adds in measured(comparison, rounds, seconds, folder)
+    ]
 
 
 # === The machine ===
@@ -332,11 +330,16 @@ def main(arguments=None):
 
 def _found(comparisons, rounds, seconds):
     """Yields the rows of each comparison."""
-    dtypes = {each.dtype for comparison in comparisons for each in comparison.contenders}
+    dtypes = {
+        contender.dtype
+        for comparison in comparisons
+        for contender in comparison.contenders
+        if set(comparison.measures) & set(report.PASSES)
+    }
     peaks = {dtype: peak(dtype, rounds, seconds) for dtype in dtypes}
     with tempfile.TemporaryDirectory() as folder:
         for comparison in comparisons:
-            yield list(measure(comparison, peaks, rounds, seconds, folder))
+            yield rows_of(comparison, peaks, rounds, seconds, folder)
 
 
 if __name__ == "__main__":

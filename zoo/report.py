@@ -63,11 +63,12 @@ class Row:
 
 
 def summary(values):
-    """Returns (median, lower quartile, upper quartile)."""
+    """Returns the fields of a `Row` that sum values up."""
     if len(values) == 1:
-        return (values[0],) * 3
-    lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-    return median, lower, upper
+        lower = median = upper = values[0]
+    else:
+        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "lower": lower, "upper": upper, "rounds": len(values)}
 
 
 # === CSV ===
@@ -135,11 +136,11 @@ def _table(rows):
         headings += ["GFLOP/s", "of peak"] if measure in PASSES else []
     alignment += ["---:"] * (len(headings) - len(alignment))
     lines = [f"| {' | '.join(each)} |" for each in (headings, alignment)]
-    for contender in dict.fromkeys(map(_contender, rows)):
+    labels = dict(zip(map(_contender, rows), _labels(rows), strict=True))
+    for contender in labels:
         by_measure = {row.measure: row for row in rows if _contender(row) == contender}
         first = next(iter(by_measure.values()))
-        model = "" if len({row.model for row in rows}) == 1 else f"{first.model}, "
-        cells = [f"{model}{first.name}", f"{first.batch} × {first.size}²"]
+        cells = [labels[contender], f"{first.batch} × {first.size}²"]
         cells.append(_number(first.multiply_adds / 1e9, ".2f"))
         for measure in measures:
             cells += _cells(measure, by_measure.get(measure))
@@ -238,48 +239,57 @@ def plot(path, rows):
     titles = list(dict.fromkeys(_titles(rows)))
     if not titles:
         return
-    heights = [
-        1 + len({row.name + row.model for row in rows if row.comparison == title})
-        for title in titles
-    ]
-    figure = Figure(figsize=(11, 0.4 * sum(heights)), layout="constrained")
+    members = [[row for row in rows if row.comparison == title] for title in titles]
+    labels = [list(dict.fromkeys(_labels(each))) for each in members]
+    heights = [4 + len(each) for each in labels]
+    figure = Figure(figsize=(11, 0.24 * sum(heights)), layout="constrained")
     grid = figure.subplots(
         len(titles), len(PASSES), squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    for line, title in zip(grid, titles, strict=True):
+    for line, title, here, names in zip(grid, titles, members, labels, strict=True):
+        grows = len({(row.batch, row.size) for row in here}) > 1
+        line[0].set_title(title, fontsize=9, loc="left")
         for axis, measure in zip(line, PASSES, strict=True):
-            members = [row for row in rows if (row.comparison, row.measure) == (title, measure)]
-            draw = _bars if len({(row.batch, row.size) for row in members}) == 1 else _lines
-            draw(axis, members)
-            axis.set_title(f"{title}: {MEASURES[measure][0]}", fontsize=8, loc="left")
+            if all(row.measure != measure for row in here):
+                axis.set_axis_off()
+                continue
+            (_lines if grows else _bars)(axis, here, measure, names)
             axis.tick_params(labelsize=7)
             axis.spines[["top", "right"]].set_visible(False)
+        if not grows:
+            line[1].set_yticklabels([])
     figure.savefig(path, dpi=100)
 
 
-def _label(row):
-    return f"{row.name}, {row.model}"
+def _labels(rows):
+    """What each row is called among its comparison's; the model where it is not the same."""
+    same = len({row.model for row in rows}) == 1
+    return [row.name if same else f"{row.model}, {row.name}" for row in rows]
 
 
-def _bars(axis, rows):
-    rows = rows[::-1]
-    medians = [row.median * 1e3 for row in rows]
-    spread = [
-        [(row.median - row.lower) * 1e3 for row in rows],
-        [(row.upper - row.median) * 1e3 for row in rows],
-    ]
-    colours = [OURS if row.library == "keras_spm" else THEIRS for row in rows]
-    axis.barh(range(len(rows)), medians, xerr=spread, color=colours, error_kw={"lw": 0.8})
-    axis.set_yticks(range(len(rows)), map(_label, rows))
+def _bars(axis, rows, measure, names):
+    for label, row in zip(_labels(rows), rows, strict=True):
+        if row.measure == measure:
+            middle, low, high = (value * 1e3 for value in (row.median, row.lower, row.upper))
+            colour = OURS if row.library == "keras_spm" else THEIRS
+            spread = [[middle - low], [high - middle]]
+            place = names.index(label)
+            axis.barh(place, middle, xerr=spread, color=colour, error_kw={"lw": 0.8})
+    axis.set_yticks(range(len(names)), names)
+    axis.invert_yaxis()
+    axis.set_xlabel(MEASURES[measure][0], fontsize=7)
 
 
-def _lines(axis, rows):
-    for label in dict.fromkeys(map(_label, rows)):
+def _lines(axis, rows, measure, names):
+    for name in names:
         own = sorted(
-            (row.batch * row.size**2, row.median * 1e3) for row in rows if _label(row) == label
+            (row.batch * row.size**2, row.median * 1e3)
+            for label, row in zip(_labels(rows), rows, strict=True)
+            if (label, row.measure) == (name, measure)
         )
-        axis.plot(*zip(*own, strict=True), marker="o", markersize=3, linewidth=1, label=label)
+        axis.plot(*zip(*own, strict=True), marker="o", markersize=3, linewidth=1, label=name)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("pixels in a batch", fontsize=7)
+    axis.set_ylabel(MEASURES[measure][0], fontsize=7)
     axis.legend(fontsize=6, frameon=False)

@@ -8,10 +8,12 @@ pays for one that they do not use.
 from keras_spm.backend.attention import dot_product_attention
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
+from keras_spm.backend.depthwise_scales import depthwise_scales
 from keras_spm.backend.linear import linear
 
 __all__ = [
     "depthwise_conv2d",
+    "depthwise_scales",
     "depthwise_supports_xla",
     "dot_product_attention",
     "linear",

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
@@ -33,7 +34,8 @@ class MultiScaleAggregation(keras.layers.Layer):
         kernel_sizes: odd ints, one per run; their number divides the input channels.
         expansion: int, by which the grouped map multiplies the channels.
         fused: bool, whether the normalisation and the biases of the convolutions are
-            folded into the grouped map, see `keras_spm.fuse`.
+            folded into the grouped map, and the convolutions computed as one where that
+            is faster, see `keras_spm.fuse`.
 
     Input: (batch, height, width, channels). Output: (batch, height, width,
     output_dim).
@@ -100,14 +102,21 @@ class MultiScaleAggregation(keras.layers.Layer):
 
     def call(self, inputs, training=False):
         refuse_training(self, training)
-        runs = ops.split(inputs, len(self.kernel_sizes), axis=-1)
-        runs = [depthwise(run) for depthwise, run in zip(self.depthwise, runs, strict=True)]
-        expanded = ops.einsum("bhwkl,klj->bhwlj", ops.stack(runs, axis=3), self.grouped_kernel)
+        expanded = ops.einsum("bhwkl,klj->bhwlj", self._scales(inputs), self.grouped_kernel)
         channels = self.grouped_bias.shape[0]
         expanded = ops.reshape(expanded, (*ops.shape(inputs)[:-1], channels)) + self.grouped_bias
         if not self.fused:
             expanded = self.norm(expanded, training=training)
         return self.projection(ops.gelu(expanded, approximate=False))
+
+    def _scales(self, inputs):
+        """Returns (batch, height, width, scales, run's channels): each run's convolution."""
+        if self.fused:
+            kernels = [ops.convert_to_tensor(depthwise.kernel) for depthwise in self.depthwise]
+            return backend.depthwise_scales(inputs, kernels)
+        runs = ops.split(inputs, len(self.kernel_sizes), axis=-1)
+        runs = [depthwise(run) for depthwise, run in zip(self.depthwise, runs, strict=True)]
+        return ops.stack(runs, axis=3)
 
     def fold(self, original):
         """Takes over the variables of the layer that this one is the fused form of."""
