@@ -8,6 +8,7 @@ from keras_spm import ImageClassifier
 from keras_spm import SemanticSegmenter
 from keras_spm import fuse
 from keras_spm import load_torch_weights
+from keras_spm import to_torch_state_dict
 from keras_spm.layers import StepwisePatchMerging
 from tests import contract
 from tests import golden
@@ -79,6 +80,17 @@ def test_half_precision_stays():
     exact.set_weights(model.get_weights())
     exact = exact.predict(batch, verbose=0)
     assert difference(outputs, exact) <= 1.5 * difference(expected, exact)
+
+
+def test_a_fused_model_has_presets_and_no_pytorch_form(tmp_path):
+    fused = fuse(randomize(ImageClassifier(golden.backbone("pvt_v2_spm"), 3)))
+    fused.save_to_preset(tmp_path / "fused")
+    again = ImageClassifier.from_preset(tmp_path / "fused")
+    batch = contract.images(*contract.USUAL)
+    assert difference(again.predict(batch, verbose=0), fused.predict(batch, verbose=0)) == 0
+    for convert in (to_torch_state_dict, lambda model: load_torch_weights(model, {})):
+        with pytest.raises(ValueError, match="is fused, .* convert the original"):
+            convert(fused)
 
 
 def test_nothing_to_fuse_is_an_error():

@@ -91,8 +91,11 @@ class Worker:
         raise WorkerError(f"{self.contender}: {last[-1]}")
 
     def close(self):
-        self.process.kill()
-        self.process.communicate()
+        try:
+            self.process.communicate(timeout=10)  # Its requests end, and so does it.
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.communicate()
         self.messages.close()
 
 
@@ -286,8 +289,8 @@ def _parser():
     add = parser.add_argument
     add("--only", nargs="+", choices=suite.PARTS, help="parts of the suite")
     add("--table", action="store_true", help="measure nothing")
-    add("--rounds", type=_at_least_one, default=15, help="at most so many")
-    add("--seconds", type=float, default=6.0, help="that a contender may spend on a measure")
+    add("--rounds", type=_at_least_one, default=11, help="at most so many")
+    add("--seconds", type=float, default=5.0, help="that a contender may spend on a measure")
     add("--output", type=pathlib.Path, metavar="FOLDER", help="default: zoo; prints a --model's")
     own = parser.add_argument_group("a question of your own")
     own.add_argument(

@@ -89,9 +89,11 @@ def _compiled(model, contender, loss):
 
 
 def _pooled(maps):
+    """The mean over positions, on a map or in a row."""
     import keras
 
-    return keras.layers.GlobalAveragePooling2D("channels_last")(maps)
+    pooling = {3: keras.layers.GlobalAveragePooling1D, 4: keras.layers.GlobalAveragePooling2D}
+    return pooling[len(maps.shape)]("channels_last")(maps)
 
 
 def _regression(inputs, outputs, contender, counted):
