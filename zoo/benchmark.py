@@ -41,6 +41,7 @@ PACKAGES = (
 )
 FEWEST_ROUNDS = 3
 STEPS_ALONE = 3
+SIDE = "2048"  # Of the matrices whose product is the machine's limit.
 # Between two turns, so that threads of the one before have stopped looking for work.
 PAUSE = 0.02
 
@@ -161,7 +162,7 @@ def alone(contender):
 
 def peak(dtype, rounds, seconds):
     """Multiply-adds a second of a matrix product, on the backend that does it best."""
-    products = [Contender("matrix product", "", each, dtype=dtype) for each in suite.BACKENDS]
+    products = [Contender("matrix product", SIDE, each, dtype=dtype) for each in suite.BACKENDS]
     with tempfile.TemporaryDirectory() as folder, started(products, folder) as workers:
         times = alternating(workers, "forward", rounds, seconds)
         fastest = min(map(statistics.median, times.values()))
