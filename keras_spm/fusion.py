@@ -67,7 +67,8 @@ def _take_over(fused, original):
     for layer, unfused in zip(layers, originals, strict=True):
         layer.fold(unfused)
     for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+        # Through NumPy, so that models share no array: JAX overwrites those of either.
+        variable.assign(keras.ops.convert_to_numpy(value))
 
 
 def _apart(model):

@@ -105,8 +105,8 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         """Takes over the variables of the layer that this one is the fused form of."""
         for name in ("guide_depthwise", "token_norm", "output_norm"):
             getattr(self, name).set_weights(getattr(original, name).get_weights())
-        self.qkv_kernel.assign(original.qkv_kernel)
-        self.qkv_bias.assign(original.qkv_bias)
+        for name in ("qkv_kernel", "qkv_bias"):
+            getattr(self, name).assign(ops.convert_to_numpy(getattr(original, name)))
         scale, offset = original.guide_norm.affine()
         self.guide_scale.assign(scale)
         self.guide_offset.assign(offset)

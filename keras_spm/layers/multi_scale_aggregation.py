@@ -121,9 +121,8 @@ class MultiScaleAggregation(keras.layers.Layer):
     def fold(self, original):
         """Takes over the variables of the layer that this one is the fused form of."""
         for own, depthwise in zip(self.depthwise, original.depthwise, strict=True):
-            own.kernel.assign(depthwise.kernel)
-        self.projection.kernel.assign(original.projection.kernel)
-        self.projection.bias.assign(original.projection.bias)
+            own.set_weights(depthwise.get_weights()[:1])
+        self.projection.set_weights(original.projection.get_weights())
         kernel, bias, *biases = (
             ops.convert_to_numpy(variable).astype("float64")
             for variable in (
