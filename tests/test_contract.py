@@ -64,11 +64,11 @@ def test_freezing(name):
     contract.check_freezing(contract.MODELS[name])
 
 
-@models
+@pytest.mark.parametrize("name", contract.FUSED)
 def test_fusion(name, tmp_path):
-    contract.check_fusion(contract.MODELS[name], tmp_path)
+    contract.check_fusion(contract.FUSED[name], tmp_path)
 
 
-@backbones
+@pytest.mark.parametrize("name", contract.CHECKPOINTED)
 def test_gradient_checkpointing(name):
     contract.check_gradient_checkpointing(contract.MODELS[name])
