@@ -50,11 +50,11 @@ def test_arguments_beyond_the_defaults():
 )
 def test_a_fused_model_refuses_to_train(model):
     fused = fuse(model())
+    batch = contract.images(*contract.USUAL)
     labels = np.zeros((3, 64, 64)[: len(fused.output.shape) - 1], "int32")
-    message = "fused .* cannot be trained: .* Train the original model"
-    with pytest.raises(ValueError, match=message):
-        fused.fit(contract.images(*contract.USUAL), labels, verbose=0)
-    assert np.isfinite(fused.evaluate(contract.images(*contract.USUAL), labels, verbose=0)).all()
+    assert np.isfinite(fused.evaluate(batch, labels, verbose=0)).all()
+    with pytest.raises(ValueError, match="fused .* cannot be trained: .* Train the original"):
+        fused.fit(batch, labels, verbose=0)
 
 
 def test_what_a_task_knows_stays():
