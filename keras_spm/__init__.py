@@ -25,6 +25,7 @@ from keras_spm.comparison import compare  # noqa: E402
 from keras_spm.converters import list_layouts  # noqa: E402
 from keras_spm.converters import load_torch_weights  # noqa: E402
 from keras_spm.converters import to_torch_state_dict  # noqa: E402
+from keras_spm.fusion import fuse  # noqa: E402
 from keras_spm.presets import list_presets  # noqa: E402
 from keras_spm.presets import upload_preset  # noqa: E402
 from keras_spm.tasks import ImageClassifier  # noqa: E402
@@ -45,6 +46,7 @@ __all__ = [
     "callbacks",
     "compare",
     "data",
+    "fuse",
     "heads",
     "layers",
     "list_layouts",

@@ -3,12 +3,16 @@
 Tolerances are for float32 on CPU: 1e-5 between two orders of the same sums.
 """
 
+import functools
+
 import keras
 import numpy as np
+import pytest
 
 from keras_spm import ImageClassifier
 from keras_spm import ObjectDetector
 from keras_spm import SemanticSegmenter
+from keras_spm import fuse
 from tests import golden
 from tests.helpers import difference
 from tests.helpers import gradients
@@ -50,6 +54,15 @@ TASKS = {
 }
 
 MODELS = {**BACKBONES, **TASKS}
+
+# Those with batch normalisations to fold, and one that has none.
+FUSED = {
+    **{name: build for name, build in BACKBONES.items() if "SPM" in name or name == "PVTv2"},
+    **{name: functools.partial(build, merging="spm") for name, build in TASKS.items()},
+}
+
+# One for each kind of block.
+CHECKPOINTED = ("PVT-dense", "PVTv2", "PVTv2-linear", "Swin")
 
 # Where the variables of tasks lie, beside their backbone's.
 HEADS = ("head/", "feature_pyramid/")
@@ -226,6 +239,51 @@ def _is_of_batch_normalization(path):
             for variable in ("gamma", "beta")
         )
     )
+
+
+def check_fusion(build, folder):
+    """A fused model computes the same, before and after its way through a file."""
+    model = randomize(build())
+    before = [to_numpy(variable) for variable in model.weights]
+    batch = images(*USUAL)
+    expected = flat(model).predict(batch, verbose=0)
+    fused = fuse(model)
+    assert type(fused) is type(model) and not _batch_normalizations(fused)
+    outputs = flat(fused).predict(batch, verbose=0)
+    assert difference(outputs, expected) <= TOLERANCE * max(np.abs(expected).max(), 1)
+    fused.save(folder / "fused.keras")
+    again = keras.saving.load_model(folder / "fused.keras")
+    assert again.get_config() == fused.get_config()
+    for variable, value in zip(again.weights, fused.weights, strict=True):
+        assert difference(variable, value) == 0
+    assert fused.multiply_adds(batch.shape) == model.multiply_adds(batch.shape)
+    for variable, value in zip(model.weights, before, strict=True):
+        assert difference(variable, value) == 0
+    with pytest.raises(ValueError, match="fused already"):
+        fuse(fused)
+
+
+def _batch_normalizations(model):
+    return [
+        layer
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+
+
+def check_gradient_checkpointing(build):
+    """What is computed again gives the same gradients."""
+    results = []
+    for gradient_checkpointing in (False, True):
+        model = randomize(build(gradient_checkpointing=gradient_checkpointing))
+        batch = images(*USUAL)
+        cotangent = random_array(*model.compute_output_shape(batch.shape), seed=1) / 10
+        results.append(gradients(model, batch, cotangent))
+    (outputs, by_path, by_input), (again, by_path_again, by_input_again) = results
+    pairs = [(outputs, again), (by_input, by_input_again)]
+    pairs += [(by_path[path], by_path_again[path]) for path in by_path]
+    for value, other in pairs:
+        assert difference(value, other) <= TOLERANCE * max(np.abs(value).max(), 1)
 
 
 def _dead_in_training(model):

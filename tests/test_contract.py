@@ -62,3 +62,13 @@ def test_channels_first(name):
 @models
 def test_freezing(name):
     contract.check_freezing(contract.MODELS[name])
+
+
+@pytest.mark.parametrize("name", contract.FUSED)
+def test_fusion(name, tmp_path):
+    contract.check_fusion(contract.FUSED[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", contract.CHECKPOINTED)
+def test_gradient_checkpointing(name):
+    contract.check_gradient_checkpointing(contract.MODELS[name])

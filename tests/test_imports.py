@@ -16,6 +16,7 @@ ALLOWED = {
     "backend": {"keras"},
     "layers": {"backend", "keras", "numpy"},
     "backbones": {"layers", "registry", "keras", "numpy"},
+    "fusion": {"keras"},
     "optimizers": {"keras"},
     "heads": {"backend", "layers", "keras", "numpy"},
     "losses": {"keras"},

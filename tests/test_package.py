@@ -32,6 +32,7 @@ def test_public_names():
         "callbacks",
         "compare",
         "data",
+        "fuse",
         "heads",
         "layers",
         "list_layouts",

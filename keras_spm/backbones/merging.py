@@ -9,7 +9,7 @@ from keras_spm.layers.stepwise_patch_merging import StepwisePatchMerging
 from keras_spm.registry import lookup
 
 
-def make_merging(kind, output_dim, own_merging, dtype):
+def make_merging(kind, output_dim, own_merging, fused, dtype):
     """Returns the layer named "merging" that halves the map and widens to `output_dim`.
 
     Args:
@@ -19,28 +19,31 @@ def make_merging(kind, output_dim, own_merging, dtype):
             linear map to `output_dim` and then Guided Local Enhancement.
         output_dim: int.
         own_merging: function (output_dim, name, dtype) → layer, the family's own.
+        fused: bool, whether batch normalisations are folded away.
         dtype: dtype policy or its name.
     """
-    return lookup("merging", kind, _KINDS)(output_dim, own_merging, dtype)
+    return lookup("merging", kind, _KINDS)(output_dim, own_merging, fused, dtype)
 
 
-def _own(output_dim, own_merging, dtype):
+def _own(output_dim, own_merging, fused, dtype):
     return own_merging(output_dim, name="merging", dtype=dtype)
 
 
-def _spm(output_dim, own_merging, dtype):
-    return StepwisePatchMerging(output_dim, name="merging", dtype=dtype)
+def _spm(output_dim, own_merging, fused, dtype):
+    return StepwisePatchMerging(output_dim, fused=fused, name="merging", dtype=dtype)
 
 
-def _msa(output_dim, own_merging, dtype):
-    aggregation = MultiScaleAggregation(output_dim, name="multi_scale_aggregation", dtype=dtype)
+def _msa(output_dim, own_merging, fused, dtype):
+    aggregation = MultiScaleAggregation(
+        output_dim, fused=fused, name="multi_scale_aggregation", dtype=dtype
+    )
     embedding = own_merging(output_dim, name="embedding", dtype=dtype)
     return keras.Sequential([aggregation, embedding], name="merging")
 
 
-def _gle(output_dim, own_merging, dtype):
+def _gle(output_dim, own_merging, fused, dtype):
     widening = Linear(output_dim, name="widening", dtype=dtype)
-    enhancement = GuidedLocalEnhancement(name="guided_local_enhancement", dtype=dtype)
+    enhancement = GuidedLocalEnhancement(fused=fused, name="guided_local_enhancement", dtype=dtype)
     return keras.Sequential([widening, enhancement], name="merging")
 
 

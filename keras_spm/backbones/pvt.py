@@ -66,6 +66,7 @@ class PVT(PyramidBackbone):
         drop_path_rate: float, of the last block; earlier ones rise to it from 0.
         merging: `"own"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
             or `"gle"`, one half of Stepwise Patch Merging.
+        fused: bool, whether batch normalisations are folded away, see `keras_spm.fuse`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code, 1e-6 in transformers').
         position_image_size: (height, width) of the images whose grids the position
@@ -73,7 +74,8 @@ class PVT(PyramidBackbone):
             `image_shape`, and 224x224 where that leaves the size open.
         dtype: dtype policy of the layers.
         **kwargs: `image_shape`, `data_format`, `frozen_stages`,
-            `frozen_batch_normalization` and `name`, see `PyramidBackbone`.
+            `frozen_batch_normalization`, `gradient_checkpointing` and `name`, see
+            `PyramidBackbone`.
 
     Example:
 
@@ -95,6 +97,7 @@ class PVT(PyramidBackbone):
         class_token=True,
         drop_path_rate=0.0,
         merging="own",
+        fused=False,
         embedding_norm_epsilon=1e-5,
         position_image_size=None,
         image_shape=None,
@@ -137,7 +140,9 @@ class PVT(PyramidBackbone):
             stage_class = ClassTokenStage if class_token and stage == 3 else Stage
             return stage_class(
                 blocks,
-                make_merging(merging, embed_dims[stage], own_merging, dtype) if stage else None,
+                make_merging(merging, embed_dims[stage], own_merging, fused, dtype)
+                if stage
+                else None,
                 position_embedding=PositionEmbedding(grid, dtype=dtype, name="position_embedding"),
                 dtype=dtype,
                 name=f"stage{stage + 1}",
@@ -154,6 +159,7 @@ class PVT(PyramidBackbone):
                 "class_token": class_token,
                 "drop_path_rate": drop_path_rate,
                 "merging": merging,
+                "fused": fused,
                 "embedding_norm_epsilon": embedding_norm_epsilon,
                 "position_image_size": tuple(position_image_size),
             },

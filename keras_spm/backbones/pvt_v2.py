@@ -73,11 +73,13 @@ class PVTv2(PyramidBackbone):
         drop_path_rate: float, of the last block; earlier ones rise to it from 0.
         merging: `"own"` (a 3x3 convolution), `"spm"`, or for ablation `"msa"` or
             `"gle"`, one half of Stepwise Patch Merging.
+        fused: bool, whether batch normalisations are folded away, see `keras_spm.fuse`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official and timm's code, 1e-6 in transformers').
         dtype: dtype policy of the layers.
         **kwargs: `image_shape`, `data_format`, `frozen_stages`,
-            `frozen_batch_normalization` and `name`, see `PyramidBackbone`.
+            `frozen_batch_normalization`, `gradient_checkpointing` and `name`, see
+            `PyramidBackbone`.
 
     Example:
 
@@ -99,6 +101,7 @@ class PVTv2(PyramidBackbone):
         linear_attention=False,
         drop_path_rate=0.0,
         merging="own",
+        fused=False,
         embedding_norm_epsilon=1e-5,
         dtype=None,
         **kwargs,
@@ -131,7 +134,9 @@ class PVTv2(PyramidBackbone):
         def make_stage(stage, blocks):
             return Stage(
                 blocks,
-                make_merging(merging, embed_dims[stage], own_merging, dtype) if stage else None,
+                make_merging(merging, embed_dims[stage], own_merging, fused, dtype)
+                if stage
+                else None,
                 keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),
                 dtype=dtype,
                 name=f"stage{stage + 1}",
@@ -146,6 +151,7 @@ class PVTv2(PyramidBackbone):
                 "linear_attention": linear_attention,
                 "drop_path_rate": drop_path_rate,
                 "merging": merging,
+                "fused": fused,
                 "embedding_norm_epsilon": embedding_norm_epsilon,
             },
             dtype=dtype,

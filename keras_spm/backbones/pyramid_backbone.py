@@ -41,6 +41,8 @@ class PyramidBackbone(keras.Model):
         dtype: dtype policy of the layers.
         frozen_stages: int from 0 to 4, see `freeze`.
         frozen_batch_normalization: bool, see `freeze`.
+        gradient_checkpointing: bool, whether blocks are computed again for the gradient
+            rather than kept, for large images: see `TransformerBlock`.
 
     Raises:
         ValueError: for an image smaller than 32 or an unknown data format.
@@ -61,6 +63,7 @@ class PyramidBackbone(keras.Model):
         dtype=None,
         frozen_stages=0,
         frozen_batch_normalization=False,
+        gradient_checkpointing=False,
         name=None,
     ):
         # === Layers ===
@@ -69,6 +72,9 @@ class PyramidBackbone(keras.Model):
         image_shape = tuple(image_shape or _ANY_SIZE[data_format])
         _check_sizes(spatial_sizes(image_shape, data_format))
         pooling = keras.layers.GlobalAveragePooling2D("channels_last", dtype=dtype, name="pooling")
+        for stage in stages:
+            for block in stage.blocks:
+                block.gradient_checkpointing = gradient_checkpointing
 
         def to_channels_first(maps, name):
             return keras.layers.Permute((3, 1, 2), dtype=dtype, name=name)(maps)
@@ -101,6 +107,7 @@ class PyramidBackbone(keras.Model):
         self.dtype_policy = keras.dtype_policies.get(dtype)
         self.image_shape = image_shape
         self.data_format = data_format
+        self.gradient_checkpointing = gradient_checkpointing
         self._pyramid_outputs = pyramid_outputs
         self.pyramid_level_inputs = pyramid_level_inputs
         self.pooled_output = pooled_output
@@ -226,6 +233,7 @@ class PyramidBackbone(keras.Model):
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "frozen_stages": self.frozen_stages,
             "frozen_batch_normalization": self.frozen_batch_normalization,
+            "gradient_checkpointing": self.gradient_checkpointing,
             "name": self.name,
         }
 

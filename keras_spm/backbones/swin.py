@@ -46,9 +46,11 @@ class Swin(PyramidBackbone):
         drop_path_rate: float, of the last block; earlier ones rise to it from 0.
         merging: `"own"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
             or `"gle"`, one half of Stepwise Patch Merging.
+        fused: bool, whether batch normalisations are folded away, see `keras_spm.fuse`.
         dtype: dtype policy of the layers.
         **kwargs: `image_shape`, `data_format`, `frozen_stages`,
-            `frozen_batch_normalization` and `name`, see `PyramidBackbone`.
+            `frozen_batch_normalization`, `gradient_checkpointing` and `name`, see
+            `PyramidBackbone`.
 
     Example:
 
@@ -69,6 +71,7 @@ class Swin(PyramidBackbone):
         mlp_ratio=4.0,
         drop_path_rate=0.0,
         merging="own",
+        fused=False,
         dtype=None,
         **kwargs,
     ):
@@ -90,7 +93,7 @@ class Swin(PyramidBackbone):
             dim = embed_dim * 2**stage
             return Stage(
                 blocks,
-                make_merging(merging, dim, own_merging, dtype) if stage else None,
+                make_merging(merging, dim, own_merging, fused, dtype) if stage else None,
                 dtype=dtype,
                 name=f"stage{stage + 1}",
             )
@@ -109,6 +112,7 @@ class Swin(PyramidBackbone):
                 "mlp_ratio": mlp_ratio,
                 "drop_path_rate": drop_path_rate,
                 "merging": merging,
+                "fused": fused,
             },
             dtype=dtype,
             **kwargs,

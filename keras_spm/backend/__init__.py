@@ -8,6 +8,7 @@ pays for one that they do not use.
 from keras_spm.backend.attention import dot_product_attention
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
+from keras_spm.backend.depthwise_scales import depthwise_scales
 from keras_spm.backend.gelu import gelu
 from keras_spm.backend.linear import linear
 from keras_spm.backend.one_by_one import head_by_head
@@ -15,6 +16,7 @@ from keras_spm.backend.one_by_one import image_by_image
 
 __all__ = [
     "depthwise_conv2d",
+    "depthwise_scales",
     "depthwise_supports_xla",
     "dot_product_attention",
     "gelu",

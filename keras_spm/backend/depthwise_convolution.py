@@ -21,21 +21,21 @@ import keras
 from keras_spm.backend import shifted_products
 
 
-def depthwise_conv2d(inputs, kernel, bias, strides, padding):
+def depthwise_conv2d(inputs, kernel, strides, padding, bias=None):
     """Convolves each channel with its own kernel.
 
     Args:
         inputs: (batch, height, width, channels).
         kernel: (kernel_height, kernel_width, channels, 1).
-        bias: (channels,).
         strides: int, the same along both axes.
         padding: int, zeros on each of the four sides.
+        bias: (channels,), or None.
 
     Returns:
         (batch, out_height, out_width, channels) with
         `out = (size + 2 * padding - kernel) // strides + 1`.
     """
-    return _FORMULATIONS[keras.config.backend()](inputs, kernel, bias, strides, padding)
+    return _FORMULATIONS[keras.config.backend()](inputs, kernel, strides, padding, bias)
 
 
 def depthwise_supports_xla():
@@ -47,7 +47,7 @@ def depthwise_supports_xla():
     return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
 
 
-def _tensorflow(inputs, kernel, bias, strides, padding):
+def _tensorflow(inputs, kernel, strides, padding, bias):
     import tensorflow as tf
 
     # Explicit padding in this operation crashes the graph optimizer of TensorFlow 2.21
@@ -57,10 +57,10 @@ def _tensorflow(inputs, kernel, bias, strides, padding):
     else:
         padded = tf.pad(inputs, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
         outputs = tf.nn.depthwise_conv2d(padded, kernel, [1, strides, strides, 1], "VALID")
-    return tf.nn.bias_add(outputs, bias)
+    return outputs if bias is None else tf.nn.bias_add(outputs, bias)
 
 
-def _torch(inputs, kernel, bias, strides, padding):
+def _torch(inputs, kernel, strides, padding, bias):
     import torch
 
     outputs = torch.nn.functional.conv2d(
@@ -74,8 +74,9 @@ def _torch(inputs, kernel, bias, strides, padding):
     return outputs.permute(0, 2, 3, 1)
 
 
-def _jax(inputs, kernel, bias, strides, padding):
-    return _jax_depthwise()(inputs, kernel, strides, padding) + bias
+def _jax(inputs, kernel, strides, padding, bias):
+    outputs = _jax_depthwise()(inputs, kernel, strides, padding)
+    return outputs if bias is None else outputs + bias
 
 
 _FORMULATIONS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

@@ -130,6 +130,11 @@ def list_layouts(model_or_layer):
 def _candidates(model_or_layer, layout):
     if not model_or_layer.built:
         raise ValueError(f"{model_or_layer.name!r} has no variables yet: build or call it first.")
+    if getattr(getattr(model_or_layer, "backbone", model_or_layer), "fused", False):
+        raise ValueError(
+            f"{model_or_layer.name!r} is fused, which no PyTorch code is: convert the original, "
+            "and call `keras_spm.fuse` then."
+        )
     candidates = _layouts(model_or_layer)
     if layout == "auto":
         return candidates

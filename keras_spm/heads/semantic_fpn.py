@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_spm.backend.resizing import resize_bilinear
 from keras_spm.layers.batch_normalization import BatchNormalization
+from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.layers.initializers import linear_initializer
 from keras_spm.layers.multiply_adds import multiply_adds
 
@@ -22,10 +23,15 @@ class SemanticFPNHead(keras.layers.Layer):
         num_classes: int.
         channels: int, of the convolutions.
         dropout: float, the rate.
+        fused: bool, whether the batch normalisations are folded into the convolutions, see
+            `keras_spm.fuse`.
 
     Input: {"P2": (batch, height, width, any channels), …}, each level half the size of the
     one before, rounded up or down. Output: (batch, height of P2, width of P2, num_classes),
     float32 under every policy.
+
+    Raises:
+        ValueError: for a fused head in training.
 
     Reference:
         Kirillov et al., Panoptic Feature Pyramid Networks, arXiv 1901.02446, section 3.1,
@@ -33,11 +39,12 @@ class SemanticFPNHead(keras.layers.Layer):
         channels; here it takes single values).
     """
 
-    def __init__(self, num_classes, channels=128, dropout=0.1, **kwargs):
+    def __init__(self, num_classes, channels=128, dropout=0.1, fused=False, **kwargs):
         super().__init__(**kwargs)
         self.num_classes = num_classes
         self.channels = channels
         self.dropout = dropout
+        self.fused = fused
 
     def build(self, input_shape):
         self.levels = sorted(input_shape)
@@ -64,33 +71,48 @@ class SemanticFPNHead(keras.layers.Layer):
         self.classifier.build(finest)
 
     def _block(self, name, input_shape, first):
-        """Convolution and normalisation."""
+        """Convolution and normalisation, which is None where it is folded."""
         convolution = keras.layers.Conv2D(
             self.channels,
             3,
             padding="same",
-            use_bias=False,
+            use_bias=self.fused,
             data_format="channels_last",
             kernel_initializer="he_normal",
             dtype=self.dtype_policy,
             name=f"{name}_convolution",
         )
-        norm = BatchNormalization(dtype=self.dtype_policy, name=f"{name}_norm")
         convolution.build((None, None, None, input_shape[-1] if first else self.channels))
+        if self.fused:
+            return convolution, None
+        norm = BatchNormalization(dtype=self.dtype_policy, name=f"{name}_norm")
         norm.build((None, None, None, self.channels))
         return convolution, norm
 
     def call(self, inputs, training=False):
+        refuse_training(self, training)
         sizes = [ops.shape(inputs[level])[1:3] for level in self.levels]
         total = 0
         for index, level in enumerate(self.levels):
             maps = inputs[level]
             for number, (convolution, norm) in enumerate(self.branches[level], start=1):
-                maps = ops.relu(norm(convolution(maps), training=training))
+                maps = convolution(maps)
+                if not self.fused:
+                    maps = norm(maps, training=training)
+                maps = ops.relu(maps)
                 if index:
                     maps = resize_bilinear(maps, sizes[index - number])
             total = total + maps
         return self.classifier(self.dropout_layer(total, training=training))
+
+    def fold(self, original):
+        """Takes over the variables of the head that this one is the fused form of."""
+        for level, branch in self.branches.items():
+            for (own, _), (convolution, norm) in zip(branch, original.branches[level], strict=True):
+                scale, offset = norm.affine()
+                own.kernel.assign(ops.convert_to_numpy(convolution.kernel) * scale)
+                own.bias.assign(offset)
+        self.classifier.set_weights(original.classifier.get_weights())
 
     def _shape(self, shape):
         return (*shape[:-1], self.channels)
@@ -113,5 +135,6 @@ class SemanticFPNHead(keras.layers.Layer):
             "num_classes": self.num_classes,
             "channels": self.channels,
             "dropout": self.dropout,
+            "fused": self.fused,
         }
         return {**super().get_config(), **config}

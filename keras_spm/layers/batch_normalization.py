@@ -3,6 +3,7 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -53,5 +54,23 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _track(self, statistic, value):
         statistic.assign(statistic * self.momentum + value * (1 - self.momentum))
 
+    def affine(self):
+        """Returns (scale, offset), float64 arrays: in evaluation it gives scale * x + offset."""
+        mean, variance, gamma, beta = (
+            ops.convert_to_numpy(variable).astype("float64")
+            for variable in (self.moving_mean, self.moving_variance, self.gamma, self.beta)
+        )
+        scale = gamma / np.sqrt(variance + self.epsilon)
+        return scale, beta - mean * scale
+
     def multiply_adds(self, input_shape):
         return 0
+
+
+def refuse_training(layer, training):
+    """Raises where a fused layer, whose normalisation is folded, is asked to train."""
+    if layer.fused and training:
+        raise ValueError(
+            f"A fused {type(layer).__name__} cannot be trained: its batch normalisation is "
+            "folded into other layers. Train the original model and call `keras_spm.fuse` on it."
+        )

@@ -18,17 +18,19 @@ class DepthwiseConv2D(keras.layers.Layer):
     Args:
         kernel_size: odd int.
         strides: int, the same along both axes.
+        use_bias: bool.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / strides),
     ceil(width / strides), channels).
     """
 
-    def __init__(self, kernel_size, strides=1, **kwargs):
+    def __init__(self, kernel_size, strides=1, use_bias=True, **kwargs):
         super().__init__(**kwargs)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd. Received: kernel_size={kernel_size}")
         self.kernel_size = kernel_size
         self.strides = strides
+        self.use_bias = use_bias
         # What Keras's jit_compile="auto" asks of every layer.
         self.supports_jit = backend.depthwise_supports_xla()
 
@@ -39,11 +41,13 @@ class DepthwiseConv2D(keras.layers.Layer):
             shape=(self.kernel_size, self.kernel_size, channels, 1),
             initializer=convolution_initializer(),
         )
-        self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
+        if self.use_bias:
+            self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
 
     def call(self, inputs):
-        kernel, bias = ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias)
-        return backend.depthwise_conv2d(inputs, kernel, bias, self.strides, self.kernel_size // 2)
+        kernel = ops.convert_to_tensor(self.kernel)
+        bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
+        return backend.depthwise_conv2d(inputs, kernel, self.strides, self.kernel_size // 2, bias)
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
@@ -59,7 +63,11 @@ class DepthwiseConv2D(keras.layers.Layer):
         return height * width * channels * self.kernel_size**2
 
     def get_config(self):
-        config = {"kernel_size": self.kernel_size, "strides": self.strides}
+        config = {
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "use_bias": self.use_bias,
+        }
         return {**super().get_config(), **config}
 
 

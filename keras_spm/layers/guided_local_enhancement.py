@@ -8,6 +8,7 @@ from keras import ops
 from keras_spm import backend
 from keras_spm.layers.attention_heads import check_heads
 from keras_spm.layers.batch_normalization import BatchNormalization
+from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.depthwise_convolution import ceil_divide
 from keras_spm.layers.initializers import linear_initializer
@@ -40,23 +41,28 @@ class GuidedLocalEnhancement(keras.layers.Layer):
     Args:
         num_heads: int, divides the channels.
         guide_kernel_size: odd int, kernel of the guide's convolution.
+        fused: bool, whether the batch normalisation is a scale and an offset, see
+            `keras_spm.fuse`.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / 2),
     ceil(width / 2), channels).
 
     Raises:
-        ValueError: where the heads do not divide the channels.
+        ValueError: where the heads do not divide the channels, and for a fused layer in
+            training.
 
     Reference:
         Yu et al., Stepwise Patch Merging, arXiv 2409.06963, section "Guided Local
         Enhancement".
     """
 
-    def __init__(self, num_heads=8, guide_kernel_size=7, **kwargs):
+    def __init__(self, num_heads=8, guide_kernel_size=7, fused=False, **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.guide_kernel_size = guide_kernel_size
-        self.guide_norm = BatchNormalization(dtype=self.dtype_policy, name="guide_norm")
+        self.fused = fused
+        if not fused:
+            self.guide_norm = BatchNormalization(dtype=self.dtype_policy, name="guide_norm")
         self.guide_depthwise = DepthwiseConv2D(
             guide_kernel_size, WINDOW, dtype=self.dtype_policy, name="guide_depthwise"
         )
@@ -70,19 +76,41 @@ class GuidedLocalEnhancement(keras.layers.Layer):
     def build(self, input_shape):
         channels = input_shape[-1]
         check_heads(self.num_heads, channels)
-        for layer in (self.guide_norm, self.guide_depthwise, self.token_norm, self.output_norm):
+        for layer in (self.guide_depthwise, self.token_norm, self.output_norm):
             layer.build(input_shape)
+        if self.fused:
+            self.guide_scale, self.guide_offset = (
+                self.add_weight(name=name, shape=(channels,), initializer=initializer)
+                for name, initializer in (("guide_scale", "ones"), ("guide_offset", "zeros"))
+            )
+        else:
+            self.guide_norm.build(input_shape)
         self.qkv_kernel = self.add_weight(
             name="qkv_kernel", shape=(channels, 3 * channels), initializer=linear_initializer()
         )
         self.qkv_bias = self.add_weight(name="qkv_bias", shape=(3 * channels,), initializer="zeros")
 
     def call(self, inputs, training=False):
-        guides = backend.gelu(self.guide_norm(inputs, training=training))
-        guides = self.token_norm(self.guide_depthwise(guides))
+        refuse_training(self, training)
+        if self.fused:
+            guides = inputs * self.guide_scale + self.guide_offset
+        else:
+            guides = self.guide_norm(inputs, training=training)
+        guides = self.guide_depthwise(backend.gelu(guides))
+        guides = self.token_norm(guides)
         tokens = self._windows(self.token_norm(inputs), guides)
         bias = 0.0 if is_multiple(inputs, WINDOW) else _outside_bias(inputs, guides)
         return self.output_norm(self._attend(guides, tokens, bias))
+
+    def fold(self, original):
+        """Takes over the variables of the layer that this one is the fused form of."""
+        for name in ("guide_depthwise", "token_norm", "output_norm"):
+            getattr(self, name).set_weights(getattr(original, name).get_weights())
+        for name in ("qkv_kernel", "qkv_bias"):
+            getattr(self, name).assign(ops.convert_to_numpy(getattr(original, name)))
+        scale, offset = original.guide_norm.affine()
+        self.guide_scale.assign(scale)
+        self.guide_offset.assign(offset)
 
     def _windows(self, maps, guides):
         """Returns (batch, rows, columns, 5, channels): the guide, then the window."""
@@ -126,7 +154,7 @@ class GuidedLocalEnhancement(keras.layers.Layer):
     @property
     def batch_normalizations(self):
         """The layers that keep running statistics."""
-        return [self.guide_norm]
+        return [] if self.fused else [self.guide_norm]
 
     def multiply_adds(self, input_shape):
         _, rows, columns, channels = self.compute_output_shape(input_shape)
@@ -135,7 +163,11 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         return multiply_adds(self.guide_depthwise, input_shape) + rows * columns * attention
 
     def get_config(self):
-        config = {"num_heads": self.num_heads, "guide_kernel_size": self.guide_kernel_size}
+        config = {
+            "num_heads": self.num_heads,
+            "guide_kernel_size": self.guide_kernel_size,
+            "fused": self.fused,
+        }
         return {**super().get_config(), **config}
 
 

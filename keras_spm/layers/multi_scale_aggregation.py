@@ -3,10 +3,12 @@
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_spm import backend
 from keras_spm.layers.batch_normalization import BatchNormalization
+from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.initializers import Normal
 from keras_spm.layers.initializers import convolution_initializer
@@ -31,19 +33,23 @@ class MultiScaleAggregation(keras.layers.Layer):
         output_dim: int, channels of the output.
         kernel_sizes: odd ints, one per run; their number divides the input channels.
         expansion: int, by which the grouped map multiplies the channels.
+        fused: bool, whether the normalisation and the biases of the convolutions are
+            folded into the grouped map, and the convolutions computed as one where that
+            is faster, see `keras_spm.fuse`.
 
     Input: (batch, height, width, channels). Output: (batch, height, width,
     output_dim).
 
     Raises:
-        ValueError: where the number of kernel sizes does not divide the channels.
+        ValueError: where the number of kernel sizes does not divide the channels, and
+            for a fused layer in training.
 
     Reference:
         Yu et al., Stepwise Patch Merging, arXiv 2409.06963, section "Multi-Scale
         Aggregation".
     """
 
-    def __init__(self, output_dim, kernel_sizes=(3, 5, 7, 9), expansion=2, **kwargs):
+    def __init__(self, output_dim, kernel_sizes=(3, 5, 7, 9), expansion=2, fused=False, **kwargs):
         super().__init__(**kwargs)
         if len(set(kernel_sizes)) != len(kernel_sizes) or not kernel_sizes:
             raise ValueError(
@@ -52,11 +58,15 @@ class MultiScaleAggregation(keras.layers.Layer):
         self.output_dim = output_dim
         self.kernel_sizes = tuple(kernel_sizes)
         self.expansion = expansion
+        self.fused = fused
         self.depthwise = [
-            DepthwiseConv2D(size, dtype=self.dtype_policy, name=f"depthwise_{size}x{size}")
+            DepthwiseConv2D(
+                size, use_bias=not fused, dtype=self.dtype_policy, name=f"depthwise_{size}x{size}"
+            )
             for size in self.kernel_sizes
         ]
-        self.norm = BatchNormalization(dtype=self.dtype_policy, name="norm")
+        if not fused:
+            self.norm = BatchNormalization(dtype=self.dtype_policy, name="norm")
         self.projection = Linear(
             output_dim,
             kernel_initializer=convolution_initializer(),
@@ -86,26 +96,56 @@ class MultiScaleAggregation(keras.layers.Layer):
         self.grouped_bias = self.add_weight(
             name="grouped_bias", shape=(channels * self.expansion,), initializer="zeros"
         )
-        self.norm.build(expanded_shape)
+        if not self.fused:
+            self.norm.build(expanded_shape)
         self.projection.build(expanded_shape)
 
     def call(self, inputs, training=False):
-        runs = ops.split(inputs, len(self.kernel_sizes), axis=-1)
-        runs = [depthwise(run) for depthwise, run in zip(self.depthwise, runs, strict=True)]
-        expanded = ops.einsum("bhwkl,klj->bhwlj", ops.stack(runs, axis=3), self.grouped_kernel)
+        refuse_training(self, training)
+        expanded = ops.einsum("bhwkl,klj->bhwlj", self._scales(inputs), self.grouped_kernel)
         channels = self.grouped_bias.shape[0]
         expanded = ops.reshape(expanded, (*ops.shape(inputs)[:-1], channels)) + self.grouped_bias
-        expanded = backend.gelu(self.norm(expanded, training=training))
-        return self.projection(expanded)
+        if not self.fused:
+            expanded = self.norm(expanded, training=training)
+        return self.projection(backend.gelu(expanded))
+
+    def _scales(self, inputs):
+        """Returns (batch, height, width, scales, run's channels): each run's convolution."""
+        if self.fused:
+            kernels = [ops.convert_to_tensor(depthwise.kernel) for depthwise in self.depthwise]
+            return backend.depthwise_scales(inputs, kernels)
+        runs = ops.split(inputs, len(self.kernel_sizes), axis=-1)
+        runs = [depthwise(run) for depthwise, run in zip(self.depthwise, runs, strict=True)]
+        return ops.stack(runs, axis=3)
+
+    def fold(self, original):
+        """Takes over the variables of the layer that this one is the fused form of."""
+        for own, depthwise in zip(self.depthwise, original.depthwise, strict=True):
+            own.set_weights(depthwise.get_weights()[:1])
+        self.projection.set_weights(original.projection.get_weights())
+        kernel, bias, *biases = (
+            ops.convert_to_numpy(variable).astype("float64")
+            for variable in (
+                *(original.grouped_kernel, original.grouped_bias),
+                *(depthwise.bias for depthwise in original.depthwise),
+            )
+        )
+        scale, offset = original.norm.affine()
+        # What the convolutions add, they add at every position: to each group the same.
+        bias = bias + np.einsum("kl,klj->lj", np.stack(biases), kernel).ravel()
+        self.grouped_kernel.assign(kernel * scale.reshape(kernel.shape[1:]))
+        self.grouped_bias.assign(bias * scale + offset)
 
     @property
     def batch_normalizations(self):
         """The layers that keep running statistics."""
-        return [self.norm]
+        return [] if self.fused else [self.norm]
 
     @property
     def dead_in_training(self):
         """Variables whose true gradient is zero while batch statistics normalise."""
+        if self.fused:
+            return []
         return [*(depthwise.bias for depthwise in self.depthwise), self.grouped_bias]
 
     def compute_output_shape(self, input_shape):
@@ -128,5 +168,6 @@ class MultiScaleAggregation(keras.layers.Layer):
             "output_dim": self.output_dim,
             "kernel_sizes": self.kernel_sizes,
             "expansion": self.expansion,
+            "fused": self.fused,
         }
         return {**super().get_config(), **config}

@@ -20,12 +20,14 @@ class StepwisePatchMerging(keras.layers.Layer):
         expansion: int, inner width of the aggregation over its input's.
         num_heads: int, attention heads within a window.
         guide_kernel_size: odd int, kernel of the guide's convolution.
+        fused: bool, whether batch normalisations are folded away, see `keras_spm.fuse`.
 
     Input: (batch, height, width, channels), height and width at least 2. Output:
     (batch, ceil(height / 2), ceil(width / 2), output_dim).
 
     Raises:
-        ValueError: where channels are not divisible as said above.
+        ValueError: where channels are not divisible as said above, and for a fused layer
+            in training.
 
     Example:
 
@@ -44,6 +46,7 @@ class StepwisePatchMerging(keras.layers.Layer):
         expansion=2,
         num_heads=8,
         guide_kernel_size=7,
+        fused=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -57,15 +60,21 @@ class StepwisePatchMerging(keras.layers.Layer):
         self.expansion = expansion
         self.num_heads = num_heads
         self.guide_kernel_size = guide_kernel_size
+        self.fused = fused
         self.multi_scale_aggregation = MultiScaleAggregation(
             output_dim,
             kernel_sizes,
             expansion,
+            fused,
             dtype=self.dtype_policy,
             name="multi_scale_aggregation",
         )
         self.guided_local_enhancement = GuidedLocalEnhancement(
-            num_heads, guide_kernel_size, dtype=self.dtype_policy, name="guided_local_enhancement"
+            num_heads,
+            guide_kernel_size,
+            fused,
+            dtype=self.dtype_policy,
+            name="guided_local_enhancement",
         )
 
     def build(self, input_shape):
@@ -110,5 +119,6 @@ class StepwisePatchMerging(keras.layers.Layer):
             "expansion": self.expansion,
             "num_heads": self.num_heads,
             "guide_kernel_size": self.guide_kernel_size,
+            "fused": self.fused,
         }
         return {**super().get_config(), **config}

@@ -15,16 +15,27 @@ class TransformerBlock(keras.layers.Layer):
         mlp: layer that keeps a map's shape.
         drop_path_rate: float in [0, 1).
         norm_epsilon: float, epsilon of both layer normalisations.
+        gradient_checkpointing: bool, whether training keeps of each branch its input alone
+            and computes the branch again for the gradient: less memory, more time.
 
     Input and output: (batch, height, width, channels).
     """
 
-    def __init__(self, attention, mlp, drop_path_rate=0.0, norm_epsilon=1e-6, **kwargs):
+    def __init__(
+        self,
+        attention,
+        mlp,
+        drop_path_rate=0.0,
+        norm_epsilon=1e-6,
+        gradient_checkpointing=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.attention = attention
         self.mlp = mlp
         self.drop_path_rate = drop_path_rate
         self.norm_epsilon = norm_epsilon
+        self.gradient_checkpointing = gradient_checkpointing
         self.attention_norm, self.mlp_norm = (
             keras.layers.LayerNormalization(
                 epsilon=norm_epsilon, dtype=self.dtype_policy, name=name
@@ -39,10 +50,18 @@ class TransformerBlock(keras.layers.Layer):
             layer.build(input_shape)
 
     def call(self, inputs, training=False):
-        branch = self.attention(self.attention_norm(inputs))
-        maps = inputs + self.drop_path(branch, training=training)
-        branch = self.mlp(self.mlp_norm(maps))
-        return maps + self.drop_path(branch, training=training)
+        maps = inputs
+        for norm, layer in ((self.attention_norm, self.attention), (self.mlp_norm, self.mlp)):
+            branch = self._branch(norm, layer, training)(maps)
+            maps = maps + self.drop_path(branch, training=training)
+        return maps
+
+    def _branch(self, norm, layer, training):
+        def branch(maps):
+            return layer(norm(maps))
+
+        # Drop path stays outside: drawn again for the gradient, it would be another one.
+        return keras.remat(branch) if training and self.gradient_checkpointing else branch
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -56,6 +75,7 @@ class TransformerBlock(keras.layers.Layer):
             "mlp": keras.saving.serialize_keras_object(self.mlp),
             "drop_path_rate": self.drop_path_rate,
             "norm_epsilon": self.norm_epsilon,
+            "gradient_checkpointing": self.gradient_checkpointing,
         }
         return {**super().get_config(), **config}
 

@@ -41,6 +41,8 @@ class SemanticSegmenter(DenseTask):
         standard_deviation: three floats, likewise.
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
             `segment` brings images into a batch. By default at their own size.
+        fused: bool, whether the head's batch normalisations are folded away, see
+            `keras_spm.fuse`.
 
     Raises:
         ValueError: where `class_names` are not distinct or not as many as classes, and for
@@ -73,13 +75,14 @@ class SemanticSegmenter(DenseTask):
         mean=IMAGENET_MEAN,
         standard_deviation=IMAGENET_STANDARD_DEVIATION,
         batching=None,
+        fused=False,
         **kwargs,
     ):
         dtype = backbone.dtype_policy
 
         # === Layers ===
         pyramid = FeaturePyramid(pyramid_channels, dtype=dtype, name="feature_pyramid")
-        head = SemanticFPNHead(num_classes, head_channels, dropout, dtype=dtype, name="head")
+        head = SemanticFPNHead(num_classes, head_channels, dropout, fused, dtype=dtype, name="head")
         enlarging = ResizeLike(data_format_of(backbone), dtype="float32", name="enlarging")
 
         # === Functional Model ===
@@ -98,6 +101,7 @@ class SemanticSegmenter(DenseTask):
                 "mean": tuple(mean),
                 "standard_deviation": tuple(standard_deviation),
                 "batching": batching,
+                "fused": fused,
             },
             **kwargs,
         )

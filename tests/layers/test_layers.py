@@ -273,3 +273,24 @@ def test_multiply_adds_of_single_layers():
         assert layers.multiply_adds(layer, shape) == expected, name
     with pytest.raises(TypeError, match="LSTM"):
         layers.multiply_adds(keras.layers.LSTM(3), shape)
+
+
+def test_gradient_checkpointing_drops_the_same_branches():
+    results = []
+    for gradient_checkpointing in (False, True):
+        keras.utils.set_random_seed(0)
+        block = layers.TransformerBlock(
+            layers.MLP(8), layers.MLP(8), 0.5, gradient_checkpointing=gradient_checkpointing
+        )
+        maps = random_array(16, 2, 2, 4)
+        block.build(maps.shape)
+        randomize(block)
+        results.append(gradients(block, maps, random_array(*maps.shape, seed=1)))
+    (outputs, by_path, by_input), (again, by_path_again, by_input_again) = results
+    assert difference(outputs, again) <= 1e-6
+    assert difference(by_input, by_input_again) <= 1e-6
+    for gradient, other in zip(by_path.values(), by_path_again.values(), strict=True):
+        assert difference(gradient, other) <= 1e-6 * max(np.abs(gradient).max(), 1)
+    # Some branches were dropped and some were not.
+    unchanged = [(row == kept).all() for row, kept in zip(outputs, maps, strict=True)]
+    assert 0 < sum(unchanged) < len(unchanged)

@@ -25,7 +25,13 @@ _SHARED = {
     "trainable": False,
 }
 ARGUMENTS = {
-    SemanticSegmenter: {**_SHARED, "ignore_class": 7, "head_channels": 16, "dropout": 0.3},
+    SemanticSegmenter: {
+        **_SHARED,
+        "ignore_class": 7,
+        "head_channels": 16,
+        "dropout": 0.3,
+        "fused": True,
+    },
     ObjectDetector: {
         **_SHARED,
         "bounding_box_format": "yxyx",

@@ -1,0 +1,233 @@
+"""The benchmark: that its yardstick is right, and that it counts and writes what it measured."""
+
+import dataclasses
+
+import benchmark
+import numpy as np
+import pytest
+import report
+import suite
+import torch
+from contenders import Contender
+from textbook import TextbookMerging
+
+from keras_spm.layers import StepwisePatchMerging
+from tests import golden
+from tests.helpers import difference
+
+pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
+
+# The textbook's names and the reference's.
+_NAMES = {
+    "scales.0": "msa.local_conv_3",
+    "scales.1": "msa.local_conv_5",
+    "scales.2": "msa.local_conv_7",
+    "scales.3": "msa.local_conv_9",
+    "grouped": "msa.proj.0",
+    "norm": "msa.proj.1",
+    "projection": "msa.proj.3",
+    "guide_norm": "gle.gtg.0",
+    "guide": "gle.gtg.2",
+    "token_norm": "gle.norm0",
+    "qkv": "gle.attn.qkv",
+    "output_norm": "gle.norm1",
+}
+
+
+def _reference_name(name):
+    module, _, leaf = name.rpartition(".")
+    return f"{_NAMES[module]}.{leaf}"
+
+
+@pytest.mark.parametrize("name", golden.LAYERS)
+def test_the_textbook_equals_the_reference(name):
+    arrays, _ = golden.read(name)
+    layer = TextbookMerging(arrays["input"].shape[-1], golden.LAYERS[name])
+    state = golden.state(name)
+    layer.load_state_dict(
+        {own: torch.tensor(state[_reference_name(own)]) for own in layer.state_dict()}
+    )
+    with torch.no_grad():
+        outputs = layer.eval()(torch.tensor(arrays["input"]))
+    assert difference(outputs, arrays["output"]) <= 1e-5
+
+    inputs = torch.tensor(arrays["input"], requires_grad=True)
+    outputs = layer.train()(inputs)
+    (outputs * torch.tensor(arrays["train.cotangent"])).sum().backward()
+    assert difference(outputs.detach(), arrays["train.output"]) <= 1e-5
+    gradients = {_reference_name(own): each.grad for own, each in layer.named_parameters()}
+    gradients["input"] = inputs.grad
+    assert len(gradients) == sum(key.startswith("train.grad.") for key in arrays)
+    for path, gradient in gradients.items():
+        reference = arrays[f"train.grad.{path}"]
+        error = np.linalg.norm(gradient - reference)
+        assert error <= 1e-4 * np.linalg.norm(reference) + 1e-4, (path, error)
+    for own, buffer in layer.named_buffers():
+        key = f"train.after.{_reference_name(own)}"
+        assert key not in arrays or difference(buffer, arrays[key]) <= 1e-6
+
+
+# A run
+
+
+def test_a_question_of_ones_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(suite, "BACKENDS", ("torch",))  # Whose peak is looked for.
+    (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
+    question = ["--model", "merging_16_32", "--backend", "torch", "--batch", "2", "--size", "4"]
+    measures = ["--measure", *report.MEASURES]
+    budget = ["--rounds", "3", "--seconds", "0", "--output", str(tmp_path)]
+    # Compiling takes long, and is told from "eager" by one argument.
+    monkeypatch.setattr(suite, "references", _eager(suite.references))
+    assert benchmark.main([*question, *measures, *budget]) == 0
+
+    rows = report.read(tmp_path / "benchmark.csv")
+    measured = {(row.library, row.measure) for row in rows}
+    assert measured == {
+        (library, measure) for library in ("keras_spm", "textbook") for measure in report.MEASURES
+    }
+    layer = StepwisePatchMerging(32)
+    layer.build((2, 4, 4, 16))
+    # Five keys, values and questions of five tokens, where ours spends 3 C^2 and one row.
+    spared = 4 * (12 * 32**2 + 2 * 25 * 32 - 2 * 5 * 8 * 32)
+    ours = layer.multiply_adds((2, 4, 4, 16))
+    for row in rows:
+        if row.measure in report.PASSES:
+            assert row.rounds == 3 and 0 < row.lower <= row.median <= row.upper
+            assert row.multiply_adds == ours + (spared if row.library == "textbook" else 0)
+            assert row.peak > row.speed > 0
+        else:
+            assert row.rounds == 1 and row.median > 0
+    text = (tmp_path / "README.md").read_text()
+    assert text == f"before\n{report.BEGIN}\n{report.markdown(rows)}\n{report.END}\nafter\n"
+    assert report.markdown(rows) in capsys.readouterr().out
+    assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+    # The tables alone come out the same.
+    (tmp_path / "README.md").write_text(text.replace("| keras_spm", "| lost"))
+    assert benchmark.main(["--table", "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "README.md").read_text() == text
+
+
+def _eager(references):
+    return lambda ours: tuple(each for each in references(ours) if not each.compiled)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch", "0"], "argument --batch: must be an int of at least 1. Received: 0"),
+        (["--backend", "theano"], "invalid choice: 'theano'"),
+        (["--only", "everything"], "invalid choice: 'everything'"),
+        (["--model", "swin_tiny", "--table"], "--only and --table are about the suite"),
+        (["--table", "--output", "nowhere"], "nowhere has no benchmark.csv"),
+        (["--model", "merging_16"], "merging_16"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_a_model_that_is_not_there_is_an_error_and_a_reference_is_left_out(tmp_path, capsys):
+    missing = Contender("timm", "merging_8_8")
+    with benchmark.started([missing], tmp_path) as workers:
+        assert workers == []
+    assert "left out: timm merging_8_8 (torch): " in capsys.readouterr().err
+    unknown = Contender("keras_spm", "pvt_v2_b17")
+    with (
+        pytest.raises(benchmark.WorkerError, match="'pvt_v2_b17'"),
+        benchmark.started([unknown], tmp_path),
+    ):
+        pass
+
+
+# Rows, tables and targets
+
+
+def _row(comparison="A layer", library="keras_spm", median=0.02, **fields):
+    spread = {"lower": median / 2, "upper": median * 2, "rounds": 5}
+    row = report.Row(
+        *(comparison, library, "merging_64_128", "torch", False, "float32", 8, 56, "forward"),
+        *(median, *spread.values(), 25_000_000, 4e10, "2026-01-31", "a machine"),
+    )
+    return dataclasses.replace(row, **fields)
+
+
+ROWS = [
+    _row(),
+    _row(measure="train", median=0.1),
+    _row(library="textbook", compiled=True, median=0.05),
+    _row("Memory", measure="memory", median=3e9, rounds=1, multiply_adds=0),
+]
+
+TABLE = """\
+Measured on a machine; 2026-01-31.
+
+**A layer**
+
+|  | batch × size | multiply-adds, G | forward, ms | GFLOP/s | of peak \
+| training step, ms | GFLOP/s | of peak |
+| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| keras_spm, torch | 8 × 56² | 0.03 | 20.0 (10.0–40.0) | 20 | 25% | 100.0 (50.0–200.0) | 12 | 15% |
+| textbook, torch, compiled | 8 × 56² | 0.03 | 50.0 (25.0–100.0) | 8 | 10% | – | – | – |
+
+**Memory**
+
+|  | batch × size | multiply-adds, G | memory, MB |
+| --- | --- | ---: | ---: |
+| keras_spm, torch | 8 × 56² | – | 3000 |"""
+
+
+def test_rows_survive_their_file_and_the_table_is_theirs(tmp_path):
+    report.write(tmp_path / "rows.csv", ROWS)
+    assert report.read(tmp_path / "rows.csv") == ROWS
+    assert report.markdown(report.read(tmp_path / "rows.csv")) == TABLE
+    (tmp_path / "rows.csv").write_text("speed\n3\n")
+    with pytest.raises(ValueError, match=r"no result of this benchmark: \['speed'\]"):
+        report.read(tmp_path / "rows.csv")
+
+
+def test_a_comparison_made_again_takes_its_old_place():
+    again = [_row(median=0.03, date="2026-02-01")]
+    assert report.merged(ROWS, again) == [*again, ROWS[-1]]
+    new = [_row("Another layer")]
+    assert report.merged(ROWS, new) == [*ROWS, *new]
+
+
+def test_targets_reached_and_missed():
+    title = "SPM 64 to 128, forward: textbook in PyTorch, eager"
+    rows = [_row(), _row(library="textbook", median=0.04), _row(backend="jax", median=0.032)]
+    assert report.reached(rows).splitlines() == [
+        "| times as fast, or times the cost of | torch | tensorflow | jax | wanted |",
+        "| --- | ---: | ---: | ---: | --- |",
+        f"| {title} | 2.00 | – | 1.25 | ≥ 1.5; missed on jax |",
+    ]
+    # Of another run.
+    assert report.reached([_row(), _row("Elsewhere", library="textbook")]) == ""
+
+
+def test_of_a_cost_less_is_better_and_for_some_targets_one_backend_is_enough():
+    def row(library, median, **fields):
+        return _row(library=library, median=median, model="pvt_v2_b1", **fields)
+
+    memory = {"measure": "memory"}
+    rows = [row("keras_spm", 5.0, **memory), row("transformers", 4.0, **memory)]
+    assert "| 1.25 | – | – | ≤ 1.1; missed on torch |" in report.reached(rows)
+    rows = [row("keras_spm", 5.0), row("keras_spm", 2.0, backend="jax")]
+    rows.append(row("transformers", 4.0, compiled=True))
+    assert "| 0.80 | – | 2.00 | ≥ 1 on the best backend |" in report.reached(rows)
+
+
+def test_the_suite_and_its_targets_speak_of_the_same():
+    """Every target finds its model and whom it is against in one comparison."""
+    comparisons = [each for part in suite.STANDARD for each in suite.PARTS[part]()]
+    rows = [
+        _row(comparison.title, **dataclasses.asdict(contender), measure=measure)
+        for comparison in comparisons
+        for contender in comparison.contenders
+        for measure in comparison.measures
+    ]
+    assert len({comparison.title for comparison in comparisons}) == len(comparisons)
+    lines = report.reached(rows).splitlines()[2:]
+    assert len(lines) == len(list(suite.targets()))
+    assert all("| 1.00 | 1.00 | 1.00 |" in line for line in lines)

@@ -1,0 +1,111 @@
+"""Fused models, beyond what the contract holds all models to."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_spm import ImageClassifier
+from keras_spm import SemanticSegmenter
+from keras_spm import fuse
+from keras_spm import load_torch_weights
+from keras_spm import to_torch_state_dict
+from keras_spm.layers import StepwisePatchMerging
+from tests import contract
+from tests import golden
+from tests.helpers import difference
+from tests.helpers import random_array
+from tests.helpers import randomize
+
+
+@pytest.mark.parametrize("name", golden.LAYERS)
+def test_a_fused_layer_in_anyones_model_equals_the_reference(name):
+    arrays, _ = golden.read(name)
+    maps = keras.Input((None, None, arrays["input"].shape[-1]))
+    layer = StepwisePatchMerging(golden.LAYERS[name])
+    outputs = keras.Sequential([layer], name="merging")(maps)
+    model = keras.Model(maps, keras.layers.Lambda(lambda maps: maps * 2)(outputs))
+    load_torch_weights(layer, golden.state(name))
+    fused = fuse(model)
+    assert len(fused.weights) == len(model.weights) - 2 * 4 - 4 + 2
+    assert difference(fused.predict(arrays["input"], verbose=0) / 2, arrays["output"]) <= 1e-5
+
+
+def test_arguments_beyond_the_defaults():
+    maps = keras.Input((5, 8, 6))
+    layer = StepwisePatchMerging(
+        24, kernel_sizes=(5, 3), expansion=3, num_heads=4, guide_kernel_size=3
+    )
+    model = randomize(keras.Model(maps, layer(maps)))
+    batch = random_array(2, 5, 8, 6)
+    expected, outputs = (each.predict(batch, verbose=0) for each in (model, fuse(model)))
+    assert difference(outputs, expected) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        lambda: ImageClassifier(golden.backbone("pvt_v2_spm"), 3),
+        lambda: SemanticSegmenter(golden.backbone("pvt_v2"), 3, None, 255, 8, 8),
+    ],
+)
+def test_a_fused_model_refuses_to_train(model):
+    fused = fuse(model())
+    batch = contract.images(*contract.USUAL)
+    labels = np.zeros((3, 64, 64)[: len(fused.output.shape) - 1], "int32")
+    assert np.isfinite(fused.evaluate(batch, labels, verbose=0)).all()
+    with pytest.raises(ValueError, match="fused .* cannot be trained: .* Train the original"):
+        fused.fit(batch, labels, verbose=0)
+
+
+def test_what_a_task_knows_stays():
+    model = ImageClassifier(golden.backbone("swin_spm"), 3, class_names=["heron", "crane", "ibis"])
+    randomize(model)
+    model.optimizer.build(model.trainable_variables)  # As after training.
+    batch = contract.images(*contract.USUAL)
+    names = [[name for name, _ in row] for row in model.classify(batch)]
+    assert [[name for name, _ in row] for row in fuse(model).classify(batch)] == names
+
+
+def test_half_precision_stays():
+    model = randomize(golden.backbone("pvt_v2_spm", dtype="mixed_bfloat16"))
+    fused = fuse(model)
+    assert fused.dtype_policy.name == "mixed_bfloat16"
+    assert {variable.dtype for variable in fused.weights} == {"float32"}
+    batch = contract.images(*contract.USUAL) / 255
+    expected, outputs = (
+        each.predict(batch, verbose=0).astype("float32") for each in (model, fused)
+    )
+    # What half precision itself is off by.
+    exact = golden.backbone("pvt_v2_spm")
+    exact.set_weights(model.get_weights())
+    exact = exact.predict(batch, verbose=0)
+    assert difference(outputs, exact) <= 1.5 * difference(expected, exact)
+
+
+def test_a_fused_model_has_presets_and_no_pytorch_form(tmp_path):
+    fused = fuse(randomize(ImageClassifier(golden.backbone("pvt_v2_spm"), 3)))
+    fused.save_to_preset(tmp_path / "fused")
+    again = ImageClassifier.from_preset(tmp_path / "fused")
+    batch = contract.images(*contract.USUAL)
+    assert difference(again.predict(batch, verbose=0), fused.predict(batch, verbose=0)) == 0
+    for convert in (to_torch_state_dict, lambda model: load_torch_weights(model, {})):
+        with pytest.raises(ValueError, match="is fused, .* convert the original"):
+            convert(fused)
+
+
+def test_nothing_to_fuse_is_an_error():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="plain")
+    with pytest.raises(ValueError, match="Received: Sequential 'plain' without any"):
+        fuse(model)
+
+
+@pytest.mark.only("tensorflow")
+def test_a_fused_model_is_exported(tmp_path):
+    import tensorflow as tf
+
+    maps = keras.Input((None, None, 16))
+    fused = fuse(randomize(keras.Model(maps, StepwisePatchMerging(32)(maps))))
+    batch = random_array(2, 7, 8, 16)
+    fused.export(tmp_path / "exported", verbose=False)
+    exported = tf.saved_model.load(tmp_path / "exported")
+    assert difference(exported.serve(batch), fused.predict(batch, verbose=0)) <= 1e-5
