@@ -10,6 +10,7 @@ from keras_spm.backend.depthwise_convolution import depthwise_conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
 from keras_spm.backend.depthwise_scales import depthwise_scales
 from keras_spm.backend.gelu import gelu
+from keras_spm.backend.grouped_map import grouped_map
 from keras_spm.backend.linear import linear
 from keras_spm.backend.one_by_one import head_by_head
 from keras_spm.backend.one_by_one import image_by_image
@@ -20,6 +21,7 @@ __all__ = [
     "depthwise_supports_xla",
     "dot_product_attention",
     "gelu",
+    "grouped_map",
     "head_by_head",
     "image_by_image",
     "linear",

@@ -102,9 +102,9 @@ class MultiScaleAggregation(keras.layers.Layer):
 
     def call(self, inputs, training=False):
         refuse_training(self, training)
-        expanded = ops.einsum("bhwkl,klj->bhwlj", self._scales(inputs), self.grouped_kernel)
-        channels = self.grouped_bias.shape[0]
-        expanded = ops.reshape(expanded, (*ops.shape(inputs)[:-1], channels)) + self.grouped_bias
+        kernel = ops.convert_to_tensor(self.grouped_kernel)
+        bias = ops.convert_to_tensor(self.grouped_bias)
+        expanded = backend.grouped_map(self._scales(inputs), kernel, bias)
         if not self.fused:
             expanded = self.norm(expanded, training=training)
         return self.projection(backend.gelu(expanded))

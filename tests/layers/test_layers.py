@@ -287,10 +287,10 @@ def test_gradient_checkpointing_drops_the_same_branches():
         randomize(block)
         results.append(gradients(block, maps, random_array(*maps.shape, seed=1)))
     (outputs, by_path, by_input), (again, by_path_again, by_input_again) = results
-    assert difference(outputs, again) <= 1e-6
-    assert difference(by_input, by_input_again) <= 1e-6
+    assert difference(outputs, again) <= 1e-5
+    assert difference(by_input, by_input_again) <= 1e-5
     for gradient, other in zip(by_path.values(), by_path_again.values(), strict=True):
-        assert difference(gradient, other) <= 1e-6 * max(np.abs(gradient).max(), 1)
+        assert difference(gradient, other) <= 1e-5 * max(np.abs(gradient).max(), 1)
     # Some branches were dropped and some were not.
     unchanged = [(row == kept).all() for row, kept in zip(outputs, maps, strict=True)]
     assert 0 < sum(unchanged) < len(unchanged)
