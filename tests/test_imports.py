@@ -37,8 +37,8 @@ ALLOWED = {
     "visualize": {"data", "numpy"},
     "cli": {"converters", "weights", "keras"},
     "trainer": {
-        *("backbones", "callbacks", "cards", "data", "environment", "optimizers", "registry"),
-        *("tasks", "visualize", "keras", "numpy"),
+        *("backbones", "backend", "callbacks", "cards", "data", "environment", "optimizers"),
+        *("registry", "tasks", "visualize", "keras", "numpy"),
     },
 }
 

@@ -9,10 +9,14 @@ from keras_spm.backend.attention import dot_product_attention
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
 from keras_spm.backend.linear import linear
+from keras_spm.backend.random_state import random_state
+from keras_spm.backend.random_state import set_random_state
 
 __all__ = [
     "depthwise_conv2d",
     "depthwise_supports_xla",
     "dot_product_attention",
     "linear",
+    "random_state",
+    "set_random_state",
 ]

@@ -3,6 +3,7 @@
 from keras_spm.trainer.classification import train_classifier
 from keras_spm.trainer.command import main
 from keras_spm.trainer.detection import train_detector
+from keras_spm.trainer.errors import TrainingError
 from keras_spm.trainer.recipe import ClassificationRecipe
 from keras_spm.trainer.recipe import DetectionRecipe
 from keras_spm.trainer.recipe import SegmentationRecipe
@@ -15,6 +16,7 @@ __all__ = [
     "DetectionRecipe",
     "RunFolder",
     "SegmentationRecipe",
+    "TrainingError",
     "load_recipe",
     "main",
     "train_classifier",

@@ -8,6 +8,7 @@ import keras
 
 from keras_spm.trainer.classification import train_classifier
 from keras_spm.trainer.detection import train_detector
+from keras_spm.trainer.errors import TrainingError
 from keras_spm.trainer.recipe import ClassificationRecipe
 from keras_spm.trainer.recipe import DetectionRecipe
 from keras_spm.trainer.recipe import SegmentationRecipe
@@ -46,14 +47,15 @@ def main(recipes, arguments=None):
         recipe = load_recipe(options.recipe, recipes, options.set)
         name = f"{options.recipe}-{keras.config.backend()}-seed{recipe.seed}"
         folder = RunFolder(options.output or pathlib.Path("runs", name))
+        folder.check_recipe(recipe)
         result = folder.result
         if result is not None:
-            folder.check_recipe(recipe)
+            folder.remove_checkpoints()  # That a kill between the last two steps left.
             print(f"{folder.path} is finished already; delete it to train again.")
         else:
             train = _TRAININGS[type(recipe)]
             result = train(recipe, folder, verbose=1 if sys.stdout.isatty() else 2)
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
+    except (ValueError, OSError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     files = ", ".join(sorted(path.name for path in folder.path.iterdir()))

@@ -5,6 +5,10 @@ import os
 import pathlib
 import shutil
 
+from keras_spm.trainer.files import flush
+from keras_spm.trainer.files import remove_unfinished
+from keras_spm.trainer.files import written_beside
+
 
 class RunFolder:
     """A folder whose `result.json` appears last: a run without it is not finished.
@@ -19,6 +23,7 @@ class RunFolder:
     def __init__(self, path):
         self.path = pathlib.Path(path)
         self.working_path = self.path.with_name(f"{self.path.name}-UNFINISHED")
+        self._lock = None
 
     @property
     def result(self):
@@ -29,12 +34,16 @@ class RunFolder:
             return None
 
     def check_recipe(self, recipe):
-        """Refuses to take another recipe's finished run for this one's.
+        """Refuses to take another recipe's run, finished or not, for this one's.
 
         Raises:
-            FileExistsError: says the first keys that differ.
+            FileExistsError: says the keys that differ.
         """
-        there = json.loads((self.path / "recipe.json").read_text())
+        folder = self.path if self.path.exists() else self.working_path
+        try:
+            there = json.loads((folder / "recipe.json").read_text())
+        except FileNotFoundError:
+            return
         wanted = recipe.as_dict()
         changed = [
             f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} now"
@@ -43,29 +52,58 @@ class RunFolder:
         ]
         if changed:
             raise FileExistsError(
-                f"{self.path} is a finished run of another recipe ({'; '.join(changed)}). "
+                f"{folder} is a run of another recipe ({'; '.join(changed)}). "
                 "Choose another folder with --output."
             )
 
-    def start(self):
-        """Makes an empty working folder; what an unfinished run left is removed.
+    def start(self, recipe):
+        """Makes the working folder, or takes up the one of an unfinished run.
+
+        Until `finish`, or the end of the process, no other process can do that.
 
         Raises:
-            FileExistsError: where something else stands at the run's path.
+            FileExistsError: where something else stands at the run's path, another process
+                has the folder, or it is of another recipe.
         """
-        if self.path.exists() and self.result is None:
+        if self.path.exists():
+            state = "no run of this trainer" if self.result is None else "a finished run"
             raise FileExistsError(
-                f"{self.path} exists and is no run of this trainer. Choose another folder "
-                "with --output."
+                f"{self.path} exists and is {state}. Choose another folder with --output."
             )
-        shutil.rmtree(self.working_path, ignore_errors=True)
-        self.working_path.mkdir(parents=True)
+        self.working_path.mkdir(parents=True, exist_ok=True)
+        self._take()
+        self.check_recipe(recipe)
+        remove_unfinished(self.working_path)
+        self.write("recipe.json", recipe.as_dict())
+
+    def _take(self):
+        try:
+            import fcntl
+        except ImportError:  # Windows: two processes on one folder are not told apart.
+            return
+        self._lock = os.open(self.working_path, os.O_RDONLY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise FileExistsError(
+                f"{self.working_path} is in use by another process, which trains in it."
+            ) from None
 
     def write(self, name, value):
         """Writes a JSON file into the working folder."""
-        (self.working_path / name).write_text(json.dumps(value, indent=2) + "\n")
+        with written_beside(self.working_path / name) as path:
+            path.write_text(json.dumps(value, indent=2) + "\n")
 
     def finish(self, result):
-        """Writes the result and gives the folder its final name."""
+        """Writes the result, gives the folder its final name and removes checkpoints."""
         self.write("result.json", result)
         os.rename(self.working_path, self.path)
+        flush(self.path.parent)
+        self.remove_checkpoints()
+        if self._lock is not None:
+            os.close(self._lock)
+
+    def remove_checkpoints(self):
+        """Removes them from a finished run, which needs them no more."""
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
