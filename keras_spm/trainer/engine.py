@@ -70,16 +70,25 @@ def train(
             cannot be read or written.
     """
     folder.start(recipe)
-    folder.write("environment.json", {**versions(), "machine": platform.platform()})
-    steps = steps_per_epoch or recipe.steps_per_epoch
-    record = Record(folder.working_path, monitor)
-    checkpoints = Checkpoints(folder.working_path / "checkpoints", record.best_model)
+    try:
+        folder.write("environment.json", {**versions(), "machine": platform.platform()})
+        steps = steps_per_epoch or recipe.steps_per_epoch
+        arguments = (model, batches, recipe, folder.working_path, verbose, monitor, steps)
+        return _trained(*arguments, validation, callbacks)
+    except BaseException:
+        folder.release()
+        raise
+
+
+def _trained(model, batches, recipe, folder, verbose, monitor, steps, validation, callbacks):
+    record = Record(folder, monitor)
+    checkpoints = Checkpoints(folder / "checkpoints", record.best_model)
     continuation = Continuation(batches, checkpoints, record, steps, recipe.checkpoint_steps)
     callbacks = [*callbacks, FiniteLoss(continuation.position), continuation]
     with explained(model, batches, checkpoints, continuation, validation):
         start = continuation.prepare(model)
         if start and verbose:
-            print(f"{folder.working_path} goes on after step {start} of {recipe.epochs * steps}.")
+            print(f"{folder} goes on after step {start} of {recipe.epochs * steps}.")
         while start < recipe.epochs * steps:
             epoch, done = divmod(start, steps)
             model.fit(

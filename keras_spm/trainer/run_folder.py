@@ -59,7 +59,7 @@ class RunFolder:
     def start(self, recipe):
         """Makes the working folder, or takes up the one of an unfinished run.
 
-        Until `finish`, or the end of the process, no other process can do that.
+        Until `finish`, `release` or the end of the process, nobody else can do that.
 
         Raises:
             FileExistsError: where something else stands at the run's path, another process
@@ -85,10 +85,16 @@ class RunFolder:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(self._lock)
+            self.release()
             raise FileExistsError(
-                f"{self.working_path} is in use by another process, which trains in it."
+                f"{self.working_path} is in use: another process trains in it."
             ) from None
+
+    def release(self):
+        """Lets others take the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def write(self, name, value):
         """Writes a JSON file into the working folder."""
@@ -101,8 +107,7 @@ class RunFolder:
         os.rename(self.working_path, self.path)
         flush(self.path.parent)
         self.remove_checkpoints()
-        if self._lock is not None:
-            os.close(self._lock)
+        self.release()
 
     def remove_checkpoints(self):
         """Removes them from a finished run, which needs them no more."""

@@ -140,7 +140,10 @@ def _train(arguments):
 
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["keras_spm.trainer"])  # Keras is imported once.
+# What every process would import is imported once; Keras itself looks for TensorFlow.
+_PROCESSES.set_forkserver_preload(
+    ["keras_spm.trainer", "grain", "matplotlib.pyplot", "sklearn.datasets", "tensorflow"]
+)
 
 
 def leavings(output):
