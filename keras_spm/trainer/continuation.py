@@ -137,9 +137,5 @@ class Continuation(keras.callbacks.Callback):
         return arrays
 
     def _write(self, step, arrays):
-        progress = {
-            "backend": keras.config.backend(),
-            "seconds": self.seconds,
-            "history": self._record.history,
-        }
+        progress = {"seconds": self.seconds, "history": self._record.history}
         self._checkpoints.save(step, arrays, progress)

@@ -5,6 +5,8 @@ import os
 import pathlib
 import shutil
 
+from keras_spm.environment import BACKENDS
+from keras_spm.environment import chosen_backend
 from keras_spm.trainer.files import flush
 from keras_spm.trainer.files import remove_unfinished
 from keras_spm.trainer.files import written_beside
@@ -34,21 +36,17 @@ class RunFolder:
             return None
 
     def check_recipe(self, recipe):
-        """Refuses to take another recipe's run, finished or not, for this one's.
+        """Refuses to take another recipe's or backend's run, finished or not, for this one's.
 
         Raises:
-            FileExistsError: says the keys that differ.
+            FileExistsError: says what differs.
         """
         folder = self.path if self.path.exists() else self.working_path
-        try:
-            there = json.loads((folder / "recipe.json").read_text())
-        except FileNotFoundError:
-            return
-        wanted = recipe.as_dict()
+        there, wanted = _decided_by(folder), {**recipe.as_dict(), "backend": chosen_backend()[0]}
         changed = [
             f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} now"
             for key in sorted(there.keys() | wanted.keys())
-            if there.get(key) != wanted.get(key)
+            if there and there.get(key) != wanted.get(key)
         ]
         if changed:
             raise FileExistsError(
@@ -112,3 +110,13 @@ class RunFolder:
     def remove_checkpoints(self):
         """Removes them from a finished run, which needs them no more."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+
+def _decided_by(folder):
+    """A run's recipe and backend, as far as it came to write them down."""
+    try:
+        environment = json.loads((folder / "environment.json").read_text())
+        recipe = json.loads((folder / "recipe.json").read_text())
+    except FileNotFoundError:
+        return {}
+    return {**recipe, "backend": next(name for name in BACKENDS if name in environment)}

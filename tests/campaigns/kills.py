@@ -1,18 +1,17 @@
 """The kill campaign: a training killed at any moment ends as one that was never killed.
 
 Run with `python -m tests.campaigns.kills`, or for one backend with `--backend torch`. The
-training is a small one with all that has a state: drop path, mixup and cutmix, averages,
-accumulation over an odd number of steps, a part of the epoch between two checkpoints. It is
-killed by SIGKILL, every third time while a checkpoint is written, and started again by the
-same command, until its run has had its share of kills; then it is let finish. What it leaves
-must be, bit for bit, what an unkilled run leaves: every weight and slot of the best model,
-all metrics, the result. The table is written to `kills.md` beside this file; the exit status
-is 1 if a run ends otherwise.
+training is `tests/trainer/small_training.py`: dropout, batch normalisation, averages of the
+weights, accumulation, augmentation, and checkpoints every three steps of eight. It is killed
+by SIGKILL, about every second time while a checkpoint is written, and started again by the
+same call, until its run has had its share of kills; then it is let finish. What it leaves
+must be, bit for bit, what an unkilled run leaves: weights and slots of the best model, all
+metrics, the result. The table is written to `kills.md` beside this file; the exit status is
+1 if a run ends otherwise.
 """
 
 import argparse
 import dataclasses
-import io
 import json
 import multiprocessing
 import os
@@ -24,36 +23,19 @@ import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from importlib import metadata
+
+from tests.trainer import small_training
 
 RESULT = pathlib.Path(__file__).with_suffix(".md")
 BACKENDS = ("jax", "tensorflow", "torch")
 KILLS = 30
 _KILLS_PER_RUN = 5
 _LIMIT = 300  # Seconds that a process may take.
-_RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
-_SETTINGS = (
-    *("preset=pvt_v2_mini", "load_weights=false", "drop_path_rate=0.2", "image_size=32"),
-    *("crop_fraction=1", "mixup=0.8", "cutmix=1", "average=0.9", "accumulation=2"),
-    *("batch_size=5", "epochs=4", "warmup_epochs=1", "checkpoint_steps=3"),
-)
-
-
-def write_photos(folder):
-    """Writes digits as image files, a folder for each class in `train` and `val`."""
-    from PIL import Image
-
-    from keras_spm.data import load_dataset
-
-    splits = load_dataset("digits")
-    for part, examples, count in ("train", splits.train, 12), ("val", splits.test, 4):
-        for digit in range(3):
-            path = folder / part / f"digit {digit}"
-            path.mkdir(parents=True)
-            chosen = examples.images[examples.labels == digit][:count]
-            for number, image in enumerate(chosen):
-                Image.fromarray(image).save(path / f"{number:02}.png")
+_RECIPE = small_training.Recipe(epochs=6)
+_PROCESSES = multiprocessing.get_context("forkserver")
+# What every process would import is imported once; Keras itself looks for TensorFlow.
+_PROCESSES.set_forkserver_preload([small_training.__name__, "grain", "tensorflow"])
 
 
 @dataclasses.dataclass
@@ -61,14 +43,12 @@ class Run:
     """A training that is started, killed, and started again.
 
     Attributes:
-        photos: path of what it trains on.
         output: path of its run folder.
         kills, inside: how often it was killed, and how often of these while a checkpoint
             was written.
         starts: how many processes trained.
     """
 
-    photos: pathlib.Path
     output: pathlib.Path
     kills: int = 0
     inside: int = 0
@@ -82,10 +62,8 @@ class Run:
     def start(self):
         """Returns a process that trains."""
         self.starts += 1
-        settings = (*_SETTINGS, f"data_folder={self.photos}")
-        arguments = ["classification_folder", "--output", str(self.output)]
-        arguments += [part for each in settings for part in ("--set", each)]
-        process = _PROCESSES.Process(target=_train, args=(arguments,))
+        arguments = (self.output, _RECIPE)
+        process = _PROCESSES.Process(target=small_training.train_small, args=arguments)
         process.start()
         return process
 
@@ -133,47 +111,6 @@ def _wait(process, condition):
         time.sleep(0.0002)
 
 
-def _train(arguments):
-    from keras_spm import trainer
-
-    sys.exit(trainer.main(_RECIPES, arguments))
-
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-# What every process would import is imported once; Keras itself looks for TensorFlow.
-_PROCESSES.set_forkserver_preload(
-    ["keras_spm.trainer", "grain", "matplotlib.pyplot", "sklearn.datasets", "tensorflow"]
-)
-
-
-def leavings(output):
-    """Returns {name: contents} of what decides whether two runs are the same."""
-    import h5py
-
-    found = {"metrics.csv": (output / "metrics.csv").read_text()}
-    result = json.loads((output / "result.json").read_text())
-    del result["seconds"]
-    found["result.json"] = json.dumps(result)
-    with zipfile.ZipFile(output / "best.keras") as archive:
-        contents = io.BytesIO(archive.read("model.weights.h5"))
-
-    def visit(name, item):
-        if isinstance(item, h5py.Dataset):
-            found[f"best.keras {name}"] = item[()].tobytes()
-
-    with h5py.File(contents) as file:
-        file.visititems(visit)
-    return found
-
-
-def differences(whole, output):
-    """Returns the names of what differs between an unkilled run and another one."""
-    expected, found = leavings(whole), leavings(output)
-    return sorted(
-        name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name)
-    )
-
-
 def campaign(folder, kills, per_run=_KILLS_PER_RUN, seed=0):
     """Kills trainings on the backend of this process, and compares how they end.
 
@@ -184,22 +121,92 @@ def campaign(folder, kills, per_run=_KILLS_PER_RUN, seed=0):
         seed: int, of the moments.
 
     Returns:
-        ([`Run`], {run folder's name: names of what differs from an unkilled run}).
+        ([`Run`], whether each ends as an unkilled one).
     """
     moments = random.Random(seed)
-    write_photos(folder / "photos")
-    whole = Run(folder / "photos", folder / "whole")
+    whole = Run(folder / "whole")
     seconds = whole.finish()
-    runs, wrong = [], {}
+    expected = small_training.left(whole.output)
+    runs, equal = [], []
     while sum(run.kills for run in runs) < kills or 3 * sum(run.inside for run in runs) < kills:
-        run = Run(folder / "photos", folder / f"run{len(runs)}")
-        runs.append(run)
+        run = Run(folder / f"run{len(runs)}")
         while run.kills < per_run and not run.output.exists():
             if moments.random() < 0.5:
                 run.kill(moments.randint(1, 4), moments.uniform(0, 0.02))
             else:
                 run.kill(0, moments.uniform(0, seconds))
-        run.finish()
-        wrong[run.output.name] = differences(whole.output, run.output)
-        print(f"{run.output.name}: {run.kills} kills, {run.inside} in saves", wrong, flush=True)
-    return runs, wrong
+        if not run.output.exists():
+            run.finish()
+        runs.append(run)
+        equal.append(small_training.left(run.output) == expected)
+    return runs, equal
+
+
+def _row(kills):
+    """Runs the campaign on this process's backend; returns its row of the table."""
+    import keras
+
+    began, backend = time.monotonic(), keras.config.backend()
+    with tempfile.TemporaryDirectory() as folder:
+        runs, equal = campaign(pathlib.Path(folder), kills)
+    return {
+        "backend": f"{backend} {metadata.version(backend)}",
+        "kills": sum(run.kills for run in runs),
+        "inside a save": sum(run.inside for run in runs),
+        "runs": len(runs),
+        "processes": sum(run.starts for run in runs),
+        "equal": f"{sum(equal)} of {len(equal)}",
+        "minutes": round((time.monotonic() - began) / 60, 1),
+    }
+
+
+def _report(rows):
+    """The results, as Markdown."""
+    packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("keras-spm", "keras"))
+    return "\n".join(
+        (
+            "# Kill campaign",
+            "",
+            "Written by `python -m tests.campaigns.kills`, which says what is trained and "
+            "compared. A run is one training, however often it was killed; it is equal where "
+            "weights, optimizer, metrics and result are those of an unkilled run, bit for bit.",
+            "",
+            f"Python {platform.python_version()} on {platform.system()}, "
+            f"{platform.machine()}, one CPU core, float32; {packages}.",
+            "",
+            f"| {' | '.join(rows[0])} |",
+            f"| --- |{' ---: |' * (len(rows[0]) - 1)}",
+            *(f"| {' | '.join(map(str, row.values()))} |" for row in rows),
+            "",
+        )
+    )
+
+
+def main():
+    """Runs each backend in a process of its own; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Kills trainings and compares how they end.")
+    parser.add_argument("--backend", choices=BACKENDS, help="one of them; by default all")
+    parser.add_argument("--kills", type=int, default=KILLS, help="on each backend")
+    options = parser.parse_args()
+    if hasattr(os, "sched_setaffinity"):  # And all processes from here on.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    rows = []
+    for backend in [options.backend] if options.backend else BACKENDS:
+        code = f"from tests.campaigns import kills; print(kills.json_row({options.kills}))"
+        environment = {**os.environ, "KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1"}
+        process = subprocess.run(
+            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True
+        )
+        rows.append(json.loads(process.stdout.splitlines()[-1]))
+        print(rows[-1], flush=True)
+    RESULT.write_text(_report(rows))
+    return int(any(row["equal"].split(" of ")[0] != str(row["runs"]) for row in rows))
+
+
+def json_row(kills):
+    """Returns `_row` as JSON, for another process."""
+    return json.dumps(_row(kills))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import time
 
 import keras
 import numpy as np
+from safetensors.numpy import load_file
 
 from keras_spm.data.pipeline import repeated_batches
 from keras_spm.optimizers import AdamW
@@ -12,9 +14,11 @@ from keras_spm.optimizers import WarmupCosine
 from keras_spm.trainer.engine import train
 from keras_spm.trainer.run_folder import RunFolder
 
+_READING = 0.01  # Seconds an example, so that a step takes some time.
 COUNT, SIZE, CLASSES, STEPS = 40, 6, 3, 8
 _GENERATOR = np.random.default_rng(0)
-FEATURES = _GENERATOR.normal(size=(COUNT, SIZE)).astype("float32")
+FEATURES = _GENERATOR.normal(size=(_READING = 0.01  # Seconds an example, so that a step takes some time.
+COUNT, SIZE)).astype("float32")
 LABELS = _GENERATOR.integers(CLASSES, size=COUNT).astype("int32")
 
 
@@ -60,6 +64,7 @@ def batches(seed=0, features=FEATURES):
     """Returns those of `repeated_batches`, of features with noise, and labels."""
 
     def prepared(place, generator):
+        time.sleep(_READING)
         return features[place] + generator.normal(0, 0.1, SIZE).astype("float32"), LABELS[place]
 
     def collated(pairs):
@@ -92,9 +97,14 @@ def left(output):
     result = json.loads((output / "result.json").read_text())
     del result["seconds"]
     model = keras.saving.load_model(output / "best.keras")
-    arrays = [*model.variables, *model.optimizer.variables]
+    arrays = [*model.weights, *model.optimizer.variables]
     return {
         "metrics.csv": (output / "metrics.csv").read_text(),
         "result.json": result,
         "best.keras": [keras.ops.convert_to_numpy(each).tobytes() for each in arrays],
     }
+
+
+def read_checkpoint(path):
+    """Returns a checkpoint's {name: array}."""
+    return load_file(path / "state.safetensors")
