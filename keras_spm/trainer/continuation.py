@@ -67,6 +67,9 @@ class Continuation(keras.callbacks.Callback):
         record: a `Record`.
         steps_per_epoch: int.
         every: int, steps from one checkpoint to the next within an epoch; 0 for none.
+
+    Attributes:
+        step: int, how many batches have been trained on.
     """
 
     def __init__(self, batches, checkpoints, record, steps_per_epoch, every):
@@ -76,6 +79,7 @@ class Continuation(keras.callbacks.Callback):
         self._record = record
         self._steps_per_epoch = steps_per_epoch
         self._every = every
+        self.step = 0
 
     def prepare(self, model):
         """Reads the last checkpoint, or takes the first one, for the next `fit`.

@@ -17,8 +17,7 @@ from keras_spm.trainer.run_folder import RunFolder
 _READING = 0.01  # Seconds an example, so that a step takes some time.
 COUNT, SIZE, CLASSES, STEPS = 40, 6, 3, 8
 _GENERATOR = np.random.default_rng(0)
-FEATURES = _GENERATOR.normal(size=(_READING = 0.01  # Seconds an example, so that a step takes some time.
-COUNT, SIZE)).astype("float32")
+FEATURES = _GENERATOR.normal(size=(COUNT, SIZE)).astype("float32")
 LABELS = _GENERATOR.integers(CLASSES, size=COUNT).astype("int32")
 
 

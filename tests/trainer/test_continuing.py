@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from keras_spm import trainer
+from keras_spm.trainer.checkpoints import Checkpoints
 from keras_spm.trainer.run_folder import RunFolder
 from keras_spm.trainer.training_state import not_finite
 from tests.trainer import small_training
@@ -263,3 +264,42 @@ def test_the_command_says_why_it_stops(tmp_path, capsys):
     # The difference is shown before anything is built.
     assert trainer.main(RECIPES, [*arguments, "--set", "epochs=2"]) == 2
     assert "epochs: 1 there, 2 now" in capsys.readouterr().err
+
+
+@pytest.mark.only("tensorflow")  # Which makes metrics with the first batch.
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        (
+            "segmentation_digit_scenes",
+            ("image_size=64", "test_shorter_side=64", "test_longer_side=64"),
+        ),
+        ("detection_digit_scenes", ("shorter_side=64", "longer_side=64", "head_depth=1")),
+    ],
+)
+def test_dense_trainings_go_on_too(tmp_path, monkeypatch, recipe, overrides):
+    for name in ("_VALIDATION_SCENES", "_TEST_SCENES"):
+        monkeypatch.setattr(f"keras_spm.trainer.dense_data.{name}", 4)
+    settings = (
+        *("epochs=2", "steps_per_epoch=3", "warmup_steps=1", "batch_size=2", "checkpoint_steps=2"),
+        *("pyramid_channels=8", "head_channels=8", *overrides),
+    )
+
+    def run(name):
+        arguments = [recipe, "--output", str(tmp_path / name)]
+        return trainer.main(RECIPES, arguments + [f"--set={each}" for each in settings])
+
+    assert run("whole") == 0
+    save = Checkpoints.save
+
+    def save_and_die(self, step, *arguments):
+        save(self, step, *arguments)
+        if step == 2:
+            _interrupt()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run("other")
+    assert run("other") == 0
+    assert left(tmp_path / "other") == left(tmp_path / "whole")
