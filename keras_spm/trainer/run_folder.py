@@ -68,9 +68,9 @@ class RunFolder:
             raise FileExistsError(
                 f"{self.path} exists and is {state}. Choose another folder with --output."
             )
+        self.check_recipe(recipe)
         self.working_path.mkdir(parents=True, exist_ok=True)
         self._take()
-        self.check_recipe(recipe)
         remove_unfinished(self.working_path)
         self.write("recipe.json", recipe.as_dict())
 
