@@ -30,7 +30,7 @@ def explained(model, batches, checkpoints, continuation, validation=None):
         ) from found
     except TrainingError:
         raise
-    except Exception as error:
+    except Exception:
         # Backends wrap what readers raise, each in its own way; so it is read again.
         steps = range(continuation.step, continuation.step + _AHEAD)
         for what, part, places in (
@@ -44,7 +44,7 @@ def explained(model, batches, checkpoints, continuation, validation=None):
                     raise TrainingError(
                         f"{what} {place + 1} cannot be read: {cause} {checkpoints.kept()}"
                     ) from cause
-        raise error
+        raise
 
 
 def _cause(model, batches, checkpoints, step):

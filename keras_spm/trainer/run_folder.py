@@ -119,4 +119,4 @@ def _decided_by(folder):
         recipe = json.loads((folder / "recipe.json").read_text())
     except FileNotFoundError:
         return {}
-    return {**recipe, "backend": next(name for name in BACKENDS if name in environment)}
+    return {**recipe, "backend": next(filter(environment.get, BACKENDS), None)}
