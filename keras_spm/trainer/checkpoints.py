@@ -64,6 +64,8 @@ class Checkpoints:
             TrainingError: where there are some, and all are damaged.
         """
         problems = []
+        if (self._folder / _UNFINISHED).exists():  # By a process that was killed.
+            shutil.rmtree(self._folder / _UNFINISHED)
         for path in sorted(self._folder.glob("step-*"), reverse=True):
             try:
                 checkpoint = _read(path, self._companion.name)
@@ -114,8 +116,6 @@ class Checkpoints:
         from safetensors.numpy import save
 
         unfinished = self._folder / _UNFINISHED
-        if unfinished.exists():
-            shutil.rmtree(unfinished)
         unfinished.mkdir(parents=True)
         (unfinished / _STATE).write_bytes(save(arrays))
         (unfinished / _PROGRESS).write_text(json.dumps(progress))

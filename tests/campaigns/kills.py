@@ -11,6 +11,7 @@ metrics, the result. The table is written to `kills.md` beside this file; the ex
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -54,14 +55,18 @@ class Run:
     inside: int = 0
     starts: int = 0
 
-    @property
-    def unfinished_checkpoint(self):
-        """Path of a checkpoint that is being written."""
-        return self.output.with_name(f"{self.output.name}-UNFINISHED") / "checkpoints/unfinished"
+    def saving(self):
+        """Returns whether the last process writes a checkpoint, or was killed while it did."""
+        folder = self.output.with_name(f"{self.output.name}-UNFINISHED") / "checkpoints/unfinished"
+        with contextlib.suppress(FileNotFoundError):  # It may get its name meanwhile.
+            # What a process before left half written is older.
+            return any(each.stat().st_mtime_ns > self._started for each in folder.iterdir())
+        return False
 
     def start(self):
         """Returns a process that trains."""
         self.starts += 1
+        self._started = time.time_ns()
         arguments = (self.output, _RECIPE)
         process = _PROCESSES.Process(target=small_training.train_small, args=arguments)
         process.start()
@@ -88,11 +93,10 @@ class Run:
         A process that ended before counts for nothing.
         """
         process = self.start()
-        unfinished = self.unfinished_checkpoint
         for further in reversed(range(saves)):
-            _wait(process, unfinished.exists)
+            _wait(process, self.saving)
             if further:
-                _wait(process, lambda: not unfinished.exists())
+                _wait(process, lambda: not self.saving())
         process.join(seconds)
         self._kill(process)
 
@@ -101,7 +105,7 @@ class Run:
         process.join()
         if process.exitcode == -signal.SIGKILL:
             self.kills += 1
-            self.inside += self.unfinished_checkpoint.exists()
+            self.inside += self.saving()
         elif process.exitcode:
             raise RuntimeError(f"{self.output}: exit status {process.exitcode}")
 
@@ -194,10 +198,17 @@ def main():
     rows = []
     for backend in [options.backend] if options.backend else BACKENDS:
         code = f"from tests.campaigns import kills; kills.print_row({options.kills})"
-        environment = {**os.environ, "KERAS_BACKEND": backend, "OMP_NUM_THREADS": "1"}
-        process = subprocess.run(
-            [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True
-        )
+        with tempfile.TemporaryDirectory() as cache:
+            environment = {
+                **os.environ,
+                "KERAS_BACKEND": backend,
+                "OMP_NUM_THREADS": "1",
+                "JAX_COMPILATION_CACHE_DIR": cache,
+                "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            }
+            process = subprocess.run(
+                [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True
+            )
         rows.append(json.loads(process.stdout.splitlines()[-1]))
         print(rows[-1], flush=True)
     RESULT.write_text(_report(rows))
