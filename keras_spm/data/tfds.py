@@ -47,6 +47,10 @@ class _Examples:
             raise ValueError(
                 f"Example {index} of {self._folder} cannot be read: {error}"
             ) from error
+        if all(value is None for value in example.values()):  # As a damaged record is read.
+            raise ValueError(
+                f"Example {index} of {self._folder} cannot be read: its record is empty"
+            )
         return self._read(index, example)
 
 

@@ -281,7 +281,7 @@ def test_dense_trainings_go_on_too(tmp_path, monkeypatch, recipe, overrides):
     for name in ("_VALIDATION_SCENES", "_TEST_SCENES"):
         monkeypatch.setattr(f"keras_spm.trainer.dense_data.{name}", 4)
     settings = (
-        *("epochs=2", "steps_per_epoch=3", "warmup_steps=1", "batch_size=2", "checkpoint_steps=2"),
+        *("epochs=1", "steps_per_epoch=3", "warmup_steps=1", "batch_size=2", "checkpoint_steps=2"),
         *("pyramid_channels=8", "head_channels=8", *overrides),
     )
 
