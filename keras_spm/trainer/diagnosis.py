@@ -41,8 +41,9 @@ def explained(model, batches, checkpoints, continuation, validation=None):
                 try:
                     part[place]
                 except Exception as cause:
+                    reason = str(cause).rstrip(".")
                     raise TrainingError(
-                        f"{what} {place + 1} cannot be read: {cause} {checkpoints.kept()}"
+                        f"{what} {place + 1} cannot be read: {reason}. {checkpoints.kept()}"
                     ) from cause
         raise
 
