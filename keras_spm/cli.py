@@ -41,7 +41,7 @@ def main(arguments=None):
     except ModuleNotFoundError as error:
         print(f'error: {error}: pip install "keras-spm[{_EXTRAS}]"', file=sys.stderr)
         return 2
-    except (OSError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError, trainer.TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

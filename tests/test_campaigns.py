@@ -1,11 +1,10 @@
-"""A fixed sample of the download campaign, which `tests/campaigns/` runs whole."""
+"""Samples of the campaigns, which `tests/campaigns/` runs whole."""
 
 import pytest
 
 from tests.campaigns import downloads
+from tests.campaigns import kills
 from tests.campaigns import published
-
-pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
 SAMPLE = (
     ("dropped at 50 %", published.WEIGHTS),
@@ -22,7 +21,13 @@ def repositories(tmp_path_factory):
     return published.publish(tmp_path_factory.mktemp("published"))
 
 
+@pytest.mark.only("torch")  # Downloads do not depend on the backend.
 @pytest.mark.parametrize("chosen", SAMPLE, ids=": ".join)
 def test_downloads(repositories, chosen):
     (case,) = (case for case in downloads.CASES if (case.name, case.file) == chosen)
     assert not downloads.run(case, repositories).complaints
+
+
+def test_killed_trainings_end_as_one_that_was_not(tmp_path):
+    runs, equal = kills.campaign(tmp_path, 3, per_run=3)
+    assert sum(run.kills for run in runs) >= 3 and all(equal)

@@ -14,11 +14,11 @@ _THREADS, _BATCHES_AHEAD = 8, 8
 def repeated_batches(
     examples, prepared, collated, batch_size, seed, repeats=1, mixed=None, shard=0, shards=1
 ):
-    """Returns an endless Grain data set of batches: shuffled anew each time all have been.
+    """Returns an endless sequence of batches, a Grain `MapDataset`: shuffled anew each time.
 
     Processes that train together draw the same order, and each takes every `shards`-th
-    example of it: among them, every example comes once before any comes again. An
-    iterator's `get_state` and `set_state` save and restore its position.
+    example of it: among them, every example comes once before any comes again. A batch is
+    decided by its number, which is therefore the position of a training; see `read_ahead`.
 
     Args:
         examples: sequence.
@@ -57,7 +57,19 @@ def repeated_batches(
     if mixed is not None:
         of_shard = np.random.SeedSequence([seed, shard]).generate_state(1)
         batches = batches.random_map(mixed, seed=int(of_shard[0]))
-    return batches.to_iter_dataset(grain.ReadOptions(_THREADS, _BATCHES_AHEAD))
+    return batches
+
+
+def read_ahead(batches, start=0):
+    """Returns a Grain data set for `fit`, whose batches are made by threads.
+
+    Args:
+        batches: a Grain `MapDataset`.
+        start: int, number of the first one.
+    """
+    import grain
+
+    return batches[start:].to_iter_dataset(grain.ReadOptions(_THREADS, _BATCHES_AHEAD))
 
 
 class EvaluationBatches(keras.utils.PyDataset):
@@ -91,7 +103,7 @@ class EvaluationBatches(keras.utils.PyDataset):
 
 
 def training_batches(examples, batch_size, epochs, seed, rotation, zoom, translation):
-    """Returns a Grain data set of augmented batches for a whole training.
+    """Returns the augmented batches of a whole training, a Grain `MapDataset`.
 
     Every epoch shuffles and augments anew; the same seed gives the same batches. What
     does not fill a batch at the end of an epoch is left out of that epoch.
@@ -104,7 +116,7 @@ def training_batches(examples, batch_size, epochs, seed, rotation, zoom, transla
         rotation, zoom, translation: see `random_affine`.
 
     Returns:
-        (data set, batches per epoch)
+        (batches, batches per epoch)
 
     Raises:
         ValueError: where there are not enough examples for one batch.
@@ -128,4 +140,4 @@ def training_batches(examples, batch_size, epochs, seed, rotation, zoom, transla
         images = [augment(examples.images[index], generator) for index in indices]
         return np.stack(images), examples.labels[indices]
 
-    return order.random_map(augmented).to_iter_dataset(), count // batch_size
+    return order.random_map(augmented), count // batch_size

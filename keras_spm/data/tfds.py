@@ -41,7 +41,17 @@ class _Examples:
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._read(index, self._source[index])
+        try:
+            example = self._source[index]
+        except Exception as error:  # Of several kinds, which do not say where it stands.
+            raise ValueError(
+                f"Example {index} of {self._folder} cannot be read: {error}"
+            ) from error
+        if all(value is None for value in example.values()):  # As a damaged record is read.
+            raise ValueError(
+                f"Example {index} of {self._folder} cannot be read: its record is empty"
+            )
+        return self._read(index, example)
 
 
 class TfdsCoco(_Examples):

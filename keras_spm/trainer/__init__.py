@@ -5,6 +5,7 @@ from keras_spm.trainer.command import add_training_arguments
 from keras_spm.trainer.command import main
 from keras_spm.trainer.command import run_training
 from keras_spm.trainer.detection import train_detector
+from keras_spm.trainer.errors import TrainingError
 from keras_spm.trainer.evaluation import add_evaluation_arguments
 from keras_spm.trainer.evaluation import evaluate
 from keras_spm.trainer.evaluation import load_task
@@ -21,6 +22,7 @@ __all__ = [
     "DetectionRecipe",
     "RunFolder",
     "SegmentationRecipe",
+    "TrainingError",
     "add_evaluation_arguments",
     "add_training_arguments",
     "evaluate",

@@ -10,6 +10,7 @@ from keras_spm.trainer.classification_metrics import multi_label_metrics
 from keras_spm.trainer.classification_metrics import single_label_metrics
 from keras_spm.trainer.classification_sources import classification_source
 from keras_spm.trainer.engine import train
+from keras_spm.trainer.files import written_beside
 from keras_spm.trainer.observers import observers
 from keras_spm.trainer.prepared import Prepared
 from keras_spm.visualize import plot_confusion_matrix
@@ -117,7 +118,8 @@ def _keep_averages(path):
     """Gives a saved model the averages of its weights, which its optimizer holds."""
     model = keras.saving.load_model(path)
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    model.save(path)
+    with written_beside(path) as beside:
+        model.save(beside)
 
 
 def _test(model_path, source, picture_path):

@@ -10,6 +10,7 @@ from keras_spm.trainer.classification import prepare_classifier
 from keras_spm.trainer.classification import train_classifier
 from keras_spm.trainer.detection import prepare_detector
 from keras_spm.trainer.detection import train_detector
+from keras_spm.trainer.errors import TrainingError
 from keras_spm.trainer.plan import plan
 from keras_spm.trainer.recipe import ClassificationRecipe
 from keras_spm.trainer.recipe import DetectionRecipe
@@ -39,7 +40,7 @@ def main(recipes, arguments=None):
     options = parser.parse_args(arguments)
     try:
         run_training(options, recipes)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, TrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -78,7 +79,7 @@ def run_training(options, recipes):
         recipes: folder of the recipes that have a name.
 
     Raises:
-        ValueError, OSError: for what cannot be trained.
+        ValueError, OSError, TrainingError: for what cannot be trained.
     """
     recipe = load_recipe(options.recipe, recipes, options.set)
     prepare, train = _TRAININGS[type(recipe)]
@@ -87,9 +88,10 @@ def run_training(options, recipes):
         return
     name = f"{pathlib.Path(options.recipe).stem}-{keras.config.backend()}-seed{recipe.seed}"
     folder = RunFolder(options.output or pathlib.Path("runs", name))
+    folder.check_recipe(recipe)
     result = folder.result
     if result is not None:
-        folder.check_recipe(recipe)
+        folder.remove_checkpoints()  # That a kill between the last two steps left.
         print(f"{folder.path} is finished already; delete it to train again.")
     else:
         result = train(recipe, folder, verbose=1 if sys.stdout.isatty() else 2)

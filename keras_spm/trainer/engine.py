@@ -3,13 +3,15 @@
 import dataclasses
 import pathlib
 import platform
-import time
 
-import keras
-import numpy as np
-
+from keras_spm.data.pipeline import read_ahead
 from keras_spm.environment import git_revision
 from keras_spm.environment import versions
+from keras_spm.trainer.checkpoints import Checkpoints
+from keras_spm.trainer.continuation import Continuation
+from keras_spm.trainer.continuation import FiniteLoss
+from keras_spm.trainer.diagnosis import explained
+from keras_spm.trainer.record import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +46,14 @@ def train(
     validation=None,
     callbacks=(),
 ):
-    """Fits a compiled model, and starts its run folder: recipe, versions, metrics, best model.
+    """Fits a compiled model, from the start or from where an unfinished run stopped.
+
+    The run folder gets the recipe, versions, metrics, the best model, and checkpoints: after
+    each epoch, and every `checkpoint_steps` of the recipe.
 
     Args:
         model: a compiled task.
-        batches: data set for the whole training.
+        batches: sequence of all batches of the training, a Grain `MapDataset`.
         recipe: a `Recipe`.
         folder: a `RunFolder` that has not started.
         verbose: as `keras.Model.fit` takes it.
@@ -59,29 +64,45 @@ def train(
 
     Returns:
         A `Training`.
+
+    Raises:
+        FileExistsError: as `RunFolder.start` does.
+        TrainingError: where a value is not finite, a batch cannot be read, or a checkpoint
+            cannot be read or written.
     """
-    folder.start()
-    folder.write("recipe.json", recipe.as_dict())
-    environment = {**versions(), "revision": git_revision(), "machine": platform.platform()}
-    folder.write("environment.json", environment)
-    best_model = folder.working_path / "best.keras"
-    metric, mode = monitor
-    started = time.perf_counter()
-    history = model.fit(
-        batches,
-        shuffle=False,
-        steps_per_epoch=steps_per_epoch or recipe.steps_per_epoch,
-        epochs=recipe.epochs,
-        validation_data=validation,
-        callbacks=[
-            *callbacks,
-            keras.callbacks.CSVLogger(str(folder.working_path / "metrics.csv")),
-            keras.callbacks.ModelCheckpoint(
-                str(best_model), monitor=metric, mode=mode, save_best_only=True
-            ),
-        ],
-        verbose=verbose,
-    ).history
-    seconds = round(time.perf_counter() - started, 1)
-    best = np.argmin if mode == "min" else np.argmax
-    return Training(history, int(best(history[metric])) + 1, best_model, seconds)
+    folder.start(recipe)
+    try:
+        environment = {**versions(), "revision": git_revision(), "machine": platform.platform()}
+        folder.write("environment.json", environment)
+        steps = steps_per_epoch or recipe.steps_per_epoch
+        arguments = (model, batches, recipe, folder.working_path, verbose, monitor, steps)
+        return _trained(*arguments, validation, callbacks)
+    except BaseException:
+        folder.release()
+        raise
+
+
+def _trained(model, batches, recipe, folder, verbose, monitor, steps, validation, callbacks):
+    record = Record(folder, monitor)
+    checkpoints = Checkpoints(folder / "checkpoints", record.best_model)
+    continuation = Continuation(batches, checkpoints, record, steps, recipe.checkpoint_steps)
+    callbacks = [*callbacks, FiniteLoss(continuation.position), continuation]
+    with explained(model, batches, checkpoints, continuation, validation):
+        start = continuation.prepare(model)
+        if start and verbose:
+            print(f"{folder} goes on after step {start} of {recipe.epochs * steps}.")
+        while start < recipe.epochs * steps:
+            epoch, done = divmod(start, steps)
+            model.fit(
+                read_ahead(batches, start),
+                shuffle=False,
+                initial_epoch=epoch,
+                # A part of an epoch has a `fit` of its own, which knows how many steps it has.
+                epochs=epoch + 1 if done else recipe.epochs,
+                steps_per_epoch=steps - done,
+                validation_data=validation,
+                callbacks=callbacks,
+                verbose=verbose,
+            )
+            start = continuation.prepare(model)
+    return Training(record.history, record.best_epoch, record.best_model, continuation.seconds)

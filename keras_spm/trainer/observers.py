@@ -9,6 +9,7 @@ from keras_spm.tasks import ImageClassifier
 from keras_spm.tasks import ObjectDetector
 from keras_spm.tasks import SemanticSegmenter
 from keras_spm.trainer.event_log import EventLog
+from keras_spm.trainer.files import written_beside
 from keras_spm.visualize import plot_detections
 from keras_spm.visualize import plot_images
 from keras_spm.visualize import plot_segmentations
@@ -33,7 +34,8 @@ class _Samples(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         if not self._path.exists():
-            draw_samples(self._prepared.model, *self._prepared.first_batch(), self._path)
+            with written_beside(self._path) as beside:
+                draw_samples(self._prepared.model, *self._prepared.first_batch(), beside)
 
 
 def draw_samples(model, images, targets, path):

@@ -12,7 +12,7 @@ class Prepared:
 
     Attributes:
         model: a compiled task.
-        batches: data set for the whole training.
+        batches: sequence of all batches of the training.
         steps_per_epoch: int.
         rates: the learning rate's schedule.
         data: the parts that the task is validated and tested on.
@@ -28,5 +28,5 @@ class Prepared:
 
     def first_batch(self):
         """Returns (images, targets), arrays, as the first step gets them."""
-        images, targets, *_ = next(iter(self.batches))
+        images, targets, *_ = self.batches[0]
         return images, targets

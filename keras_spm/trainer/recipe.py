@@ -25,6 +25,8 @@ class Recipe:
         weight_decay: AdamW's, on kernels.
         drop_path_rate: of the last block.
         seed: of weights, order and augmentation.
+        checkpoint_steps: steps from one checkpoint to the next within an epoch; 0 for none
+            but that at its end.
     """
 
     preset: str
@@ -35,6 +37,7 @@ class Recipe:
     weight_decay: float
     drop_path_rate: float
     seed: int
+    checkpoint_steps: int = 0
 
     # {key: (least, most)}
     ranges = {

@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -272,3 +273,12 @@ def test_several_labels_and_none(tmp_path):
 def test_sets_of_another_kind(files):
     with pytest.raises(ValueError, match="a data set for classification.* Received: supervised"):
         TfdsClassification(files[2].data_dir, "validation")
+
+
+def test_a_record_that_is_cut_off_later_is_named(tmp_path):
+    folder = imagenet(jpegs(["n01440764", "n02012849"]), tmp_path)
+    examples = TfdsClassification(folder, "validation")
+    (path,) = (each for each in pathlib.Path(folder).iterdir() if "array_record-" in each.name)
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(ValueError, match="Example 1 of .*5.1.0 cannot be read"):
+        examples[1]

@@ -54,6 +54,7 @@ floor_rate: float = 1e-5
 weight_decay: float = 0.05
 epsilon: float = 1e-8
 seed: int = 0
+checkpoint_steps: int = 1000
 
 _DEEP = {"drop_path_rate": 0.3, "clip_norm": 1.0}
 _SWIN = {

@@ -31,3 +31,4 @@ schedule: str = "steps"
 warmup_steps: int = 500
 weight_decay: float = 1e-4
 seed: int = 0
+checkpoint_steps: int = 1000

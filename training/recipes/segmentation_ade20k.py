@@ -33,3 +33,4 @@ schedule: str = "polynomial"
 warmup_steps: int = 0
 weight_decay: float = 1e-4
 seed: int = 0
+checkpoint_steps: int = 1000

@@ -1,0 +1,305 @@
+"""Runs that end early, and go on."""
+
+import hashlib
+import pathlib
+import resource
+
+import keras
+import numpy as np
+import pytest
+
+from keras_spm import trainer
+from keras_spm.trainer.checkpoints import Checkpoints
+from keras_spm.trainer.run_folder import RunFolder
+from keras_spm.trainer.training_state import not_finite
+from tests.trainer import small_training
+from tests.trainer.small_training import FEATURES
+from tests.trainer.small_training import STEPS
+from tests.trainer.small_training import Recipe
+from tests.trainer.small_training import batches
+from tests.trainer.small_training import left
+from tests.trainer.small_training import small_model
+from tests.trainer.small_training import train_small
+
+RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
+
+
+class At(keras.callbacks.Callback):
+    """Calls a function before the step of that number, from 0 on, of a `fit`."""
+
+    def __init__(self, step, function):
+        super().__init__()
+        self._left = step
+        self._function = function
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._left -= 1
+        if self._left == -1:
+            self._function()
+
+
+def _interrupt():
+    raise KeyboardInterrupt
+
+
+def _interrupted(output, step):
+    with pytest.raises(KeyboardInterrupt):
+        train_small(output, callbacks=[At(step, _interrupt)])
+
+
+def _checkpoints(output):
+    return sorted(output.with_name(f"{output.name}-UNFINISHED").glob("checkpoints/*"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a run leaves that was not interrupted."""
+    output = tmp_path_factory.mktemp("whole") / "run"
+    train_small(output)
+    return left(output)
+
+
+def test_an_interrupted_run_ends_as_a_whole_one(whole, tmp_path):
+    output = tmp_path / "run"
+    reached = []
+    for step in (1, 5, 10, 3):  # Before any checkpoint, in an epoch, after one, in its part.
+        _interrupted(output, step)
+        reached.append([path.name[-2:] for path in _checkpoints(output)])
+    assert reached == [["00"], ["00", "03"], ["09", "12"], ["09", "12"]]
+    train_small(output)
+    assert left(output) == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not list(output.glob("checkpoints"))
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _flip(path):
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    path.write_bytes(contents)
+
+
+DAMAGES = [
+    (_truncate, "state.safetensors", "state.safetensors has another sum"),
+    (_flip, "state.safetensors", "state.safetensors has another sum"),
+    (_flip, "best.keras", "best.keras has another sum"),
+    (pathlib.Path.unlink, "best.keras", "SHA256SUMS lists best.keras"),
+    (pathlib.Path.unlink, "progress.json", "it holds best.keras, state.safetensors"),
+    (_flip, "SHA256SUMS", "SHA256SUMS"),
+    (pathlib.Path.unlink, "SHA256SUMS", "SHA256SUMS is missing"),
+]
+
+
+@pytest.mark.only("torch")  # Files are the same on every backend.
+@pytest.mark.parametrize(("damage", "file", "message"), DAMAGES)
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, tmp_path, damage, file, message):
+    output = tmp_path / "run"
+    _interrupted(output, 13)
+    newest = _checkpoints(output)[-1] / file
+    contents = newest.read_bytes()
+    newest.unlink()  # The best model is one file with that of the other checkpoint.
+    newest.write_bytes(contents)
+    damage(newest)
+    with pytest.warns(UserWarning, match=f"step-000000012 is damaged .*{message}.*step-000000009"):
+        train_small(output)
+    assert left(output) == whole
+
+
+@pytest.mark.only("torch")
+def test_no_whole_checkpoint_is_an_error(tmp_path):
+    output = tmp_path / "run"
+    _interrupted(output, 13)
+    for path in _checkpoints(output):
+        _truncate(path / "progress.json")
+    with pytest.raises(trainer.TrainingError, match="000009 is damaged .*Delete .*UNFINISHED to"):
+        train_small(output)
+    assert len(_checkpoints(output)) == 2
+
+
+@pytest.mark.only("torch")
+def test_what_a_killed_process_left_half_written_is_removed(whole, tmp_path):
+    output = tmp_path / "run"
+    _interrupted(output, 5)
+    folder = _checkpoints(output)[-1].parent
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished/state.safetensors").write_bytes(b"half")
+    (folder.parent / ".unfinished-best.keras").write_bytes(b"half")
+    train_small(output)
+    assert left(output) == whole and not list(output.glob(".*"))
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on(whole, tmp_path):
+    output = tmp_path / "run"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    full = At(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1])))
+    try:
+        with pytest.raises(trainer.TrainingError) as caught:
+            train_small(output, callbacks=[full])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    for part in ("step 6", str(output), "File too large", "step-000000003 is whole"):
+        assert part in str(caught.value)
+    assert [path.name[-2:] for path in _checkpoints(output)] == ["00", "03"]
+    train_small(output)
+    assert left(output) == whole
+
+
+@pytest.mark.only("torch")
+def test_another_recipe_or_process_is_refused(tmp_path):
+    output = tmp_path / "run"
+    _interrupted(output, 5)
+
+    def contents():
+        return {
+            path: (path.stat().st_mtime_ns, hashlib.md5(path.read_bytes()).digest())
+            for path in tmp_path.rglob("*")
+            if path.is_file()
+        }
+
+    before = contents()
+    with pytest.raises(FileExistsError, match="another recipe .epochs: 3 there, 4 now.*--output"):
+        train_small(output, Recipe(epochs=4))
+    assert contents() == before
+    environment = tmp_path / "run-UNFINISHED" / "environment.json"
+    written = environment.read_text()
+    environment.write_text(written.replace('"torch"', '"jax"'))
+    with pytest.raises(FileExistsError, match="backend: 'jax' there, 'torch' now"):
+        train_small(output)
+    environment.write_text(written)
+    other = RunFolder(output)
+    other.start(Recipe())
+    with pytest.raises(FileExistsError, match="UNFINISHED is in use: another process"):
+        train_small(output)
+    other.release()
+
+
+def _features(place):
+    features = FEATURES.copy()
+    features[place, 2] = np.nan
+    return {"data": batches(features=features)}
+
+
+def _targets():
+    def soft(batch):
+        images, labels = batch
+        targets = np.eye(3, dtype="float32")[labels]
+        targets[1, 0] = np.nan if images[0, 0] > 1 else targets[1, 0]
+        return images, targets
+
+    model = small_model(0)
+    model.compile(model.optimizer, keras.losses.CategoricalCrossentropy(from_logits=True))
+    return {"data": batches().map(soft), "model": model}
+
+
+def _loss():
+    def loss(y_true, y_pred):
+        return keras.ops.log(keras.ops.sum(y_pred, axis=-1) * 0 - 1)
+
+    model = small_model(0)
+    model.compile(model.optimizer, loss)
+    return {"model": model}
+
+
+class _ZeroScale(keras.layers.Layer):
+    """Zero, with a gradient of zero times infinity."""
+
+    def build(self, input_shape):
+        self.scale = self.add_weight((), "zeros", name="scale")
+
+    def call(self, inputs):
+        return inputs * (1 + keras.ops.sqrt(keras.ops.square(self.scale)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (lambda: _features(7), r"at step \d the images of its batch are not finite \(number \d of"),
+        (_targets, r"the targets of its batch are not finite \(number 2 of 5\)"),
+        (_loss, "After step 1, the loss is nan: at step 1 loss is not finite, though the model's"),
+        (
+            lambda: {"model": small_model(0, _ZeroScale(name="zero"))},
+            "at step 1 the gradient of .*zero/scale is not finite, though the loss is",
+        ),
+    ],
+    ids=["image", "label", "loss", "gradient"],
+)
+def test_what_is_not_finite_ends_a_run_and_is_named(tmp_path, arguments, message):
+    output = tmp_path / "run"
+    with pytest.raises(trainer.TrainingError, match=message) as caught:
+        train_small(output, **arguments())
+    assert "is whole: the same command goes on from there" in str(caught.value)
+    for path in _checkpoints(output):
+        checkpoint = small_training.read_checkpoint(path)
+        assert checkpoint and not not_finite(checkpoint)
+
+
+def test_a_file_that_is_gone_is_named(tmp_path):
+    paths = [tmp_path / f"{place}.npy" for place in range(len(FEATURES))]
+    for path, row in zip(paths, FEATURES, strict=True):
+        np.save(path, row)
+
+    class Stored:
+        def __getitem__(self, place):
+            return np.load(paths[place])
+
+    # All have been read by then, and will be again.
+    gone = At(STEPS, lambda: paths[7].unlink())
+    with pytest.raises(trainer.TrainingError, match=r"step \d+ cannot be read: .*/7.npy.* whole"):
+        train_small(tmp_path / "run", data=batches(features=Stored()), callbacks=[gone])
+
+
+@pytest.mark.only("torch")
+def test_the_command_says_why_it_stops(tmp_path, capsys):
+    output = tmp_path / "run"
+    overrides = ("learning_rate=1e38", "warmup_epochs=0", "epochs=1")
+    settings = [part for each in overrides for part in ("--set", each)]
+    arguments = ["classification_digits", "--output", str(output), *settings]
+    assert trainer.main(RECIPES, arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: After step ") and message.count("\n") == 1
+    assert "step-000000000 is whole" in message
+    # The difference is shown before anything is built.
+    assert trainer.main(RECIPES, [*arguments, "--set", "epochs=2"]) == 2
+    assert "epochs: 1 there, 2 now" in capsys.readouterr().err
+
+
+@pytest.mark.only("torch")  # Whose steps need no compilation.
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        (
+            "segmentation_digit_scenes",
+            ("image_size=64", "test_shorter_side=64", "test_longer_side=64"),
+        ),
+        ("detection_digit_scenes", ("shorter_side=64", "longer_side=64", "head_depth=1")),
+    ],
+)
+def test_dense_trainings_go_on_too(tmp_path, monkeypatch, recipe, overrides):
+    for name in ("_VALIDATION_SCENES", "_TEST_SCENES"):
+        monkeypatch.setattr(f"keras_spm.trainer.dense_data.{name}", 4)
+    settings = (
+        *("epochs=1", "steps_per_epoch=3", "warmup_steps=1", "batch_size=2", "checkpoint_steps=2"),
+        *("pyramid_channels=8", "head_channels=8", *overrides),
+    )
+
+    def run(name):
+        arguments = [recipe, "--output", str(tmp_path / name)]
+        return trainer.main(RECIPES, arguments + [f"--set={each}" for each in settings])
+
+    assert run("whole") == 0
+    save = Checkpoints.save
+
+    def save_and_die(self, step, *arguments):
+        save(self, step, *arguments)
+        if step == 2:
+            _interrupt()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run("other")
+    assert run("other") == 0
+    assert left(tmp_path / "other") == left(tmp_path / "whole")
