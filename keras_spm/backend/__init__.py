@@ -6,6 +6,8 @@ pays for one that they do not use.
 """
 
 from keras_spm.backend.attention import dot_product_attention
+from keras_spm.backend.batch_normalization import batch_normalization
+from keras_spm.backend.convolution import conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
 from keras_spm.backend.depthwise_scales import depthwise_scales
@@ -18,6 +20,8 @@ from keras_spm.backend.random_state import random_state
 from keras_spm.backend.random_state import set_random_state
 
 __all__ = [
+    "batch_normalization",
+    "conv2d",
     "depthwise_conv2d",
     "depthwise_scales",
     "depthwise_supports_xla",

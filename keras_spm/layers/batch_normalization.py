@@ -1,10 +1,10 @@
 """Batch normalisation with PyTorch's running variance."""
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
+
+from keras_spm import backend
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -16,39 +16,37 @@ class BatchNormalization(keras.layers.BatchNormalization):
     batch, `n / (n - 1)` times the one that normalises. A batch with a single value
     per channel has no such variance: its biased one, zero, is taken.
 
-    Statistics are computed in float32 under every dtype policy, the variance from
-    deviations (not as a difference of squares), so that a mean far from zero costs no
-    digits. A frozen layer (`trainable = False`) stays in evaluation, as in Keras.
+    Statistics are computed in float32 under every dtype policy. A frozen layer
+    (`trainable = False`) stays in evaluation, as in Keras.
 
     Args:
         momentum: float, the share of the old statistic that stays.
         epsilon: float, added to the variance.
-        **kwargs: `center`, `scale` and the initialisers of Keras's layer. The last
-            axis is normalised.
+        **kwargs: the initialisers and regularisers of Keras's layer. The last axis is
+            normalised.
     """
 
     def __init__(self, momentum=0.9, epsilon=1e-5, **kwargs):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
-        if self.axis != -1 or self.renorm or self.synchronized:
+        if self.axis != -1 or self.renorm or self.synchronized or not (self.center and self.scale):
             raise ValueError(
-                "`axis` must be -1, and `renorm` and `synchronized` False. Received: "
-                f"axis={self.axis}, renorm={self.renorm}, synchronized={self.synchronized}"
+                "`axis` must be -1, `center` and `scale` True, `renorm` and `synchronized` False. "
+                f"Received: axis={self.axis}, center={self.center}, scale={self.scale}, "
+                f"renorm={self.renorm}, synchronized={self.synchronized}"
             )
 
     def call(self, inputs, training=False):
         if not (training and self.trainable):
             return super().call(inputs, training=False)
         inputs = ops.cast(inputs, "float32")
-        axes = tuple(range(len(inputs.shape) - 1))
-        mean = ops.mean(inputs, axes)
-        variance = ops.mean(ops.square(inputs - mean), axes)
-        count = ops.cast(math.prod(ops.shape(inputs)[:-1]), "float32")
-        unbiased = variance * count / ops.maximum(count - 1, 1)
-        self._track(self.moving_mean, mean)
-        self._track(self.moving_variance, unbiased)
-        outputs = ops.batch_normalization(
-            inputs, mean, variance, -1, self.beta, self.gamma, self.epsilon
+        outputs, mean, variance = backend.batch_normalization(
+            inputs,
+            ops.cast(self.gamma, "float32"),
+            ops.cast(self.beta, "float32"),
+            self.epsilon,
         )
+        self._track(self.moving_mean, mean)
+        self._track(self.moving_variance, variance)
         return ops.cast(outputs, self.compute_dtype)
 
     def _track(self, statistic, value):

