@@ -10,7 +10,20 @@ are taken in float32, as a convolution takes them in half precision.
 
 
 def forward(inputs, kernel, strides, padding):
-    """Returns the convolution."""
+    """Returns the convolution.
+
+    Image by image, as a loop of its own: XLA would otherwise compute the whole sum anew in
+    every operation that reads it.
+    """
+    import jax
+
+    def of_image(image):
+        return _sum_of_taps(image[None], kernel, strides, padding)[0]
+
+    return jax.lax.map(of_image, inputs)
+
+
+def _sum_of_taps(inputs, kernel, strides, padding):
     padded = _pad(inputs, (padding, padding), (padding, padding))
     out_height, out_width = (
         (padded.shape[axis + 1] - kernel.shape[axis]) // strides + 1 for axis in range(2)
@@ -44,7 +57,7 @@ def input_gradient(inputs, kernel, cotangent, strides, padding):
                 (taps.shape[0] - 1, rows - cotangent.shape[1]),
                 (taps.shape[1] - 1, columns - cotangent.shape[2]),
             )
-            phases.append(forward(padded, taps, strides=1, padding=0))
+            phases.append(_sum_of_taps(padded, taps, strides=1, padding=0))
         # Neighbouring columns lie next to each other where phases are joined by channel.
         bands.append(jnp.concatenate(phases, axis=-1).reshape(batch, rows, -1))
     gradient = jnp.stack(bands, axis=2)

@@ -1,7 +1,6 @@
 """Layers on channels_last maps (batch, height, width, channels), each usable alone."""
 
 from keras_spm.layers.batch_normalization import BatchNormalization
-from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.drop_path import DropPath
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
@@ -24,7 +23,6 @@ from keras_spm.layers.window_attention import WindowAttention
 __all__ = [
     "BatchNormalization",
     "ClassTokenStage",
-    "Conv2D",
     "ConvolutionalMLP",
     "DepthwiseConv2D",
     "DropPath",
