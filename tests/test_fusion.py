@@ -66,6 +66,17 @@ def test_what_a_task_knows_stays():
     assert [[name for name, _ in row] for row in fuse(model).classify(batch)] == names
 
 
+def test_a_preset_folder_takes_a_fused_model(tmp_path):
+    backbone = golden.backbone("pvt_v2", gradient_checkpointing=True)
+    fused = fuse(randomize(SemanticSegmenter(backbone, 3, None, 255, 8, 8)))
+    fused.save_to_preset(tmp_path / "segmenter")
+    loaded = SemanticSegmenter.from_preset(tmp_path / "segmenter")
+    assert loaded.fused
+    assert loaded.backbone.gradient_checkpointing
+    for weight, original in zip(loaded.get_weights(), fused.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, original)
+
+
 def test_half_precision_stays():
     model = randomize(golden.backbone("pvt_v2_spm", dtype="mixed_bfloat16"))
     fused = fuse(model)

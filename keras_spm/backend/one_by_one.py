@@ -26,10 +26,12 @@ def image_by_image(function, images, bytes_within):
         bytes_within: how large a map gets inside the function, for one image; None where
             that is not known.
     """
-    formulation = {"torch": _torch, "jax": _jax}.get(keras.config.backend())
-    if formulation is None or bytes_within is None or bytes_within < _LEAST_BYTES:
+    formulation = _FORMULATIONS.get(keras.config.backend())
+    # A compiler of PyTorch arranges its own memory, and would write the function out for
+    # every image; nor must it make a program for each size because of the comparison here.
+    if formulation is None or _torch_compiles() or bytes_within is None:
         return function(images)
-    return formulation(function, images)
+    return formulation(function, images) if bytes_within >= _LEAST_BYTES else function(images)
 
 
 def head_by_head(function, *arrays):
@@ -45,11 +47,18 @@ def head_by_head(function, *arrays):
     return function(*arrays)
 
 
+def _torch_compiles():
+    if keras.config.backend() != "torch":
+        return False
+    import torch
+
+    return torch.compiler.is_compiling()
+
+
 def _torch(function, images):
     import torch
 
-    # A compiler arranges its own memory, and would write the function out for every image.
-    if images.device.type != "cpu" or torch.compiler.is_compiling():
+    if images.device.type != "cpu":
         return function(images)
     return torch.cat([function(image) for image in images.split(1)])
 
@@ -65,3 +74,6 @@ def _jax(function, *arrays):
         return jax.lax.map(jax.checkpoint(one), arrays)
 
     return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=function)
+
+
+_FORMULATIONS = {"torch": _torch, "jax": _jax}

@@ -122,6 +122,8 @@ _BACKBONE = {
     "data_format": (_or_none(_one_of(*_DATA_FORMATS)), f"null or one of {_DATA_FORMATS}"),
     "dtype": (_or_none(_one_of(*_DTYPES)), f"null or one of {_DTYPES}"),
     "frozen_batch_normalization": _BOOL,
+    "fused": _BOOL,
+    "gradient_checkpointing": _BOOL,
     "frozen_stages": (
         lambda value: type(value) is int and 0 <= value <= 4,
         "a whole number from 0 to 4",
@@ -154,6 +156,7 @@ _TASKS = {
         **_DENSE,
         "ignore_class": (_or_none(_is_class), "null or a whole number"),
         "dropout": _RATE,
+        "fused": _BOOL,
     },
     "ObjectDetector": {
         **_DENSE,
