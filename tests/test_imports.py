@@ -40,7 +40,7 @@ ALLOWED = {
     "cli": {"converters", "prediction", "trainer", "weights", "keras"},
     "trainer": {
         *("backbones", "backend", "callbacks", "cards", "data", "environment", "optimizers"),
-        *("registry", "tasks", "visualize", "keras", "numpy"),
+        *("registry", "tasks", "visualize", "weights", "keras", "numpy"),
     },
 }
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -12,6 +11,7 @@ import warnings
 from keras_spm.trainer.errors import TrainingError
 from keras_spm.trainer.files import flush
 from keras_spm.trainer.files import written_beside
+from keras_spm.weights.formats import sha256_of
 
 _KEPT = 2
 _STATE, _PROGRESS, _SUMS = "state.safetensors", "progress.json", "SHA256SUMS"
@@ -122,7 +122,7 @@ class Checkpoints:
         if self._companion.exists():
             _link(self._companion, unfinished / self._companion.name)
         files = sorted(unfinished.iterdir())
-        sums = "".join(f"{_sum(file)}  {file.name}\n" for file in files)
+        sums = "".join(f"{sha256_of(file)}  {file.name}\n" for file in files)
         (unfinished / _SUMS).write_text(sums)
         for each in (*files, unfinished / _SUMS, unfinished):
             flush(each)
@@ -155,7 +155,7 @@ def _read(path, companion):
     if sums.keys() != there:
         raise _DamagedError(f"{_SUMS} lists {', '.join(sorted(sums)) or 'nothing'}")
     for name, digest in sums.items():
-        if _sum(path / name) != digest:
+        if sha256_of(path / name) != digest:
             raise _DamagedError(f"{name} has another sum than {_SUMS} says")
     from safetensors.numpy import load
 
@@ -169,11 +169,6 @@ def _bytes(path):
         return path.read_bytes()
     except FileNotFoundError:
         raise _DamagedError(f"{path.name} is missing") from None
-
-
-def _sum(path):
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _link(source, target):

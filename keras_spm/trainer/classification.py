@@ -51,13 +51,11 @@ def train_classifier(recipe, folder, verbose):
     prepared = prepare_classifier(recipe)
     source = prepared.data
     training = train(
-        prepared.model,
-        prepared.batches,
+        prepared,
         recipe,
         folder,
         verbose,
         source.monitor,
-        prepared.steps_per_epoch,
         source.validation,
         [
             # Exchanges weights and averages for the time of a validation.

@@ -12,31 +12,20 @@ from keras_spm.data import ImageFolder
 from keras_spm.data import ImageTable
 from keras_spm.data import TfdsClassification
 from keras_spm.registry import lookup
+from keras_spm.trainer.data_parts import DataParts
 
 _VALIDATION_NAMES = ("validation", "val", "valid")
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationData:
-    """Examples of each part, and the classes' names.
+class ClassificationData(DataParts):
+    """Parts of `ClassificationExample`s.
 
     Attributes:
-        train, validation, test: sequences of `ClassificationExample`s. Data without a test
-            part are tested on what they are validated on.
-        class_names: list of strings.
         multi_label: bool, whether an image may have several classes.
     """
 
-    train: collections.abc.Sequence
-    validation: collections.abc.Sequence
-    test: collections.abc.Sequence
-    class_names: list
     multi_label: bool
-
-    def sizes(self):
-        """Returns {part: examples in it}."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: len(examples) for name, examples in parts.items()}
 
     def counts(self):
         """Returns (classes,) ints, how many images of the training part have each class."""

@@ -16,6 +16,7 @@ from keras_spm.registry import lookup
 from keras_spm.trainer.classification_data import FILE_DATASETS
 from keras_spm.trainer.classification_data import classification_data
 from keras_spm.trainer.classification_data import classification_test
+from keras_spm.trainer.data_parts import DataParts
 
 
 class _Memory:
@@ -43,13 +44,11 @@ class _Memory:
 
     def __init__(self, recipe):
         self._recipe = recipe
-        self._splits = load_dataset(recipe.dataset)
-        self.class_names = self._splits.class_names
-        self.validation = self._splits.validation
-        self.counts = {
-            part: len(getattr(self._splits, part).labels)
-            for part in ("train", "validation", "test")
-        }
+        self._splits = splits = load_dataset(recipe.dataset)
+        self.class_names = splits.class_names
+        self.validation = splits.validation
+        labels = (part.labels for part in (splits.train, splits.validation, splits.test))
+        self.counts = DataParts(*labels, self.class_names).sizes()
 
     def training(self, model):
         """Returns (batches for the whole training, how many an epoch has)."""

@@ -28,7 +28,7 @@ def prepare(recipe, model, batches, data):
         recipe: a `DenseRecipe`.
         model: the task.
         batches: endless data set.
-        data: `DenseData`.
+        data: `DataParts`.
 
     Returns:
         A `Prepared`.
@@ -55,8 +55,7 @@ def run(prepared, evaluation, metric, test, recipe, folder, verbose):
         The result, a dict.
     """
     training = train(
-        prepared.model,
-        prepared.batches,
+        prepared,
         recipe,
         folder,
         verbose,

@@ -13,37 +13,18 @@ from keras_spm.data import VocDetection
 from keras_spm.data import VocSegmentation
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.registry import lookup
+from keras_spm.trainer.data_parts import DataParts
 
 _VALIDATION_SCENES, _TEST_SCENES = 64, 256
 
 
-@dataclasses.dataclass(frozen=True)
-class DenseData:
-    """Examples of each part, and the classes' names.
-
-    Attributes:
-        train, validation, test: sequences of examples.
-        class_names: list of strings.
-    """
-
-    train: collections.abc.Sequence
-    validation: collections.abc.Sequence
-    test: collections.abc.Sequence
-    class_names: list
-
-    def sizes(self):
-        """Returns {part: examples in it}."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: len(examples) for name, examples in parts.items()}
-
-
 def segmentation_data(recipe):
-    """Returns the `DenseData` of a `SegmentationRecipe`."""
+    """Returns the `DataParts` of a `SegmentationRecipe`."""
     return _data(recipe, _SEGMENTATION)
 
 
 def detection_data(recipe):
-    """Returns the `DenseData` of a `DetectionRecipe`."""
+    """Returns the `DataParts` of a `DetectionRecipe`."""
     return _data(recipe, _DETECTION)
 
 
@@ -87,8 +68,7 @@ def _data(recipe, readers):
                 f"{recipe.data_folder}: the parts {', '.join(dict.fromkeys(reader.parts))} must "
                 f"have the same categories. Received: {names} and {reader.names(examples)}"
             )
-    # Data without a third part: what is validated on is the test.
-    return DenseData(train, others[0], others[-1], names)
+    return DataParts(train, others[0], others[-1], names)
 
 
 def _test(recipe, readers):

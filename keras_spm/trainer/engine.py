@@ -1,5 +1,6 @@
 """What every training does: its optimizer, its fit, and what it leaves of itself."""
 
+import contextlib
 import dataclasses
 import pathlib
 import platform
@@ -35,30 +36,18 @@ class Training:
         return self.history[metric][self.best_epoch - 1]
 
 
-def train(
-    model,
-    batches,
-    recipe,
-    folder,
-    verbose,
-    monitor,
-    steps_per_epoch=None,
-    validation=None,
-    callbacks=(),
-):
+def train(prepared, recipe, folder, verbose, monitor, validation=None, callbacks=()):
     """Fits a compiled model, from the start or from where an unfinished run stopped.
 
     The run folder gets the recipe, versions, metrics, the best model, and checkpoints: after
     each epoch, and every `checkpoint_steps` of the recipe.
 
     Args:
-        model: a compiled task.
-        batches: sequence of all batches of the training, a Grain `MapDataset`.
+        prepared: a `Prepared`.
         recipe: a `Recipe`.
         folder: a `RunFolder` that has not started.
         verbose: as `keras.Model.fit` takes it.
         monitor: (metric, `"min"` or `"max"`) by which the best epoch is known.
-        steps_per_epoch: int, by default the recipe's.
         validation: (images, labels), or None where one of the callbacks validates.
         callbacks: more of them; what they write into the logs is kept.
 
@@ -70,39 +59,44 @@ def train(
         TrainingError: where a value is not finite, a batch cannot be read, or a checkpoint
             cannot be read or written.
     """
+    with _started(folder, recipe) as path:
+        record = Record(path, monitor)
+        checkpoints = Checkpoints(path / "checkpoints", record.best_model)
+        model, batches, steps = prepared.model, prepared.batches, prepared.steps_per_epoch
+        continuation = Continuation(batches, checkpoints, record, steps, recipe.checkpoint_steps)
+        callbacks = [*callbacks, FiniteLoss(continuation.position), continuation]
+        with explained(model, batches, checkpoints, continuation, validation):
+            start, end = continuation.prepare(model), recipe.epochs * steps
+            if start and verbose:
+                print(f"{path} goes on after step {start} of {end}.")
+            while start < end:
+                epoch, done = divmod(start, steps)
+                model.fit(
+                    read_ahead(batches, start),
+                    shuffle=False,
+                    initial_epoch=epoch,
+                    # A part of an epoch has a `fit` of its own, which knows how many steps
+                    # it has.
+                    epochs=epoch + 1 if done else recipe.epochs,
+                    steps_per_epoch=steps - done,
+                    validation_data=validation,
+                    callbacks=callbacks,
+                    verbose=verbose,
+                )
+                start = continuation.step
+                if start < end:
+                    continuation.prepare(model)
+        return Training(record.history, record.best_epoch, record.best_model, continuation.seconds)
+
+
+@contextlib.contextmanager
+def _started(folder, recipe):
+    """Gives a run's working path; where the run fails, others may take the folder."""
     folder.start(recipe)
     try:
         environment = {**versions(), "revision": git_revision(), "machine": platform.platform()}
         folder.write("environment.json", environment)
-        steps = steps_per_epoch or recipe.steps_per_epoch
-        arguments = (model, batches, recipe, folder.working_path, verbose, monitor, steps)
-        return _trained(*arguments, validation, callbacks)
+        yield folder.working_path
     except BaseException:
         folder.release()
         raise
-
-
-def _trained(model, batches, recipe, folder, verbose, monitor, steps, validation, callbacks):
-    record = Record(folder, monitor)
-    checkpoints = Checkpoints(folder / "checkpoints", record.best_model)
-    continuation = Continuation(batches, checkpoints, record, steps, recipe.checkpoint_steps)
-    callbacks = [*callbacks, FiniteLoss(continuation.position), continuation]
-    with explained(model, batches, checkpoints, continuation, validation):
-        start = continuation.prepare(model)
-        if start and verbose:
-            print(f"{folder} goes on after step {start} of {recipe.epochs * steps}.")
-        while start < recipe.epochs * steps:
-            epoch, done = divmod(start, steps)
-            model.fit(
-                read_ahead(batches, start),
-                shuffle=False,
-                initial_epoch=epoch,
-                # A part of an epoch has a `fit` of its own, which knows how many steps it has.
-                epochs=epoch + 1 if done else recipe.epochs,
-                steps_per_epoch=steps - done,
-                validation_data=validation,
-                callbacks=callbacks,
-                verbose=verbose,
-            )
-            start = continuation.prepare(model)
-    return Training(record.history, record.best_epoch, record.best_model, continuation.seconds)

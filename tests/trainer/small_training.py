@@ -12,6 +12,7 @@ from keras_spm.data.pipeline import repeated_batches
 from keras_spm.optimizers import AdamW
 from keras_spm.optimizers import WarmupCosine
 from keras_spm.trainer.engine import train
+from keras_spm.trainer.prepared import Prepared
 from keras_spm.trainer.run_folder import RunFolder
 
 _READING = 0.01  # Seconds an example, so that a step takes some time.
@@ -19,6 +20,7 @@ COUNT, SIZE, CLASSES, STEPS = 40, 6, 3, 8
 _GENERATOR = np.random.default_rng(0)
 FEATURES = _GENERATOR.normal(size=(COUNT, SIZE)).astype("float32")
 LABELS = _GENERATOR.integers(CLASSES, size=COUNT).astype("int32")
+RATES = WarmupCosine(1e-2, 3 * STEPS, 5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ def small_model(seed, *layers):
     )
     model.compile(
         AdamW(
-            WarmupCosine(1e-2, 3 * STEPS, 5),
+            RATES,
             use_ema=True,
             ema_momentum=0.8,
             gradient_accumulation_steps=2,
@@ -76,14 +78,14 @@ def train_small(output, recipe=None, model=None, data=None, callbacks=()):
     """Trains, and leaves a run folder with a result; returns the `Training`."""
     recipe = recipe or Recipe()
     folder = RunFolder(output)
+    model = model or small_model(recipe.seed)
+    data = batches(recipe.seed) if data is None else data
     training = train(
-        model or small_model(recipe.seed),
-        batches(recipe.seed) if data is None else data,
+        Prepared(model, data, STEPS, RATES, None, {}),
         recipe,
         folder,
         verbose=0,
         monitor=("val_loss", "min"),
-        steps_per_epoch=STEPS,
         validation=(FEATURES[:10], LABELS[:10]),
         callbacks=[*callbacks, keras.callbacks.SwapEMAWeights()],
     )

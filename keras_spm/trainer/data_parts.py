@@ -1,0 +1,25 @@
+"""The parts of a data set."""
+
+import collections.abc
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class DataParts:
+    """Examples of each part, and the classes' names.
+
+    Attributes:
+        train, validation, test: sequences of examples. Data without a part of their own to
+            test on are tested on what they are validated on.
+        class_names: list of strings.
+    """
+
+    train: collections.abc.Sequence
+    validation: collections.abc.Sequence
+    test: collections.abc.Sequence
+    class_names: list
+
+    def sizes(self):
+        """Returns {part: examples in it}."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: len(examples) for name, examples in parts.items()}
