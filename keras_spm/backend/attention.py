@@ -1,4 +1,8 @@
-"""Scaled dot-product attention, with what JAX cannot do on CPU mended."""
+"""Scaled dot-product attention, formulated per framework.
+
+Keras asks PyTorch in Python which kernel it would use, where its compiler cannot follow, and
+copies what is not contiguous. JAX asks for a float16 product that XLA does not have on CPU.
+"""
 
 import keras
 from keras import ops
@@ -16,16 +20,24 @@ def dot_product_attention(query, key, value, bias=None):
     Returns:
         (batch, queries, heads, channels)
     """
-    if (
-        keras.config.backend() == "jax"
-        and keras.backend.standardize_dtype(query.dtype) == "float16"
-    ):
+    backend = keras.config.backend()
+    if backend == "torch":
+        return _torch(query, key, value, bias)
+    if backend == "jax" and keras.backend.standardize_dtype(query.dtype) == "float16":
         return _jax_float16(query, key, value, bias)
     return ops.dot_product_attention(query, key, value, bias)
 
 
+def _torch(query, key, value, bias):
+    import torch
+
+    arrays = [array.transpose(1, 2) for array in (query, key, value)]
+    mask = None if bias is None else bias.to(query.dtype)
+    outputs = torch.nn.functional.scaled_dot_product_attention(*arrays, attn_mask=mask)
+    return outputs.transpose(1, 2)
+
+
 def _jax_float16(query, key, value, bias):
-    # JAX asks for a float16 product that XLA does not have on CPU; compiled code fails.
     import jax
 
     def in_float32(*arrays):
