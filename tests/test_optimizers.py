@@ -132,7 +132,7 @@ def test_accumulation_clipping_and_averages_step_by_step():
     dense.build((1, 4))
     variables = dense.trainable_variables
     optimizer = AdamW(
-        0.1,
+        0.02,
         weight_decay=0.5,
         global_clipnorm=1.0,
         gradient_accumulation_steps=steps,
@@ -144,7 +144,7 @@ def test_accumulation_clipping_and_averages_step_by_step():
     ]
     generator = np.random.default_rng(0)
     averages, clipped = None, 0
-    for _ in range(5):
+    for _ in range(40):
         gradients = [
             [generator.normal(size=each.shape) for each in variables] for _ in range(steps)
         ]
@@ -156,7 +156,7 @@ def test_accumulation_clipping_and_averages_step_by_step():
         norm = np.sqrt(sum((mean**2).sum() for mean in means))
         clipped += norm > 1
         for reference, mean in zip(references, means, strict=True):
-            reference.update(mean / max(norm, 1), 0.1)
+            reference.update(mean / max(norm, 1), 0.02)
         for variable, reference in zip(variables, references, strict=True):
             assert difference(variable, reference.value) <= 5e-6
         values = [reference.value for reference in references]
