@@ -1,6 +1,6 @@
 # The two commands of the README. Everything is installed into .venv, with the versions
 # that constraints.txt pins. `make digits BACKEND=torch` chooses another backend,
-# `make --jobs=2 test` tests two backends at a time.
+# `make --jobs=3 test` tests all backends at once.
 
 PYTHON ?= python3
 BACKEND ?= jax

@@ -61,6 +61,14 @@ FUSED = {
     **{name: functools.partial(build, merging="spm") for name, build in TASKS.items()},
 }
 
+# PyTorch's compiler takes about a minute for each, where others take seconds: it gets one for
+# each kind of block, of merging and of head.
+COMPILED = (
+    ("PVT-dense", "PVTv2-linear", "PVTv2SPM", "SwinSPM", "ObjectDetector", "SemanticSegmenter")
+    if keras.config.backend() == "torch"
+    else tuple(MODELS)
+)
+
 # One for each kind of block.
 CHECKPOINTED = ("PVT-dense", "PVTv2", "PVTv2-linear", "Swin")
 

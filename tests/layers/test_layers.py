@@ -154,6 +154,34 @@ def test_patches_at_the_border_are_filled_with_zeros(size):
     assert difference(merging(maps), expected @ kernel) <= 1e-5
 
 
+@pytest.mark.parametrize("size", [(2, 3), (27, 28)])
+def test_attention_equals_pytorch(size):
+    """On the larger map JAX takes the queries in two blocks of unlike size."""
+    layer = layers.SpatialReductionAttention(2)
+    maps = random_array(2, *size, 8)
+    layer.build(maps.shape)
+    randomize(layer)
+    weights = [torch.tensor(to_numpy(v), requires_grad=True) for v in layer.weights]
+    query, query_bias, key_value, key_value_bias, kernel, bias = weights
+    inputs = torch.tensor(maps, requires_grad=True)
+    flat = inputs.flatten(1, 2)
+    key, value = (flat @ key_value + key_value_bias).chunk(2, -1)
+    query, key, value = (
+        array.unflatten(-1, (2, 4)).transpose(1, 2)
+        for array in (flat @ query + query_bias, key, value)
+    )
+    mixed = (query @ key.mT / 2).softmax(-1) @ value
+    expected = (mixed.transpose(1, 2).flatten(2) @ kernel + bias).unflatten(1, size)
+    cotangent = random_array(*expected.shape, seed=1)
+    (expected * torch.tensor(cotangent)).sum().backward()
+
+    outputs, by_path, by_input = gradients(layer, maps, cotangent)
+    assert difference(outputs, expected.detach()) <= 1e-5
+    assert difference(by_input, inputs.grad) <= 1e-5 * float(inputs.grad.abs().max())
+    for gradient, weight in zip(by_path.values(), weights, strict=True):
+        assert difference(gradient, weight.grad) <= 1e-5 * max(float(weight.grad.abs().max()), 1)
+
+
 def _position_by_position(layer, maps):
     """Window attention in the plainest terms: who sees whom, one query at a time."""
     window, heads = layer.window_size, layer.num_heads
