@@ -61,10 +61,10 @@ FUSED = {
     **{name: functools.partial(build, merging="spm") for name, build in TASKS.items()},
 }
 
-# PyTorch's compiler takes about a minute for each, where others take seconds: it gets one for
-# each kind of block, of merging and of head.
+# PyTorch's compiler takes a minute or more for each, where others take seconds: it gets one for
+# each kind of block, of which one is with Stepwise Patch Merging, and a task.
 COMPILED = (
-    ("PVT-dense", "PVTv2-linear", "PVTv2SPM", "SwinSPM", "ObjectDetector", "SemanticSegmenter")
+    ("PVT-dense", "PVTv2SPM", "Swin", "SemanticSegmenter")
     if keras.config.backend() == "torch"
     else tuple(MODELS)
 )
@@ -133,7 +133,8 @@ def check_keras_round_trip(build, folder):
 
 
 def check_eager_equals_compiled(build):
-    model = flat(randomize(build()))
+    # The second block of a stage is the last that differs from those before: its windows shift.
+    model = flat(randomize(build(depths=(2, 1, 1, 1))))
     batch = images(*USUAL)
     eager = to_numpy(model(batch))
     scale = np.abs(eager).max()

@@ -58,7 +58,9 @@ def test_a_fused_model_refuses_to_train(model):
 
 
 def test_what_a_task_knows_stays():
-    model = ImageClassifier(golden.backbone("swin_spm"), 3, class_names=["heron", "crane", "ibis"])
+    model = ImageClassifier(
+        golden.backbone("pvt_v2_spm"), 3, class_names=["heron", "crane", "ibis"]
+    )
     randomize(model)
     model.optimizer.build(model.trainable_variables)  # As after training.
     batch = contract.images(*contract.USUAL)

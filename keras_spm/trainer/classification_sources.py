@@ -16,7 +16,7 @@ from keras_spm.registry import lookup
 from keras_spm.trainer.classification_data import FILE_DATASETS
 from keras_spm.trainer.classification_data import classification_data
 from keras_spm.trainer.classification_data import classification_test
-from keras_spm.trainer.data_parts import DataParts
+from keras_spm.trainer.data_parts import PARTS
 
 
 class _Memory:
@@ -47,8 +47,7 @@ class _Memory:
         self._splits = splits = load_dataset(recipe.dataset)
         self.class_names = splits.class_names
         self.validation = splits.validation
-        labels = (part.labels for part in (splits.train, splits.validation, splits.test))
-        self.counts = DataParts(*labels, self.class_names).sizes()
+        self.counts = {part: len(getattr(splits, part).labels) for part in PARTS}
 
     def training(self, model):
         """Returns (batches for the whole training, how many an epoch has)."""

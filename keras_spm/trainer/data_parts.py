@@ -3,6 +3,8 @@
 import collections.abc
 import dataclasses
 
+PARTS = ("train", "validation", "test")
+
 
 @dataclasses.dataclass(frozen=True)
 class DataParts:
@@ -21,5 +23,4 @@ class DataParts:
 
     def sizes(self):
         """Returns {part: examples in it}."""
-        parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: len(examples) for name, examples in parts.items()}
+        return {part: len(getattr(self, part)) for part in PARTS}
