@@ -6,8 +6,10 @@ Command:  keras-spm train classification_folder --set data_folder=photos
           the columns `path` and `label`, or `labels` for several, as in `water|bird`.
           `--set invalid=drop` leaves out files that cannot be read, instead of naming them.
 Hardware: 2 CPU cores for some hundred photos, an accelerator for more
-Result:   depends on the photos and on the weights, which come from ImageNet-1K; none is promised.
-          What the code itself does is measured on digits, in `classification_digits`.
+Result:   depends on the photos and on the weights. Measured without published weights: the 1,797
+          handwritten digits of scikit-learn as PNG files, a fifth held out, `--set
+          preset=pvt_v2_spm_mini --set load_weights=false --set image_size=32 --set flip=0`: 98.9 %
+          of the held-out images, after 2.5 minutes on 2 shared CPU cores under JAX
 """
 
 # Model
