@@ -4,6 +4,8 @@ import os
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# PyTorch's threads sleep while they wait for each other: they wait much, as networks are small.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Models of the same shape are compiled once a run, not once a test.
 _CACHE = tempfile.TemporaryDirectory()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)

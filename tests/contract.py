@@ -8,6 +8,7 @@ import functools
 import keras
 import numpy as np
 import pytest
+import torch
 
 from keras_spm import ImageClassifier
 from keras_spm import ObjectDetector
@@ -60,14 +61,6 @@ FUSED = {
     **{name: build for name, build in BACKBONES.items() if "SPM" in name or name == "PVTv2"},
     **{name: functools.partial(build, merging="spm") for name, build in TASKS.items()},
 }
-
-# PyTorch's compiler takes a minute or more for each, where others take seconds: it gets one for
-# each kind of block, of which one is with Stepwise Patch Merging, and a task.
-COMPILED = (
-    ("PVT-dense", "PVTv2SPM", "Swin", "SemanticSegmenter")
-    if keras.config.backend() == "torch"
-    else tuple(MODELS)
-)
 
 # One for each kind of block.
 CHECKPOINTED = ("PVT-dense", "PVTv2", "PVTv2-linear", "Swin")
@@ -135,6 +128,12 @@ def check_keras_round_trip(build, folder):
 def check_eager_equals_compiled(build):
     # The second block of a stage is the last that differs from those before: its windows shift.
     model = flat(randomize(build(depths=(2, 1, 1, 1))))
+    if keras.config.backend() == "torch":
+        # After eight models it would leave Keras's step as it is, and say so to the log only.
+        torch.compiler.reset()
+        if hasattr(model, "pyramid_outputs"):
+            # It takes half a second a layer. Two stages have one of each kind.
+            model = keras.Model(model.input, model.pyramid_outputs["P3"])
     batch = images(*USUAL)
     eager = to_numpy(model(batch))
     scale = np.abs(eager).max()

@@ -41,31 +41,35 @@ def test_arguments_beyond_the_defaults():
     assert difference(outputs, expected) <= 1e-5
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        lambda: ImageClassifier(golden.backbone("pvt_v2_spm"), 3),
-        lambda: SemanticSegmenter(golden.backbone("pvt_v2"), 3, None, 255, 8, 8),
-    ],
-)
-def test_a_fused_model_refuses_to_train(model):
-    fused = fuse(model())
+@pytest.fixture(scope="module")
+def classifiers():
+    """A classifier and its fused form, each compiled once."""
+    names = ["heron", "crane", "ibis"]
+    model = randomize(ImageClassifier(golden.backbone("pvt_v2_spm"), 3, class_names=names))
+    model.optimizer.build(model.trainable_variables)  # As after training.
+    return model, fuse(model)
+
+
+def _check_refusal(fused, labels):
     batch = contract.images(*contract.USUAL)
-    labels = np.zeros((3, 64, 64)[: len(fused.output.shape) - 1], "int32")
     assert np.isfinite(fused.evaluate(batch, labels, verbose=0)).all()
     with pytest.raises(ValueError, match="fused .* cannot be trained: .* Train the original"):
         fused.fit(batch, labels, verbose=0)
 
 
-def test_what_a_task_knows_stays():
-    model = ImageClassifier(
-        golden.backbone("pvt_v2_spm"), 3, class_names=["heron", "crane", "ibis"]
-    )
-    randomize(model)
-    model.optimizer.build(model.trainable_variables)  # As after training.
+def test_a_fused_classifier_refuses_to_train(classifiers):
+    _check_refusal(classifiers[1], np.zeros(3, "int32"))
+
+
+def test_a_fused_segmenter_refuses_to_train():
+    fused = fuse(SemanticSegmenter(golden.backbone("pvt_v2"), 3, None, 255, 8, 8))
+    _check_refusal(fused, np.zeros((3, 64, 64), "int32"))
+
+
+def test_what_a_task_knows_stays(classifiers):
     batch = contract.images(*contract.USUAL)
-    names = [[name for name, _ in row] for row in model.classify(batch)]
-    assert [[name for name, _ in row] for row in fuse(model).classify(batch)] == names
+    names = [[[name for name, _ in row] for row in each.classify(batch)] for each in classifiers]
+    assert names[0] == names[1]
 
 
 def test_a_preset_folder_takes_a_fused_model(tmp_path):
@@ -95,8 +99,8 @@ def test_half_precision_stays():
     assert difference(outputs, exact) <= 1.5 * difference(expected, exact)
 
 
-def test_a_fused_model_has_presets_and_no_pytorch_form(tmp_path):
-    fused = fuse(randomize(ImageClassifier(golden.backbone("pvt_v2_spm"), 3)))
+def test_a_fused_model_has_presets_and_no_pytorch_form(classifiers, tmp_path):
+    _, fused = classifiers
     fused.save_to_preset(tmp_path / "fused")
     again = ImageClassifier.from_preset(tmp_path / "fused")
     batch = contract.images(*contract.USUAL)

@@ -169,7 +169,7 @@ class Mixing:
         else:
             images = weight * images + (1 - weight) * images[::-1]
         labels = weight * labels + (1 - weight) * labels[::-1]
-        return images.astype("float32"), labels.astype("float32")
+        return images, labels
 
 
 def _cut(height, width, area, generator):

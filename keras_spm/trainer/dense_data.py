@@ -13,6 +13,7 @@ from keras_spm.data import VocDetection
 from keras_spm.data import VocSegmentation
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.registry import lookup
+from keras_spm.trainer.data_parts import PARTS
 from keras_spm.trainer.data_parts import DataParts
 
 _VALIDATION_SCENES, _TEST_SCENES = 64, 256
@@ -83,10 +84,10 @@ def _scenes(side, class_names):
     def read(recipe, part):
         # To train on as many as there are steps for: no scene comes twice.
         steps = recipe.steps * recipe.batch_size
-        counts = {"train": steps, "validation": _VALIDATION_SCENES, "test": _TEST_SCENES}
+        counts = dict(zip(PARTS, (steps, _VALIDATION_SCENES, _TEST_SCENES), strict=True))
         return DigitScenes(part, counts[part], getattr(recipe, side))
 
-    return _Reader(read, ("train", "validation", "test"), class_names)
+    return _Reader(read, PARTS, class_names)
 
 
 def _coco(recipe, part):
