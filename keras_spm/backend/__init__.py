@@ -11,6 +11,7 @@ from keras_spm.backend.convolution import conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
 from keras_spm.backend.depthwise_scales import depthwise_scales
+from keras_spm.backend.depthwise_scales import depthwise_scales_are_faster
 from keras_spm.backend.gelu import gelu
 from keras_spm.backend.grouped_map import grouped_map
 from keras_spm.backend.linear import linear
@@ -24,6 +25,7 @@ __all__ = [
     "conv2d",
     "depthwise_conv2d",
     "depthwise_scales",
+    "depthwise_scales_are_faster",
     "depthwise_supports_xla",
     "dot_product_attention",
     "gelu",

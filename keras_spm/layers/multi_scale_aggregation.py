@@ -111,7 +111,7 @@ class MultiScaleAggregation(keras.layers.Layer):
 
     def _scales(self, inputs):
         """Returns (batch, height, width, scales, run's channels): each run's convolution."""
-        if self.fused:
+        if self.fused and backend.depthwise_scales_are_faster():
             kernels = [ops.convert_to_tensor(depthwise.kernel) for depthwise in self.depthwise]
             return backend.depthwise_scales(inputs, kernels)
         runs = ops.split(inputs, len(self.kernel_sizes), axis=-1)
