@@ -62,6 +62,11 @@ FUSED = {
     **{name: functools.partial(build, merging="spm") for name, build in TASKS.items()},
 }
 
+# PyTorch's compiler hands a detector to g++ in pieces that take it seven minutes.
+COMPILED = tuple(
+    name for name in MODELS if (name, keras.config.backend()) != ("ObjectDetector", "torch")
+)
+
 # One for each kind of block.
 CHECKPOINTED = ("PVT-dense", "PVTv2", "PVTv2-linear", "Swin")
 

@@ -5,6 +5,7 @@ import warnings
 import keras
 
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.registry import load_preset
 from keras_spm.registry import save_preset
 from keras_spm.tasks.pixel_range import looks_scaled
@@ -91,6 +92,10 @@ class ImageTask(keras.Model):
 
     def fit(self, x=None, *args, **kwargs):
         self._check_pixels(x)
+        # Not first within the step: JAX's has taken the variables' values away by then.
+        for layer in self._flatten_layers():
+            if hasattr(layer, "fold"):
+                refuse_training(layer, training=True)
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
