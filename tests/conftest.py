@@ -6,7 +6,7 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # PyTorch's threads sleep while they wait for each other: they wait much, as networks are small.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Its compiler starts no processes of its own: the tests of the other backends run beside.
+# Its compiler does without processes of its own, for which it was seen to wait without end.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 # Models of the same shape are compiled once a run, not once a test.
 _CACHE = tempfile.TemporaryDirectory()

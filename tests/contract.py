@@ -62,7 +62,7 @@ FUSED = {
     **{name: functools.partial(build, merging="spm") for name, build in TASKS.items()},
 }
 
-# PyTorch's compiler hands a detector to g++ in pieces that take it seven minutes.
+# PyTorch's compiler takes seven minutes for a detector.
 COMPILED = tuple(
     name for name in MODELS if (name, keras.config.backend()) != ("ObjectDetector", "torch")
 )
