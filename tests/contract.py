@@ -22,11 +22,12 @@ from tests.helpers import randomize
 from tests.helpers import to_numpy
 
 TOLERANCE = 1e-5
-DEAD = 1e-4  # What rounding leaves of a gradient that is zero.
+DEAD = 1e-5  # What rounding leaves of a gradient that is zero, as a share of the largest.
 
 
 def _of_golden(name, **own):
-    return lambda **arguments: golden.backbone(name, **own, **arguments)
+    # The second block of a stage is the last that differs from those before: Swin's shift windows.
+    return lambda **arguments: golden.backbone(name, depths=(2, 1, 1, 1), **own, **arguments)
 
 
 # name → function (**constructor arguments) → model
@@ -42,15 +43,20 @@ BACKBONES = {
     "SwinSPM": _of_golden("swin_spm"),
 }
 
+
+def _small_pvt_v2(**arguments):
+    return golden.backbone("pvt_v2", depths=(1, 1, 1, 1), **arguments)
+
+
 TASKS = {
     "ImageClassifier": lambda **arguments: ImageClassifier(
-        golden.backbone("pvt_v2", **arguments), 7, class_names=list("abcdefg")
+        _small_pvt_v2(**arguments), 7, class_names=list("abcdefg")
     ),
     "ObjectDetector": lambda **arguments: ObjectDetector(
-        golden.backbone("pvt_v2", **arguments), 7, None, "xyxy", 8, 8, head_depth=1
+        _small_pvt_v2(**arguments), 7, None, "xyxy", 8, 8, head_depth=1
     ),
     "SemanticSegmenter": lambda **arguments: SemanticSegmenter(
-        golden.backbone("pvt_v2", **arguments), 7, pyramid_channels=8, head_channels=8
+        _small_pvt_v2(**arguments), 7, pyramid_channels=8, head_channels=8
     ),
 }
 
@@ -62,9 +68,9 @@ FUSED = {
     **{name: functools.partial(build, merging="spm") for name, build in TASKS.items()},
 }
 
-# PyTorch's compiler takes seven minutes for a detector.
-COMPILED = tuple(
-    name for name in MODELS if (name, keras.config.backend()) != ("ObjectDetector", "torch")
+# PyTorch's compiler takes half a minute and more for each: one for each kind of layer.
+COMPILED = (
+    ("PVTSPM", "PVTv2-linear", "Swin", *TASKS) if keras.config.backend() == "torch" else MODELS
 )
 
 # One for each kind of block.
@@ -76,7 +82,7 @@ HEADS = ("head/", "feature_pyramid/")
 # One shape for whatever needs no other: programs of the same shape are compiled once.
 USUAL = (3, 64, 64)
 
-SIZES = ((32, 32), (33, 33), (64, 96), (97, 50))
+SIZES = ((32, 32), (33, 33), (97, 50))
 
 
 def images(batch, height, width, seed=0):
@@ -112,6 +118,11 @@ def check_interface(build):
         assert level.shape == (None, channel, None, None)
 
 
+def evaluated(model, batch):
+    """What the model gives in evaluation, without a compiler, which takes longer here."""
+    return to_numpy(flat(model)(batch))
+
+
 def check_config_round_trip(build):
     """A model rebuilt from its configuration has the same configuration and variables."""
     model = build(drop_path_rate=0.1, name="original")
@@ -125,33 +136,35 @@ def check_keras_round_trip(build, folder):
     model = randomize(build())
     model.save(folder / "model.keras")
     again = keras.saving.load_model(folder / "model.keras")
-    batch = images(*USUAL)
-    results = [flat(each).predict(batch, verbose=0) for each in (model, again)]
-    assert difference(*results) == 0
+    assert difference(*(evaluated(each, images(*USUAL)) for each in (model, again))) == 0
 
 
 def check_eager_equals_compiled(build):
-    # The second block of a stage is the last that differs from those before: its windows shift.
-    model = flat(randomize(build(depths=(2, 1, 1, 1))))
+    model = flat(randomize(build()))
     if keras.config.backend() == "torch":
         # After eight models it would leave Keras's step as it is, and say so to the log only.
         torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
         if hasattr(model, "pyramid_outputs"):
             # It takes half a second a layer. Two stages have one of each kind.
             model = keras.Model(model.input, model.pyramid_outputs["P3"])
-    batch = images(*USUAL)
+    # A size at which everything is padded.
+    batch = images(2, 97, 50) if keras.config.backend() == "torch" else images(*USUAL)
     eager = to_numpy(model(batch))
     scale = np.abs(eager).max()
     # On torch this is torch.compile, elsewhere XLA or TensorFlow's graph.
     model.compile(jit_compile="auto" if keras.config.backend() == "tensorflow" else True)
     compiled = model.predict(batch, verbose=0)
     assert difference(eager, compiled) <= TOLERANCE * max(scale, 1)
+    if keras.config.backend() == "torch":
+        # One graph: where it breaks, the compiler gains little and takes many times as long.
+        assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def check_mixed_precision(build, policy, compute_dtype):
     """Half precision gives finite maps of that dtype, and float32 variables."""
     model = build(dtype=policy)
-    outputs = flat(model).predict(images(*USUAL), verbose=0)
+    outputs = evaluated(model, images(*USUAL))
     assert outputs.dtype == ("float32" if hasattr(model, "backbone") else compute_dtype)
     assert np.isfinite(outputs.astype("float32")).all()
     assert {v.dtype for v in model.trainable_variables} == {"float32"}
@@ -170,43 +183,47 @@ def check_gradients(build):
     outputs, by_path, _ = gradients(flat(model), batch, cotangent)
     assert np.isfinite(outputs).all()
     dead = {variable.path for variable in _dead_in_training(model)}
-    for path, gradient in by_path.items():
-        assert np.isfinite(gradient).all(), path
-        size = np.abs(gradient).max()
-        assert size <= DEAD if path in dead else size > DEAD, (path, size)
+    sizes = {path: np.abs(gradient).max() for path, gradient in by_path.items()}
+    assert np.isfinite(list(sizes.values())).all(), sizes
+    largest = max(sizes.values())
+    for path, size in sizes.items():
+        assert (size <= DEAD * largest) == (path in dead), (path, size, largest)
 
 
 def check_rows_are_independent(build):
     """In evaluation a row alone gives what it gives in a batch."""
-    model = flat(randomize(build()))
+    model = randomize(build())
     batch = images(*USUAL)
-    together = model.predict(batch, verbose=0)
-    alone = model.predict(batch[1:2], verbose=0)
+    together = evaluated(model, batch)
+    alone = evaluated(model, batch[1:2])
     assert difference(together[1:2], alone) <= TOLERANCE * max(np.abs(together).max(), 1)
 
 
 def check_sizes(build):
     """One model serves any size: Pn has ceil(size / 2**n), as a model of that size has."""
-    model = randomize(build())
-    pyramid = keras.Model(model.input, model.pyramid_outputs)
+    model = _pyramid(randomize(build()))
     for height, width in SIZES:
-        batch = images(1, height, width) / 255
-        maps = pyramid.predict(batch, verbose=0)
+        maps = model.predict(images(1, height, width) / 255, verbose=0)
         for level in range(2, 6):
             expected = tuple(-(-size // 2**level) for size in (height, width))
             assert maps[f"P{level}"].shape[1:3] == expected
             assert np.isfinite(maps[f"P{level}"]).all()
 
 
+def _pyramid(backbone):
+    return keras.Model(backbone.input, backbone.pyramid_outputs)
+
+
 def check_static_equals_dynamic(build):
     """A model of one fixed, odd size gives what the model of any size gives there."""
-    height, width = 97, 50
+    height, width = SIZES[-1]
+    batch = images(1, height, width) / 255
     dynamic = randomize(build())
     static = randomize(build(image_shape=(height, width, 3)))
-    batch = images(1, height, width) / 255
     assert static.output.shape[1:3] == (4, 2)
-    results = [model.predict(batch, verbose=0) for model in (dynamic, static)]
-    assert difference(*results) <= TOLERANCE
+    expected, maps = (_pyramid(each).predict(batch, verbose=0) for each in (dynamic, static))
+    for level, value in expected.items():
+        assert difference(maps[level], value) <= TOLERANCE
 
 
 def check_channels_first(build):
@@ -216,8 +233,8 @@ def check_channels_first(build):
         for data_format in ("channels_last", "channels_first")
     )
     batch = images(*USUAL)
-    expected = flat(last).predict(batch, verbose=0)
-    outputs = flat(first).predict(batch.transpose(0, 3, 1, 2), verbose=0)
+    expected = evaluated(last, batch)
+    outputs = evaluated(first, batch.transpose(0, 3, 1, 2))
     if not hasattr(last, "backbone"):
         outputs = outputs.transpose(0, 2, 3, 1)
     assert difference(outputs, expected) <= TOLERANCE * max(np.abs(expected).max(), 1)
@@ -259,10 +276,10 @@ def check_fusion(build, folder):
     model = randomize(build())
     before = [to_numpy(variable) for variable in model.weights]
     batch = images(*USUAL)
-    expected = flat(model).predict(batch, verbose=0)
+    expected = evaluated(model, batch)
     fused = fuse(model)
     assert type(fused) is type(model) and not _batch_normalizations(fused)
-    outputs = flat(fused).predict(batch, verbose=0)
+    outputs = evaluated(fused, batch)
     assert difference(outputs, expected) <= TOLERANCE * max(np.abs(expected).max(), 1)
     fused.save(folder / "fused.keras")
     again = keras.saving.load_model(folder / "fused.keras")

@@ -12,53 +12,61 @@ BACKENDS = ("tensorflow", "jax", "torch")
 # One variant of each family, as `golden.classifier` makes it.
 FAMILIES = ("pvt", "pvt_v2_spm", "swin_spm")
 
-# Run in a process per backend; `folder` is the first argument, the backend's name the
-# prefix of what it writes. Sizes are odd, so that masks and paddings take part.
-PREAMBLE = f"""
+# Run in a process per backend, `me`, which writes files of its own, waits until all have, and
+# reads the others'. Sizes are odd, so that masks and paddings take part.
+PROGRAM = f"""
 import sys, keras, numpy as np
 from tests import golden
 from tests.helpers import randomize
+keras.utils.set_random_seed(0)
 folder, me = sys.argv[1], keras.config.backend()
 images = np.load(f"{{folder}}/images.npy")
-for family in {FAMILIES}:
-    model = golden.classifier(family)
+models = {{family: golden.classifier(family) for family in {FAMILIES}}}
+for family, model in models.items():
     path = f"{{folder}}/{{family}}-"
-"""
-WRITE = """
     initial = b"".join(keras.ops.convert_to_numpy(v).tobytes() for v in model.weights)
-    open(f"{path}{me}.initial", "wb").write(initial)
+    open(f"{{path}}{{me}}.initial", "wb").write(initial)
     randomize(model)
-    model.save(f"{path}{me}.keras")
-    model.save_weights(f"{path}{me}.weights.h5")
-    np.save(f"{path}{me}.npy", model.predict(images, verbose=0))
+    model.save(f"{{path}}{{me}}.keras")
+    model.save_weights(f"{{path}}{{me}}.weights.h5")
+    np.save(f"{{path}}{{me}}.npy", model.predict(images, verbose=0))
 detector = golden.random_detector("pvt_v2_spm")
-detector.save(f"{folder}/detector-{me}.keras")
-np.savez(f"{folder}/detector-{me}.npz", **detector.predict(images, verbose=0))
-"""
-READ = """
-    for other in ("tensorflow", "jax", "torch"):
-        model.load_weights(f"{path}{other}.weights.h5")
-        np.save(f"{path}{me}-reads-{other}.npy", model.predict(images, verbose=0))
-    other = {"tensorflow": "jax", "jax": "torch", "torch": "tensorflow"}[me]
-    model = keras.saving.load_model(f"{path}{other}.keras")
-    np.save(f"{path}{me}-loads-{other}.npy", model.predict(images, verbose=0))
-detector = keras.saving.load_model(f"{folder}/detector-{other}.keras")
-np.savez(f"{folder}/detector-{me}-loads-{other}.npz", **detector.predict(images, verbose=0))
+detector.save(f"{{folder}}/detector-{{me}}.keras")
+np.savez(f"{{folder}}/detector-{{me}}.npz", **detector.predict(images, verbose=0))
+
+print("written", flush=True)
+sys.stdin.readline()
+
+other = dict(tensorflow="jax", jax="torch", torch="tensorflow")[me]
+for family, model in models.items():
+    path = f"{{folder}}/{{family}}-"
+    for writer in {BACKENDS}:
+        randomize(model, seed=1)
+        model.load_weights(f"{{path}}{{writer}}.weights.h5")
+        np.save(f"{{path}}{{me}}-reads-{{writer}}.npy", model.predict(images, verbose=0))
+    model = keras.saving.load_model(f"{{path}}{{other}}.keras")
+    np.save(f"{{path}}{{me}}-loads-{{other}}.npy", model.predict(images, verbose=0))
+detector = keras.saving.load_model(f"{{folder}}/detector-{{other}}.keras")
+np.savez(f"{{folder}}/detector-{{me}}-loads-{{other}}.npz", **detector.predict(images, verbose=0))
 """
 
 
-def _run_everywhere(code, folder):
-    """Runs the code on the three backends at once."""
+def _run_everywhere(folder):
+    """Runs the program on the three backends at once."""
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(folder)],
+            [sys.executable, "-c", PROGRAM, str(folder)],
             env={**os.environ, "KERAS_BACKEND": backend},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
         for backend in BACKENDS
     ]
-    errors = [process.communicate()[1] for process in processes]
+    written = [process.stdout.readline() for process in processes]
+    errors = [process.communicate("go on\n")[1] for process in processes]
+    assert written == ["written\n"] * 3, errors
     assert [process.returncode for process in processes] == [0, 0, 0], errors
 
 
@@ -66,9 +74,7 @@ def _run_everywhere(code, folder):
 def test_weights_and_numbers_are_the_same_everywhere(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (2, 97, 50, 3), dtype="uint8")
     np.save(tmp_path / "images.npy", images)
-    seeded = "import keras; keras.utils.set_random_seed(0)" + PREAMBLE
-    _run_everywhere(seeded + WRITE, tmp_path)
-    _run_everywhere(PREAMBLE + READ, tmp_path)
+    _run_everywhere(tmp_path)
     for family in FAMILIES:
         # A seed gives the same initial weights, to the last bit.
         initial = {(tmp_path / f"{family}-{each}.initial").read_bytes() for each in BACKENDS}

@@ -17,6 +17,7 @@ from keras_spm.backend.grouped_map import grouped_map
 from keras_spm.backend.linear import linear
 from keras_spm.backend.one_by_one import head_by_head
 from keras_spm.backend.one_by_one import image_by_image
+from keras_spm.backend.padding import pad
 from keras_spm.backend.random_state import random_state
 from keras_spm.backend.random_state import set_random_state
 
@@ -33,6 +34,7 @@ __all__ = [
     "head_by_head",
     "image_by_image",
     "linear",
+    "pad",
     "random_state",
     "set_random_state",
 ]

@@ -12,6 +12,7 @@ import keras
 from keras import ops
 
 from keras_spm.backend.linear import linear
+from keras_spm.backend.padding import pad
 
 
 def conv2d(inputs, kernel, strides, padding, bias):
@@ -33,7 +34,7 @@ def conv2d(inputs, kernel, strides, padding, bias):
     if keras.config.backend() == "jax" and not padding and kernel.shape[:2] == (strides, strides):
         return _of_patches(inputs, kernel, bias)
     if padding:
-        inputs = ops.pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+        inputs = pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     return ops.conv(inputs, kernel, strides, "valid", data_format="channels_last") + bias
 
 

@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
+from keras_spm.backend.padding import pad
 
 
 def depthwise_scales_are_faster():
@@ -36,4 +37,4 @@ def depthwise_scales(inputs, kernels):
 
 def _enlarged(kernel, size):
     border = (size - kernel.shape[0]) // 2
-    return ops.pad(kernel, ((border, border), (border, border), (0, 0), (0, 0)))
+    return pad(kernel, ((border, border), (border, border), (0, 0), (0, 0)))

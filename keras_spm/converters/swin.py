@@ -63,7 +63,8 @@ def _official_buffers(backbone):
         for index, block in enumerate(stage.blocks):
             name = f"layers.{number}.blocks.{index}"
             attention = block.attention
-            buffers[f"{name}.attn.relative_position_index"] = attention.relative_position_index
+            index = keras.ops.convert_to_numpy(attention.relative_position_index())
+            buffers[f"{name}.attn.relative_position_index"] = index.astype("int64")
             if attention.shifted and min(height, width) > window:
                 mask = attention.shift_mask(height, width, window // 2)
                 buffers[f"{name}.attn_mask"] = keras.ops.convert_to_numpy(mask)

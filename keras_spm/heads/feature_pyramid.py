@@ -5,6 +5,7 @@ import itertools
 import keras
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.layers.multiply_adds import multiply_adds
 
 
@@ -75,7 +76,7 @@ class FeaturePyramid(keras.layers.Layer):
         outputs = {level: self.outputs_by_level[level](summed[level]) for level in self.levels}
         maps = inputs[self.levels[-1]]
         for level, convolution in self.extras.items():
-            maps = convolution(ops.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0))))
+            maps = convolution(backend.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0))))
             outputs[level] = maps
         return outputs
 

@@ -2,6 +2,8 @@
 
 from keras import ops
 
+from keras_spm import backend
+
 
 def is_multiple(maps, multiple):
     """Whether height and width of (batch, height, width, channels) are known multiples."""
@@ -22,4 +24,4 @@ def pad_to_multiple(maps, multiple):
     if is_multiple(maps, multiple):
         return maps
     _, height, width, _ = ops.shape(maps)
-    return ops.pad(maps, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
+    return backend.pad(maps, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))

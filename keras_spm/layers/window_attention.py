@@ -1,7 +1,6 @@
 """Self-attention within windows, which may be shifted."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_spm import backend
@@ -104,7 +103,7 @@ class WindowAttention(keras.layers.Layer):
         """(1, windows * heads, positions, positions): what is added to the scores."""
         positions = self.window_size**2
         table = ops.convert_to_tensor(self.relative_position_bias_table)
-        bias = ops.take(table, self.relative_position_index.reshape(-1), axis=0)
+        bias = ops.take(table, ops.reshape(self.relative_position_index(), (-1,)), axis=0)
         bias = ops.transpose(ops.reshape(bias, (positions, positions, self.num_heads)), (2, 0, 1))
         windows = (height // self.window_size) * (width // self.window_size)
         if self.shifted:
@@ -114,13 +113,14 @@ class WindowAttention(keras.layers.Layer):
             bias = ops.tile(bias, (windows, 1, 1))
         return ops.reshape(bias, (1, windows * self.num_heads, positions, positions))
 
-    @property
     def relative_position_index(self):
         """(positions, positions): the table's row for each pair of a window's positions."""
         size = self.window_size
-        rows, columns = np.divmod(np.arange(size * size), size)
+        # Not by numpy, at which PyTorch's compiler breaks its graph.
+        positions = ops.arange(size * size)
         row_offsets, column_offsets = (
-            axis[:, None] - axis[None, :] + size - 1 for axis in (rows, columns)
+            ops.expand_dims(axis, 1) - axis + size - 1
+            for axis in (positions // size, positions % size)
         )
         return row_offsets * (2 * size - 1) + column_offsets
 
