@@ -43,20 +43,15 @@ BACKBONES = {
     "SwinSPM": _of_golden("swin_spm"),
 }
 
-
-def _small_pvt_v2(**arguments):
-    return golden.backbone("pvt_v2", depths=(1, 1, 1, 1), **arguments)
-
-
 TASKS = {
     "ImageClassifier": lambda **arguments: ImageClassifier(
-        _small_pvt_v2(**arguments), 7, class_names=list("abcdefg")
+        golden.short_backbone("pvt_v2", **arguments), 7, class_names=list("abcdefg")
     ),
     "ObjectDetector": lambda **arguments: ObjectDetector(
-        _small_pvt_v2(**arguments), 7, None, "xyxy", 8, 8, head_depth=1
+        golden.short_backbone("pvt_v2", **arguments), 7, None, "xyxy", 8, 8, head_depth=1
     ),
     "SemanticSegmenter": lambda **arguments: SemanticSegmenter(
-        _small_pvt_v2(**arguments), 7, pyramid_channels=8, head_channels=8
+        golden.short_backbone("pvt_v2", **arguments), 7, pyramid_channels=8, head_channels=8
     ),
 }
 

@@ -76,6 +76,11 @@ def backbone(name, /, **overrides):
     return cls(**{**backbone_arguments(name), **overrides})
 
 
+def short_backbone(name, /, **overrides):
+    """Returns one with a block a stage, for where more of the same only take time."""
+    return backbone(name, depths=(1, 1, 1, 1), **overrides)
+
+
 def classifier(name, /, **overrides):
     """Returns our classifier of a golden's configuration, with random weights.
 
@@ -90,7 +95,7 @@ def classifier(name, /, **overrides):
 def detector(name="pvt_v2", **arguments):
     """Returns a small detector on the backbone of a golden, with initial weights."""
     small = {"pyramid_channels": 8, "head_channels": 8, "head_depth": 1, "max_detections": 5}
-    return keras_spm.ObjectDetector(backbone(name), 3, **{**small, **arguments})
+    return keras_spm.ObjectDetector(short_backbone(name), 3, **{**small, **arguments})
 
 
 def random_detector(name="pvt_v2", **arguments):

@@ -45,7 +45,7 @@ def test_arguments_beyond_the_defaults():
 def classifiers():
     """A classifier and its fused form, each compiled once."""
     names = ["heron", "crane", "ibis"]
-    model = randomize(ImageClassifier(golden.backbone("pvt_v2_spm"), 3, class_names=names))
+    model = randomize(ImageClassifier(golden.short_backbone("pvt_v2_spm"), 3, class_names=names))
     model.optimizer.build(model.trainable_variables)  # As after training.
     return model, fuse(model)
 
@@ -62,7 +62,7 @@ def test_a_fused_classifier_refuses_to_train(classifiers):
 
 
 def test_a_fused_segmenter_refuses_to_train():
-    fused = fuse(SemanticSegmenter(golden.backbone("pvt_v2"), 3, None, 255, 8, 8))
+    fused = fuse(SemanticSegmenter(golden.short_backbone("pvt_v2"), 3, None, 255, 8, 8))
     _check_refusal(fused, np.zeros((3, 64, 64), "int32"))
 
 
@@ -90,12 +90,12 @@ def test_half_precision_stays():
     assert {variable.dtype for variable in fused.weights} == {"float32"}
     batch = contract.images(*contract.USUAL) / 255
     expected, outputs = (
-        each.predict(batch, verbose=0).astype("float32") for each in (model, fused)
+        contract.evaluated(each, batch).astype("float32") for each in (model, fused)
     )
     # What half precision itself is off by.
     exact = golden.backbone("pvt_v2_spm")
     exact.set_weights(model.get_weights())
-    exact = exact.predict(batch, verbose=0)
+    exact = contract.evaluated(exact, batch)
     assert difference(outputs, exact) <= 1.5 * difference(expected, exact)
 
 

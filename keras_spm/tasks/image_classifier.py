@@ -118,14 +118,21 @@ class ImageClassifier(ImageTask):
         if optimizer == "auto":
             optimizer = AdamW(learning_rate=1e-4, weight_decay=0.05)
         from_logits = self._gives_logits
+        if metrics == "auto":
+            if self.multi_label:
+                metrics = self.multi_label_metrics()
+            elif loss == "auto":
+                # Not by name: Keras would make it in the first step, which TensorFlow then traces
+                # twice.
+                metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
+            else:
+                metrics = ["accuracy"]
         if loss == "auto":
             loss = (
                 keras.losses.BinaryCrossentropy(from_logits)
                 if self.multi_label
                 else keras.losses.SparseCategoricalCrossentropy(from_logits)
             )
-        if metrics == "auto":
-            metrics = self.multi_label_metrics() if self.multi_label else ["accuracy"]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     @property

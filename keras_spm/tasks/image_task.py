@@ -96,6 +96,9 @@ class ImageTask(keras.Model):
         for layer in self._flatten_layers():
             if hasattr(layer, "fold"):
                 refuse_training(layer, training=True)
+        # Not first within the step: TensorFlow traces it twice if it makes variables.
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
         return super().fit(x, *args, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):

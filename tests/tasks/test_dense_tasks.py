@@ -53,7 +53,7 @@ def test_no_argument_is_lost(task):
     named = {name for name, each in signature.items() if each.kind is not each.VAR_KEYWORD}
     arguments = ARGUMENTS[task]
     assert named == arguments.keys() - {"name", "trainable"} | {"backbone"}
-    model = task(golden.backbone("pvt_v2"), **arguments)
+    model = task(golden.short_backbone("pvt_v2"), **arguments)
     config = model.get_config()
     assert {name: config[name] for name in arguments} == arguments
     assert config.keys() == arguments.keys() | {"backbone"}
@@ -83,7 +83,7 @@ ODD = np.random.default_rng(0).integers(0, 256, (2, 50, 33, 3), dtype="uint8")
 def _in_both_formats(task):
     return [
         task(
-            golden.backbone("pvt_v2", data_format=data_format),
+            golden.short_backbone("pvt_v2", data_format=data_format),
             3,
             pyramid_channels=8,
             head_channels=8,
@@ -116,7 +116,7 @@ def test_a_step_on_images_of_any_size(task):
 def test_frozen_batch_normalization_keeps_its_statistics(task):
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype="uint8")
     targets = _targets(task, 2, 64, 64)
-    model = task(golden.backbone("pvt_v2_spm"), 3, pyramid_channels=8, head_channels=8)
+    model = task(golden.short_backbone("pvt_v2_spm"), 3, pyramid_channels=8, head_channels=8)
     statistics = [each for each in model.backbone.weights if "moving" in each.path]
     for frozen in (True, False):
         model.freeze(0, batch_normalization=frozen)

@@ -16,7 +16,7 @@ SMALL = {"pyramid_channels": 8, "head_channels": 8}
 
 
 def _segmenter(**arguments):
-    return SemanticSegmenter(golden.backbone("pvt_v2"), 3, **SMALL, **arguments)
+    return SemanticSegmenter(golden.short_backbone("pvt_v2"), 3, **SMALL, **arguments)
 
 
 def _examples(count=4):
@@ -115,7 +115,7 @@ def test_for_other_classes_all_else_is_kept(trained, tmp_path):
 
 @pytest.mark.only("torch")  # On every backend the detector is trained so.
 def test_mixed_precision_stays_finite():
-    model = SemanticSegmenter(golden.backbone("pvt_v2", dtype="mixed_float16"), 3, **SMALL)
+    model = SemanticSegmenter(golden.short_backbone("pvt_v2", dtype="mixed_float16"), 3, **SMALL)
     images, labels = _examples()
     assert np.isfinite(model.fit(images, labels, verbose=0).history["loss"]).all()
     assert all(np.isfinite(weights).all() for weights in model.get_weights())
