@@ -92,14 +92,17 @@ class ImageTask(keras.Model):
 
     def fit(self, x=None, *args, **kwargs):
         self._check_pixels(x)
+        return super().fit(x, *args, **kwargs)
+
+    def make_train_function(self, force=False):
         # Not first within the step: JAX's has taken the variables' values away by then.
         for layer in self._flatten_layers():
             if hasattr(layer, "fold"):
                 refuse_training(layer, training=True)
-        # Not first within the step: TensorFlow traces it twice if it makes variables.
+        # Nor this: TensorFlow traces a step twice that makes variables.
         if not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
-        return super().fit(x, *args, **kwargs)
+        return super().make_train_function(force)
 
     def evaluate(self, x=None, *args, **kwargs):
         self._check_pixels(x)
