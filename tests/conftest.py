@@ -16,18 +16,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 if os.environ.get("KERAS_BACKEND") == "jax":
     # Most programs run once, so LLVM need not optimise them, nor XLA write the quicker of its
     # two forms of a fused loop: a fifth of the time. What XLA makes of a network stays the
-    # same; tests/test_across_backends.py runs JAX as users do, and TensorFlow.
+    # same; tests/test_across_backends.py runs JAX as users do.
     os.environ.setdefault(
         "XLA_FLAGS",
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
         "--xla_cpu_use_fusion_emitters=false",
     )
-
-if os.environ.get("KERAS_BACKEND") == "tensorflow":
-    # Nor need TensorFlow rewrite its graphs, for the same reason: a sixth of the time.
-    import tensorflow as tf
-
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 import keras  # noqa: E402
 import pytest  # noqa: E402

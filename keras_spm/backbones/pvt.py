@@ -15,6 +15,7 @@ from keras_spm.backbones.per_stage import make_blocks
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
 from keras_spm.backbones.pyramid_backbone import spatial_sizes
 from keras_spm.layers.depthwise_convolution import ceil_divide
+from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
 from keras_spm.layers.position_embedding import PositionEmbedding
@@ -149,7 +150,7 @@ class PVT(PyramidBackbone):
             )
 
         blocks = make_blocks(depths, drop_path_rate, make_block)
-        final_norm = keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm")
+        final_norm = LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm")
         super().__init__(
             stem=embedding(embed_dims[0], patch_size=4, dtype=dtype, name="stem"),
             stages=[make_stage(*each) for each in enumerate(blocks)],

@@ -14,6 +14,7 @@ from keras_spm.backbones.merging import make_merging
 from keras_spm.backbones.per_stage import four_each
 from keras_spm.backbones.per_stage import make_blocks
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
+from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
 from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttention
@@ -137,7 +138,7 @@ class PVTv2(PyramidBackbone):
                 make_merging(merging, embed_dims[stage], own_merging, fused, dtype)
                 if stage
                 else None,
-                keras.layers.LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),
+                LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),
                 dtype=dtype,
                 name=f"stage{stage + 1}",
             )

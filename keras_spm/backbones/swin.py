@@ -13,6 +13,7 @@ from keras_spm.backbones.merging import make_merging
 from keras_spm.backbones.per_stage import four_each
 from keras_spm.backbones.per_stage import make_blocks
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
+from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
 from keras_spm.layers.patch_merging import PatchMerging
@@ -102,9 +103,7 @@ class Swin(PyramidBackbone):
         super().__init__(
             stem=PatchEmbedding(embed_dim, 4, NORM_EPSILON, dtype=dtype, name="stem"),
             stages=[make_stage(*each) for each in enumerate(blocks)],
-            final_norm=keras.layers.LayerNormalization(
-                epsilon=NORM_EPSILON, dtype=dtype, name="norm"
-            ),
+            final_norm=LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),
             config={
                 "embed_dim": embed_dim,
                 **per_stage,

@@ -14,6 +14,7 @@ from keras_spm.backend.depthwise_scales import depthwise_scales
 from keras_spm.backend.depthwise_scales import depthwise_scales_are_faster
 from keras_spm.backend.gelu import gelu
 from keras_spm.backend.grouped_map import grouped_map
+from keras_spm.backend.layer_normalization import layer_normalization
 from keras_spm.backend.linear import linear
 from keras_spm.backend.one_by_one import head_by_head
 from keras_spm.backend.one_by_one import image_by_image
@@ -33,6 +34,7 @@ __all__ = [
     "grouped_map",
     "head_by_head",
     "image_by_image",
+    "layer_normalization",
     "linear",
     "pad",
     "random_state",

@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from keras_spm.backend.one_pass import in_one_pass
+
 
 def gelu(inputs):
     """Returns `inputs * (1 + erf(inputs / sqrt(2))) / 2`, computed in float32 or more.
@@ -18,8 +20,12 @@ def gelu(inputs):
         return ops.gelu(inputs, approximate=False)
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     values = ops.cast(inputs, keras.backend.result_type(dtype, "float32"))
-    outputs = _tensorflow(values) if backend == "tensorflow" else values * _share(values)
+    outputs = _tensorflow(values) if backend == "tensorflow" else _exact(values)
     return ops.cast(outputs, dtype)
+
+
+def _exact(values):
+    return values * _share(values)
 
 
 def _share(values):
@@ -34,9 +40,13 @@ def _tensorflow(values):
     @tf.custom_gradient
     def exact(values):
         def gradient(upstream):
-            density = tf.exp(-0.5 * tf.square(values)) * (1 / math.sqrt(2 * math.pi))
-            return upstream * (_share(values) + values * density)
+            return in_one_pass(_gradient)(values, upstream)
 
-        return values * _share(values), gradient
+        return in_one_pass(_exact)(values), gradient
 
     return exact(values)
+
+
+def _gradient(values, upstream):
+    density = ops.exp(-0.5 * ops.square(values)) * (1 / math.sqrt(2 * math.pi))
+    return upstream * (_share(values) + values * density)

@@ -5,6 +5,7 @@ from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.drop_path import DropPath
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
 from keras_spm.layers.image_normalization import ImageNormalization
+from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.multi_scale_aggregation import MultiScaleAggregation
@@ -28,6 +29,7 @@ __all__ = [
     "DropPath",
     "GuidedLocalEnhancement",
     "ImageNormalization",
+    "LayerNormalization",
     "MLP",
     "MultiScaleAggregation",
     "OverlappingPatchEmbedding",

@@ -12,6 +12,7 @@ from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.depthwise_convolution import ceil_divide
 from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.multiply_adds import multiply_adds
 from keras_spm.layers.padding import is_multiple
 from keras_spm.layers.padding import pad_to_multiple
@@ -66,10 +67,10 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         self.guide_depthwise = DepthwiseConv2D(
             guide_kernel_size, WINDOW, dtype=self.dtype_policy, name="guide_depthwise"
         )
-        self.token_norm = keras.layers.LayerNormalization(
+        self.token_norm = LayerNormalization(
             epsilon=1e-5, dtype=self.dtype_policy, name="token_norm"
         )
-        self.output_norm = keras.layers.LayerNormalization(
+        self.output_norm = LayerNormalization(
             epsilon=1e-5, dtype=self.dtype_policy, name="output_norm"
         )
 

@@ -31,8 +31,6 @@ def multiply_adds(layer, input_shape):
     if isinstance(layer, keras.layers.Conv2D):
         taps = layer.kernel_size[0] * layer.kernel_size[1] * input_shape[-1] // layer.groups
         return _positions(layer.compute_output_shape(input_shape)) * taps * layer.filters
-    if isinstance(layer, keras.layers.LayerNormalization):
-        return 0
     raise TypeError(
         f"The multiply-adds of {type(layer).__name__} are not known: "
         "give it a method `multiply_adds(input_shape)`."

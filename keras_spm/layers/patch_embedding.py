@@ -4,6 +4,7 @@ import keras
 
 from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.depthwise_convolution import ceil_divide
+from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.padding import pad_to_multiple
 
 
@@ -48,7 +49,7 @@ class PatchEmbedding(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="projection",
         )
-        self.norm = keras.layers.LayerNormalization(
+        self.norm = LayerNormalization(
             epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="norm"
         )
         self.projection.build(input_shape)

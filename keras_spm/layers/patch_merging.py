@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_spm.layers.depthwise_convolution import ceil_divide
+from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.linear import Linear
 from keras_spm.layers.padding import pad_to_multiple
 
@@ -33,9 +34,7 @@ class PatchMerging(keras.layers.Layer):
         super().__init__(**kwargs)
         self.output_dim = output_dim
         self.norm_epsilon = norm_epsilon
-        self.norm = keras.layers.LayerNormalization(
-            epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm"
-        )
+        self.norm = LayerNormalization(epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm")
         self.reduction = Linear(
             output_dim, use_bias=False, dtype=self.dtype_policy, name="reduction"
         )

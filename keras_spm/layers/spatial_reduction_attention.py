@@ -7,6 +7,7 @@ from keras_spm import backend
 from keras_spm.layers.adaptive_average_pooling import adaptive_average_pooling
 from keras_spm.layers.attention_heads import check_heads
 from keras_spm.layers.convolution import Conv2D
+from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.linear import Linear
 from keras_spm.layers.multiply_adds import multiply_adds
 
@@ -65,7 +66,7 @@ class SpatialReductionAttention(keras.layers.Layer):
             self.reduction = Conv2D(
                 channels, ratio, ratio, dtype=self.dtype_policy, name="reduction"
             )
-            self.reduction_norm = keras.layers.LayerNormalization(
+            self.reduction_norm = LayerNormalization(
                 epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="reduction_norm"
             )
             self.reduction.build(input_shape)

@@ -3,6 +3,7 @@
 import keras
 
 from keras_spm.layers.drop_path import DropPath
+from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.multiply_adds import multiply_adds
 
 
@@ -37,9 +38,7 @@ class TransformerBlock(keras.layers.Layer):
         self.norm_epsilon = norm_epsilon
         self.gradient_checkpointing = gradient_checkpointing
         self.attention_norm, self.mlp_norm = (
-            keras.layers.LayerNormalization(
-                epsilon=norm_epsilon, dtype=self.dtype_policy, name=name
-            )
+            LayerNormalization(epsilon=norm_epsilon, dtype=self.dtype_policy, name=name)
             for name in ("attention_norm", "mlp_norm")
         )
         self.drop_path = DropPath(drop_path_rate, dtype=self.dtype_policy, name="drop_path")

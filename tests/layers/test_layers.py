@@ -91,6 +91,26 @@ def test_batch_normalization_of_a_single_value_stays_finite():
     assert np.isfinite(to_numpy(layer.moving_variance)).all()
 
 
+def test_layer_normalization_equals_pytorch():
+    layer = layers.LayerNormalization(epsilon=1e-6)
+    maps, cotangent = random_array(3, 4, 5, 6) * 2 + 10, random_array(3, 4, 5, 6, seed=1)
+    layer.build(maps.shape)
+    randomize(layer)
+    inputs, gamma, beta = (
+        torch.tensor(to_numpy(each), requires_grad=True)
+        for each in (maps, layer.gamma, layer.beta)
+    )
+    expected = torch.nn.functional.layer_norm(inputs, (6,), gamma, beta, 1e-6)
+    (expected * torch.tensor(cotangent)).sum().backward()
+    outputs, by_path, by_input = gradients(layer, maps, cotangent)
+    assert difference(outputs, expected.detach()) <= 1e-5
+    by_path = {path.rsplit("/")[-1]: gradient for path, gradient in by_path.items()}
+    for gradient, of in (by_input, inputs), (by_path["gamma"], gamma), (by_path["beta"], beta):
+        assert difference(gradient, of.grad) <= 1e-5
+    with pytest.raises(ValueError, match=r"axis=\[?1"):
+        layers.LayerNormalization(axis=1)
+
+
 def test_drop_path_drops_whole_examples_and_keeps_the_mean():
     layer = layers.DropPath(0.25, seed=1)
     inputs = np.ones((4000, 2, 2, 1), "float32")

@@ -1,0 +1,34 @@
+"""Layer normalisation, formulated per framework."""
+
+import keras
+from keras import ops
+
+from keras_spm import backend
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class LayerNormalization(keras.layers.LayerNormalization):
+    """`keras.layers.LayerNormalization` of the last axis, computed as suits each platform.
+
+    It is computed in float32 under every dtype policy.
+
+    Args:
+        epsilon: float, added to the variance.
+        **kwargs: the initialisers and regularisers of Keras's layer.
+    """
+
+    def __init__(self, epsilon=1e-3, **kwargs):
+        super().__init__(epsilon=epsilon, **kwargs)
+        if self.axis not in (-1, [-1]) or self.rms_scaling or not (self.center and self.scale):
+            raise ValueError(
+                "`axis` must be -1, `center` and `scale` True, `rms_scaling` False. Received: "
+                f"axis={self.axis}, center={self.center}, scale={self.scale}, "
+                f"rms_scaling={self.rms_scaling}"
+            )
+
+    def call(self, inputs):
+        outputs = backend.layer_normalization(inputs, self.gamma, self.beta, self.epsilon)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def multiply_adds(self, input_shape):
+        return 0
