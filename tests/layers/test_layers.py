@@ -97,8 +97,7 @@ def test_layer_normalization_equals_pytorch():
     layer.build(maps.shape)
     randomize(layer)
     inputs, gamma, beta = (
-        torch.tensor(to_numpy(each), requires_grad=True)
-        for each in (maps, layer.gamma, layer.beta)
+        torch.tensor(to_numpy(each), requires_grad=True) for each in (maps, layer.gamma, layer.beta)
     )
     expected = torch.nn.functional.layer_norm(inputs, (6,), gamma, beta, 1e-6)
     (expected * torch.tensor(cotangent)).sum().backward()
