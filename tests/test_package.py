@@ -53,6 +53,7 @@ def test_public_names():
         "DropPath",
         "GuidedLocalEnhancement",
         "ImageNormalization",
+        "LayerNormalization",
         "MLP",
         "MultiScaleAggregation",
         "OverlappingPatchEmbedding",
