@@ -7,6 +7,7 @@ pays for one that they do not use.
 
 from keras_spm.backend.attention import dot_product_attention
 from keras_spm.backend.batch_normalization import batch_normalization
+from keras_spm.backend.batch_normalization import normalized_by
 from keras_spm.backend.convolution import conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
@@ -18,6 +19,7 @@ from keras_spm.backend.layer_normalization import layer_normalization
 from keras_spm.backend.linear import linear
 from keras_spm.backend.one_by_one import head_by_head
 from keras_spm.backend.one_by_one import image_by_image
+from keras_spm.backend.one_pass import in_one_pass
 from keras_spm.backend.padding import pad
 from keras_spm.backend.random_state import random_state
 from keras_spm.backend.random_state import set_random_state
@@ -34,8 +36,10 @@ __all__ = [
     "grouped_map",
     "head_by_head",
     "image_by_image",
+    "in_one_pass",
     "layer_normalization",
     "linear",
+    "normalized_by",
     "pad",
     "random_state",
     "set_random_state",

@@ -11,6 +11,7 @@ patches do not overlap, which is a linear map of each patch.
 import keras
 from keras import ops
 
+from keras_spm.backend.bias import add_bias
 from keras_spm.backend.linear import linear
 from keras_spm.backend.padding import pad
 
@@ -35,7 +36,8 @@ def conv2d(inputs, kernel, strides, padding, bias):
         return _of_patches(inputs, kernel, bias)
     if padding:
         inputs = pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    return ops.conv(inputs, kernel, strides, "valid", data_format="channels_last") + bias
+    outputs = ops.conv(inputs, kernel, strides, "valid", data_format="channels_last")
+    return add_bias(outputs, bias)
 
 
 def _torch(inputs, kernel, strides, padding, bias):

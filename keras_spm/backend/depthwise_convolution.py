@@ -19,6 +19,7 @@ import functools
 import keras
 
 from keras_spm.backend import shifted_products
+from keras_spm.backend.bias import add_bias
 
 
 def depthwise_conv2d(inputs, kernel, strides, padding, bias=None):
@@ -57,7 +58,7 @@ def _tensorflow(inputs, kernel, strides, padding, bias):
     else:
         padded = tf.pad(inputs, [[0, 0], [padding, padding], [padding, padding], [0, 0]])
         outputs = tf.nn.depthwise_conv2d(padded, kernel, [1, strides, strides, 1], "VALID")
-    return outputs if bias is None else tf.nn.bias_add(outputs, bias)
+    return outputs if bias is None else add_bias(outputs, bias)
 
 
 def _torch(inputs, kernel, strides, padding, bias):
@@ -76,7 +77,7 @@ def _torch(inputs, kernel, strides, padding, bias):
 
 def _jax(inputs, kernel, strides, padding, bias):
     outputs = _jax_depthwise()(inputs, kernel, strides, padding)
-    return outputs if bias is None else outputs + bias
+    return outputs if bias is None else add_bias(outputs, bias)
 
 
 _FORMULATIONS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

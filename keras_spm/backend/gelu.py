@@ -12,8 +12,7 @@ def gelu(inputs):
     """Returns `inputs * (1 + erf(inputs / sqrt(2))) / 2`, computed in float32 or more.
 
     Keras's own form goes by the complementary error function, which takes XLA an
-    exponential and two selections more for each value, and TensorFlow a pass more over
-    the map.
+    exponential and two selections more for each value.
     """
     backend = keras.config.backend()
     if backend == "torch":

@@ -7,6 +7,7 @@ the inputs alone.
 import keras
 from keras import ops
 
+from keras_spm.backend.bias import sum_of_positions
 from keras_spm.backend.one_pass import in_one_pass
 
 
@@ -37,17 +38,11 @@ def _tensorflow(inputs, gamma, beta, epsilon):
     def normalized(inputs, gamma, beta):
         def gradients(upstream):
             by_inputs, scaled = in_one_pass(_gradients)(inputs, gamma, upstream, epsilon)
-            return by_inputs, _sum_of_rows(scaled), _sum_of_rows(upstream)
+            return by_inputs, sum_of_positions(scaled), sum_of_positions(upstream)
 
         return in_one_pass(_outputs)(inputs, gamma, beta, epsilon), gradients
 
     return normalized(inputs, gamma, beta)
-
-
-def _sum_of_rows(maps):
-    # As a matrix product: neither XLA nor TensorFlow itself adds up rows as fast on CPU.
-    rows = ops.reshape(maps, (-1, maps.shape[-1]))
-    return ops.matmul(ops.ones_like(rows[:, 0]), rows)
 
 
 def _standardized(inputs, epsilon):

@@ -8,14 +8,18 @@ compiles everything by XLA.
 
 import functools
 
+import keras
+
 
 @functools.cache
 def in_one_pass(function):
-    """Returns a function of TensorFlow's tensors that XLA compiles, once for each shape.
+    """Returns the function; under TensorFlow one that XLA compiles, once for each shape.
 
     Args:
         function: of tensors, to tensors; defined once, as what is made of it is kept.
     """
+    if keras.config.backend() != "tensorflow":
+        return function
     import tensorflow as tf
 
     return tf.function(function, jit_compile=True, reduce_retracing=True)

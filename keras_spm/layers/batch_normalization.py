@@ -36,17 +36,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
             )
 
     def call(self, inputs, training=False):
-        if not (training and self.trainable):
-            return super().call(inputs, training=False)
-        inputs = ops.cast(inputs, "float32")
-        outputs, mean, variance = backend.batch_normalization(
-            inputs,
-            ops.cast(self.gamma, "float32"),
-            ops.cast(self.beta, "float32"),
-            self.epsilon,
+        by_batch = training and self.trainable
+        dtype = "float32" if by_batch else keras.backend.result_type(self.compute_dtype, "float32")
+        inputs, mean, variance, gamma, beta = (
+            ops.cast(each, dtype)
+            for each in (inputs, self.moving_mean, self.moving_variance, self.gamma, self.beta)
         )
-        self._track(self.moving_mean, mean)
-        self._track(self.moving_variance, variance)
+        if by_batch:
+            outputs, mean, variance = backend.batch_normalization(inputs, gamma, beta, self.epsilon)
+            self._track(self.moving_mean, mean)
+            self._track(self.moving_variance, variance)
+        else:
+            outputs = backend.normalized_by(inputs, mean, variance, gamma, beta, self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
 
     def _track(self, statistic, value):

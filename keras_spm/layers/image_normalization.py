@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_spm import backend
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
@@ -17,7 +19,6 @@ class ImageNormalization(keras.layers.Layer):
     Args:
         mean: floats, one per channel, for pixels scaled to [0, 1].
         standard_deviation: floats, likewise.
-
         data_format: where the channels are.
 
     Input: (batch, height, width, channels) in [0, 255], any dtype, or channels first.
@@ -37,9 +38,8 @@ class ImageNormalization(keras.layers.Layer):
         self.data_format = data_format
 
     def call(self, inputs):
-        pixels = ops.cast(inputs, "float32") / 255
-        normalized = (pixels - self._per_channel(self.mean)) / self._per_channel(
-            self.standard_deviation
+        normalized = backend.in_one_pass(_normalized)(
+            inputs, self._per_channel(self.mean), self._per_channel(self.standard_deviation)
         )
         return ops.cast(normalized, self.compute_dtype)
 
@@ -61,3 +61,7 @@ class ImageNormalization(keras.layers.Layer):
             "data_format": self.data_format,
         }
         return {**super().get_config(), **config}
+
+
+def _normalized(inputs, mean, standard_deviation):
+    return (ops.cast(inputs, "float32") / 255 - mean) / standard_deviation
