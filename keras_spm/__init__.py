@@ -21,11 +21,11 @@ from keras_spm.backbones import PVTv2  # noqa: E402
 from keras_spm.backbones import PVTv2SPM  # noqa: E402
 from keras_spm.backbones import Swin  # noqa: E402
 from keras_spm.backbones import SwinSPM  # noqa: E402
-from keras_spm.comparison import compare  # noqa: E402
 from keras_spm.converters import list_layouts  # noqa: E402
 from keras_spm.converters import load_torch_weights  # noqa: E402
 from keras_spm.converters import to_torch_state_dict  # noqa: E402
 from keras_spm.fusion import fuse  # noqa: E402
+from keras_spm.parity import compare  # noqa: E402
 from keras_spm.presets import list_presets  # noqa: E402
 from keras_spm.presets import upload_preset  # noqa: E402
 from keras_spm.tasks import ImageClassifier  # noqa: E402

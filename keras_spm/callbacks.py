@@ -95,7 +95,7 @@ class SegmentationEvaluation(_Evaluation):
 
     Args:
         examples: sequence of objects with an `image`, as the model's `segment` takes it, and
-            a `class_map` (height, width) of ints. Each is asked for once per evaluation,
+            a `segmentation_map` (height, width) of ints. Each is asked for once per evaluation,
             `batch_size` at a time.
         every: int, epochs from one evaluation to the next.
         batch_size: int, images at a time.
@@ -112,7 +112,7 @@ class SegmentationEvaluation(_Evaluation):
         for batch in self._batches():
             predictions = model.segment([each.image for each in batch], self.batch_size)
             for example, prediction in zip(batch, predictions, strict=True):
-                metric.update_on_host(example.class_map, prediction)
+                metric.update_on_host(example.segmentation_map, prediction)
         counts = keras.ops.convert_to_numpy(metric.counts).astype("float64")
         self.per_class = keras.ops.convert_to_numpy(metric.per_class())
         return {

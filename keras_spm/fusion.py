@@ -1,4 +1,4 @@
-"""Models for deployment, without the normalisations that evaluation can do without."""
+"""Models for deployment, without the normalizations that evaluation can do without."""
 
 import keras
 
@@ -6,7 +6,7 @@ import keras
 def fuse(model):
     """Returns a model that computes what `model` does in evaluation, in fewer steps.
 
-    In evaluation batch normalisation is a scale and an offset of every channel. In the new
+    In evaluation batch normalization is a scale and an offset of every channel. In the new
     model they are folded away: those of Multi-Scale Aggregation into its grouped map, and
     with them the biases of its convolutions; those of a `SemanticSegmenter`'s head into its
     convolutions; that of Guided Local Enhancement, before which no layer stands that

@@ -119,22 +119,22 @@ def layer_number(path, depths):
 
 @keras.saving.register_keras_serializable("keras_spm")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly, then falls by a cosine to a floor; constant for `hold` steps at a time.
+    """Linear warmup, then cosine decay, updated every `update_every` steps.
 
-    With t the step rounded down to a multiple of `hold`, the rate is
-    `start + (peak - start) t / warmup` while t < warmup, and then
-    `floor + (peak - floor) (1 + cos(π t / steps)) / 2`. So the cosine is in the midst of
-    its fall when the rise ends, unless it `waits` for it: then t and `steps` are counted
-    from the end of the rise.
+    With t the step rounded down to a multiple of `update_every`, the learning rate is
+    `warmup_learning_rate + (learning_rate - warmup_learning_rate) * t / warmup_steps` while
+    t < warmup_steps, and then `min_learning_rate + (learning_rate - min_learning_rate) *
+    (1 + cos(pi * t / steps)) / 2`. The cosine starts at step 0, so it has already decayed when
+    the warmup ends. With `warmup_prefix`, it starts when the warmup ends.
 
     Args:
-        peak: float.
-        steps: int, of the whole training.
-        warmup: int, steps of the rise.
-        start: float, where the rise begins.
-        floor: float, where the cosine ends.
-        hold: int, steps of an epoch for a rate that changes once an epoch, or 1.
-        waits: bool.
+        learning_rate: float, the peak.
+        steps: int, the total number of steps.
+        warmup_steps: int.
+        warmup_learning_rate: float, the learning rate at step 0.
+        min_learning_rate: float, the learning rate at the last step.
+        update_every: int, the steps of an epoch for a learning rate that changes once an epoch.
+        warmup_prefix: bool, whether the cosine starts after the warmup.
 
     Reference:
         timm's `CosineLRScheduler`: by epochs for PVT, by steps and with `warmup_prefix` for
@@ -142,29 +142,43 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         every rate comes an epoch later.
     """
 
-    def __init__(self, peak, steps, warmup=0, start=0.0, floor=0.0, hold=1, waits=False):
+    def __init__(
+        self,
+        learning_rate,
+        steps,
+        warmup_steps=0,
+        warmup_learning_rate=0.0,
+        min_learning_rate=0.0,
+        update_every=1,
+        warmup_prefix=False,
+    ):
         super().__init__()
-        self.peak = peak
+        self.learning_rate = learning_rate
         self.steps = steps
-        self.warmup = warmup
-        self.start = start
-        self.floor = floor
-        self.hold = hold
-        self.waits = waits
+        self.warmup_steps = warmup_steps
+        self.warmup_learning_rate = warmup_learning_rate
+        self.min_learning_rate = min_learning_rate
+        self.update_every = update_every
+        self.warmup_prefix = warmup_prefix
 
     def __call__(self, step):
         # Divided as ints: a quotient of floats could round up to the next epoch.
-        held = keras.ops.cast(step // self.hold * self.hold, "float32")
-        rising = self.start + (self.peak - self.start) * (held / max(self.warmup, 1))
-        passed = self.warmup if self.waits else 0
+        held = keras.ops.cast(step // self.update_every * self.update_every, "float32")
+        rising = self.warmup_learning_rate + (self.learning_rate - self.warmup_learning_rate) * (
+            held / max(self.warmup_steps, 1)
+        )
+        passed = self.warmup_steps if self.warmup_prefix else 0
         share = keras.ops.minimum((held - passed) / (self.steps - passed), 1.0)
-        falling = self.floor + (self.peak - self.floor) * (
+        falling = self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * (
             0.5 * (1.0 + keras.ops.cos(math.pi * share))
         )
-        return keras.ops.where(held < self.warmup, rising, falling)
+        return keras.ops.where(held < self.warmup_steps, rising, falling)
 
     def get_config(self):
-        names = ("peak", "steps", "warmup", "start", "floor", "hold", "waits")
+        names = (
+            *("learning_rate", "steps", "warmup_steps", "warmup_learning_rate"),
+            *("min_learning_rate", "update_every", "warmup_prefix"),
+        )
         return {name: getattr(self, name) for name in names}
 
 

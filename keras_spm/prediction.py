@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 
-from keras_spm.data.labelled_files import has_image_extension
-from keras_spm.data.labelled_files import is_passed_over
+from keras_spm.data.image_dataset import has_image_extension
+from keras_spm.data.image_dataset import is_passed_over
 from keras_spm.data.preprocessing import read_image
 from keras_spm.tasks import ImageClassifier
 from keras_spm.tasks import ObjectDetector
 from keras_spm.tasks import SemanticSegmenter
-from keras_spm.visualize import class_colours
+from keras_spm.visualize import class_colors
 from keras_spm.visualize import plot_detections
 
 _BATCH = 8
@@ -26,12 +26,15 @@ def add_prediction_arguments(parser):
     parser.add_argument("images", nargs="+", help="image files, and folders of them at any depth")
     parser.add_argument("--top", type=int, default=5, help="classes to name; 5 by default")
     parser.add_argument(
-        "--score", type=float, default=0.3, help="least score of an object; 0.3 by default"
+        "--score-threshold",
+        type=float,
+        default=0.3,
+        help="least score of an object; 0.3 by default",
     )
     parser.add_argument(
         "--output",
         metavar="FOLDER",
-        help="for a segmenter's class maps, by default `predictions`; for pictures of what a "
+        help="for a segmenter's segmentation maps, by default `predictions`; for pictures of what a "
         "detector found, by default none",
     )
     parser.add_argument("--json", action="store_true", help="print a JSON object for each image")
@@ -52,10 +55,10 @@ def run_prediction(options, model):
     Raises:
         ValueError: where there are no images, and for an argument that is out of range.
     """
-    if options.top < 1 or not 0 <= options.score <= 1:
+    if options.top < 1 or not 0 <= options.score_threshold <= 1:
         raise ValueError(
-            "`--top` must be at least 1, and `--score` from 0 to 1. "
-            f"Received: --top {options.top} --score {options.score}"
+            "`--top` must be at least 1, and `--score-threshold` from 0 to 1. "
+            f"Received: --top {options.top} --score-threshold {options.score_threshold}"
         )
     paths = image_paths(options.images)
     predict = _PREDICTIONS[type(model)]
@@ -128,7 +131,7 @@ def _classes(model, images, options):
 def _objects(model, images, options):
     names = _names(model)
     for path, found in zip(images, model.detect(list(images.values())), strict=True):
-        likely = found.scores >= options.score
+        likely = found.scores >= options.score_threshold
         found = type(found)(*(values[likely] for values in found))
         if options.output:
             target = _target(options.output, path)
@@ -143,14 +146,14 @@ def _objects(model, images, options):
 
 def _regions(model, images, options):
     names = _names(model)
-    for path, class_map in zip(images, model.segment(list(images.values())), strict=True):
+    for path, segmentation_map in zip(images, model.segment(list(images.values())), strict=True):
         target = _target(options.output or "predictions", path)
-        _write_class_map(class_map, len(names), target)
-        shares = np.bincount(class_map.ravel(), minlength=len(names)) / class_map.size
+        _write_segmentation_map(segmentation_map, len(names), target)
+        shares = np.bincount(segmentation_map.ravel(), minlength=len(names)) / segmentation_map.size
         largest = np.argsort(-shares, kind="stable")[: options.top]
         named = [(names[place], float(shares[place])) for place in largest if shares[place]]
         yield (
-            {"class_map": str(target), "shares": dict(named)},
+            {"segmentation_map": str(target), "shares": dict(named)},
             f"{_shares(named)}  → {target}",
         )
 
@@ -177,10 +180,10 @@ def _target(folder, path):
     return folder / f"{path.name}.png"
 
 
-def _write_class_map(class_map, count, path):
-    """A PNG whose pixels are the classes' numbers, shown in their colours."""
+def _write_segmentation_map(segmentation_map, count, path):
+    """A PNG whose pixels are the classes' numbers, shown in their colors."""
     from PIL import Image
 
-    picture = Image.fromarray(class_map.astype("uint8"))
-    picture.putpalette(class_colours(count).ravel().tolist())
+    picture = Image.fromarray(segmentation_map.astype("uint8"))
+    picture.putpalette(class_colors(count).ravel().tolist())
     picture.save(path)

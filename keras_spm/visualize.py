@@ -68,8 +68,8 @@ def plot_confusion_matrix(labels, predictions, images, class_names, path):
     figure, ((matrix, gallery),) = _figure(1, 2, (11, 5))
     matrix.imshow(np.log1p(counts), cmap="Blues")
     for row, column in np.argwhere(counts):
-        colour = "white" if counts[row, column] > counts.max() / 4 else "black"
-        matrix.text(column, row, counts[row, column], ha="center", va="center", color=colour)
+        color = "white" if counts[row, column] > counts.max() / 4 else "black"
+        matrix.text(column, row, counts[row, column], ha="center", va="center", color=color)
     matrix.set_xticks(range(classes), class_names)
     matrix.set_yticks(range(classes), class_names)
     matrix.set_xlabel("predicted")
@@ -88,40 +88,40 @@ def plot_confusion_matrix(labels, predictions, images, class_names, path):
     figure.savefig(path, dpi=120)
 
 
-def plot_segmentations(images, class_maps, predictions, class_names, path):
-    """Draws images beside their true and their predicted class maps.
+def plot_segmentations(images, segmentation_maps, predictions, class_names, path):
+    """Draws images beside their true and their predicted segmentation maps.
 
     Args:
         images: sequence of paths of image files, `PIL.Image`s, or arrays (height, width, 3)
             with pixels in [0, 255].
-        class_maps: sequence of (height, width) ints, the truth; white where it is no class.
+        segmentation_maps: sequence of (height, width) ints, the truth; white where it is no class.
             `None` where it is not known.
         predictions: likewise, what was predicted.
         class_names: one string per class.
         path: where the PNG goes.
     """
-    colours = class_colours(len(class_names))
-    columns = _known(truth=class_maps, prediction=predictions)
+    colors = class_colors(len(class_names))
+    columns = _known(truth=segmentation_maps, prediction=predictions)
     count = 1 + len(columns)
     figure, axes = _figure(len(images), count, (2.5 * count, 2.3 * len(images)))
     for row, image, *maps in zip(axes, images, *columns.values(), strict=True):
-        pictures = (read_image(image), *(_coloured(each, colours) for each in maps))
+        pictures = (read_image(image), *(_colored(each, colors) for each in maps))
         for axis, picture in zip(row, pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")
     for axis, title in zip(axes[0], ("image", *columns), strict=True):
         axis.set_title(title)
     if len(class_names) <= _LONGEST_LEGEND:
-        for colour, name in zip(colours, class_names, strict=True):
-            axes[0][0].plot([], [], "s", color=colour / 255, label=name)
+        for color, name in zip(colors, class_names, strict=True):
+            axes[0][0].plot([], [], "s", color=color / 255, label=name)
         figure.legend(loc="outside lower center", ncols=6)
     figure.savefig(path, dpi=120)
 
 
-def _coloured(class_map, colours):
-    """(height, width, 3): each pixel in its class's colour, white where it has no class."""
-    with_white = np.concatenate([colours, np.full((1, 3), 255, "uint8")])
-    return with_white[np.minimum(class_map, len(colours))]
+def _colored(segmentation_map, colors):
+    """(height, width, 3): each pixel in its class's color, white where it has no class."""
+    with_white = np.concatenate([colors, np.full((1, 3), 255, "uint8")])
+    return with_white[np.minimum(segmentation_map, len(colors))]
 
 
 def plot_detections(images, truth, detections, class_names, path):
@@ -135,7 +135,7 @@ def plot_detections(images, truth, detections, class_names, path):
         class_names: one string per class.
         path: where the PNG goes.
     """
-    colours = class_colours(len(class_names) + 1)[1:] / 255
+    colors = class_colors(len(class_names) + 1)[1:] / 255
     columns = _known(truth=truth, prediction=detections)
     figure, axes = _figure(len(images), len(columns), (3.75 * len(columns), 3.5 * len(images)))
     for row, image, *found in zip(axes, images, *columns.values(), strict=True):
@@ -143,7 +143,7 @@ def plot_detections(images, truth, detections, class_names, path):
         for axis, boxes in zip(row, found, strict=True):
             axis.imshow(picture)
             axis.axis("off")
-            _draw_boxes(axis, boxes, class_names, colours)
+            _draw_boxes(axis, boxes, class_names, colors)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title)
     figure.savefig(path, dpi=120)
@@ -153,27 +153,27 @@ def _known(**columns):
     return {title: values for title, values in columns.items() if values is not None}
 
 
-def _draw_boxes(axis, found, class_names, colours):
+def _draw_boxes(axis, found, class_names, colors):
     from matplotlib.patches import Rectangle
 
     scores = getattr(found, "scores", [None] * len(found.labels))
     for box, label, score in zip(found.boxes, found.labels, scores, strict=True):
         left, top, right, bottom = box
-        colour = colours[label]
-        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=colour))
+        color = colors[label]
+        axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color))
         text = class_names[label] if score is None else f"{class_names[label]} {score:.2f}"
-        axis.text(left, top, text, fontsize=7, va="bottom", color="white", backgroundcolor=colour)
+        axis.text(left, top, text, fontsize=7, va="bottom", color="white", backgroundcolor=color)
 
 
-def class_colours(count):
-    """Returns (count, 3) uint8, a colour for each class; the first is black."""
+def class_colors(count):
+    """Returns (count, 3) uint8, a color for each class; the first is black."""
     from matplotlib import colormaps
 
-    colours = np.zeros((count, 3))
+    colors = np.zeros((count, 3))
     wheel = colormaps["hsv"](np.linspace(0, 1, count)[:-1])[:, :3]
-    # Every other colour is darker, so that neighbours on the wheel differ more.
-    colours[1:] = wheel * np.where(np.arange(count - 1) % 2, 0.6, 1.0)[:, None]
-    return (colours * 255).astype("uint8")
+    # Every other color is darker, so that neighbors on the wheel differ more.
+    colors[1:] = wheel * np.where(np.arange(count - 1) % 2, 0.6, 1.0)[:, None]
+    return (colors * 255).astype("uint8")
 
 
 def _figure(rows, columns, size):

@@ -14,7 +14,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 if os.environ.get("KERAS_BACKEND") == "jax":
-    # Most programs run once, so LLVM need not optimise them, nor XLA write the quicker of its
+    # Most programs run once, so LLVM need not optimize them, nor XLA write the quicker of its
     # two forms of a fused loop: a fifth of the time. What XLA makes of a network stays the
     # same; tests/test_across_backends.py runs JAX as users do.
     os.environ.setdefault(

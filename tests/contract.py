@@ -48,7 +48,7 @@ TASKS = {
         golden.short_backbone("pvt_v2", **arguments), 7, class_names=list("abcdefg")
     ),
     "ObjectDetector": lambda **arguments: ObjectDetector(
-        golden.short_backbone("pvt_v2", **arguments), 7, None, "xyxy", 8, 8, head_depth=1
+        golden.short_backbone("pvt_v2", **arguments), 7, None, "xyxy", 8, 8, num_convs=1
     ),
     "SemanticSegmenter": lambda **arguments: SemanticSegmenter(
         golden.short_backbone("pvt_v2", **arguments), 7, pyramid_channels=8, head_channels=8
@@ -57,7 +57,7 @@ TASKS = {
 
 MODELS = {**BACKBONES, **TASKS}
 
-# Those with batch normalisations to fold, and one that has none.
+# Those with batch normalizations to fold, and one that has none.
 FUSED = {
     **{name: build for name, build in BACKBONES.items() if "SPM" in name or name == "PVTv2"},
     **{name: functools.partial(build, merging="spm") for name, build in TASKS.items()},
@@ -236,7 +236,7 @@ def check_channels_first(build):
 
 
 def check_freezing(build):
-    """What is frozen has no trainable variable, batch normalisation included."""
+    """What is frozen has no trainable variable, batch normalization included."""
     model = build()
     everything = {variable.path for variable in model.trainable_variables}
     later = {path for path in everything if path.startswith(("stage4/", "norm/", *HEADS))}
@@ -281,7 +281,7 @@ def check_fusion(build, folder):
     assert again.get_config() == fused.get_config()
     for variable, value in zip(again.weights, fused.weights, strict=True):
         assert difference(variable, value) == 0
-    assert fused.multiply_adds(batch.shape) == model.multiply_adds(batch.shape)
+    assert fused.macs(batch.shape) == model.macs(batch.shape)
     for variable, value in zip(model.weights, before, strict=True):
         assert difference(variable, value) == 0
     with pytest.raises(ValueError, match="fused already"):

@@ -66,7 +66,7 @@ def backbone_arguments(name):
     _, config = read(name)
     arguments = {_ARGUMENTS[key]: value for key, value in config.items() if key in _ARGUMENTS}
     if issubclass(cls, keras_spm.PVT):
-        arguments["position_image_size"] = (config["image_size"], config["image_size"])
+        arguments["pretrain_image_size"] = (config["image_size"], config["image_size"])
     return arguments
 
 
@@ -84,17 +84,17 @@ def short_backbone(name, /, **overrides):
 def classifier(name, /, **overrides):
     """Returns our classifier of a golden's configuration, with random weights.
 
-    Its normalisation undoes the scaling from pixels: the goldens' images are what
-    follows normalisation, so it takes 255 times those.
+    Its normalization undoes the scaling from pixels: the goldens' images are what
+    follows normalization, so it takes 255 times those.
     """
     return keras_spm.ImageClassifier(
-        backbone(name, **overrides), CLASSES, mean=(0, 0, 0), standard_deviation=(1, 1, 1)
+        backbone(name, **overrides), CLASSES, mean=(0, 0, 0), std=(1, 1, 1)
     )
 
 
 def detector(name="pvt_v2", **arguments):
     """Returns a small detector on the backbone of a golden, with initial weights."""
-    small = {"pyramid_channels": 8, "head_channels": 8, "head_depth": 1, "max_detections": 5}
+    small = {"pyramid_channels": 8, "head_channels": 8, "num_convs": 1, "max_detections": 5}
     return keras_spm.ObjectDetector(short_backbone(name), 3, **{**small, **arguments})
 
 

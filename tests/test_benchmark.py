@@ -89,11 +89,11 @@ def test_a_question_of_ones_own(tmp_path, monkeypatch, capsys):
     layer.build((2, 4, 4, 16))
     # Five keys, values and questions of five tokens, where ours spends 3 C^2 and one row.
     spared = 4 * (12 * 32**2 + 2 * 25 * 32 - 2 * 5 * 8 * 32)
-    ours = layer.multiply_adds((2, 4, 4, 16))
+    ours = layer.macs((2, 4, 4, 16))
     for row in rows:
         if row.measure in report.PASSES:
             assert row.rounds == 3 and 0 < row.lower <= row.median <= row.upper
-            assert row.multiply_adds == ours + (spared if row.library == "textbook" else 0)
+            assert row.macs == ours + (spared if row.library == "textbook" else 0)
             assert row.peak > row.speed > 0
         else:
             assert row.rounds == 1 and row.median > 0
@@ -157,7 +157,7 @@ ROWS = [
     _row(),
     _row(measure="train", median=0.1),
     _row(library="textbook", compiled=True, median=0.05),
-    _row("Memory", measure="memory", median=3e9, rounds=1, multiply_adds=0),
+    _row("Memory", measure="memory", median=3e9, rounds=1, macs=0),
 ]
 
 TABLE = """\
@@ -165,7 +165,7 @@ Measured on a machine; 2026-01-31.
 
 **A layer**
 
-|  | batch × size | multiply-adds, G | forward, ms | GFLOP/s | of peak \
+|  | batch × size | MACs, G | forward, ms | GFLOP/s | of peak \
 | training step, ms | GFLOP/s | of peak |
 | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
 | keras_spm, torch | 8 × 56² | 0.03 | 20.0 (10.0–40.0) | 20 | 25% | 100.0 (50.0–200.0) | 12 | 15% |
@@ -173,7 +173,7 @@ Measured on a machine; 2026-01-31.
 
 **Memory**
 
-|  | batch × size | multiply-adds, G | memory, MB |
+|  | batch × size | MACs, G | memory, MB |
 | --- | --- | ---: | ---: |
 | keras_spm, torch | 8 × 56² | – | 3000 |"""
 

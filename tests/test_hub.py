@@ -56,7 +56,7 @@ def _blobs(hub):
 def test_ours(hub, model):
     loaded = keras_spm.ImageClassifier.from_preset("hf://owner/birds")
     assert difference(_outputs(loaded), _outputs(model)) == 0
-    assert keras_spm.SwinSPM.from_preset(f"hf://owner/birds@{COMMIT}").load_report.left_over
+    assert keras_spm.SwinSPM.from_preset(f"hf://owner/birds@{COMMIT}").load_report.unexpected_keys
     asked = len(hub.asked)
     keras_spm.ImageClassifier.from_preset("hf://owner/birds", num_classes=2)
     bodies = [path for method, path in hub.asked[asked:] if method == "GET"]
@@ -96,10 +96,10 @@ def test_a_preset_loads_what_its_card_names(published):
     assert all((values[path] == own[path]).all() for path in own)
     model = keras_spm.ImageClassifier.from_preset("pvt_v2_b0")
     assert model.class_names[1] == "goldfish, Carassius auratus" and model.num_classes == 1000
-    assert model.preprocessing.crop_fraction == 0.9
+    assert model.preprocessing.crop_pct == 0.9
     assert difference(_outputs(model), _outputs(published)) == 0
     for_ten = keras_spm.ImageClassifier.from_preset("pvt_v2_b0", num_classes=10)
-    assert sorted(for_ten.load_report.fresh) == ["head/bias", "head/kernel"]
+    assert sorted(for_ten.load_report.missing_keys) == ["head/bias", "head/kernel"]
 
 
 def _converted(hub):
@@ -147,7 +147,7 @@ def test_a_card_holds_the_hub_to_its_sha256(hub, published, monkeypatch):
         keras_spm.PVTv2.from_preset("b0")
     weights = hub.repositories["timm/pvt_v2_b0.in1k"] / "model.safetensors"
     card = dataclasses.replace(card, sha256=sha256_of(weights))
-    assert keras_spm.PVTv2.from_preset("b0").load_report.fresh == ()
+    assert keras_spm.PVTv2.from_preset("b0").load_report.missing_keys == ()
 
 
 def test_spm_is_filled_with_what_it_shares(published):
@@ -157,14 +157,14 @@ def test_spm_is_filled_with_what_it_shares(published):
     own = {variable.path: variable for variable in published.weights}
     for variable in model.weights:
         if "/merging/" in variable.path:
-            assert variable.path in model.load_report.fresh
+            assert variable.path in model.load_report.missing_keys
         else:
             assert difference(variable, own[variable.path]) == 0
-    assert all("/merging/" in path for path in model.load_report.fresh)
+    assert all("/merging/" in path for path in model.load_report.missing_keys)
 
 
 def test_the_warning_points_at_the_users_line(published):
-    small = {"num_classes": 2, "pyramid_channels": 8, "head_channels": 8, "head_depth": 1}
+    small = {"num_classes": 2, "pyramid_channels": 8, "head_channels": 8, "num_convs": 1}
     for load in (
         lambda: keras_spm.PVTv2SPM.from_preset("b0"),
         lambda: keras_spm.ObjectDetector.from_preset("pvt_v2_spm_b0", **small),
@@ -207,12 +207,12 @@ def test_transformers_folders(hub, tmp_path, form):
     assert type(backbone) is keras_spm.PVTv2 and backbone.embedding_norm_epsilon == 1e-6
     if form == "no classifier":
         model = keras_spm.ImageClassifier.from_preset("hf://them/pvt", num_classes=2)
-        assert sorted(model.load_report.fresh) == ["head/bias", "head/kernel"]
+        assert sorted(model.load_report.missing_keys) == ["head/bias", "head/kernel"]
     else:
         model = keras_spm.ImageClassifier.from_preset("hf://them/pvt")
         assert model.class_names == ["crane (0)", "heron", "crane (2)"]
         assert model.mean == (0.1, 0.2, 0.3)
-        assert not model.load_report.fresh
+        assert not model.load_report.missing_keys
 
 
 # Faults. tests/test_campaigns.py has those of the connection, the disk and the process.

@@ -118,7 +118,7 @@ def _residual(keras_hub, stacks=4):
 @pytest.mark.parametrize("build", [_mit, _residual])
 def test_their_backbones_in_our_segmenter(keras_hub, build, tmp_path):
     backbone = build(keras_hub)
-    batching = ImageBatching(shorter_side=64, longer_side=64, divisor=64)
+    batching = ImageBatching(min_size=64, max_size=64, size_divisor=64)
     task = SemanticSegmenter(backbone, 3, pyramid_channels=8, head_channels=8, batching=batching)
     check_learning(task, backbone, LABELS)
     images = contract.images(2, 64, 64).astype("uint8")
@@ -132,7 +132,7 @@ def test_their_backbones_in_our_segmenter(keras_hub, build, tmp_path):
 def test_their_backbone_in_our_detector(keras_hub, tmp_path):
     """Frozen it stays, in a saved model too."""
     backbone = _residual(keras_hub)
-    small = {"pyramid_channels": 8, "head_channels": 8, "head_depth": 1, "score_threshold": 0.0}
+    small = {"pyramid_channels": 8, "head_channels": 8, "num_convs": 1, "score_threshold": 0.0}
     task = ObjectDetector(backbone, 3, **small)
     task.freeze()
     head = {variable.path for variable in task.trainable_variables}
@@ -155,8 +155,8 @@ def test_what_is_not_known_of_their_backbones_is_said(keras_hub):
         with pytest.raises(ValueError, match="stages of a ResNetBackbone .* Received: up_to_stage"):
             task.freeze(**arguments)
     assert task.backbone.trainable
-    with pytest.raises(TypeError, match="multiply-adds of ResNetBackbone are not known"):
-        task.multiply_adds((1, 64, 64, 3))
+    with pytest.raises(TypeError, match="MACs of ResNetBackbone are not known"):
+        task.macs((1, 64, 64, 3))
 
 
 def test_a_backbone_without_the_levels_is_refused(keras_hub):

@@ -65,7 +65,7 @@ def test_public_names():
         "StepwisePatchMerging",
         "TransformerBlock",
         "WindowAttention",
-        "multiply_adds",
+        "macs",
     ]
 
 

@@ -27,12 +27,12 @@ def test_a_folder_loads_at_other_sizes(tmp_path):
     pvt = randomize(golden.backbone("pvt"))
     pvt.save_to_preset(tmp_path / "pvt")
     dense = keras_spm.PVT.from_preset(tmp_path / "pvt", class_token=False)
-    assert dense.load_report.left_over == (
+    assert dense.load_report.unexpected_keys == (
         *("norm/beta", "norm/gamma", "stage4/class_position", "stage4/class_token"),
     )
-    reference = golden.backbone("pvt", position_image_size=(96, 64))
+    reference = golden.backbone("pvt", pretrain_image_size=(96, 64))
     keras_spm.load_torch_weights(reference, keras_spm.to_torch_state_dict(pvt))
-    larger = keras_spm.PVT.from_preset(tmp_path / "pvt", position_image_size=(96, 64))
+    larger = keras_spm.PVT.from_preset(tmp_path / "pvt", pretrain_image_size=(96, 64))
     assert len(larger.load_report.resized) == 4
     assert _same(larger, reference)
     swin = randomize(golden.backbone("official_swin"))
@@ -67,12 +67,12 @@ def test_a_backbone_comes_back(tmp_path, name):
     again = type(backbone).from_preset(tmp_path / "saved")
     assert _same(again, backbone)
     assert again.dtype_policy.name == "mixed_bfloat16" and again.frozen_stages == 2
-    assert not again.load_report.fresh and not again.load_report.left_over
+    assert not again.load_report.missing_keys and not again.load_report.unexpected_keys
     fresh = type(backbone).from_preset(tmp_path / "saved", load_weights=False, drop_path_rate=0.0)
     assert fresh.drop_path_rate == 0 and not _same(fresh, backbone)
 
 
-def test_a_task_comes_back_with_its_names_and_normalisation(tmp_path):
+def test_a_task_comes_back_with_its_names_and_normalization(tmp_path):
     model = keras_spm.ImageClassifier(
         golden.backbone("pvt_v2_spm"),
         3,
@@ -89,11 +89,11 @@ def test_a_task_comes_back_with_its_names_and_normalisation(tmp_path):
     assert again.class_names == model.class_names and again.mean == model.mean
     assert again.preprocessing.get_config() == model.preprocessing.get_config()
     other = keras_spm.ImageClassifier.from_preset(tmp_path / "birds", num_classes=5)
-    assert other.class_names is None and sorted(other.load_report.fresh) == [
+    assert other.class_names is None and sorted(other.load_report.missing_keys) == [
         *("head/bias", "head/kernel")
     ]
     backbone = keras_spm.PVTv2SPM.from_preset(tmp_path / "birds")
-    assert sorted(backbone.load_report.left_over) == ["head/bias", "head/kernel"]
+    assert sorted(backbone.load_report.unexpected_keys) == ["head/bias", "head/kernel"]
     assert _same(backbone, model.backbone)
 
 
@@ -160,7 +160,7 @@ def _backbone(**changes):
             ValueError,
             "Unknown backbone class 'os.system'",
         ),
-        (_backbone(colour="red"), FormatError, "cannot be built: .*colour"),
+        (_backbone(color="red"), FormatError, "cannot be built: .*color"),
         (_backbone(depths=[1, 1, 1, 1]), MismatchError, "unexpected: stage3/block2"),
         (_backbone(depths=[1, 1]), ValueError, "depths"),
         (_edited(format=None, model_type="vit"), FormatError, "model_type 'vit' is none of pvt"),

@@ -1,4 +1,4 @@
-"""Names: presets of every class, their nearest neighbours, and what constructors refuse."""
+"""Names: presets of every class, their nearest neighbors, and what constructors refuse."""
 
 import numpy as np
 import pytest
@@ -112,5 +112,5 @@ def test_bad_arguments_are_named(make, message):
 
 
 def test_unknown_arguments_are_named():
-    with pytest.raises(TypeError, match="colour"):
-        PVTv2.from_preset("mini", load_weights=False, colour="red")
+    with pytest.raises(TypeError, match="color"):
+        PVTv2.from_preset("mini", load_weights=False, color="red")

@@ -8,7 +8,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from keras_spm.visualize import class_colours
+from keras_spm.visualize import class_colors
 from keras_spm.visualize import plot_detections
 from keras_spm.visualize import plot_segmentations
 
@@ -37,7 +37,7 @@ def _shown(axis):
 
 
 def _boxes(axis):
-    """[(left, top, width, height, colour)] of the rectangles."""
+    """[(left, top, width, height, color)] of the rectangles."""
     return [
         (*each.get_xy(), each.get_width(), each.get_height(), to_rgb(each.get_edgecolor()))
         for each in axis.patches
@@ -62,7 +62,7 @@ def test_detections_are_drawn_beside_the_truth(drawn, tmp_path):
     assert [axis.get_title() for axis in axes[0]] == ["truth", "prediction"]
     for row, pixels in zip(axes, (PIXELS, PIXELS[:10]), strict=True):
         assert all((_shown(axis) == pixels).all() for axis in row)
-    cat, dog = (tuple(colour / 255) for colour in class_colours(3)[1:])
+    cat, dog = (tuple(color / 255) for color in class_colors(3)[1:])
     assert _boxes(axes[0, 0]) == [(1, 2, 10, 6, dog)]
     assert _boxes(axes[0, 1]) == [(2, 2, 10, 7, dog), (0, 0, 5, 5, cat)]
     assert _boxes(axes[1, 0]) == [] and _boxes(axes[1, 1]) == [(3, 4, 2, 2, cat)]
@@ -72,7 +72,7 @@ def test_detections_are_drawn_beside_the_truth(drawn, tmp_path):
         assert picture.format == "PNG"
 
 
-def test_class_maps_are_drawn_in_their_colours(drawn, tmp_path):
+def test_class_maps_are_drawn_in_their_colors(drawn, tmp_path):
     truth = np.zeros((20, 30), "uint8")
     truth[:, 10:], truth[:, 20:] = 2, 255
     prediction = np.full((20, 30), 1, "int64")
@@ -82,7 +82,7 @@ def test_class_maps_are_drawn_in_their_colours(drawn, tmp_path):
     assert [axis.get_title() for axis in axes[0]] == ["image", "truth", "prediction"]
     image, true, predicted = map(_shown, axes[0])
     assert (image == PIXELS).all()
-    ground, cat, dog = class_colours(3)
+    ground, cat, dog = class_colors(3)
     assert (true[:, :10] == ground).all() and (true[:, 10:20] == dog).all()
     assert (true[:, 20:] == 255).all() and (predicted == cat).all()
     (legend,) = axes[0, 0].figure.legends
@@ -102,7 +102,7 @@ def test_an_image_alone_has_no_truth(drawn, tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 21, 150])
-def test_every_class_has_its_own_colour(count):
-    colours = class_colours(count)
-    assert colours.shape == (count, 3) and not colours[0].any()
-    assert len({tuple(colour) for colour in colours.tolist()}) == count
+def test_every_class_has_its_own_color(count):
+    colors = class_colors(count)
+    assert colors.shape == (count, 3) and not colors[0].any()
+    assert len({tuple(color) for color in colors.tolist()}) == count

@@ -40,7 +40,7 @@ def test_every_preset_has_a_card(preset):
     card = read_card(preset)
     assert json.loads(card_path(preset).read_text()) == dataclasses.asdict(card)
     if card.address is not None:
-        assert card.licence and card.published_by and card.published_top1 > 70
+        assert card.license and card.published_by and card.published_top1 > 70
         preprocessing = keras_spm.data.ImagePreprocessing(**card.classifier["preprocessing"])
         assert preprocessing.image_size == (224, 224)
         assert len(card.classifier["class_names"]) == 1000

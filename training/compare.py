@@ -25,8 +25,12 @@ MEASURED = ("test_mean_iou", "test_pixel_accuracy", "test_AP", "test_AP50", "sec
 SEGMENTATION, DETECTION = "segmentation_digit_scenes", "detection_digit_scenes"
 FASTEST = "tensorflow"
 RUNS = (
-    *((SEGMENTATION, FASTEST, merging, seed) for seed in range(3) for merging in ("spm", "own")),
-    *((DETECTION, FASTEST, merging, 0) for merging in ("spm", "own")),
+    *(
+        (SEGMENTATION, FASTEST, merging, seed)
+        for seed in range(3)
+        for merging in ("spm", "default")
+    ),
+    *((DETECTION, FASTEST, merging, 0) for merging in ("spm", "default")),
     *((task, each, "spm", 0) for task in (SEGMENTATION, DETECTION) for each in ("jax", "torch")),
 )
 

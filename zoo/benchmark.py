@@ -161,22 +161,22 @@ def alone(contender):
 
 
 def peak(dtype, rounds, seconds):
-    """Multiply-adds a second of a matrix product, on the backend that does it best."""
+    """MACs a second of a matrix product, on the backend that does it best."""
     products = [Contender("matrix product", SIDE, each, dtype=dtype) for each in suite.BACKENDS]
     with tempfile.TemporaryDirectory() as folder, started(products, folder) as workers:
         times = alternating(workers, "forward", rounds, seconds)
         fastest = min(map(statistics.median, times.values()))
-        return workers[0].ask("multiply_adds") / fastest
+        return workers[0].ask("macs") / fastest
 
 
 def measured(comparison, rounds, seconds, folder):
-    """Yields (contender, measure, values, multiply-adds or 0) of a comparison."""
+    """Yields (contender, measure, values, MACs or 0) of a comparison."""
     timed = [name for name in comparison.measures if name in report.PASSES]
     if timed:
         for shape in dict.fromkeys((each.batch, each.size) for each in comparison.contenders):
             members = [each for each in comparison.contenders if (each.batch, each.size) == shape]
             with started(members, folder) as workers:
-                counts = {worker.contender: worker.ask("multiply_adds") for worker in workers}
+                counts = {worker.contender: worker.ask("macs") for worker in workers}
                 for name in timed:
                     times = alternating(workers, name, rounds, seconds)
                     for contender, values in times.items():
@@ -197,12 +197,12 @@ def rows_of(comparison, peaks, rounds, seconds, folder):
             **dataclasses.asdict(contender),
             measure=name,
             **report.summary(values),
-            multiply_adds=multiply_adds,
+            macs=macs,
             peak=peaks.get(contender.dtype, 0.0),
             date=date,
             machine=here,
         )
-        for contender, name, values, multiply_adds in measured(comparison, rounds, seconds, folder)
+        for contender, name, values, macs in measured(comparison, rounds, seconds, folder)
     ]
 
 

@@ -14,20 +14,20 @@ WIDE = "#b8b8d1"
 GUIDE = "#2a9d8f"
 
 
-def grid(axis, left, bottom, cells, side, colour, **style):
+def grid(axis, left, bottom, cells, side, color, **style):
     """A square map of cells x cells."""
     step = side / cells
     for row in range(cells):
         for column in range(cells):
             corner = (left + column * step, bottom + row * step)
-            axis.add_patch(Rectangle(corner, step, step, fc=colour, ec="white", lw=0.8, **style))
+            axis.add_patch(Rectangle(corner, step, step, fc=color, ec="white", lw=0.8, **style))
 
 
-def stack(axis, left, bottom, cells, side, colours):
-    """A map with depth: one sheet per colour, the last in front."""
-    for sheet, colour in enumerate(colours):
-        shift = 0.09 * (len(colours) - 1 - sheet)
-        grid(axis, left + shift, bottom + shift, cells, side, colour)
+def stack(axis, left, bottom, cells, side, colors):
+    """A map with depth: one sheet per color, the last in front."""
+    for sheet, color in enumerate(colors):
+        shift = 0.09 * (len(colors) - 1 - sheet)
+        grid(axis, left + shift, bottom + shift, cells, side, color)
 
 
 def arrow(axis, start, end):
@@ -51,13 +51,13 @@ def main():
     label(axis, 1.0, 3.25, "channels in\nfour runs")
 
     # One depthwise kernel a run.
-    for place, (size, colour) in enumerate(zip((3, 5, 7, 9), RUNS, strict=True)):
-        centre = 3.15 - 0.68 * place
+    for place, (size, color) in enumerate(zip((3, 5, 7, 9), RUNS, strict=True)):
+        center = 3.15 - 0.68 * place
         side = 0.17 + 0.045 * size
-        grid(axis, 2.75 - side / 2, centre - side / 2, size, side, colour)
-        label(axis, 3.38, centre, f"{size}×{size}", fontsize=8)
-        arrow(axis, (1.9, 2.1), (2.4, centre))
-        arrow(axis, (3.68, centre), (4.15, 2.1))
+        grid(axis, 2.75 - side / 2, center - side / 2, size, side, color)
+        label(axis, 3.38, center, f"{size}×{size}", fontsize=8)
+        arrow(axis, (1.9, 2.1), (2.4, center))
+        arrow(axis, (3.68, center), (4.15, 2.1))
     label(axis, 2.85, 0.55, "depthwise,\none scale a run")
 
     # Mixing.

@@ -10,14 +10,14 @@ from contenders import UnavailableError
 class _KerasSteps:
     """Steps of a Keras model, as `predict_on_batch` and `train_on_batch` take them."""
 
-    def __init__(self, model, contender, targets, multiply_adds):
+    def __init__(self, model, contender, targets, macs):
         import keras
 
         keras.utils.set_random_seed(0)
         self.model = model
         self.inputs = keras.ops.convert_to_tensor(contender.inputs())
         self.targets = keras.tree.map_structure(keras.ops.convert_to_tensor, targets)
-        self.multiply_adds = multiply_adds
+        self.macs = macs
 
     def forward(self):
         self.model.predict_on_batch(self.inputs)
@@ -50,7 +50,7 @@ def make_keras_spm(contender):
     if contender.compiled:
         model.compile(jit_compile=True)
     return _KerasSteps(
-        model, contender, targets(contender), lambda: model.multiply_adds(contender.input_shape)
+        model, contender, targets(contender), lambda: model.macs(contender.input_shape)
     )
 
 
@@ -58,7 +58,7 @@ def _labels(contender):
     return np.arange(contender.batch) % CLASSES
 
 
-def _class_maps(contender):
+def _segmentation_maps(contender):
     return np.zeros(contender.input_shape[:3], "int32")
 
 
@@ -74,7 +74,7 @@ def _boxes(contender):
 # (class, classes to tell apart, targets), by what stands before the colon of a model.
 _CLASSIFIER = ("ImageClassifier", CLASSES, _labels)
 _TASKS = {
-    "segmenter": ("SemanticSegmenter", 150, _class_maps),
+    "segmenter": ("SemanticSegmenter", 150, _segmentation_maps),
     "detector": ("ObjectDetector", 80, _boxes),
 }
 
@@ -100,30 +100,28 @@ def _regression(inputs, outputs, contender, counted):
     """Trains towards zeros, where there is no task."""
     import keras
 
-    from keras_spm.layers.multiply_adds import multiply_adds
+    from keras_spm.layers.macs import macs
 
     model = _compiled(keras.Model(inputs, outputs), contender, "mean_squared_error")
     targets = np.zeros((contender.batch, outputs.shape[-1]), "float32")
-    return _KerasSteps(
-        model, contender, targets, lambda: multiply_adds(counted, contender.input_shape)
-    )
+    return _KerasSteps(model, contender, targets, lambda: macs(counted, contender.input_shape))
 
 
 def _classification(model, contender, **overrides):
     """Of another library; `overrides` make a backbone of ours what that library's is."""
     import keras
 
-    def multiply_adds():
+    def macs():
         import keras_spm
 
         same = keras_spm.backbones.PyramidBackbone.from_preset(
             contender.model, load_weights=False, **overrides
         )
-        return keras_spm.ImageClassifier(same, CLASSES).multiply_adds(contender.input_shape)
+        return keras_spm.ImageClassifier(same, CLASSES).macs(contender.input_shape)
 
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model = _compiled(model, contender, loss)
-    return _KerasSteps(model, contender, _labels(contender), multiply_adds)
+    return _KerasSteps(model, contender, _labels(contender), macs)
 
 
 def make_keras_hub(contender):
@@ -193,5 +191,5 @@ class MatrixProduct:
         product = self.product(self.first, self.second)
         ops.convert_to_numpy(ops.cast(product[0, 0], "float32"))
 
-    def multiply_adds(self):
+    def macs(self):
         return self.side**3

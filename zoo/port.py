@@ -67,8 +67,8 @@ def _classes(class_names):
 
 def _check_complete(report, source):
     print(report)
-    if report.fresh:
-        raise ValueError(f"{source} leaves these without weights: {', '.join(report.fresh)}")
+    if report.missing_keys:
+        raise ValueError(f"{source} leaves these without weights: {', '.join(report.missing_keys)}")
 
 
 def main(arguments=None):

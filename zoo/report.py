@@ -9,7 +9,7 @@ import suite
 BEGIN, END = "<!-- benchmark: written by zoo/benchmark.py -->", "<!-- end of benchmark -->"
 
 # measure → (heading, what its unit is divided by, format). A training step is counted as
-# three forward passes' multiply-adds, as is the field's custom.
+# three forward passes' MACs, as is the field's custom.
 MEASURES = {
     "forward": ("forward, ms", 1e-3, ".1f"),
     "train": ("training step, ms", 1e-3, ".1f"),
@@ -29,8 +29,8 @@ class Row:
         measure: a key of `MEASURES`.
         median, lower, upper: of all rounds, and the quartiles; seconds or bytes.
         rounds: how many there were.
-        multiply_adds: of one example's forward pass; 0 where nobody counted.
-        peak: multiply-adds a second of a matrix product in this run, the best there was.
+        macs: of one example's forward pass; 0 where nobody counted.
+        peak: MACs a second of a matrix product in this run, the best there was.
         date, machine: when and where.
     """
 
@@ -47,7 +47,7 @@ class Row:
     lower: float
     upper: float
     rounds: int
-    multiply_adds: int
+    macs: int
     peak: float
     date: str
     machine: str
@@ -58,8 +58,8 @@ class Row:
 
     @property
     def speed(self):
-        """Multiply-adds a second."""
-        return PASSES[self.measure] * self.multiply_adds * self.batch / self.median
+        """MACs a second."""
+        return PASSES[self.measure] * self.macs * self.batch / self.median
 
 
 def summary(values):
@@ -130,7 +130,7 @@ def markdown(rows):
 
 def _table(rows):
     measures = [name for name in MEASURES if any(row.measure == name for row in rows)]
-    headings, alignment = ["", "batch × size", "multiply-adds, G"], ["---", "---", "---:"]
+    headings, alignment = ["", "batch × size", "MACs, G"], ["---", "---", "---:"]
     for measure in measures:
         headings.append(MEASURES[measure][0])
         headings += ["GFLOP/s", "of peak"] if measure in PASSES else []
@@ -141,7 +141,7 @@ def _table(rows):
         by_measure = {row.measure: row for row in rows if _contender(row) == contender}
         first = next(iter(by_measure.values()))
         cells = [labels[contender], f"{first.batch} × {first.size}²"]
-        cells.append(_number(first.multiply_adds / 1e9, ".2f"))
+        cells.append(_number(first.macs / 1e9, ".2f"))
         for measure in measures:
             cells += _cells(measure, by_measure.get(measure))
         lines.append(f"| {' | '.join(cells)} |")
@@ -271,10 +271,10 @@ def _bars(axis, rows, measure, names):
     for label, row in zip(_labels(rows), rows, strict=True):
         if row.measure == measure:
             middle, low, high = (value * 1e3 for value in (row.median, row.lower, row.upper))
-            colour = OURS if row.library == "keras_spm" else THEIRS
+            color = OURS if row.library == "keras_spm" else THEIRS
             spread = [[middle - low], [high - middle]]
             place = names.index(label)
-            axis.barh(place, middle, xerr=spread, color=colour, error_kw={"lw": 0.8})
+            axis.barh(place, middle, xerr=spread, color=color, error_kw={"lw": 0.8})
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlabel(MEASURES[measure][0], fontsize=7)

@@ -22,8 +22,8 @@ FAMILIES = (
 def table():
     """Returns the Markdown table: every variant without and with SPM."""
     lines = [
-        "| variant | parameters | multiply-adds, G "
-        "| with SPM: parameters | multiply-adds, G | in the reference's form, G "
+        "| variant | parameters | MACs, G "
+        "| with SPM: parameters | MACs, G | in the reference's form, G "
         "| published weights | top-1, % |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
@@ -34,7 +34,7 @@ def table():
                 f"`{plain.__name__}` {name}",
                 *_figures(model),
                 *_figures(spm_model),
-                _billions(spm_model.multiply_adds(INPUT_SHAPE) + _spared(spm_model.backbone)),
+                _billions(spm_model.macs(INPUT_SHAPE) + _spared(spm_model.backbone)),
                 *_published(f"{plain.preset_prefix}{name}"),
             ]
             lines.append(f"| {' | '.join(cells)} |")
@@ -47,7 +47,7 @@ def _classifier(cls, name):
 
 def _figures(model):
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
-    return f"{parameters:,}", _billions(model.multiply_adds(INPUT_SHAPE))
+    return f"{parameters:,}", _billions(model.macs(INPUT_SHAPE))
 
 
 def _published(preset):

@@ -48,7 +48,7 @@ class _TorchSteps:
         self.optimizer.step()
         loss.item()
 
-    def multiply_adds(self):
+    def macs(self):
         # Attention as the products that it is, since fused kernels are not all counted.
         counter = FlopCounterMode(display=False)
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:

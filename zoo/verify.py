@@ -5,7 +5,7 @@ Names and shapes of tensors say nothing of two equal-shaped ones that were swapp
 square matrix that was transposed; numbers do. The checks:
 
 --reference FILE    what the original code computed, stage by stage: a .safetensors file with
-                    `images` (normalised) and any of `P2` to `P5`, `pooled` and `logits`, as
+                    `images` (normalized) and any of `P2` to `P5`, `pooled` and `logits`, as
                     `keras_spm.compare` takes them. Needs no network.
 --image FILE        the first logits on the card, for image 000000039769 of COCO's validation
                     part.
@@ -35,7 +35,7 @@ def check_reference(model, file):
     """Compares all outputs with a reference file's; returns whether they agree."""
     comparison = keras_spm.compare(model, load_file(file))
     print(comparison)
-    return comparison.parts_at is None
+    return comparison.first_mismatch is None
 
 
 def check_first_logits(model, card, file):

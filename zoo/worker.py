@@ -6,7 +6,7 @@ It says in one line of JSON that it is built, `{}`, or why it cannot be, `{"unav
     forward         → seconds of one forward pass of a batch
     train           → seconds of one training step: forward, backward, AdamW
     memory          → bytes: highest resident size since building less that after building
-    multiply_adds   → those of one example's forward pass
+    macs   → those of one example's forward pass
 
 A step is over when its numbers are there. Weights are random, and nothing is dropped out.
 """
@@ -69,8 +69,8 @@ def serve(contender, requests, answer):
     for request in map(str.strip, requests):
         if request == "memory":
             answer(_memory()[1] - resident)
-        elif request == "multiply_adds":
-            answer(steps.multiply_adds())
+        elif request == "macs":
+            answer(steps.macs())
         else:
             started = time.perf_counter()
             getattr(steps, request)()

@@ -2,49 +2,49 @@
 
 import keras
 
+from keras_spm.layers.dense import Dense
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
-from keras_spm.layers.linear import Linear
 from keras_spm.layers.multi_scale_aggregation import MultiScaleAggregation
 from keras_spm.layers.stepwise_patch_merging import StepwisePatchMerging
 from keras_spm.registry import lookup
 
 
-def make_merging(kind, output_dim, own_merging, fused, dtype):
+def make_merging(kind, output_dim, default_merging, fused, dtype):
     """Returns the layer named "merging" that halves the map and widens to `output_dim`.
 
     Args:
-        kind: `"own"`, the family's own layer; `"spm"`, Stepwise Patch Merging; and its
+        kind: `"default"`, the family's own layer; `"spm"`, Stepwise Patch Merging; and its
             two halves alone, for ablation: `"msa"`, Multi-Scale Aggregation to
             `output_dim` and then the family's own layer at that width; `"gle"`, a
             linear map to `output_dim` and then Guided Local Enhancement.
         output_dim: int.
-        own_merging: function (output_dim, name, dtype) → layer, the family's own.
-        fused: bool, whether batch normalisations are folded away.
+        default_merging: function (output_dim, name, dtype) → layer, the family's own.
+        fused: bool, whether batch normalizations are folded away.
         dtype: dtype policy or its name.
     """
-    return lookup("merging", kind, _KINDS)(output_dim, own_merging, fused, dtype)
+    return lookup("merging", kind, _KINDS)(output_dim, default_merging, fused, dtype)
 
 
-def _own(output_dim, own_merging, fused, dtype):
-    return own_merging(output_dim, name="merging", dtype=dtype)
+def _own(output_dim, default_merging, fused, dtype):
+    return default_merging(output_dim, name="merging", dtype=dtype)
 
 
-def _spm(output_dim, own_merging, fused, dtype):
+def _spm(output_dim, default_merging, fused, dtype):
     return StepwisePatchMerging(output_dim, fused=fused, name="merging", dtype=dtype)
 
 
-def _msa(output_dim, own_merging, fused, dtype):
+def _msa(output_dim, default_merging, fused, dtype):
     aggregation = MultiScaleAggregation(
         output_dim, fused=fused, name="multi_scale_aggregation", dtype=dtype
     )
-    embedding = own_merging(output_dim, name="embedding", dtype=dtype)
+    embedding = default_merging(output_dim, name="embedding", dtype=dtype)
     return keras.Sequential([aggregation, embedding], name="merging")
 
 
-def _gle(output_dim, own_merging, fused, dtype):
-    widening = Linear(output_dim, name="widening", dtype=dtype)
+def _gle(output_dim, default_merging, fused, dtype):
+    widening = Dense(output_dim, name="widening", dtype=dtype)
     enhancement = GuidedLocalEnhancement(fused=fused, name="guided_local_enhancement", dtype=dtype)
     return keras.Sequential([widening, enhancement], name="merging")
 
 
-_KINDS = {"own": _own, "spm": _spm, "msa": _msa, "gle": _gle}
+_KINDS = {"default": _own, "spm": _spm, "msa": _msa, "gle": _gle}

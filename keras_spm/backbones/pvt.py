@@ -51,10 +51,10 @@ VARIANTS = {
 class PVT(PyramidBackbone):
     """PVT: patch embedding, position embeddings, spatial-reduction attention, class token.
 
-    `pyramid_outputs` are the maps of the four stages before any final normalisation.
+    `pyramid_outputs` are the maps of the four stages before any final normalization.
     With the class token, `pooled_output` is the token and `output` the last map, both
-    after the final normalisation. Without it (the form for dense prediction) there is
-    no final normalisation, `output` is P5, and `pooled_output` its mean.
+    after the final normalization. Without it (the form for dense prediction) there is
+    no final normalization, `output` is P5, and `pooled_output` its mean.
 
     Args:
         embed_dims: four ints, channels of the stages.
@@ -65,12 +65,12 @@ class PVT(PyramidBackbone):
         class_token: bool, whether a class token enters at stage 4; its `sr_ratios`
             must be 1 then.
         drop_path_rate: float, of the last block; earlier ones rise to it from 0.
-        merging: `"own"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
             or `"gle"`, one half of Stepwise Patch Merging.
-        fused: bool, whether batch normalisations are folded away, see `keras_spm.fuse`.
+        fused: bool, whether batch normalizations are folded away, see `keras_spm.fuse`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code, 1e-6 in transformers').
-        position_image_size: (height, width) of the images whose grids the position
+        pretrain_image_size: (height, width) of the images whose grids the position
             embeddings have; for other images they are resized. By default that of
             `image_shape`, and 224x224 where that leaves the size open.
         dtype: dtype policy of the layers.
@@ -97,10 +97,10 @@ class PVT(PyramidBackbone):
         sr_ratios,
         class_token=True,
         drop_path_rate=0.0,
-        merging="own",
+        merging="default",
         fused=False,
         embedding_norm_epsilon=1e-5,
-        position_image_size=None,
+        pretrain_image_size=None,
         image_shape=None,
         data_format=None,
         dtype=None,
@@ -118,11 +118,11 @@ class PVT(PyramidBackbone):
                 "With `class_token=True` the last of `sr_ratios` must be 1: a class token has "
                 f"no place on a map. Received: sr_ratios={per_stage['sr_ratios']}"
             )
-        if position_image_size is None:
+        if pretrain_image_size is None:
             sizes = spatial_sizes(image_shape, data_format)
-            position_image_size = PRETRAINING_SIZE if None in sizes else sizes
+            pretrain_image_size = PRETRAINING_SIZE if None in sizes else sizes
         embedding = functools.partial(PatchEmbedding, norm_epsilon=embedding_norm_epsilon)
-        own_merging = functools.partial(embedding, patch_size=2)
+        default_merging = functools.partial(embedding, patch_size=2)
 
         def make_block(stage, block, rate, name):
             attention = SpatialReductionAttention(
@@ -137,11 +137,11 @@ class PVT(PyramidBackbone):
             return TransformerBlock(attention, mlp, rate, NORM_EPSILON, dtype=dtype, name=name)
 
         def make_stage(stage, blocks):
-            grid = [ceil_divide(size, 4 * 2**stage) for size in position_image_size]
+            grid = [ceil_divide(size, 4 * 2**stage) for size in pretrain_image_size]
             stage_class = ClassTokenStage if class_token and stage == 3 else Stage
             return stage_class(
                 blocks,
-                make_merging(merging, embed_dims[stage], own_merging, fused, dtype)
+                make_merging(merging, embed_dims[stage], default_merging, fused, dtype)
                 if stage
                 else None,
                 position_embedding=PositionEmbedding(grid, dtype=dtype, name="position_embedding"),
@@ -162,7 +162,7 @@ class PVT(PyramidBackbone):
                 "merging": merging,
                 "fused": fused,
                 "embedding_norm_epsilon": embedding_norm_epsilon,
-                "position_image_size": tuple(position_image_size),
+                "pretrain_image_size": tuple(pretrain_image_size),
             },
             image_shape=image_shape,
             data_format=data_format,

@@ -61,7 +61,7 @@ VARIANTS = {
 class PVTv2(PyramidBackbone):
     """PVT v2: overlapping patch embedding, spatial-reduction attention, convolutional MLP.
 
-    `pyramid_outputs` are the normalised maps of the four stages; `pooled_output` is the
+    `pyramid_outputs` are the normalized maps of the four stages; `pooled_output` is the
     mean of the last one.
 
     Args:
@@ -72,9 +72,9 @@ class PVTv2(PyramidBackbone):
         sr_ratios: four ints, spatial reduction of keys and values.
         linear_attention: bool, keys and values pooled to 7x7 (the `_li` variants).
         drop_path_rate: float, of the last block; earlier ones rise to it from 0.
-        merging: `"own"` (a 3x3 convolution), `"spm"`, or for ablation `"msa"` or
+        merging: `"default"` (a 3x3 convolution), `"spm"`, or for ablation `"msa"` or
             `"gle"`, one half of Stepwise Patch Merging.
-        fused: bool, whether batch normalisations are folded away, see `keras_spm.fuse`.
+        fused: bool, whether batch normalizations are folded away, see `keras_spm.fuse`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official and timm's code, 1e-6 in transformers').
         dtype: dtype policy of the layers.
@@ -101,7 +101,7 @@ class PVTv2(PyramidBackbone):
         sr_ratios,
         linear_attention=False,
         drop_path_rate=0.0,
-        merging="own",
+        merging="default",
         fused=False,
         embedding_norm_epsilon=1e-5,
         dtype=None,
@@ -117,7 +117,7 @@ class PVTv2(PyramidBackbone):
         embedding = functools.partial(
             OverlappingPatchEmbedding, norm_epsilon=embedding_norm_epsilon
         )
-        own_merging = functools.partial(embedding, patch_size=3, strides=2)
+        default_merging = functools.partial(embedding, patch_size=3, strides=2)
 
         def make_block(stage, block, rate, name):
             attention = SpatialReductionAttention(
@@ -135,7 +135,7 @@ class PVTv2(PyramidBackbone):
         def make_stage(stage, blocks):
             return Stage(
                 blocks,
-                make_merging(merging, embed_dims[stage], own_merging, fused, dtype)
+                make_merging(merging, embed_dims[stage], default_merging, fused, dtype)
                 if stage
                 else None,
                 LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),

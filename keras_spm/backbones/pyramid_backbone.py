@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.macs import macs
 from keras_spm.registry import load_preset
 from keras_spm.registry import save_preset
 
@@ -21,7 +21,7 @@ class PyramidBackbone(keras.Model):
     - `pyramid_level_inputs`: the layer that makes each level's (channels_last) map, by
       name;
     - `output`: the last feature map, (batch, ceil(H / 32), ceil(W / 32), channels), as
-      the family's classifier sees it: P5, or P5 after a final normalisation;
+      the family's classifier sees it: P5, or P5 after a final normalization;
     - `pooled_output`: (batch, channels), what the family's own classifier reads.
 
     Images are (batch, H, W, 3), or (batch, 3, H, W) with
@@ -170,13 +170,13 @@ class PyramidBackbone(keras.Model):
     def freeze(self, up_to_stage=4, batch_normalization=False):
         """Freezes the stem and stages 1 to `up_to_stage`; later stages train.
 
-        The final normalisation, where there is one, goes with stage 4. Frozen batch
-        normalisations stay in evaluation. 0 freezes nothing. As always in Keras, a
+        The final normalization, where there is one, goes with stage 4. Frozen batch
+        normalizations stay in evaluation. 0 freezes nothing. As always in Keras, a
         compiled model takes notice when it is compiled again.
 
         Args:
             up_to_stage: int from 0 to 4, kept as `frozen_stages`.
-            batch_normalization: bool, whether the batch normalisations of all stages are
+            batch_normalization: bool, whether the batch normalizations of all stages are
                 frozen, for batches too small to make statistics of; kept as
                 `frozen_batch_normalization`.
         """
@@ -195,8 +195,8 @@ class PyramidBackbone(keras.Model):
             self._final_norm.trainable = up_to_stage < len(self.stages)
         self.frozen_batch_normalization = batch_normalization
 
-    def multiply_adds(self, input_shape):
-        """Returns the multiply-adds of one image.
+    def macs(self, input_shape):
+        """Returns the MACs of one image.
 
         Args:
             input_shape: (batch, H, W, channels), channels_last; the batch is not
@@ -204,7 +204,7 @@ class PyramidBackbone(keras.Model):
         """
         total = 0
         for layer in (self.stem, *self.stages):
-            total += multiply_adds(layer, input_shape)
+            total += macs(layer, input_shape)
             input_shape = layer.compute_output_shape(input_shape)
         return total
 

@@ -35,8 +35,8 @@ VARIANTS = {
 class Swin(PyramidBackbone):
     """Swin: attention within windows, shifted in every second block.
 
-    `pyramid_outputs` are the maps of the four stages before any normalisation;
-    `output` is the last one after the final normalisation, and `pooled_output` its mean.
+    `pyramid_outputs` are the maps of the four stages before any normalization;
+    `output` is the last one after the final normalization, and `pooled_output` its mean.
 
     Args:
         embed_dim: int, channels of stage 1; each further stage has twice as many.
@@ -45,9 +45,9 @@ class Swin(PyramidBackbone):
         window_size: int, height and width of a window.
         mlp_ratio: number, hidden width of the MLP over the stage's channels.
         drop_path_rate: float, of the last block; earlier ones rise to it from 0.
-        merging: `"own"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
             or `"gle"`, one half of Stepwise Patch Merging.
-        fused: bool, whether batch normalisations are folded away, see `keras_spm.fuse`.
+        fused: bool, whether batch normalizations are folded away, see `keras_spm.fuse`.
         dtype: dtype policy of the layers.
         **kwargs: `image_shape`, `data_format`, `frozen_stages`,
             `frozen_batch_normalization`, `gradient_checkpointing` and `name`, see
@@ -71,13 +71,13 @@ class Swin(PyramidBackbone):
         window_size=7,
         mlp_ratio=4.0,
         drop_path_rate=0.0,
-        merging="own",
+        merging="default",
         fused=False,
         dtype=None,
         **kwargs,
     ):
         per_stage = four_each(depths=depths, num_heads=num_heads)
-        own_merging = functools.partial(PatchMerging, norm_epsilon=NORM_EPSILON)
+        default_merging = functools.partial(PatchMerging, norm_epsilon=NORM_EPSILON)
 
         def make_block(stage, block, rate, name):
             attention = WindowAttention(
@@ -94,7 +94,7 @@ class Swin(PyramidBackbone):
             dim = embed_dim * 2**stage
             return Stage(
                 blocks,
-                make_merging(merging, dim, own_merging, fused, dtype) if stage else None,
+                make_merging(merging, dim, default_merging, fused, dtype) if stage else None,
                 dtype=dtype,
                 name=f"stage{stage + 1}",
             )

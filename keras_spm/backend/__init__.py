@@ -8,18 +8,18 @@ pays for one that they do not use.
 from keras_spm.backend.attention import dot_product_attention
 from keras_spm.backend.batch_normalization import batch_normalization
 from keras_spm.backend.batch_normalization import normalized_by
+from keras_spm.backend.chunked import chunked_by_head
+from keras_spm.backend.chunked import chunked_by_image
 from keras_spm.backend.convolution import conv2d
+from keras_spm.backend.dense import dense
 from keras_spm.backend.depthwise_convolution import depthwise_conv2d
 from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
 from keras_spm.backend.depthwise_scales import depthwise_scales
 from keras_spm.backend.depthwise_scales import depthwise_scales_are_faster
+from keras_spm.backend.fused_elementwise import fused_elementwise
 from keras_spm.backend.gelu import gelu
-from keras_spm.backend.grouped_map import grouped_map
+from keras_spm.backend.grouped_pointwise import grouped_pointwise
 from keras_spm.backend.layer_normalization import layer_normalization
-from keras_spm.backend.linear import linear
-from keras_spm.backend.one_by_one import head_by_head
-from keras_spm.backend.one_by_one import image_by_image
-from keras_spm.backend.one_pass import in_one_pass
 from keras_spm.backend.padding import pad
 from keras_spm.backend.random_state import random_state
 from keras_spm.backend.random_state import set_random_state
@@ -33,12 +33,12 @@ __all__ = [
     "depthwise_supports_xla",
     "dot_product_attention",
     "gelu",
-    "grouped_map",
-    "head_by_head",
-    "image_by_image",
-    "in_one_pass",
+    "grouped_pointwise",
+    "chunked_by_head",
+    "chunked_by_image",
+    "fused_elementwise",
     "layer_normalization",
-    "linear",
+    "dense",
     "normalized_by",
     "pad",
     "random_state",

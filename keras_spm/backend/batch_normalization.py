@@ -1,4 +1,4 @@
-"""Normalisation of every channel by statistics, formulated per framework.
+"""Normalization of every channel by statistics, formulated per framework.
 
 By a batch's own PyTorch and TensorFlow have it in one operation with a gradient of its own,
 which leaves out the passes over the map that a mean, a variance and a scaled difference take
@@ -12,11 +12,11 @@ import math
 import keras
 from keras import ops
 
-from keras_spm.backend.one_pass import in_one_pass
+from keras_spm.backend.fused_elementwise import fused_elementwise
 
 
 def batch_normalization(inputs, gamma, beta, epsilon):
-    """Normalises every channel by its mean and variance in the batch.
+    """Normalizes every channel by its mean and variance in the batch.
 
     The variance is taken from deviations, not as a difference of squares, so that a mean
     far from zero costs no digits.
@@ -29,14 +29,14 @@ def batch_normalization(inputs, gamma, beta, epsilon):
 
     Returns:
         (outputs, mean, variance): like `inputs`, and (channels,) each. The variance is the
-        unbiased one, `n / (n - 1)` times that which normalises; zero for n = 1.
+        unbiased one, `n / (n - 1)` times that which normalizes; zero for n = 1.
     """
     return _FORMULATIONS[keras.config.backend()](inputs, gamma, beta, epsilon)
 
 
 def normalized_by(inputs, mean, variance, gamma, beta, epsilon):
-    """Returns the inputs, normalised by the mean and variance, (channels,), of every channel."""
-    return in_one_pass(_normalized)(inputs, mean, variance, gamma, beta, epsilon)
+    """Returns the inputs, normalized by the mean and variance, (channels,), of every channel."""
+    return fused_elementwise(_normalized)(inputs, mean, variance, gamma, beta, epsilon)
 
 
 def _normalized(inputs, mean, variance, gamma, beta, epsilon):

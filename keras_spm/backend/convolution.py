@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from keras_spm.backend.bias import add_bias
-from keras_spm.backend.linear import linear
+from keras_spm.backend.dense import dense
 from keras_spm.backend.padding import pad
 
 
@@ -59,4 +59,4 @@ def _of_patches(inputs, kernel, bias):
     patches = ops.reshape(patches, (-1, rows, size, columns, size, channels))
     patches = ops.transpose(patches, (0, 1, 3, 2, 4, 5))
     patches = ops.reshape(patches, (-1, rows, columns, size * size * channels))
-    return linear(patches, ops.reshape(kernel, (-1, filters)), bias)
+    return dense(patches, ops.reshape(kernel, (-1, filters)), bias)

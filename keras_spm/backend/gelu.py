@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_spm.backend.one_pass import in_one_pass
+from keras_spm.backend.fused_elementwise import fused_elementwise
 
 
 def gelu(inputs):
@@ -39,9 +39,9 @@ def _tensorflow(values):
     @tf.custom_gradient
     def exact(values):
         def gradient(upstream):
-            return in_one_pass(_gradient)(values, upstream)
+            return fused_elementwise(_gradient)(values, upstream)
 
-        return in_one_pass(_exact)(values), gradient
+        return fused_elementwise(_exact)(values), gradient
 
     return exact(values)
 

@@ -1,4 +1,4 @@
-"""Normalisation of every position by its own channels, formulated per framework.
+"""Normalization of every position by its own channels, formulated per framework.
 
 Under TensorFlow forward and gradient are one pass each over the map, and the gradient needs
 the inputs alone.
@@ -8,11 +8,11 @@ import keras
 from keras import ops
 
 from keras_spm.backend.bias import sum_of_positions
-from keras_spm.backend.one_pass import in_one_pass
+from keras_spm.backend.fused_elementwise import fused_elementwise
 
 
 def layer_normalization(inputs, gamma, beta, epsilon):
-    """Normalises the last axis to mean 0 and variance 1, then scales and shifts it.
+    """Normalizes the last axis to mean 0 and variance 1, then scales and shifts it.
 
     Args:
         inputs: (…, channels).
@@ -37,10 +37,10 @@ def _tensorflow(inputs, gamma, beta, epsilon):
     @tf.custom_gradient
     def normalized(inputs, gamma, beta):
         def gradients(upstream):
-            by_inputs, scaled = in_one_pass(_gradients)(inputs, gamma, upstream, epsilon)
+            by_inputs, scaled = fused_elementwise(_gradients)(inputs, gamma, upstream, epsilon)
             return by_inputs, sum_of_positions(scaled), sum_of_positions(upstream)
 
-        return in_one_pass(_outputs)(inputs, gamma, beta, epsilon), gradients
+        return fused_elementwise(_outputs)(inputs, gamma, beta, epsilon), gradients
 
     return normalized(inputs, gamma, beta)
 

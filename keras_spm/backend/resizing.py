@@ -5,7 +5,7 @@ from keras import ops
 
 
 def resize_bilinear(maps, size):
-    """Resizes maps with half-pixel centres and without antialiasing.
+    """Resizes maps with half-pixel centers and without antialiasing.
 
     Args:
         maps: (batch, rows, columns, channels).

@@ -58,7 +58,7 @@ def input_gradient(inputs, kernel, cotangent, strides, padding):
                 (taps.shape[1] - 1, columns - cotangent.shape[2]),
             )
             phases.append(_sum_of_taps(padded, taps, strides=1, padding=0))
-        # Neighbouring columns lie next to each other where phases are joined by channel.
+        # Neighboring columns lie next to each other where phases are joined by channel.
         bands.append(jnp.concatenate(phases, axis=-1).reshape(batch, rows, -1))
     gradient = jnp.stack(bands, axis=2)
     gradient = gradient.reshape(batch, rows * strides, columns * strides, channels)

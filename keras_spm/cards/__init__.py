@@ -24,10 +24,10 @@ class Card:
         repository: `owner/name` on the hub, or None where nothing is published.
         revision: commit of the hub, or None for the newest.
         sha256: of the weight file, or None for whatever the hub declares.
-        licence: of the weights.
-        preprocessing: `image_size`, `crop_fraction` and `interpolation` of the evaluation
+        license: of the weights.
+        preprocessing: `image_size`, `crop_pct` and `interpolation` of the evaluation
             that measured the accuracy, as `keras_spm.data.ImagePreprocessing` takes them,
-            with the `mean` and `standard_deviation` of the training.
+            with the `mean` and `std` of the training.
         classes: name of a list of class names, see `read_class_names`.
         published_top1: ImageNet-1K accuracy in percent as published.
         published_by: who published that figure.
@@ -40,7 +40,7 @@ class Card:
     repository: str | None = None
     revision: str | None = None
     sha256: str | None = None
-    licence: str | None = None
+    license: str | None = None
     preprocessing: dict | None = None
     classes: str | None = None
     published_top1: float | None = None
@@ -63,7 +63,7 @@ class Card:
             return {}
         class_names = read_class_names(self.classes)
         preprocessing = dict(self.preprocessing)
-        normalization = {key: preprocessing.pop(key) for key in ("mean", "standard_deviation")}
+        normalization = {key: preprocessing.pop(key) for key in ("mean", "std")}
         return {
             "num_classes": len(class_names),
             "class_names": class_names,
@@ -121,14 +121,14 @@ def _is_preprocessing(value):
     return isinstance(value, dict) and value.keys() == _PREPROCESSING
 
 
-_PREPROCESSING = {"image_size", "crop_fraction", "interpolation", "mean", "standard_deviation"}
+_PREPROCESSING = {"image_size", "crop_pct", "interpolation", "mean", "std"}
 
 # What the fields of a card may be, beside null.
 _MEANINGS = {
     "repository": _matches(r"\w[\w.-]*/\w[\w.-]*"),
     "revision": _matches("[0-9a-f]{40}"),
     "sha256": _matches("[0-9a-f]{64}"),
-    "licence": _is_text,
+    "license": _is_text,
     "preprocessing": _is_preprocessing,
     "classes": lambda value: value in CLASSES,
     "published_top1": _is_number,

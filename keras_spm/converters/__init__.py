@@ -7,7 +7,7 @@ from keras_spm.converters import pvt
 from keras_spm.converters import pvt_v2
 from keras_spm.converters import stepwise_patch_merging
 from keras_spm.converters import swin
-from keras_spm.weights import ledger
+from keras_spm.weights import state_dict
 from keras_spm.weights.errors import MismatchError
 from keras_spm.weights.formats import read_arrays
 from keras_spm.weights.messages import listed
@@ -67,7 +67,7 @@ def load_arrays(model_or_layer, arrays, where, layout="auto"):
     """The same for {name: numpy array}; `where` is what to call them in messages."""
     candidates = _candidates(model_or_layer, layout)
     variables = variables_of(model_or_layer)
-    found = [ledger.overlap(variables, arrays, candidate) for candidate in candidates]
+    found = [state_dict.overlap(variables, arrays, candidate) for candidate in candidates]
     if not max(found):
         raise MismatchError(
             f"{where}: no known layout of {type(model_or_layer).__name__} "
@@ -76,7 +76,7 @@ def load_arrays(model_or_layer, arrays, where, layout="auto"):
         )
     chosen = candidates[found.index(max(found))]
     _check_attributes(model_or_layer, chosen)
-    return ledger.load(variables, arrays, chosen, where)
+    return state_dict.load(variables, arrays, chosen, where)
 
 
 def to_torch_state_dict(model_or_layer, layout="official"):
@@ -111,7 +111,7 @@ def to_torch_state_dict(model_or_layer, layout="official"):
     chosen = next((each for each in candidates if each.bare != has_head), candidates[0])
     _check_attributes(model_or_layer, chosen)
     buffers = chosen.buffers(getattr(model_or_layer, "backbone", model_or_layer))
-    return ledger.write(values_of(model_or_layer), chosen) | buffers
+    return state_dict.write(values_of(model_or_layer), chosen) | buffers
 
 
 def list_layouts(model_or_layer):

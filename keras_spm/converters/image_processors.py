@@ -28,12 +28,12 @@ def from_timm(pretrained_cfg):
     """The same for the `pretrained_cfg` of a timm configuration."""
     arguments = _normalization(pretrained_cfg.get("mean"), pretrained_cfg.get("std"))
     _, *size = pretrained_cfg.get("input_size", [3])
-    crop_fraction = pretrained_cfg.get("crop_pct")
+    crop_pct = pretrained_cfg.get("crop_pct")
     interpolation = pretrained_cfg.get("interpolation")
-    centred = pretrained_cfg.get("crop_mode", "center") == "center"
-    if len(size) != 2 or crop_fraction is None or interpolation is None or not centred:
+    centered = pretrained_cfg.get("crop_mode", "center") == "center"
+    if len(size) != 2 or crop_pct is None or interpolation is None or not centered:
         return arguments
-    return arguments | _preprocessing(size, crop_fraction, interpolation)
+    return arguments | _preprocessing(size, crop_pct, interpolation)
 
 
 def _sizes(size):
@@ -46,17 +46,17 @@ def _sizes(size):
     return (size["height"], size["width"]) if "height" in size else ()
 
 
-def _preprocessing(image_size, crop_fraction, interpolation):
+def _preprocessing(image_size, crop_pct, interpolation):
     return {
         "preprocessing": {
             "image_size": tuple(image_size),
-            "crop_fraction": crop_fraction,
+            "crop_pct": crop_pct,
             "interpolation": interpolation,
         }
     }
 
 
-def _normalization(mean, standard_deviation):
-    if mean is None or standard_deviation is None:
+def _normalization(mean, std):
+    if mean is None or std is None:
         return {}
-    return {"mean": tuple(mean), "standard_deviation": tuple(standard_deviation)}
+    return {"mean": tuple(mean), "std": tuple(std)}

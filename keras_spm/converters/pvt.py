@@ -1,11 +1,11 @@
 """PVT as its official code, that of Stepwise Patch Merging, and transformers name it."""
 
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.rules import Layout
-from keras_spm.weights.rules import Rule
-from keras_spm.weights.rules import affine
-from keras_spm.weights.rules import normalization
-from keras_spm.weights.rules import stacked_linear
+from keras_spm.weights.key_mapping import Layout
+from keras_spm.weights.key_mapping import Rule
+from keras_spm.weights.key_mapping import affine
+from keras_spm.weights.key_mapping import normalization
+from keras_spm.weights.key_mapping import stacked_dense
 from keras_spm.weights.transforms import CLASS_AND_POSITIONS
 from keras_spm.weights.transforms import CONVOLUTION
 from keras_spm.weights.transforms import LINEAR
@@ -25,7 +25,7 @@ def _positions(name, last_name, last_without_token):
 
 
 def embedding(path, name, projection, norm):
-    """Rules for a patch embedding: a convolution and its normalisation."""
+    """Rules for a patch embedding: a convolution and its normalization."""
     return (
         *affine(f"{path}/projection", f"{name}.{projection}", CONVOLUTION),
         *normalization(f"{path}/norm", f"{name}.{norm}"),
@@ -65,7 +65,7 @@ _OFFICIAL = (
 _TRANSFORMERS_BLOCK = (
     *normalization("attention_norm", "layer_norm_1"),
     *affine("attention/query", "attention.self.query", LINEAR),
-    *stacked_linear("attention/key_value", ("attention.self.key", "attention.self.value")),
+    *stacked_dense("attention/key_value", ("attention.self.key", "attention.self.value")),
     *affine("attention/projection", "attention.output.dense", LINEAR),
     *affine("attention/reduction", "attention.self.sequence_reduction", CONVOLUTION),
     *normalization("attention/reduction_norm", "attention.self.layer_norm"),

@@ -4,10 +4,10 @@ from keras_spm.converters.pvt import OFFICIAL_BLOCK
 from keras_spm.converters.pvt import OFFICIAL_EMBEDDINGS
 from keras_spm.converters.pvt import embedding
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.rules import Layout
-from keras_spm.weights.rules import affine
-from keras_spm.weights.rules import normalization
-from keras_spm.weights.rules import stacked_linear
+from keras_spm.weights.key_mapping import Layout
+from keras_spm.weights.key_mapping import affine
+from keras_spm.weights.key_mapping import normalization
+from keras_spm.weights.key_mapping import stacked_dense
 from keras_spm.weights.transforms import CONVOLUTION
 from keras_spm.weights.transforms import DEPTHWISE
 from keras_spm.weights.transforms import LINEAR
@@ -44,7 +44,7 @@ _TIMM = (
 _TRANSFORMERS_BLOCK = (
     *normalization("attention_norm", "layer_norm_1"),
     *affine("attention/query", "attention.query", LINEAR),
-    *stacked_linear("attention/key_value", ("attention.key", "attention.value")),
+    *stacked_dense("attention/key_value", ("attention.key", "attention.value")),
     *affine("attention/projection", "attention.proj", LINEAR),
     *affine("attention/reduction", "attention.spatial_reduction", CONVOLUTION),
     *normalization("attention/reduction_norm", "attention.layer_norm"),

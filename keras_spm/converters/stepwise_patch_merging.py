@@ -1,10 +1,10 @@
 """Stepwise Patch Merging as its official code names it."""
 
-from keras_spm.weights.rules import Layout
-from keras_spm.weights.rules import Rule
-from keras_spm.weights.rules import affine
-from keras_spm.weights.rules import batch_normalization
-from keras_spm.weights.rules import normalization
+from keras_spm.weights.key_mapping import Layout
+from keras_spm.weights.key_mapping import Rule
+from keras_spm.weights.key_mapping import affine
+from keras_spm.weights.key_mapping import batch_normalization
+from keras_spm.weights.key_mapping import normalization
 from keras_spm.weights.transforms import DEPTHWISE
 from keras_spm.weights.transforms import GROUPED
 from keras_spm.weights.transforms import LINEAR

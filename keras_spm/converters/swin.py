@@ -6,11 +6,11 @@ import re
 import keras
 
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.rules import Layout
-from keras_spm.weights.rules import Rule
-from keras_spm.weights.rules import affine
-from keras_spm.weights.rules import normalization
-from keras_spm.weights.rules import stacked_linear
+from keras_spm.weights.key_mapping import Layout
+from keras_spm.weights.key_mapping import Rule
+from keras_spm.weights.key_mapping import affine
+from keras_spm.weights.key_mapping import normalization
+from keras_spm.weights.key_mapping import stacked_dense
 from keras_spm.weights.transforms import BIAS_TABLE
 from keras_spm.weights.transforms import CONVOLUTION
 from keras_spm.weights.transforms import LINEAR
@@ -73,7 +73,7 @@ def _official_buffers(backbone):
 
 _TRANSFORMERS_BLOCK = (
     *normalization("attention_norm", "layernorm_before"),
-    *stacked_linear(
+    *stacked_dense(
         "attention/qkv",
         ("attention.self.query", "attention.self.key", "attention.self.value"),
     ),

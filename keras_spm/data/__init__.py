@@ -1,8 +1,10 @@
 """Data sets by name and readers of others', preprocessing, batching and augmentation."""
 
+from keras_spm.data.ade20k import Ade20k
 from keras_spm.data.batching import DetectionBatching
 from keras_spm.data.batching import ImageBatching
 from keras_spm.data.coco import CocoDetection
+from keras_spm.data.csv_dataset import CsvDataset
 from keras_spm.data.digit_scenes import DigitScenes
 from keras_spm.data.digits import load_digits
 from keras_spm.data.examples import ClassificationExample
@@ -10,14 +12,12 @@ from keras_spm.data.examples import DetectionExample
 from keras_spm.data.examples import EncodedImage
 from keras_spm.data.examples import SegmentationExample
 from keras_spm.data.image_folder import ImageFolder
-from keras_spm.data.image_table import ImageTable
 from keras_spm.data.preprocessing import ImagePreprocessing
-from keras_spm.data.scene_parse import SceneParse150
 from keras_spm.data.segmentation_augmentation import SegmentationAugmentation
 from keras_spm.data.splits import ImageSplits
+from keras_spm.data.tfds import TfdsAde20k
 from keras_spm.data.tfds import TfdsClassification
 from keras_spm.data.tfds import TfdsCoco
-from keras_spm.data.tfds import TfdsSceneParse150
 from keras_spm.data.voc import VocDetection
 from keras_spm.data.voc import VocSegmentation
 from keras_spm.registry import lookup
@@ -45,13 +45,13 @@ __all__ = [
     "ImageFolder",
     "ImagePreprocessing",
     "ImageSplits",
-    "ImageTable",
-    "SceneParse150",
+    "CsvDataset",
+    "Ade20k",
     "SegmentationAugmentation",
     "SegmentationExample",
     "TfdsClassification",
     "TfdsCoco",
-    "TfdsSceneParse150",
+    "TfdsAde20k",
     "VocDetection",
     "VocSegmentation",
     "load_dataset",

@@ -81,13 +81,13 @@ def box_area(box):
     return (right - left) * (bottom - top)
 
 
-def collect(annotations, read, problems):
+def collect(annotations, read, invalid_annotations):
     """Reads annotations, and notes those that break a rule.
 
     Args:
         annotations: iterable of (id, annotation).
         read: function of an annotation, which may raise `BadAnnotation`.
-        problems: {rule: [ids]}; added to.
+        invalid_annotations: {rule: [ids]}; added to.
 
     Returns:
         List of what `read` returned.
@@ -97,17 +97,17 @@ def collect(annotations, read, problems):
         try:
             objects.append(read(annotation))
         except BadAnnotation as error:
-            problems.setdefault(str(error), []).append(annotation_id)
+            invalid_annotations.setdefault(str(error), []).append(annotation_id)
     return objects
 
 
-def settle(source, problems, invalid):
-    """Raises a `ValueError` for problems, unless their annotations are to be left out."""
-    if not problems or invalid == "drop":
+def settle(source, invalid_annotations, invalid):
+    """Raises a `ValueError` for invalid_annotations, unless their annotations are to be left out."""
+    if not invalid_annotations or invalid == "drop":
         return
     listed = [
         f"{len(ids)} × {rule} ({', '.join(map(str, ids[:_NAMED]))}{', …' * (len(ids) > _NAMED)})"
-        for rule, ids in problems.items()
+        for rule, ids in invalid_annotations.items()
     ]
     raise ValueError(
         f"{source} breaks rules, here with the first ids: {'; '.join(listed)}. "
@@ -138,7 +138,7 @@ class AnnotatedImages:
         invalid: `"raise"` or `"drop"`.
 
     Attributes:
-        problems: {rule: [ids]}, the annotations and images that were left out.
+        invalid_annotations: {rule: [ids]}, the annotations and images that were left out.
 
     Raises:
         ValueError: for annotations that break rules, unless they are dropped.
@@ -146,13 +146,13 @@ class AnnotatedImages:
 
     def __init__(self, source, images, annotations, read, invalid):
         check_invalid(invalid)
-        self.problems = {}
-        objects = collect(annotations, read, self.problems)
+        self.invalid_annotations = {}
+        objects = collect(annotations, read, self.invalid_annotations)
         missing = missing_files([image.path for image in images])
         if missing:
             ids = [image.image_id for image in images if image.path in missing]
-            self.problems["missing image file"] = ids
-        settle(source, self.problems, invalid)
+            self.invalid_annotations["missing image file"] = ids
+        settle(source, self.invalid_annotations, invalid)
         self._source = source
         # Flat arrays, which cost worker processes less than a list of objects.
         objects.sort(key=lambda each: each.place)

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_spm.data.preprocessing import read_image
 
-# What padding is filled with: ImageNet's mean colour, which normalisation makes about zero.
+# What padding is filled with: ImageNet's mean color, which normalization makes about zero.
 _FILL = (124, 116, 104)
 
 
@@ -32,26 +32,26 @@ class ImageGeometry:
 class ImageBatching:
     """Brings images of any sizes into one batch, and remembers how they lie in it.
 
-    Each is resized bilinearly, its ratio kept, until the shorter side is `shorter_side`
-    or the longer one `longer_side`, whichever comes first, and padded at the bottom and
-    right to the largest, a multiple of `divisor`. Instead of being padded to it, an image
+    Each is resized bilinearly, its ratio kept, until the shorter side is `min_size`
+    or the longer one `max_size`, whichever comes first, and padded at the bottom and
+    right to the largest, a multiple of `size_divisor`. Instead of being padded to it, an image
     can be enlarged to its own next multiple, which changes its ratio a little.
 
-    JAX compiles a model anew for every size of a batch. A large `divisor` leaves few sizes,
-    and one from `longer_side` on a single one, for more padding: 1344 for sides up to 1333.
+    JAX compiles a model anew for every size of a batch. A large `size_divisor` leaves few sizes,
+    and one from `max_size` on a single one, for more padding: 1344 for sides up to 1333.
 
     Args:
-        shorter_side: int, or `None` to leave sizes as they are.
-        longer_side: int, or `None` for no limit.
+        min_size: int, or `None` to leave sizes as they are.
+        max_size: int, or `None` for no limit.
         divisor: int.
-        enlarge_to_divisor: bool, whether images are enlarged to a multiple of `divisor`.
+        resize_to_divisor: bool, whether images are enlarged to a multiple of `size_divisor`.
     """
 
-    def __init__(self, shorter_side=None, longer_side=None, divisor=32, enlarge_to_divisor=False):
-        self.shorter_side = shorter_side
-        self.longer_side = longer_side
-        self.divisor = divisor
-        self.enlarge_to_divisor = enlarge_to_divisor
+    def __init__(self, min_size=None, max_size=None, size_divisor=32, resize_to_divisor=False):
+        self.min_size = min_size
+        self.max_size = max_size
+        self.size_divisor = size_divisor
+        self.resize_to_divisor = resize_to_divisor
 
     def __call__(self, images):
         """Makes the batch.
@@ -86,23 +86,23 @@ class ImageBatching:
 
     def _resized(self, height, width):
         sizes = (height, width)
-        if self.shorter_side is not None:
-            scale = self.shorter_side / min(sizes)
-            if self.longer_side is not None:
-                scale = min(scale, self.longer_side / max(sizes))
+        if self.min_size is not None:
+            scale = self.min_size / min(sizes)
+            if self.max_size is not None:
+                scale = min(scale, self.max_size / max(sizes))
             sizes = tuple(max(1, round(size * scale)) for size in sizes)
-        return tuple(map(self._multiple, sizes)) if self.enlarge_to_divisor else sizes
+        return tuple(map(self._multiple, sizes)) if self.resize_to_divisor else sizes
 
     def _multiple(self, size):
-        return -(-size // self.divisor) * self.divisor
+        return -(-size // self.size_divisor) * self.size_divisor
 
     def get_config(self):
         """Returns the constructor's arguments, as JSON takes them."""
         return {
-            "shorter_side": self.shorter_side,
-            "longer_side": self.longer_side,
-            "divisor": self.divisor,
-            "enlarge_to_divisor": self.enlarge_to_divisor,
+            "min_size": self.min_size,
+            "max_size": self.max_size,
+            "size_divisor": self.size_divisor,
+            "resize_to_divisor": self.resize_to_divisor,
         }
 
 

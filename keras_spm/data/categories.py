@@ -91,7 +91,7 @@ VOC_CLASS_NAMES = (
 )
 
 # The first name of each in the benchmark's objectInfo150.txt.
-SCENE_PARSE_CLASS_NAMES = (
+ADE20K_CLASS_NAMES = (
     *("wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane"),
     *("grass", "cabinet", "sidewalk", "person", "earth", "door", "table", "mountain", "plant"),
     *("curtain", "chair", "car", "water", "painting", "sofa", "shelf", "house", "sea", "mirror"),

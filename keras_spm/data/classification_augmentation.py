@@ -20,29 +20,29 @@ class ClassificationAugmentation:
     A crop of random area and ratio is resized bicubically. Large JPEG files are decoded at
     a half, a quarter or an eighth of their sides where the crop still is no smaller than
     the result. Noise in the erased part is drawn from a normal distribution with the mean
-    and deviation that the network normalises with, and cut at 0 and 255.
+    and deviation that the network normalizes with, and cut at 0 and 255.
 
     Args:
         image_size: int, height and width of the result.
-        least_area: float above 0 and up to 1, of a crop, as a share of the image's.
+        crop_scale: float above 0 and up to 1, of a crop, as a share of the image's.
         flip: float, probability of being mirrored.
         magnitude: float from 0 to 10, of `rand_augmented`; 0 for none.
         erasing: float, probability that a part is erased.
-        mean, standard_deviation: three floats each, for pixels scaled to [0, 1].
+        mean, std: three floats each, for pixels scaled to [0, 1].
 
     Reference:
-        timm's `create_transform`, which leaves colour jitter out where there is
+        timm's `create_transform`, which leaves color jitter out where there is
         RandAugment; so the official recipes' `color_jitter=0.4` does nothing.
     """
 
-    def __init__(self, image_size, least_area, flip, magnitude, erasing, mean, standard_deviation):
+    def __init__(self, image_size, crop_scale, flip, magnitude, erasing, mean, std):
         self.image_size = image_size
-        self.least_area = least_area
+        self.crop_scale = crop_scale
         self.flip = flip
         self.magnitude = magnitude
         self.erasing = erasing
         self.mean = 255 * np.array(mean)
-        self.standard_deviation = 255 * np.array(standard_deviation)
+        self.std = 255 * np.array(std)
 
     def __call__(self, image, generator):
         """Augments an image.
@@ -75,7 +75,7 @@ class ClassificationAugmentation:
 
         is_array = isinstance(image, np.ndarray)
         height, width = image.shape[:2] if is_array else image_size(image)
-        box = random_crop(height, width, generator, self.least_area)
+        box = random_crop(height, width, generator, self.crop_scale)
         left, top, right, bottom = box
         share = min(1.0, self.image_size / min(right - left, bottom - top))
         image = read_image(image, share)
@@ -91,13 +91,13 @@ class ClassificationAugmentation:
             if rows < self.image_size and columns < self.image_size:
                 top = generator.integers(self.image_size - rows, endpoint=True)
                 left = generator.integers(self.image_size - columns, endpoint=True)
-                noise = generator.normal(self.mean, self.standard_deviation, (rows, columns, 3))
+                noise = generator.normal(self.mean, self.std, (rows, columns, 3))
                 pixels[top : top + rows, left : left + columns] = noise.round().clip(0, 255)
                 break
         return pixels
 
 
-def random_crop(height, width, generator, least_area):
+def random_crop(height, width, generator, crop_scale):
     """Returns (left, top, right, bottom), ints, of a crop of random area and ratio.
 
     Where ten attempts do not fit into the image, it is the largest crop in its middle that
@@ -106,10 +106,10 @@ def random_crop(height, width, generator, least_area):
     Args:
         height, width: of the image.
         generator: `numpy.random.Generator`.
-        least_area: float, as a share of the image's.
+        crop_scale: float, as a share of the image's.
     """
     for _ in range(_ATTEMPTS):
-        columns, rows = _random_sides(height * width, generator, (least_area, 1), _RATIOS)
+        columns, rows = _random_sides(height * width, generator, (crop_scale, 1), _RATIOS)
         if 0 < columns <= width and 0 < rows <= height:
             top = int(generator.integers(height - rows, endpoint=True))
             left = int(generator.integers(width - columns, endpoint=True))
@@ -177,6 +177,6 @@ def _cut(height, width, area, generator):
     slices = []
     for length in (height, width):
         half = int(length * math.sqrt(area)) // 2
-        centre = generator.integers(length)
-        slices.append(slice(int(max(centre - half, 0)), int(min(centre + half, length))))
+        center = generator.integers(length)
+        slices.append(slice(int(max(center - half, 0)), int(min(center + half, length))))
     return slices

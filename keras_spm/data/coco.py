@@ -35,7 +35,7 @@ class CocoDetection(AnnotatedImages):
     area that is not positive, a polygon of fewer than three points (pycocotools would read
     two points as a box) or with half a point, a mask of another size than its image, a
     missing image file. Note that an object that is dropped becomes background: look
-    through `problems` first. COCO's own `instances_train2017.json` has two boxes without
+    through `invalid_annotations` first. COCO's own `instances_train2017.json` has two boxes without
     area, and must be read with `invalid="drop"`.
 
     Args:
@@ -47,7 +47,7 @@ class CocoDetection(AnnotatedImages):
         class_names: list of str, in the order of the categories' ids; labels are places
             in it.
         category_ids: list of int, the file's id for each label.
-        problems: {rule: [ids]}, what was left out: ids of annotations, and for
+        invalid_annotations: {rule: [ids]}, what was left out: ids of annotations, and for
             `"missing image file"` of images.
 
     Raises:

@@ -1,6 +1,6 @@
 """Handwritten digits that come with scikit-learn: real scans, nothing to download.
 
-1,797 grey images of 8x8 pixels in 17 levels, made from the test part of "Optical
+1,797 gray images of 8x8 pixels in 17 levels, made from the test split of "Optical
 Recognition of Handwritten Digits" (Alpaydin and Kaynak, UCI Machine Learning
 Repository, 1998).
 """
@@ -8,11 +8,11 @@ Repository, 1998).
 import numpy as np
 
 from keras_spm.data.splits import ImageSplits
-from keras_spm.data.splits import LabelledImages
+from keras_spm.data.splits import LabeledImages
 
 IMAGE_SIZE = 32
 _LEVELS = 16
-_SPLIT_SEED = 0  # The split is part of the data set: it never varies.
+_SPLIT_SEED = 0  # The split is split of the data set: it never varies.
 
 
 def load_digits():
@@ -30,14 +30,14 @@ def load_digits():
     train, validation = train_test_split(
         rest, test_size=1 / 8, stratify=labels[rest], random_state=_SPLIT_SEED
     )
-    parts = (LabelledImages(images[part], labels[part]) for part in (train, validation, test))
-    return ImageSplits(*parts, class_names=[str(digit) for digit in range(10)])
+    splits = (LabeledImages(images[split], labels[split]) for split in (train, validation, test))
+    return ImageSplits(*splits, class_names=[str(digit) for digit in range(10)])
 
 
 def _enlarged(scans):
     from PIL import Image
 
-    grey = np.round(scans * (255 / _LEVELS)).astype("uint8")
+    gray = np.round(scans * (255 / _LEVELS)).astype("uint8")
     size = (IMAGE_SIZE, IMAGE_SIZE)
-    large = [np.asarray(Image.fromarray(scan).resize(size, Image.BILINEAR)) for scan in grey]
+    large = [np.asarray(Image.fromarray(scan).resize(size, Image.BILINEAR)) for scan in gray]
     return np.repeat(np.stack(large)[..., None], 3, axis=-1)

@@ -60,8 +60,8 @@ class SegmentationExample(typing.NamedTuple):
 
     Attributes:
         image: path of an image file, or (height, width, 3) uint8.
-        class_map: (height, width) uint8, classes from 0; 255 does not count.
+        segmentation_map: (height, width) uint8, classes from 0; 255 does not count.
     """
 
     image: str | os.PathLike | np.ndarray
-    class_map: np.ndarray
+    segmentation_map: np.ndarray

@@ -31,13 +31,13 @@ def image_size(path):
 
 
 def read_label_map(path):
-    """Returns the values that an 8-bit image with a palette or in grey holds.
+    """Returns the values that an 8-bit image with a palette or in gray holds.
 
     Args:
         path: of an image file.
 
     Returns:
-        (height, width) uint8; with a palette the places in it, not its colours.
+        (height, width) uint8; with a palette the places in it, not its colors.
 
     Raises:
         FileNotFoundError: for a path without a file.
@@ -45,7 +45,7 @@ def read_label_map(path):
     """
     with opened(path) as image:
         if image.mode not in ("P", "L"):
-            raise ValueError(f"not 8 bits a pixel, with a palette or grey, but {image.mode}")
+            raise ValueError(f"not 8 bits a pixel, with a palette or gray, but {image.mode}")
         return np.array(image)
 
 

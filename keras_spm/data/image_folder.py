@@ -2,17 +2,17 @@
 
 import pathlib
 
-from keras_spm.data.labelled_files import LabelledFiles
-from keras_spm.data.labelled_files import has_image_extension
-from keras_spm.data.labelled_files import is_passed_over
+from keras_spm.data.image_dataset import ImageDataset
+from keras_spm.data.image_dataset import has_image_extension
+from keras_spm.data.image_dataset import is_passed_over
 
 
-class ImageFolder(LabelledFiles):
+class ImageFolder(ImageDataset):
     """Images sorted into a folder for each class, such as `photos/heron/0001.jpg`.
 
     A sequence of `ClassificationExample`s whose images are paths, in the order of the
     classes' and files' names. Of what format a file is, its contents say, not its name. All
-    that Pillow reads is taken: grey, CMYK, with a palette or transparency, 16 bits a
+    that Pillow reads is taken: gray, CMYK, with a palette or transparency, 16 bits a
     channel; `read_image` makes 8-bit RGB of it. Hidden files are passed over, and those in
     which Windows keeps a folder's looks.
 
@@ -33,7 +33,7 @@ class ImageFolder(LabelledFiles):
 
     Attributes:
         class_names: list of str; labels are places in it.
-        problems: {rule: [names]}, what was left out.
+        invalid_annotations: {rule: [names]}, what was left out.
 
     Raises:
         FileNotFoundError: where there is no such folder.
@@ -43,7 +43,7 @@ class ImageFolder(LabelledFiles):
     Example:
 
     >>> photos = keras_spm.data.ImageFolder("photos", invalid="drop")
-    >>> photos.class_names, len(photos), photos.problems
+    >>> photos.class_names, len(photos), photos.invalid_annotations
     (['heron', 'stork'], 412, {'empty file': ['heron/0003.jpg']})
     """
 
@@ -51,44 +51,46 @@ class ImageFolder(LabelledFiles):
         folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is no folder.")
-        classes, problems = [], {}
+        classes, invalid_annotations = [], {}
         for entry in _listed(folder):
             if entry.is_dir():
                 classes.append(entry)
             else:
-                problems.setdefault("file beside the class folders", []).append(entry.name)
+                invalid_annotations.setdefault("file beside the class folders", []).append(
+                    entry.name
+                )
         if not classes:
             raise ValueError(f"{folder} must hold a folder for each class. Received: none")
         found = [entry.name for entry in classes]
         names = found if class_names is None else list(class_names)
         unknown = [name for name in found if name not in names]
         if unknown:
-            problems["folder of an unknown class"] = unknown
+            invalid_annotations["folder of an unknown class"] = unknown
         files = []
         for entry in classes:
             if entry.name in names:
-                files += _images(entry, problems)
+                files += _images(entry, invalid_annotations)
         super().__init__(
             folder,
             files,
             names,
             required=found,
-            problems=problems,
+            invalid_annotations=invalid_annotations,
             prune=class_names is None,
             invalid=invalid,
             verify=verify,
         )
 
 
-def _images(folder, problems):
+def _images(folder, invalid_annotations):
     """Returns [(name, path, class name)] of a class's folder."""
     files = []
     for path in _listed(folder):
         name = f"{folder.name}/{path.name}"
         if path.is_dir():
-            problems.setdefault("folder inside a class", []).append(name)
+            invalid_annotations.setdefault("folder inside a class", []).append(name)
         elif not has_image_extension(path):
-            problems.setdefault("file without the name of an image", []).append(name)
+            invalid_annotations.setdefault("file without the name of an image", []).append(name)
         else:
             files.append((name, path, folder.name))
     return files

@@ -109,7 +109,7 @@ def training_batches(examples, batch_size, epochs, seed, rotation, zoom, transla
     does not fill a batch at the end of an epoch is left out of that epoch.
 
     Args:
-        examples: `LabelledImages`.
+        examples: `LabeledImages`.
         batch_size: int.
         epochs: int.
         seed: int.

@@ -15,15 +15,15 @@ INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")  # In the order o
 class ImagePreprocessing:
     """Resizes and crops images as in a network's evaluation.
 
-    An image is resized, its ratio kept, until it just covers `image_size / crop_fraction`
-    (rounded down), and the centre is cut out; without a crop fraction it is resized
+    An image is resized, its ratio kept, until it just covers `image_size / crop_pct`
+    (rounded down), and the center is cut out; without a crop fraction it is resized
     straight to `image_size`, whatever its ratio. Both are Pillow's, antialiased, as in the
-    code that measured the published accuracies. Pixels stay in [0, 255]: tasks normalise
+    code that measured the published accuracies. Pixels stay in [0, 255]: tasks normalize
     them inside.
 
     Args:
         image_size: (height, width) of the result, ints.
-        crop_fraction: float above 0 and up to 1, or `None` for no crop.
+        crop_pct: float above 0 and up to 1, or `None` for no crop.
         interpolation: `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
 
     Raises:
@@ -31,24 +31,23 @@ class ImagePreprocessing:
 
     Example:
 
-    >>> preprocessing = keras_spm.data.ImagePreprocessing((224, 224), crop_fraction=0.875)
+    >>> preprocessing = keras_spm.data.ImagePreprocessing((224, 224), crop_pct=0.875)
     >>> preprocessing(np.zeros((480, 640, 3), "uint8")).shape
     (224, 224, 3)
     """
 
-    def __init__(self, image_size, crop_fraction=None, interpolation="bicubic"):
+    def __init__(self, image_size, crop_pct=None, interpolation="bicubic"):
         self.image_size = _checked_size(image_size)
-        if crop_fraction is not None and not 0 < crop_fraction <= 1:
+        if crop_pct is not None and not 0 < crop_pct <= 1:
             raise ValueError(
-                "`crop_fraction` must be above 0 and at most 1, or None. "
-                f"Received: crop_fraction={crop_fraction}"
+                f"`crop_pct` must be above 0 and at most 1, or None. Received: crop_pct={crop_pct}"
             )
         if interpolation not in INTERPOLATIONS:
             raise ValueError(
                 f"`interpolation` must be one of {INTERPOLATIONS}. "
                 f"Received: interpolation={interpolation!r}"
             )
-        self.crop_fraction = crop_fraction
+        self.crop_pct = crop_pct
         self.interpolation = interpolation
 
     def __call__(self, images):
@@ -80,7 +79,7 @@ class ImagePreprocessing:
         image = read_image(image)
         resample = Image.Resampling(INTERPOLATIONS.index(self.interpolation))
         height, width = self.image_size
-        if self.crop_fraction is None:
+        if self.crop_pct is None:
             return np.asarray(image.resize((width, height), resample))
         rows, columns = _covering(image.height, image.width, *self._uncropped)
         # Rounded as torchvision does: half a pixel to the even side.
@@ -91,7 +90,7 @@ class ImagePreprocessing:
     @property
     def _uncropped(self):
         # A millionth more, for a fraction that is the rounded quotient of two whole sizes.
-        return tuple(int(size / self.crop_fraction + 1e-6) for size in self.image_size)
+        return tuple(int(size / self.crop_pct + 1e-6) for size in self.image_size)
 
     def _mapped(self, dataset):
         import tensorflow as tf
@@ -111,7 +110,7 @@ class ImagePreprocessing:
         """Returns the constructor's arguments, as JSON takes them."""
         return {
             "image_size": list(self.image_size),
-            "crop_fraction": self.crop_fraction,
+            "crop_pct": self.crop_pct,
             "interpolation": self.interpolation,
         }
 
@@ -198,7 +197,7 @@ def read_image(image, least_share=1.0):
 def _to_rgb(image):
     if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip to 8.
         image = image.point(lambda value: value / 257).convert("L")
-    if image.mode == "P":  # Its transparent colour is a colour like others.
+    if image.mode == "P":  # Its transparent color is a color like others.
         image = image.convert("RGBA")
     return image.convert("RGB")
 

@@ -88,7 +88,7 @@ def operations():
             lambda image, strength: ImageOps.solarize(image, 256 - int(256 * strength))
         ),
         "solarize_add": plain(brightened),
-        "colour": enhanced(ImageEnhance.Color),
+        "color": enhanced(ImageEnhance.Color),
         "contrast": enhanced(ImageEnhance.Contrast),
         "brightness": enhanced(ImageEnhance.Brightness),
         "sharpness": enhanced(ImageEnhance.Sharpness),

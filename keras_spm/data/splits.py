@@ -1,11 +1,11 @@
-"""A labelled image data set in memory."""
+"""A labeled image data set in memory."""
 
 import typing
 
 import numpy as np
 
 
-class LabelledImages(typing.NamedTuple):
+class LabeledImages(typing.NamedTuple):
     """images: (count, height, width, 3) uint8; labels: (count,) int64."""
 
     images: np.ndarray
@@ -13,9 +13,9 @@ class LabelledImages(typing.NamedTuple):
 
 
 class ImageSplits(typing.NamedTuple):
-    """The parts of a data set; no image is in two of them."""
+    """The splits of a data set; no image is in two of them."""
 
-    train: LabelledImages
-    validation: LabelledImages
-    test: LabelledImages
+    train: LabeledImages
+    validation: LabeledImages
+    test: LabeledImages
     class_names: list

@@ -12,27 +12,27 @@ from keras_spm.data.annotations import check_invalid
 from keras_spm.data.annotations import collect
 from keras_spm.data.annotations import settle
 from keras_spm.data.annotations import visible_box
+from keras_spm.data.categories import ADE20K_CLASS_NAMES
 from keras_spm.data.categories import COCO_CATEGORIES
-from keras_spm.data.categories import SCENE_PARSE_CLASS_NAMES
-from keras_spm.data.class_maps import to_class_map
 from keras_spm.data.examples import ClassificationExample
 from keras_spm.data.examples import DetectionExample
 from keras_spm.data.examples import EncodedImage
 from keras_spm.data.examples import SegmentationExample
+from keras_spm.data.segmentation_maps import to_segmentation_map
 from keras_spm.registry import lookup
 
 
 class _Examples:
     """A sequence of a split's examples, each as `_read` makes it."""
 
-    def __init__(self, folder, part, features):
+    def __init__(self, folder, split, features):
         builder = _builder(folder)
         if not features <= set(builder.info.features):
             raise ValueError(
                 f"{folder} must hold a data set with the features {sorted(features)}. "
                 f"Received: {sorted(builder.info.features)}"
             )
-        self._source = _data_source(builder, folder, part)
+        self._source = _data_source(builder, folder, split)
         self._folder = folder
 
     def __len__(self):
@@ -60,13 +60,13 @@ class TfdsCoco(_Examples):
     A sequence of `DetectionExample`s whose images are arrays. Boxes were stored as
     float32 shares of the sides, so they are off by up to 1e-4 pixels; areas as whole
     pixels, rounded down, so a small object may have 0. Objects are checked when their
-    example is asked for: COCO's `train` part has two boxes without area, and must be read
+    example is asked for: COCO's `train` split has two boxes without area, and must be read
     with `invalid="drop"`.
 
     Args:
         folder: path of the prepared data set, such as
             `~/tensorflow_datasets/coco/2017/1.1.0`.
-        part: name of a split, such as `"train"`.
+        split: name of a split, such as `"train"`.
         invalid: `"raise"`, or `"drop"` to leave out objects whose box has no area or whose
             class is unknown.
 
@@ -76,15 +76,15 @@ class TfdsCoco(_Examples):
 
     Raises:
         FileNotFoundError: where the folder holds no data set.
-        ValueError: for an unknown part; for another data set or another file format; when
+        ValueError: for an unknown split; for another data set or another file format; when
             an example is asked for, for objects that break rules.
     """
 
-    def __init__(self, folder, part, invalid="raise"):
+    def __init__(self, folder, split, invalid="raise"):
         check_invalid(invalid)
         self.class_names = list(COCO_CATEGORIES.values())
         self.category_ids = list(COCO_CATEGORIES)
-        super().__init__(folder, part, {"image", "image/id", "objects"})
+        super().__init__(folder, split, {"image", "image/id", "objects"})
         self._invalid = invalid
 
     def _read(self, index, example):
@@ -103,15 +103,15 @@ class TfdsCoco(_Examples):
         stored = example["objects"]
         fields = ("bbox", "label", "is_crowd", "area", "id")
         *columns, ids = (np.asarray(stored[field]).tolist() for field in fields)
-        problems = {}
+        invalid_annotations = {}
         rows = zip(*columns, strict=True)
-        objects = collect(zip(ids, rows, strict=True), read, problems)
-        settle(f"Image {image_id} of {self._folder}", problems, self._invalid)
+        objects = collect(zip(ids, rows, strict=True), read, invalid_annotations)
+        settle(f"Image {image_id} of {self._folder}", invalid_annotations, self._invalid)
         return DetectionExample(example["image"], image_id, *as_arrays(objects))
 
 
-class TfdsSceneParse150(_Examples):
-    """Class maps from TensorFlow Datasets' `scene_parse150`.
+class TfdsAde20k(_Examples):
+    """Segmentation maps from TensorFlow Datasets' `scene_parse150`.
 
     A sequence of `SegmentationExample`s whose images are arrays. The class is the first
     channel of the annotation: 0 for what does not count, given as 255, and k for class
@@ -121,36 +121,36 @@ class TfdsSceneParse150(_Examples):
     benchmark's challenge in *instance* segmentation, whose first channel numbers 100 kinds
     of objects; walls, sky, floors and all else without instances are 0. For the benchmark
     of 150 classes, whose figures papers state, read the benchmark's own folder with
-    `SceneParse150`.
+    `Ade20k`.
 
     Args:
         folder: path of the prepared data set, such as
             `~/tensorflow_datasets/scene_parse150/1.0.0`.
-        part: name of a split, `"train"` or `"test"`.
+        split: name of a split, `"train"` or `"test"`.
 
     Raises:
         FileNotFoundError: where the folder holds no data set.
-        ValueError: for an unknown part; for another data set or another file format; when
+        ValueError: for an unknown split; for another data set or another file format; when
             an example is asked for, for a map of another size than its image, or with a
             value above 150.
     """
 
-    def __init__(self, folder, part):
-        super().__init__(folder, part, {"image", "annotation"})
+    def __init__(self, folder, split):
+        super().__init__(folder, split, {"image", "annotation"})
 
     def _read(self, index, example):
-        class_map = to_class_map(
+        segmentation_map = to_segmentation_map(
             example["annotation"][..., 0],
             example["image"].shape[:2],
-            len(SCENE_PARSE_CLASS_NAMES),
+            len(ADE20K_CLASS_NAMES),
             first_class=1,
             source=f"Annotation {index} of {self._folder}",
         )
-        return SegmentationExample(example["image"], class_map)
+        return SegmentationExample(example["image"], segmentation_map)
 
 
 class TfdsClassification(_Examples):
-    """Labelled images from any set of TensorFlow Datasets for classification.
+    """Labeled images from any set of TensorFlow Datasets for classification.
 
     A sequence of `ClassificationExample`s whose images are `EncodedImage`s: what is not read
     is not decoded. The set must have an image and a class, or a sequence of classes, as the
@@ -160,7 +160,7 @@ class TfdsClassification(_Examples):
     Args:
         folder: path of the prepared data set, such as
             `~/tensorflow_datasets/imagenet2012/5.1.0`.
-        part: name of a split, such as `"train"`.
+        split: name of a split, such as `"train"`.
 
     Attributes:
         class_names: list of str, as the set has them; labels are places in it.
@@ -168,12 +168,12 @@ class TfdsClassification(_Examples):
 
     Raises:
         FileNotFoundError: where the folder holds no data set.
-        ValueError: for an unknown part; for a set of another kind or another file format;
+        ValueError: for an unknown split; for a set of another kind or another file format;
             when an example is asked for, for an image without a known class, as the test
-            parts of some sets have them.
+            splits of some sets have them.
     """
 
-    def __init__(self, folder, part):
+    def __init__(self, folder, split):
         import tensorflow_datasets as tfds
 
         builder = _builder(folder)
@@ -194,10 +194,10 @@ class TfdsClassification(_Examples):
         self._image_key, self._label_key = keys[:2]
         self._folder = folder
         undecoded = {self._image_key: tfds.decode.SkipDecoding()}
-        self._source = _data_source(builder, folder, part, undecoded)
+        self._source = _data_source(builder, folder, split, undecoded)
 
     @staticmethod
-    def parts(folder):
+    def splits(folder):
         """Returns the set of a prepared data set's splits."""
         return set(_builder(folder).info.splits)
 
@@ -226,10 +226,10 @@ def _builder(folder):
         raise FileNotFoundError(f"{folder} holds no prepared data set: {error}") from error
 
 
-def _data_source(builder, folder, part, decoders=None):
-    lookup("part", part, builder.info.splits)
+def _data_source(builder, folder, split, decoders=None):
+    lookup("split", split, builder.info.splits)
     try:
-        return builder.as_data_source(part, decoders=decoders)
+        return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
         raise ValueError(
             f"{folder} must hold files of array_record, which can be read at random and without "

@@ -6,7 +6,7 @@ import numpy as np
 
 
 def random_affine(image, generator, rotation, zoom, translation):
-    """Turns, scales and shifts an image about its centre; what comes in is black.
+    """Turns, scales and shifts an image about its center; what comes in is black.
 
     Args:
         image: (height, width, 3) uint8.
@@ -26,15 +26,15 @@ def random_affine(image, generator, rotation, zoom, translation):
     right, down = generator.uniform(-translation, translation, 2) * (width, height)
     cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
     # PIL maps each point of the result to a point of the source; pixels are unit squares.
-    centre_x, centre_y = width / 2, height / 2
-    from_x, from_y = centre_x + right, centre_y + down
+    center_x, center_y = width / 2, height / 2
+    from_x, from_y = center_x + right, center_y + down
     matrix = (
         cosine,
         sine,
-        centre_x - cosine * from_x - sine * from_y,
+        center_x - cosine * from_x - sine * from_y,
         -sine,
         cosine,
-        centre_y + sine * from_x - cosine * from_y,
+        center_y + sine * from_x - cosine * from_y,
     )
     moved = Image.fromarray(image).transform(
         (width, height), Image.AFFINE, matrix, resample=Image.BILINEAR

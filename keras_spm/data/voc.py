@@ -1,4 +1,4 @@
-"""Objects and class maps from folders laid out as Pascal VOC's."""
+"""Objects and segmentation maps from folders laid out as Pascal VOC's."""
 
 import functools
 import pathlib
@@ -10,7 +10,7 @@ from keras_spm.data.annotations import ListedImage
 from keras_spm.data.annotations import box_area
 from keras_spm.data.annotations import visible_box
 from keras_spm.data.categories import VOC_CLASS_NAMES
-from keras_spm.data.class_maps import ClassMapFiles
+from keras_spm.data.segmentation_maps import SegmentationMapFiles
 from keras_spm.registry import lookup
 
 
@@ -18,7 +18,7 @@ class VocDetection(AnnotatedImages):
     """Objects with boxes from a folder laid out as Pascal VOC's, such as `VOCdevkit/VOC2012`.
 
     A sequence of `DetectionExample`s whose images are paths, in the order of
-    `ImageSets/Main/{part}.txt`, with `Annotations/{name}.xml` and `JPEGImages/{name}.jpg`.
+    `ImageSets/Main/{split}.txt`, with `Annotations/{name}.xml` and `JPEGImages/{name}.jpg`.
 
     VOC counts pixels from 1 and names the first and the last that a box holds: left is
     xmin - 1, and right is xmax. What then passes the edge of the image is cut off. VOC has
@@ -30,32 +30,32 @@ class VocDetection(AnnotatedImages):
 
     These break rules: a class that is not in `class_names`, a malformed or non-finite box,
     one without area or outside the image, a `difficult` that is neither 0 nor 1, a missing
-    image file. An object that is dropped becomes background: look through `problems` first.
+    image file. An object that is dropped becomes background: look through `invalid_annotations` first.
 
     Args:
         folder: path of the folder that holds `ImageSets`.
-        part: name of a list in `ImageSets/Main`, such as `"train"`.
+        split: name of a list in `ImageSets/Main`, such as `"train"`.
         class_names: sequence of str, or `None` for VOC's 20.
         invalid: `"raise"`, or `"drop"` to leave out what breaks a rule.
 
     Attributes:
         class_names: list of str; labels are places in it.
-        problems: {rule: [ids]}, what was left out: `"2007_000027 #2"` is the second object
+        invalid_annotations: {rule: [ids]}, what was left out: `"2007_000027 #2"` is the second object
             of an image; for `"missing image file"`, names of images.
 
     Raises:
         FileNotFoundError: for a folder without such lists, or a missing annotation file.
-        ValueError: for an unknown part; for a file that is no VOC annotation, naming the
+        ValueError: for an unknown split; for a file that is no VOC annotation, naming the
             field; for objects that break rules, counting them; when an example is asked
             for, for an image of another size than its annotation says, or that cannot be
             read.
     """
 
-    def __init__(self, folder, part, class_names=None, invalid="raise"):
+    def __init__(self, folder, split, class_names=None, invalid="raise"):
         folder = pathlib.Path(folder)
         self.class_names = list(class_names or VOC_CLASS_NAMES)
         listed, objects = [], []
-        for place, name in enumerate(_names(folder, "Main", part)):
+        for place, name in enumerate(_names(folder, "Main", split)):
             file = folder / "Annotations" / f"{name}.xml"
             root = _parsed(file)
             height, width = (_side(file, root, field) for field in ("height", "width"))
@@ -68,17 +68,17 @@ class VocDetection(AnnotatedImages):
         super().__init__(folder, listed, objects, read, invalid)
 
 
-class VocSegmentation(ClassMapFiles):
-    """Class maps from a folder laid out as Pascal VOC's, such as `VOCdevkit/VOC2012`.
+class VocSegmentation(SegmentationMapFiles):
+    """Segmentation maps from a folder laid out as Pascal VOC's, such as `VOCdevkit/VOC2012`.
 
     A sequence of `SegmentationExample`s whose images are paths, in the order of
-    `ImageSets/Segmentation/{part}.txt`, with `SegmentationClass/{name}.png` and
+    `ImageSets/Segmentation/{split}.txt`, with `SegmentationClass/{name}.png` and
     `JPEGImages/{name}.jpg`. The PNG's palette is for looking at: its places are the
     classes, and 255, VOC's border around objects, does not count.
 
     Args:
         folder: path of the folder that holds `ImageSets`.
-        part: name of a list in `ImageSets/Segmentation`, such as `"train"`.
+        split: name of a list in `ImageSets/Segmentation`, such as `"train"`.
         class_names: sequence of str, or `None` for the background and VOC's 20.
 
     Attributes:
@@ -86,27 +86,27 @@ class VocSegmentation(ClassMapFiles):
 
     Raises:
         FileNotFoundError: for a folder without such lists, or a missing file.
-        ValueError: for an unknown part; when an example is asked for, for a map of another
+        ValueError: for an unknown split; when an example is asked for, for a map of another
             size than its image, or with a value that is no class, and for a file that
             cannot be read.
     """
 
-    def __init__(self, folder, part, class_names=None):
+    def __init__(self, folder, split, class_names=None):
         folder = pathlib.Path(folder)
         pairs = [
             (folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png")
-            for name in _names(folder, "Segmentation", part)
+            for name in _names(folder, "Segmentation", split)
         ]
         super().__init__(pairs, list(class_names or ("background", *VOC_CLASS_NAMES)))
 
 
-def _names(folder, task, part):
+def _names(folder, task, split):
     """Returns the image names that a list holds, in its order."""
     lists = folder / "ImageSets" / task
-    parts = {file.stem: file for file in sorted(lists.glob("*.txt"))}
-    if not parts:
+    splits = {file.stem: file for file in sorted(lists.glob("*.txt"))}
+    if not splits:
         raise FileNotFoundError(f"{lists} holds no lists of images.")
-    file = lookup("part", part, parts)
+    file = lookup("split", split, splits)
     names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     for name in names:
         if len(name.split()) > 1:  # A list of one class: with 1 or -1 for each image.

@@ -2,7 +2,7 @@
 
 from keras_spm.heads.anchors import Anchors
 from keras_spm.heads.feature_pyramid import FeaturePyramid
-from keras_spm.heads.retina import RetinaHead
+from keras_spm.heads.retinanet import RetinaNetHead
 from keras_spm.heads.semantic_fpn import SemanticFPNHead
 
-__all__ = ["Anchors", "FeaturePyramid", "RetinaHead", "SemanticFPNHead"]
+__all__ = ["Anchors", "FeaturePyramid", "RetinaNetHead", "SemanticFPNHead"]

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.macs import macs
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -14,7 +14,7 @@ class FeaturePyramid(keras.layers.Layer):
     """Gives every level of a pyramid the same channels, and the coarser levels' meaning.
 
     A 1x1 convolution per level, then from the coarsest down each level adds the one above
-    it, enlarged to its size by nearest neighbours; a 3x3 convolution per level ends it.
+    it, enlarged to its size by nearest neighbors; a 3x3 convolution per level ends it.
     Extra levels come by 3x3 convolutions of stride 2, the first on the coarsest input.
 
     Args:
@@ -93,12 +93,12 @@ class FeaturePyramid(keras.layers.Layer):
             shape = shapes[level] = self._shape(shape, halved=True)
         return shapes
 
-    def multiply_adds(self, input_shape):
-        """Returns the multiply-adds for {level: shape}, as of one image."""
+    def macs(self, input_shape):
+        """Returns the MACs for {level: shape}, as of one image."""
         shapes, total = self.compute_output_shape(input_shape), 0
         for level in self.levels:
-            total += multiply_adds(self.laterals[level], input_shape[level])
-            total += multiply_adds(self.outputs_by_level[level], shapes[level])
+            total += macs(self.laterals[level], input_shape[level])
+            total += macs(self.outputs_by_level[level], shapes[level])
         shape = input_shape[self.levels[-1]]
         for level, convolution in self.extras.items():
             _, height, width, _ = shapes[level]

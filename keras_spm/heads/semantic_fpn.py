@@ -6,15 +6,15 @@ from keras import ops
 from keras_spm.backend.resizing import resize_bilinear
 from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.batch_normalization import refuse_training
-from keras_spm.layers.initializers import linear_initializer
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.initializers import dense_initializer
+from keras_spm.layers.macs import macs
 
 
 @keras.saving.register_keras_serializable("keras_spm")
 class SemanticFPNHead(keras.layers.Layer):
     """Class logits from a feature pyramid, at the stride of its finest level.
 
-    Every level goes through 3x3 convolutions (each with batch normalisation and ReLU) and
+    Every level goes through 3x3 convolutions (each with batch normalization and ReLU) and
     is enlarged bilinearly to the next finer level's size after each, until it has the
     finest one's; the finest goes through one convolution. The sum of all goes through
     dropout and a 1x1 convolution.
@@ -23,7 +23,7 @@ class SemanticFPNHead(keras.layers.Layer):
         num_classes: int.
         channels: int, of the convolutions.
         dropout: float, the rate.
-        fused: bool, whether the batch normalisations are folded into the convolutions, see
+        fused: bool, whether the batch normalizations are folded into the convolutions, see
             `keras_spm.fuse`.
 
     Input: {"P2": (batch, height, width, any channels), …}, each level half the size of the
@@ -35,7 +35,7 @@ class SemanticFPNHead(keras.layers.Layer):
 
     Reference:
         Kirillov et al., Panoptic Feature Pyramid Networks, arXiv 1901.02446, section 3.1,
-        with batch normalisation as in the PVT authors' code (whose dropout takes whole
+        with batch normalization as in the PVT authors' code (whose dropout takes whole
         channels; here it takes single values).
     """
 
@@ -62,7 +62,7 @@ class SemanticFPNHead(keras.layers.Layer):
         # float32 under every policy: half a digit of a logit is too coarse for a loss.
         self.classifier = keras.layers.Dense(
             self.num_classes,
-            kernel_initializer=linear_initializer(),
+            kernel_initializer=dense_initializer(),
             dtype="float32",
             name="classifier",
         )
@@ -71,7 +71,7 @@ class SemanticFPNHead(keras.layers.Layer):
         self.classifier.build(finest)
 
     def _block(self, name, input_shape, first):
-        """Convolution and normalisation, which is None where it is folded."""
+        """Convolution and normalization, which is None where it is folded."""
         convolution = keras.layers.Conv2D(
             self.channels,
             3,
@@ -120,15 +120,15 @@ class SemanticFPNHead(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (*input_shape[min(input_shape)][:-1], self.num_classes)
 
-    def multiply_adds(self, input_shape):
-        """Returns the multiply-adds for {level: shape}, as of one image."""
+    def macs(self, input_shape):
+        """Returns the MACs for {level: shape}, as of one image."""
         total = 0
         for index, level in enumerate(self.levels):
             shape = input_shape[level]
             for number, (convolution, _) in enumerate(self.branches[level], start=1):
-                total += multiply_adds(convolution, shape)
+                total += macs(convolution, shape)
                 shape = self._shape(input_shape[self.levels[max(index - number, 0)]])
-        return total + multiply_adds(self.classifier, self._shape(input_shape[self.levels[0]]))
+        return total + macs(self.classifier, self._shape(input_shape[self.levels[0]]))
 
     def get_config(self):
         config = {

@@ -6,10 +6,10 @@ from keras_spm.layers.drop_path import DropPath
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
 from keras_spm.layers.image_normalization import ImageNormalization
 from keras_spm.layers.layer_normalization import LayerNormalization
+from keras_spm.layers.macs import macs
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.multi_scale_aggregation import MultiScaleAggregation
-from keras_spm.layers.multiply_adds import multiply_adds
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
 from keras_spm.layers.patch_embedding import PatchEmbedding
 from keras_spm.layers.patch_merging import PatchMerging
@@ -41,5 +41,5 @@ __all__ = [
     "StepwisePatchMerging",
     "TransformerBlock",
     "WindowAttention",
-    "multiply_adds",
+    "macs",
 ]

@@ -1,4 +1,4 @@
-"""Batch normalisation with PyTorch's running variance."""
+"""Batch normalization with PyTorch's running variance."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Two differences: the defaults are PyTorch's (epsilon 1e-5, momentum 0.9 in
     Keras's sense), and the running variance takes the unbiased variance of the
-    batch, `n / (n - 1)` times the one that normalises. A batch with a single value
+    batch, `n / (n - 1)` times the one that normalizes. A batch with a single value
     per channel has no such variance: its biased one, zero, is taken.
 
     Statistics are computed in float32 under every dtype policy. A frozen layer
@@ -22,8 +22,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Args:
         momentum: float, the share of the old statistic that stays.
         epsilon: float, added to the variance.
-        **kwargs: the initialisers and regularisers of Keras's layer. The last axis is
-            normalised.
+        **kwargs: the initializers and regularizers of Keras's layer. The last axis is
+            normalized.
     """
 
     def __init__(self, momentum=0.9, epsilon=1e-5, **kwargs):
@@ -62,14 +62,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
         scale = gamma / np.sqrt(variance + self.epsilon)
         return scale, beta - mean * scale
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         return 0
 
 
 def refuse_training(layer, training):
-    """Raises where a fused layer, whose normalisation is folded, is asked to train."""
+    """Raises where a fused layer, whose normalization is folded, is asked to train."""
     if layer.fused and training:
         raise ValueError(
-            f"A fused {type(layer).__name__} cannot be trained: its batch normalisation is "
+            f"A fused {type(layer).__name__} cannot be trained: its batch normalization is "
             "folded into other layers. Train the original model and call `keras_spm.fuse` on it."
         )

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.initializers import convolution_initializer
+from keras_spm.layers.initializers import conv_initializer
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -38,7 +38,7 @@ class Conv2D(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
-            initializer=convolution_initializer(),
+            initializer=conv_initializer(),
         )
         self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
 
@@ -52,7 +52,7 @@ class Conv2D(keras.layers.Layer):
         sizes = (None if size is None else (size + border) // self.strides + 1 for size in sizes)
         return (batch, *sizes, self.filters)
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         taps = self.kernel_size**2 * input_shape[-1]
         return math.prod(self.compute_output_shape(input_shape)[1:]) * taps
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.initializers import convolution_initializer
+from keras_spm.layers.initializers import conv_initializer
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -39,7 +39,7 @@ class DepthwiseConv2D(keras.layers.Layer):
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.kernel_size, self.kernel_size, channels, 1),
-            initializer=convolution_initializer(),
+            initializer=conv_initializer(),
         )
         if self.use_bias:
             self.bias = self.add_weight(name="bias", shape=(channels,), initializer="zeros")
@@ -58,7 +58,7 @@ class DepthwiseConv2D(keras.layers.Layer):
             channels,
         )
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         _, height, width, channels = self.compute_output_shape(input_shape)
         return height * width * channels * self.kernel_size**2
 

@@ -39,7 +39,7 @@ class DropPath(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         return 0
 
     def get_config(self):

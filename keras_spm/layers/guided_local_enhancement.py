@@ -11,9 +11,9 @@ from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.depthwise_convolution import ceil_divide
-from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.layer_normalization import LayerNormalization
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.macs import macs
 from keras_spm.layers.padding import is_multiple
 from keras_spm.layers.padding import pad_to_multiple
 
@@ -25,15 +25,15 @@ _CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 class GuidedLocalEnhancement(keras.layers.Layer):
     """Merges each 2x2 window into one token by attention, led by a guide token.
 
-    The guide map is batch normalisation, exact GELU and a strided depthwise
+    The guide map is batch normalization, exact GELU and a strided depthwise
     convolution. Each window's guide attends to itself and the window's four tokens,
-    all layer-normalised; its output alone is kept and layer-normalised again.
+    all layer-normalized; its output alone is kept and layer-normalized again.
 
     Only guides ask, so queries are made for one token of five. Keys and values are
     never made: a head's score is `(W_k^T q) . x` (the key's bias is the same for all
     five tokens and drops out of the softmax), and its output is `W_v (sum of a x) +
     b_v`, since the attention weights sum to one. For C channels a window costs
-    3 C^2 multiply-adds in projections, where the plain form spends 15 C^2.
+    3 C^2 MACs in projections, where the plain form spends 15 C^2.
 
     Maps of odd size are taken: window positions outside the map are left out of the
     softmax. `qkv_kernel` (C, 3 C) and `qkv_bias` hold query, key and value side by
@@ -42,7 +42,7 @@ class GuidedLocalEnhancement(keras.layers.Layer):
     Args:
         num_heads: int, divides the channels.
         guide_kernel_size: odd int, kernel of the guide's convolution.
-        fused: bool, whether the batch normalisation is a scale and an offset, see
+        fused: bool, whether the batch normalization is a scale and an offset, see
             `keras_spm.fuse`.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / 2),
@@ -87,7 +87,7 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         else:
             self.guide_norm.build(input_shape)
         self.qkv_kernel = self.add_weight(
-            name="qkv_kernel", shape=(channels, 3 * channels), initializer=linear_initializer()
+            name="qkv_kernel", shape=(channels, 3 * channels), initializer=dense_initializer()
         )
         self.qkv_bias = self.add_weight(name="qkv_bias", shape=(3 * channels,), initializer="zeros")
 
@@ -131,7 +131,7 @@ class GuidedLocalEnhancement(keras.layers.Layer):
             ops.convert_to_tensor(self.qkv_kernel), 3, axis=1
         )
         query_bias, _, value_bias = ops.split(ops.convert_to_tensor(self.qkv_bias), 3)
-        query = backend.linear(guides, query_kernel, query_bias) / math.sqrt(head_dim)
+        query = backend.dense(guides, query_kernel, query_bias) / math.sqrt(head_dim)
         query = ops.transpose(ops.reshape(query, (-1, heads, head_dim)), (1, 0, 2))
         key_kernel = ops.transpose(ops.reshape(key_kernel, (-1, heads, head_dim)), (1, 2, 0))
         value_kernel = ops.transpose(ops.reshape(value_kernel, (-1, heads, head_dim)), (1, 0, 2))
@@ -144,7 +144,7 @@ class GuidedLocalEnhancement(keras.layers.Layer):
             mixed = ops.einsum("hwt,wtc->hwc", ops.cast(weights, tokens.dtype), tokens)
             return ops.matmul(mixed, value_kernel)  # (heads, windows, head_dim)
 
-        outputs = backend.head_by_head(of_heads, query, key_kernel, value_kernel)
+        outputs = backend.chunked_by_head(of_heads, query, key_kernel, value_kernel)
         outputs = ops.reshape(ops.transpose(outputs, (1, 0, 2)), (-1, rows, columns, channels))
         return outputs + value_bias
 
@@ -157,11 +157,11 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         """The layers that keep running statistics."""
         return [] if self.fused else [self.guide_norm]
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         _, rows, columns, channels = self.compute_output_shape(input_shape)
         tokens = 1 + len(_CORNERS)
         attention = 3 * channels**2 + 2 * tokens * self.num_heads * channels
-        return multiply_adds(self.guide_depthwise, input_shape) + rows * columns * attention
+        return macs(self.guide_depthwise, input_shape) + rows * columns * attention
 
     def get_config(self):
         config = {

@@ -6,19 +6,19 @@ from keras import ops
 from keras_spm import backend
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STANDARD_DEVIATION = (0.229, 0.224, 0.225)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @keras.saving.register_keras_serializable("keras_spm")
 class ImageNormalization(keras.layers.Layer):
-    """`(pixels / 255 - mean) / standard_deviation`, in float32 under every policy.
+    """`(pixels / 255 - mean) / std`, in float32 under every policy.
 
     In bfloat16 a pixel would be off by up to 0.02 standard deviations. The result is
     cast to the compute dtype at the end.
 
     Args:
         mean: floats, one per channel, for pixels scaled to [0, 1].
-        standard_deviation: floats, likewise.
+        std: floats, likewise.
         data_format: where the channels are.
 
     Input: (batch, height, width, channels) in [0, 255], any dtype, or channels first.
@@ -28,18 +28,18 @@ class ImageNormalization(keras.layers.Layer):
     def __init__(
         self,
         mean=IMAGENET_MEAN,
-        standard_deviation=IMAGENET_STANDARD_DEVIATION,
+        std=IMAGENET_STD,
         data_format="channels_last",
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
         self.mean = tuple(mean)
-        self.standard_deviation = tuple(standard_deviation)
+        self.std = tuple(std)
         self.data_format = data_format
 
     def call(self, inputs):
-        normalized = backend.in_one_pass(_normalized)(
-            inputs, self._per_channel(self.mean), self._per_channel(self.standard_deviation)
+        normalized = backend.fused_elementwise(_normalized)(
+            inputs, self._per_channel(self.mean), self._per_channel(self.std)
         )
         return ops.cast(normalized, self.compute_dtype)
 
@@ -51,17 +51,17 @@ class ImageNormalization(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         return 0
 
     def get_config(self):
         config = {
             "mean": self.mean,
-            "standard_deviation": self.standard_deviation,
+            "std": self.std,
             "data_format": self.data_format,
         }
         return {**super().get_config(), **config}
 
 
-def _normalized(inputs, mean, standard_deviation):
-    return (ops.cast(inputs, "float32") / 255 - mean) / standard_deviation
+def _normalized(inputs, mean, std):
+    return (ops.cast(inputs, "float32") / 255 - mean) / std

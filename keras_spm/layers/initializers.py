@@ -1,4 +1,4 @@
-"""The initialisation that every family here shares (that of the PVT reference)."""
+"""The initialization that every family here shares (that of the PVT reference)."""
 
 import math
 import random
@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 
-def convolution_initializer():
+def conv_initializer():
     """Normal with standard deviation sqrt(2 / (kernel area * output channels / groups)).
 
     The fan-out of a depthwise kernel (k, k, channels, 1) is k * k, which is that formula
@@ -17,7 +17,7 @@ def convolution_initializer():
     return Normal()
 
 
-def linear_initializer():
+def dense_initializer():
     """Normal with standard deviation 0.02."""
     return Normal(0.02)
 
@@ -30,21 +30,21 @@ class Normal(keras.initializers.Initializer):
     for every shape, which takes many seconds for a whole network.
 
     Args:
-        standard_deviation: float, or `None` for sqrt(2 / fan-out).
+        std: float, or `None` for sqrt(2 / fan-out).
         seed: int; by default drawn from Python's generator, which
             `keras.utils.set_random_seed` sets.
     """
 
-    def __init__(self, standard_deviation=None, seed=None):
-        self.standard_deviation = standard_deviation
+    def __init__(self, std=None, seed=None):
+        self.std = std
         self.seed = random.getrandbits(32) if seed is None else seed
 
     def __call__(self, shape, dtype=None):
-        deviation = self.standard_deviation
+        deviation = self.std
         if deviation is None:
             deviation = math.sqrt(2 / (math.prod(shape[:-2]) * shape[-1]))
         values = np.random.default_rng(self.seed).normal(0, deviation, shape)
         return ops.convert_to_tensor(values.astype("float32"), dtype)
 
     def get_config(self):
-        return {"standard_deviation": self.standard_deviation, "seed": self.seed}
+        return {"std": self.std, "seed": self.seed}

@@ -1,4 +1,4 @@
-"""Layer normalisation, formulated per framework."""
+"""Layer normalization, formulated per framework."""
 
 import keras
 from keras import ops
@@ -14,7 +14,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
 
     Args:
         epsilon: float, added to the variance.
-        **kwargs: the initialisers and regularisers of Keras's layer.
+        **kwargs: the initializers and regularizers of Keras's layer.
     """
 
     def __init__(self, epsilon=1e-3, **kwargs):
@@ -30,5 +30,5 @@ class LayerNormalization(keras.layers.LayerNormalization):
         outputs = backend.layer_normalization(inputs, self.gamma, self.beta, self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         return 0

@@ -6,14 +6,14 @@ import keras
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.layers.dense import Dense
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
-from keras_spm.layers.linear import Linear
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.macs import macs
 
 
 @keras.saving.register_keras_serializable("keras_spm")
 class MLP(keras.layers.Layer):
-    """Linear map, exact GELU, linear map back, at each position.
+    """Dense map, exact GELU, linear map back, at each position.
 
     Args:
         hidden_dim: int, channels between the two linear maps.
@@ -32,7 +32,7 @@ class MLP(keras.layers.Layer):
         self.fc2.build(self._hidden_shape(input_shape))
 
     def _linear(self, units, name):
-        return Linear(units, dtype=self.dtype_policy, name=name)
+        return Dense(units, dtype=self.dtype_policy, name=name)
 
     def _hidden_shape(self, input_shape):
         return (*input_shape[:-1], self.hidden_dim)
@@ -43,9 +43,9 @@ class MLP(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         hidden_shape = self._hidden_shape(input_shape)
-        return multiply_adds(self.fc1, input_shape) + multiply_adds(self.fc2, hidden_shape)
+        return macs(self.fc1, input_shape) + macs(self.fc2, hidden_shape)
 
     def get_config(self):
         return {**super().get_config(), "hidden_dim": self.hidden_dim}
@@ -80,7 +80,7 @@ class ConvolutionalMLP(MLP):
     def call(self, inputs):
         sizes = inputs.shape[1:-1]
         bytes_within = None if None in sizes else 4 * math.prod(sizes) * self.hidden_dim
-        return backend.image_by_image(self._transform, inputs, bytes_within)
+        return backend.chunked_by_image(self._transform, inputs, bytes_within)
 
     def _transform(self, inputs):
         hidden = self.fc1(inputs)
@@ -88,9 +88,9 @@ class ConvolutionalMLP(MLP):
             hidden = ops.relu(hidden)
         return self.fc2(backend.gelu(self.depthwise(hidden)))
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         hidden_shape = self._hidden_shape(input_shape)
-        return super().multiply_adds(input_shape) + multiply_adds(self.depthwise, hidden_shape)
+        return super().macs(input_shape) + macs(self.depthwise, hidden_shape)
 
     def get_config(self):
         return {**super().get_config(), "linear_attention": self.linear_attention}

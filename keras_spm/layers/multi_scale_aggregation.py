@@ -9,11 +9,11 @@ from keras import ops
 from keras_spm import backend
 from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.batch_normalization import refuse_training
+from keras_spm.layers.dense import Dense
 from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
 from keras_spm.layers.initializers import Normal
-from keras_spm.layers.initializers import convolution_initializer
-from keras_spm.layers.linear import Linear
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.initializers import conv_initializer
+from keras_spm.layers.macs import macs
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -22,10 +22,10 @@ class MultiScaleAggregation(keras.layers.Layer):
 
     The channels are split into one equal run per kernel size, and each run is
     convolved depthwise with its own kernel. Group l of a grouped linear map then
-    mixes channel l of every run and expands it; batch normalisation, exact GELU and a
+    mixes channel l of every run and expands it; batch normalization, exact GELU and a
     linear map to `output_dim` follow. The map's size stays.
 
-    The biases before the batch normalisation have no effect in training (the batch
+    The biases before the batch normalization have no effect in training (the batch
     mean takes them away), so their true gradient there is zero; `dead_in_training`
     lists them.
 
@@ -33,7 +33,7 @@ class MultiScaleAggregation(keras.layers.Layer):
         output_dim: int, channels of the output.
         kernel_sizes: odd ints, one per run; their number divides the input channels.
         expansion: int, by which the grouped map multiplies the channels.
-        fused: bool, whether the normalisation and the biases of the convolutions are
+        fused: bool, whether the normalization and the biases of the convolutions are
             folded into the grouped map, and the convolutions computed as one where that
             is faster, see `keras_spm.fuse`.
 
@@ -67,9 +67,9 @@ class MultiScaleAggregation(keras.layers.Layer):
         ]
         if not fused:
             self.norm = BatchNormalization(dtype=self.dtype_policy, name="norm")
-        self.projection = Linear(
+        self.projection = Dense(
             output_dim,
-            kernel_initializer=convolution_initializer(),
+            kernel_initializer=conv_initializer(),
             dtype=self.dtype_policy,
             name="projection",
         )
@@ -104,7 +104,7 @@ class MultiScaleAggregation(keras.layers.Layer):
         refuse_training(self, training)
         kernel = ops.convert_to_tensor(self.grouped_kernel)
         bias = ops.convert_to_tensor(self.grouped_bias)
-        expanded = backend.grouped_map(self._scales(inputs), kernel, bias)
+        expanded = backend.grouped_pointwise(self._scales(inputs), kernel, bias)
         if not self.fused:
             expanded = self.norm(expanded, training=training)
         return self.projection(backend.gelu(expanded))
@@ -143,7 +143,7 @@ class MultiScaleAggregation(keras.layers.Layer):
 
     @property
     def dead_in_training(self):
-        """Variables whose true gradient is zero while batch statistics normalise."""
+        """Variables whose true gradient is zero while batch statistics normalize."""
         if self.fused:
             return []
         return [*(depthwise.bias for depthwise in self.depthwise), self.grouped_bias]
@@ -151,16 +151,16 @@ class MultiScaleAggregation(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.output_dim)
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         _, height, width, channels = input_shape
         scales = len(self.kernel_sizes)
         run_shape = (*input_shape[:-1], channels // scales)
         expanded_shape = (*input_shape[:-1], channels * self.expansion)
         grouped = height * width * channels * scales * self.expansion
         return (
-            sum(multiply_adds(depthwise, run_shape) for depthwise in self.depthwise)
+            sum(macs(depthwise, run_shape) for depthwise in self.depthwise)
             + grouped
-            + multiply_adds(self.projection, expanded_shape)
+            + macs(self.projection, expanded_shape)
         )
 
     def get_config(self):

@@ -10,14 +10,14 @@ from keras_spm.layers.padding import pad_to_multiple
 
 @keras.saving.register_keras_serializable("keras_spm")
 class PatchEmbedding(keras.layers.Layer):
-    """A linear map of each patch, then layer normalisation.
+    """A linear map of each patch, then layer normalization.
 
     Patches do not overlap. Zeros at the bottom and right fill the last ones.
 
     Args:
         output_dim: int, channels of the output.
         patch_size: int, height and width of a patch.
-        norm_epsilon: float, epsilon of the layer normalisation.
+        norm_epsilon: float, epsilon of the layer normalization.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / patch_size),
     ceil(width / patch_size), output_dim).
@@ -70,7 +70,7 @@ class PatchEmbedding(keras.layers.Layer):
             self.output_dim,
         )
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         _, rows, columns, _ = self.compute_output_shape(input_shape)
         return rows * columns * self.patch_size**2 * input_shape[-1] * self.output_dim
 
@@ -85,13 +85,13 @@ class PatchEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_spm")
 class OverlappingPatchEmbedding(PatchEmbedding):
-    """A strided convolution over overlapping patches, then layer normalisation.
+    """A strided convolution over overlapping patches, then layer normalization.
 
     Args:
         output_dim: int, channels of the output.
         patch_size: odd int, the kernel; `patch_size // 2` zeros pad every side.
         strides: int, smaller than `patch_size`.
-        norm_epsilon: float, epsilon of the layer normalisation.
+        norm_epsilon: float, epsilon of the layer normalization.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / strides),
     ceil(width / strides), output_dim).

@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
+from keras_spm.layers.dense import Dense
 from keras_spm.layers.depthwise_convolution import ceil_divide
 from keras_spm.layers.layer_normalization import LayerNormalization
-from keras_spm.layers.linear import Linear
 from keras_spm.layers.padding import pad_to_multiple
 
 WINDOW = 2
@@ -15,13 +15,13 @@ _CORNERS = ((0, 0), (1, 0), (0, 1), (1, 1))
 
 @keras.saving.register_keras_serializable("keras_spm")
 class PatchMerging(keras.layers.Layer):
-    """Concatenates each 2x2 window, normalises it, and maps it linearly, without bias.
+    """Concatenates each 2x2 window, normalizes it, and maps it linearly, without bias.
 
     Zeros at the bottom and right fill the last windows of a map of odd size.
 
     Args:
         output_dim: int, channels of the output.
-        norm_epsilon: float, epsilon of the layer normalisation.
+        norm_epsilon: float, epsilon of the layer normalization.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / 2),
     ceil(width / 2), output_dim).
@@ -35,7 +35,7 @@ class PatchMerging(keras.layers.Layer):
         self.output_dim = output_dim
         self.norm_epsilon = norm_epsilon
         self.norm = LayerNormalization(epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm")
-        self.reduction = Linear(
+        self.reduction = Dense(
             output_dim, use_bias=False, dtype=self.dtype_policy, name="reduction"
         )
 
@@ -61,7 +61,7 @@ class PatchMerging(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (*self._merged_shape(input_shape)[:-1], self.output_dim)
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         _, rows, columns, channels = self._merged_shape(input_shape)
         return rows * columns * channels * self.output_dim
 

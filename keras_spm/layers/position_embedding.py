@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.initializers import dense_initializer
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -11,7 +11,7 @@ class PositionEmbedding(keras.layers.Layer):
     """Adds a learned embedding to each position.
 
     Where the map has another size than the grid, the embeddings are resized to it
-    bilinearly (half-pixel centres, no antialiasing). That is two small matrices here:
+    bilinearly (half-pixel centers, no antialiasing). That is two small matrices here:
     they serve sizes that are not known beforehand on every backend.
 
     Args:
@@ -31,7 +31,7 @@ class PositionEmbedding(keras.layers.Layer):
         self.embedding = self.add_weight(
             name="embedding",
             shape=(*self.grid, input_shape[-1]),
-            initializer=linear_initializer(),
+            initializer=dense_initializer(),
         )
 
     def call(self, inputs):
@@ -46,7 +46,7 @@ class PositionEmbedding(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         return 0
 
     def get_config(self):
@@ -56,7 +56,7 @@ class PositionEmbedding(keras.layers.Layer):
 def _weights(length, size, dtype):
     """The (length, size) matrix that interpolates `size` values at `length` positions."""
     scale = size / ops.cast(length, "float32")
-    centres = (ops.arange(length, dtype="float32") + 0.5) * scale - 0.5
-    centres = ops.expand_dims(ops.clip(centres, 0, size - 1), 1)
-    distances = ops.abs(centres - ops.arange(size, dtype="float32"))
+    centers = (ops.arange(length, dtype="float32") + 0.5) * scale - 0.5
+    centers = ops.expand_dims(ops.clip(centers, 0, size - 1), 1)
+    distances = ops.abs(centers - ops.arange(size, dtype="float32"))
     return ops.cast(ops.relu(1 - distances), dtype)

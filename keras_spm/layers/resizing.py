@@ -8,7 +8,7 @@ from keras_spm.backend.resizing import resize_bilinear
 
 @keras.saving.register_keras_serializable("keras_spm")
 class ResizeLike(keras.layers.Layer):
-    """Resizes maps bilinearly to the size of images (half-pixel centres, no antialiasing).
+    """Resizes maps bilinearly to the size of images (half-pixel centers, no antialiasing).
 
     Args:
         data_format: where the images' channels are; the maps' come last.

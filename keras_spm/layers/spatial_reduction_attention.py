@@ -7,9 +7,9 @@ from keras_spm import backend
 from keras_spm.layers.adaptive_average_pooling import adaptive_average_pooling
 from keras_spm.layers.attention_heads import check_heads
 from keras_spm.layers.convolution import Conv2D
+from keras_spm.layers.dense import Dense
 from keras_spm.layers.layer_normalization import LayerNormalization
-from keras_spm.layers.linear import Linear
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.macs import macs
 
 POOL_SIZE = 7  # The grid of keys and values in the linear form.
 
@@ -19,8 +19,8 @@ class SpatialReductionAttention(keras.layers.Layer):
     """Multi-head attention whose keys and values come from a smaller map.
 
     The map is reduced by a convolution of kernel and stride `sr_ratio` (rows and
-    columns that do not fill a patch are left out) and layer normalisation; in the
-    linear form by average pooling to 7x7, a 1x1 convolution, layer normalisation and
+    columns that do not fill a patch are left out) and layer normalization; in the
+    linear form by average pooling to 7x7, a 1x1 convolution, layer normalization and
     GELU, so that the cost grows linearly with the area. The softmax is computed in
     float32 under every dtype policy.
 
@@ -28,7 +28,7 @@ class SpatialReductionAttention(keras.layers.Layer):
         num_heads: int, divides the channels.
         sr_ratio: int, spatial reduction of keys and values; 1 for none.
         linear_attention: bool, the pooled form; `sr_ratio` is then not used.
-        norm_epsilon: float, epsilon of the reduction's layer normalisation.
+        norm_epsilon: float, epsilon of the reduction's layer normalization.
 
     Input and output: (batch, height, width, channels).
 
@@ -54,7 +54,7 @@ class SpatialReductionAttention(keras.layers.Layer):
         self._check_size(input_shape)
 
         def linear(units, name):
-            return Linear(units, dtype=self.dtype_policy, name=name)
+            return Dense(units, dtype=self.dtype_policy, name=name)
 
         self.query = linear(channels, "query")
         self.key_value = linear(2 * channels, "key_value")
@@ -107,18 +107,18 @@ class SpatialReductionAttention(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         batch, height, width, channels = input_shape
         keys_shape = input_shape
-        total = multiply_adds(self.query, input_shape) + multiply_adds(self.projection, input_shape)
+        total = macs(self.query, input_shape) + macs(self.projection, input_shape)
         if self.linear_attention:
             keys_shape = (batch, POOL_SIZE, POOL_SIZE, channels)
-            total += multiply_adds(self.reduction, keys_shape)
+            total += macs(self.reduction, keys_shape)
         elif self.reduces:
             keys_shape = self.reduction.compute_output_shape(input_shape)
-            total += multiply_adds(self.reduction, input_shape)
+            total += macs(self.reduction, input_shape)
         queries, keys = height * width, keys_shape[1] * keys_shape[2]
-        return total + multiply_adds(self.key_value, keys_shape) + 2 * queries * keys * channels
+        return total + macs(self.key_value, keys_shape) + 2 * queries * keys * channels
 
     def get_config(self):
         config = {

@@ -3,15 +3,15 @@
 import keras
 from keras import ops
 
-from keras_spm.layers.initializers import linear_initializer
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.initializers import dense_initializer
+from keras_spm.layers.macs import macs
 
 _PARTS = ("merging", "position_embedding", "norm")
 
 
 @keras.saving.register_keras_serializable("keras_spm")
 class Stage(keras.layers.Layer):
-    """Merging, position embedding, blocks, normalisation; all but the blocks optional.
+    """Merging, position embedding, blocks, normalization; all but the blocks optional.
 
     Args:
         blocks: layers that keep a map's shape.
@@ -57,10 +57,10 @@ class Stage(keras.layers.Layer):
             input_shape if self.merging is None else self.merging.compute_output_shape(input_shape)
         )
 
-    def multiply_adds(self, input_shape):
-        total = 0 if self.merging is None else multiply_adds(self.merging, input_shape)
+    def macs(self, input_shape):
+        total = 0 if self.merging is None else macs(self.merging, input_shape)
         tokens_shape = self._tokens_shape(Stage.compute_output_shape(self, input_shape))
-        return total + sum(multiply_adds(block, tokens_shape) for block in self.blocks)
+        return total + sum(macs(block, tokens_shape) for block in self.blocks)
 
     def _tokens_shape(self, maps_shape):
         """The shape of what the blocks work on."""
@@ -98,7 +98,7 @@ class ClassTokenStage(Stage):
     def build(self, input_shape):
         channels = Stage.compute_output_shape(self, input_shape)[-1]
         for name in ("class_token", "class_position"):
-            weight = self.add_weight(name=name, shape=(channels,), initializer=linear_initializer())
+            weight = self.add_weight(name=name, shape=(channels,), initializer=dense_initializer())
             setattr(self, name, weight)
         super().build(input_shape)
 

@@ -20,7 +20,7 @@ class StepwisePatchMerging(keras.layers.Layer):
         expansion: int, inner width of the aggregation over its input's.
         num_heads: int, attention heads within a window.
         guide_kernel_size: odd int, kernel of the guide's convolution.
-        fused: bool, whether batch normalisations are folded away, see `keras_spm.fuse`.
+        fused: bool, whether batch normalizations are folded away, see `keras_spm.fuse`.
 
     Input: (batch, height, width, channels), height and width at least 2. Output:
     (batch, ceil(height / 2), ceil(width / 2), output_dim).
@@ -98,17 +98,17 @@ class StepwisePatchMerging(keras.layers.Layer):
 
     @property
     def dead_in_training(self):
-        """Variables whose true gradient is zero while batch statistics normalise."""
+        """Variables whose true gradient is zero while batch statistics normalize."""
         return self.multi_scale_aggregation.dead_in_training
 
     def compute_output_shape(self, input_shape):
         shape = self.multi_scale_aggregation.compute_output_shape(input_shape)
         return self.guided_local_enhancement.compute_output_shape(shape)
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         aggregation = self.multi_scale_aggregation
         enhancement = self.guided_local_enhancement
-        return aggregation.multiply_adds(input_shape) + enhancement.multiply_adds(
+        return aggregation.macs(input_shape) + enhancement.macs(
             aggregation.compute_output_shape(input_shape)
         )
 

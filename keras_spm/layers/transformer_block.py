@@ -4,7 +4,7 @@ import keras
 
 from keras_spm.layers.drop_path import DropPath
 from keras_spm.layers.layer_normalization import LayerNormalization
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.macs import macs
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -15,7 +15,7 @@ class TransformerBlock(keras.layers.Layer):
         attention: layer that keeps a map's shape.
         mlp: layer that keeps a map's shape.
         drop_path_rate: float in [0, 1).
-        norm_epsilon: float, epsilon of both layer normalisations.
+        norm_epsilon: float, epsilon of both layer normalizations.
         gradient_checkpointing: bool, whether training keeps of each branch its input alone
             and computes the branch again for the gradient: less memory, more time.
 
@@ -65,8 +65,8 @@ class TransformerBlock(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def multiply_adds(self, input_shape):
-        return multiply_adds(self.attention, input_shape) + multiply_adds(self.mlp, input_shape)
+    def macs(self, input_shape):
+        return macs(self.attention, input_shape) + macs(self.mlp, input_shape)
 
     def get_config(self):
         config = {

@@ -5,9 +5,9 @@ from keras import ops
 
 from keras_spm import backend
 from keras_spm.layers.attention_heads import check_heads
-from keras_spm.layers.initializers import linear_initializer
-from keras_spm.layers.linear import Linear
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.dense import Dense
+from keras_spm.layers.initializers import dense_initializer
+from keras_spm.layers.macs import macs
 from keras_spm.layers.padding import pad_to_multiple
 
 # What the reference adds to the scores of positions that must not see each other. The
@@ -51,7 +51,7 @@ class WindowAttention(keras.layers.Layer):
         check_heads(self.num_heads, channels)
 
         def linear(units, name):
-            return Linear(units, dtype=self.dtype_policy, name=name)
+            return Dense(units, dtype=self.dtype_policy, name=name)
 
         self.qkv = linear(3 * channels, "qkv")
         self.projection = linear(channels, "projection")
@@ -60,7 +60,7 @@ class WindowAttention(keras.layers.Layer):
         self.relative_position_bias_table = self.add_weight(
             name="relative_position_bias_table",
             shape=((2 * self.window_size - 1) ** 2, self.num_heads),
-            initializer=linear_initializer(),
+            initializer=dense_initializer(),
         )
 
     def call(self, inputs):
@@ -125,7 +125,7 @@ class WindowAttention(keras.layers.Layer):
         return row_offsets * (2 * size - 1) + column_offsets
 
     def shift_mask(self, height, width, shift):
-        """Keeps positions apart that only the roll has made neighbours.
+        """Keeps positions apart that only the roll has made neighbors.
 
         Args:
             height, width: of the rolled map, multiples of the window size.
@@ -153,14 +153,14 @@ class WindowAttention(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         _, height, width, channels = input_shape
         height += -height % self.window_size
         width += -width % self.window_size
         padded_shape = (None, height, width, channels)
         return (
-            multiply_adds(self.qkv, padded_shape)
-            + multiply_adds(self.projection, padded_shape)
+            macs(self.qkv, padded_shape)
+            + macs(self.projection, padded_shape)
             + 2 * height * width * self.window_size**2 * channels
         )
 

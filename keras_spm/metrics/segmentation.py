@@ -49,17 +49,17 @@ class MeanIoU(keras.metrics.Metric):
         found = ops.segment_sum(ops.ones_like(pair), pair, num_segments=classes**2 + 1)
         self.counts.assign_add(ops.reshape(found[:-1], (classes, classes)))
 
-    def update_on_host(self, class_map, prediction):
+    def update_on_host(self, segmentation_map, prediction):
         """Counts the pixels of an image of any size; JAX would compile `update_state` for each.
 
         Args:
-            class_map: (height, width) ints, as `y_true`.
+            segmentation_map: (height, width) ints, as `y_true`.
             prediction: (height, width) ints, each a class.
         """
-        counted = (class_map >= 0) & (class_map < self.num_classes)
+        counted = (segmentation_map >= 0) & (segmentation_map < self.num_classes)
         if self.ignore_class is not None:
-            counted &= class_map != self.ignore_class
-        pair = class_map[counted].astype("int64") * self.num_classes + prediction[counted]
+            counted &= segmentation_map != self.ignore_class
+        pair = segmentation_map[counted].astype("int64") * self.num_classes + prediction[counted]
         found = np.bincount(pair, minlength=self.num_classes**2)
         self.counts.assign_add(found.reshape(self.counts.shape).astype("int32"))
 

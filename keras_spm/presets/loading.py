@@ -7,9 +7,9 @@ import warnings
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.converters import load_arrays
 from keras_spm.converters import variables_of
-from keras_spm.converters.descriptions import CLASSIFIER
-from keras_spm.converters.descriptions import OWN_FORMAT
-from keras_spm.converters.sensible import check_extent
+from keras_spm.converters.hf_config import CLASSIFIER
+from keras_spm.converters.hf_config import OWN_FORMAT
+from keras_spm.converters.validation import check_extent
 from keras_spm.presets.saving import own_arrays
 from keras_spm.presets.saving import own_config
 from keras_spm.presets.saving import own_layout
@@ -22,8 +22,8 @@ from keras_spm.tasks import ObjectDetector
 from keras_spm.tasks import SemanticSegmenter
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.version import __version__
-from keras_spm.weights import converted
-from keras_spm.weights import ledger
+from keras_spm.weights import cache
+from keras_spm.weights import state_dict
 from keras_spm.weights.errors import FormatError
 from keras_spm.weights.messages import shortened
 
@@ -44,7 +44,7 @@ def load_preset(cls, name, load_weights, arguments):
     model = _build(None if is_backbone else cls, backbone_class, source, weights, arguments)
     if load_weights:
         model.load_report = _fill(model, source, weights)
-        fresh = model.load_report.fresh
+        fresh = model.load_report.missing_keys
         if "num_classes" not in arguments and any(path.startswith("head/") for path in fresh):
             raise FormatError(f"{source.name} holds weights of other classes than it describes.")
         stages = sorted({path.partition("/")[0] for path in fresh if "/merging/" in path})
@@ -68,8 +68,8 @@ def _weights(source):
     """A source's weights; in our own form, kept, where they come from the hub in another."""
     if source.snapshot is None or source.description.layout == OWN_FORMAT:
         return source.read()
-    folder = converted.folder_of(source.snapshot, __version__)
-    arrays, path = converted.read_or_convert(folder, lambda: _converted(source))
+    folder = cache.folder_of(source.snapshot, __version__)
+    arrays, path = cache.read_or_convert(folder, lambda: _converted(source))
     return Weights(arrays, OWN_FORMAT, str(path or source.name))
 
 
@@ -121,7 +121,7 @@ def _task_arguments(task, source, arguments):
     saved = source.description.task_arguments or {}
     if task.__name__ != source.description.task:
         # Of another task only how the backbone wants its pixels.
-        saved = {key: saved[key] for key in ("mean", "standard_deviation") if key in saved}
+        saved = {key: saved[key] for key in ("mean", "std") if key in saved}
     merged = {**saved, **arguments}
     if "num_classes" not in merged:
         raise ValueError(
@@ -169,7 +169,9 @@ def _fill_backbone(model, source, weights):
 
 def _load(model, weights):
     if weights.layout == OWN_FORMAT:
-        return ledger.load(variables_of(model), weights.arrays, own_layout(model), weights.where)
+        return state_dict.load(
+            variables_of(model), weights.arrays, own_layout(model), weights.where
+        )
     return load_arrays(model, weights.arrays, weights.where)
 
 

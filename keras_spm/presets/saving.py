@@ -6,8 +6,8 @@ import pathlib
 import shutil
 
 from keras_spm.converters import values_of
-from keras_spm.converters.descriptions import CONFIG
-from keras_spm.converters.descriptions import OWN_FORMAT
+from keras_spm.converters.hf_config import CONFIG
+from keras_spm.converters.hf_config import OWN_FORMAT
 from keras_spm.presets.sources import WEIGHTS
 from keras_spm.presets.sources import folder_source
 from keras_spm.tasks import ImageClassifier
@@ -15,12 +15,12 @@ from keras_spm.tasks import ObjectDetector
 from keras_spm.tasks import SemanticSegmenter
 from keras_spm.version import __version__
 from keras_spm.weights import hub
-from keras_spm.weights import ledger
+from keras_spm.weights import state_dict
 from keras_spm.weights.errors import FormatError
 from keras_spm.weights.formats import sha256_of
 from keras_spm.weights.formats import write_safetensors
-from keras_spm.weights.rules import OWN_DENSE_LAYOUT
-from keras_spm.weights.rules import OWN_LAYOUT
+from keras_spm.weights.key_mapping import OWN_DENSE_LAYOUT
+from keras_spm.weights.key_mapping import OWN_LAYOUT
 
 # What a saved configuration leaves to the one who loads it.
 _PERSONAL = ("name", "trainable", "backbone")
@@ -99,7 +99,7 @@ def own_layout(model):
 
 def own_arrays(model):
     """A model's weights as our own files have them."""
-    return ledger.write(values_of(model), own_layout(model))
+    return state_dict.write(values_of(model), own_layout(model))
 
 
 def own_config(model):

@@ -14,10 +14,10 @@ from keras_spm.backbones import Swin
 from keras_spm.backbones import SwinSPM
 from keras_spm.cards import Card
 from keras_spm.cards import read_card
-from keras_spm.converters.descriptions import CONFIG
-from keras_spm.converters.descriptions import OWN_FORMAT
-from keras_spm.converters.descriptions import Description
-from keras_spm.converters.descriptions import describe
+from keras_spm.converters.hf_config import CONFIG
+from keras_spm.converters.hf_config import OWN_FORMAT
+from keras_spm.converters.hf_config import Description
+from keras_spm.converters.hf_config import describe
 from keras_spm.registry import lookup
 from keras_spm.weights import hub
 from keras_spm.weights.errors import FormatError

@@ -4,7 +4,7 @@ import keras
 
 from keras_spm.data.batching import ImageBatching
 from keras_spm.layers.image_normalization import ImageNormalization
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.macs import macs
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.tasks.image_task import checked_names
 
@@ -20,7 +20,7 @@ class DenseTask(ImageTask):
         backbone: the backbone in it.
         config: dict of the task's other constructor arguments: each becomes an attribute
             and is in `get_config`. Among them are `num_classes`, `class_names` (checked
-            here), `mean`, `standard_deviation`, and `batching`, an `ImageBatching`, a dict
+            here), `mean`, `std`, and `batching`, an `ImageBatching`, a dict
             of its arguments, or `None` for images at their own size.
 
     Raises:
@@ -63,27 +63,27 @@ class DenseTask(ImageTask):
                 batch = batch.transpose(0, 3, 1, 2)
             yield self.predict_on_batch(batch), geometries
 
-    def multiply_adds(self, input_shape):
-        """Returns the multiply-adds of one image of shape (batch, height, width, 3).
+    def macs(self, input_shape):
+        """Returns the MACs of one image of shape (batch, height, width, 3).
 
         Raises:
             TypeError: for a backbone of another package, whose cost is not known.
         """
-        total = multiply_adds(self.backbone, input_shape)
+        total = macs(self.backbone, input_shape)
         shapes = self.backbone.pyramid_shapes(input_shape)
         shapes = {level: shapes[level] for level in self.levels}
         pyramid, head = self.get_layer("feature_pyramid"), self.get_layer("head")
-        total += pyramid.multiply_adds(shapes)
-        return total + head.multiply_adds(pyramid.compute_output_shape(shapes))
+        total += pyramid.macs(shapes)
+        return total + head.macs(pyramid.compute_output_shape(shapes))
 
 
-def pyramid_inputs(backbone, levels, mean, standard_deviation):
+def pyramid_inputs(backbone, levels, mean, std):
     """Starts a functional model.
 
     Args:
         backbone: a functional model with `pyramid_outputs`.
         levels: names of those wanted.
-        mean, standard_deviation: see `ImageNormalization`.
+        mean, std: see `ImageNormalization`.
 
     Returns:
         (images, maps): the symbolic images in the backbone's data format, and {level:
@@ -94,7 +94,7 @@ def pyramid_inputs(backbone, levels, mean, standard_deviation):
     """
     dtype, data_format = backbone.dtype_policy, data_format_of(backbone)
     normalization = ImageNormalization(
-        mean, standard_deviation, data_format=data_format, dtype=dtype, name="normalization"
+        mean, std, data_format=data_format, dtype=dtype, name="normalization"
     )
     outputs = _pyramid_outputs(backbone, levels)
     features = keras.Model(backbone.input, outputs, name="features")

@@ -6,10 +6,10 @@ import numpy as np
 from keras_spm.data.preprocessing import ImagePreprocessing
 from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
-from keras_spm.layers.image_normalization import IMAGENET_STANDARD_DEVIATION
+from keras_spm.layers.image_normalization import IMAGENET_STD
 from keras_spm.layers.image_normalization import ImageNormalization
-from keras_spm.layers.initializers import linear_initializer
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.initializers import dense_initializer
+from keras_spm.layers.macs import macs
 from keras_spm.optimizers import AdamW
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.tasks.image_task import checked_names
@@ -20,7 +20,7 @@ class ImageClassifier(ImageTask):
     """Raw images in, class logits out.
 
     Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
-    normalised inside the model, in float32. The result is (batch, num_classes) in
+    normalized inside the model, in float32. The result is (batch, num_classes) in
     float32. The model is compiled with defaults that suit fine-tuning on integer labels,
     or, where an image may have several classes, on (batch, num_classes) of 0 and 1; call
     `compile` again for others.
@@ -32,7 +32,7 @@ class ImageClassifier(ImageTask):
         activation: of the last layer; `None` for logits.
         dropout: float, rate before the last layer.
         mean: three floats, for pixels scaled to [0, 1].
-        standard_deviation: three floats, likewise.
+        std: three floats, likewise.
         preprocessing: optional `keras_spm.data.ImagePreprocessing`, or a dict of its
             arguments: what `classify` does with images first. Kept with the model.
         multi_label: bool, whether an image may have several classes, or none. Their
@@ -59,7 +59,7 @@ class ImageClassifier(ImageTask):
         activation=None,
         dropout=0.0,
         mean=IMAGENET_MEAN,
-        standard_deviation=IMAGENET_STANDARD_DEVIATION,
+        std=IMAGENET_STD,
         preprocessing=None,
         multi_label=False,
         **kwargs,
@@ -71,7 +71,7 @@ class ImageClassifier(ImageTask):
         # === Layers ===
         normalization = ImageNormalization(
             mean,
-            standard_deviation,
+            std,
             data_format=backbone.data_format,
             dtype=backbone.dtype_policy,
             name="normalization",
@@ -82,7 +82,7 @@ class ImageClassifier(ImageTask):
         head = keras.layers.Dense(
             num_classes,
             activation=activation,
-            kernel_initializer=linear_initializer(),
+            kernel_initializer=dense_initializer(),
             dtype="float32",
             name="head",
         )
@@ -99,7 +99,7 @@ class ImageClassifier(ImageTask):
         self.activation = keras.activations.get(activation)
         self.dropout = dropout
         self.mean = tuple(mean)
-        self.standard_deviation = tuple(standard_deviation)
+        self.std = tuple(std)
         self.preprocessing = preprocessing
         self.multi_label = multi_label
         self.compile()
@@ -197,11 +197,11 @@ class ImageClassifier(ImageTask):
         exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
         return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
-    def multiply_adds(self, input_shape):
-        """Returns the multiply-adds of one image of shape (batch, height, width, 3)."""
+    def macs(self, input_shape):
+        """Returns the MACs of one image of shape (batch, height, width, 3)."""
         head = self.get_layer("head")
         pooled_shape = self.backbone.pooled_output.shape
-        return multiply_adds(self.backbone, input_shape) + multiply_adds(head, pooled_shape)
+        return macs(self.backbone, input_shape) + macs(head, pooled_shape)
 
     def get_config(self):
         return {
@@ -211,7 +211,7 @@ class ImageClassifier(ImageTask):
             "activation": keras.activations.serialize(self.activation),
             "dropout": self.dropout,
             "mean": self.mean,
-            "standard_deviation": self.standard_deviation,
+            "std": self.std,
             "preprocessing": self.preprocessing and self.preprocessing.get_config(),
             "multi_label": self.multi_label,
             "name": self.name,

@@ -56,13 +56,13 @@ class ImageTask(keras.Model):
     def freeze(self, up_to_stage=4, batch_normalization=False):
         """Freezes the backbone's stem and stages 1 to `up_to_stage`; 0 freezes nothing.
 
-        Frozen batch normalisations stay in evaluation. The model is compiled anew as it
+        Frozen batch normalizations stay in evaluation. The model is compiled anew as it
         was, with a fresh optimizer state, so this works between two calls of `fit`. Of a
         backbone of another package the stages are not known: it is frozen whole or not.
 
         Args:
             up_to_stage: int from 0 to 4.
-            batch_normalization: bool, whether the backbone's batch normalisations are
+            batch_normalization: bool, whether the backbone's batch normalizations are
                 frozen in all stages, for small batches.
 
         Raises:
@@ -129,7 +129,7 @@ class ImageTask(keras.Model):
         if looks_scaled(x):
             warnings.warn(
                 "The first images have no pixel above 1: they look scaled to [0, 1] already. "
-                f"{type(self).__name__} takes raw pixels in [0, 255] and normalises them itself.",
+                f"{type(self).__name__} takes raw pixels in [0, 255] and normalizes them itself.",
                 stacklevel=3,
             )
 

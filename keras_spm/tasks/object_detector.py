@@ -9,15 +9,15 @@ from keras import ops
 from keras.utils import bounding_boxes
 
 from keras_spm.heads.anchors import Anchors
-from keras_spm.heads.box_coding import decode_boxes
-from keras_spm.heads.box_coding import encode_boxes
+from keras_spm.heads.box_coder import decode_boxes
+from keras_spm.heads.box_coder import encode_boxes
 from keras_spm.heads.feature_pyramid import FeaturePyramid
-from keras_spm.heads.matching import IGNORED
-from keras_spm.heads.matching import match_anchors
-from keras_spm.heads.retina import RetinaHead
-from keras_spm.heads.suppression import suppress_overlaps
+from keras_spm.heads.matcher import IGNORED
+from keras_spm.heads.matcher import match_anchors
+from keras_spm.heads.nms import suppress_overlaps
+from keras_spm.heads.retinanet import RetinaNetHead
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
-from keras_spm.layers.image_normalization import IMAGENET_STANDARD_DEVIATION
+from keras_spm.layers.image_normalization import IMAGENET_STD
 from keras_spm.losses import generalized_iou_loss
 from keras_spm.losses import l1_loss
 from keras_spm.losses import sigmoid_focal_loss
@@ -70,7 +70,7 @@ class ObjectDetector(DenseTask):
     """Raw images in, boxes with classes and scores out: RetinaNet.
 
     Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
-    normalised inside the model, in float32. Called, the model gives what it learns by, for
+    normalized inside the model, in float32. Called, the model gives what it learns by, for
     every anchor: `logits` (batch, anchors, num_classes), `deltas` (batch, anchors, 4), and
     the `anchors` (anchors, 4), all float32. `predict` gives detections: `boxes` (batch,
     max_detections, 4), `scores` and `labels` (batch, max_detections), the likeliest first;
@@ -94,14 +94,14 @@ class ObjectDetector(DenseTask):
             `keras.utils.bounding_boxes` names them; in pixels.
         pyramid_channels: int, of the feature pyramid.
         head_channels: int, of the head's convolutions.
-        head_depth: int, convolutions of each of the head's towers.
-        anchor_size: float, the smallest anchor's side in strides.
+        num_convs: int, convolutions of each of the head's towers.
+        anchor_scale: float, the smallest anchor's side in strides.
         box_loss: `"l1"`, `"smooth_l1"` or `"generalized_iou"`.
         score_threshold: float; what is less likely is not given.
         iou_threshold: float; of boxes of one class that overlap more, one is given.
         max_detections: int, given for an image.
         mean: three floats, for pixels scaled to [0, 1].
-        standard_deviation: three floats, likewise.
+        std: three floats, likewise.
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
             `detect` brings images into a batch. By default at their own size.
 
@@ -133,14 +133,14 @@ class ObjectDetector(DenseTask):
         bounding_box_format="xyxy",
         pyramid_channels=256,
         head_channels=256,
-        head_depth=4,
-        anchor_size=4.0,
+        num_convs=4,
+        anchor_scale=4.0,
         box_loss="l1",
         score_threshold=0.05,
         iou_threshold=0.5,
         max_detections=100,
         mean=IMAGENET_MEAN,
-        standard_deviation=IMAGENET_STANDARD_DEVIATION,
+        std=IMAGENET_STD,
         batching=None,
         **kwargs,
     ):
@@ -152,13 +152,13 @@ class ObjectDetector(DenseTask):
         pyramid = FeaturePyramid(
             pyramid_channels, _EXTRA_LEVELS, dtype=dtype, name="feature_pyramid"
         )
-        anchors = Anchors(anchor_size, name="anchors")
-        head = RetinaHead(
-            num_classes, anchors.per_position, head_channels, head_depth, dtype=dtype, name="head"
+        anchors = Anchors(anchor_scale, name="anchors")
+        head = RetinaNetHead(
+            num_classes, anchors.per_position, head_channels, num_convs, dtype=dtype, name="head"
         )
 
         # === Functional Model ===
-        images, maps = pyramid_inputs(backbone, self.levels, mean, standard_deviation)
+        images, maps = pyramid_inputs(backbone, self.levels, mean, std)
         maps = pyramid(maps)
         super().__init__(
             inputs=images,
@@ -170,14 +170,14 @@ class ObjectDetector(DenseTask):
                 "bounding_box_format": bounding_box_format,
                 "pyramid_channels": pyramid_channels,
                 "head_channels": head_channels,
-                "head_depth": head_depth,
-                "anchor_size": anchor_size,
+                "num_convs": num_convs,
+                "anchor_scale": anchor_scale,
                 "box_loss": box_loss,
                 "score_threshold": score_threshold,
                 "iou_threshold": iou_threshold,
                 "max_detections": max_detections,
                 "mean": tuple(mean),
-                "standard_deviation": tuple(standard_deviation),
+                "std": tuple(std),
                 "batching": batching,
             },
             **kwargs,

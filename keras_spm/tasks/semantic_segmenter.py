@@ -8,7 +8,7 @@ from keras_spm.backend.resizing import resize_bilinear
 from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.semantic_fpn import SemanticFPNHead
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
-from keras_spm.layers.image_normalization import IMAGENET_STANDARD_DEVIATION
+from keras_spm.layers.image_normalization import IMAGENET_STD
 from keras_spm.layers.resizing import ResizeLike
 from keras_spm.metrics.segmentation import MeanIoU
 from keras_spm.metrics.segmentation import PixelAccuracy
@@ -23,7 +23,7 @@ class SemanticSegmenter(DenseTask):
     """Raw images in, class logits for every pixel out: Semantic FPN.
 
     Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
-    normalised inside the model, in float32. The result is (batch, height, width,
+    normalized inside the model, in float32. The result is (batch, height, width,
     num_classes) in float32, enlarged bilinearly from stride 4. The model is compiled with
     defaults that suit fine-tuning on integer label maps, (batch, height, width).
 
@@ -38,10 +38,10 @@ class SemanticSegmenter(DenseTask):
         head_channels: int, of the head's convolutions.
         dropout: float, rate before the last layer.
         mean: three floats, for pixels scaled to [0, 1].
-        standard_deviation: three floats, likewise.
+        std: three floats, likewise.
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
             `segment` brings images into a batch. By default at their own size.
-        fused: bool, whether the head's batch normalisations are folded away, see
+        fused: bool, whether the head's batch normalizations are folded away, see
             `keras_spm.fuse`.
 
     Raises:
@@ -73,7 +73,7 @@ class SemanticSegmenter(DenseTask):
         head_channels=128,
         dropout=0.1,
         mean=IMAGENET_MEAN,
-        standard_deviation=IMAGENET_STANDARD_DEVIATION,
+        std=IMAGENET_STD,
         batching=None,
         fused=False,
         **kwargs,
@@ -86,7 +86,7 @@ class SemanticSegmenter(DenseTask):
         enlarging = ResizeLike(data_format_of(backbone), dtype="float32", name="enlarging")
 
         # === Functional Model ===
-        images, maps = pyramid_inputs(backbone, self.levels, mean, standard_deviation)
+        images, maps = pyramid_inputs(backbone, self.levels, mean, std)
         super().__init__(
             inputs=images,
             outputs=enlarging([head(pyramid(maps)), images]),
@@ -99,7 +99,7 @@ class SemanticSegmenter(DenseTask):
                 "head_channels": head_channels,
                 "dropout": dropout,
                 "mean": tuple(mean),
-                "standard_deviation": tuple(standard_deviation),
+                "std": tuple(std),
                 "batching": batching,
                 "fused": fused,
             },

@@ -63,23 +63,23 @@ class Checkpoints:
         Raises:
             TrainingError: where there are some, and all are damaged.
         """
-        problems = []
+        invalid_annotations = []
         if (self._folder / _UNFINISHED).exists():  # By a process that was killed.
             shutil.rmtree(self._folder / _UNFINISHED)
         for path in sorted(self._folder.glob("step-*"), reverse=True):
             try:
                 checkpoint = _read(path, self._companion.name)
             except (_DamagedError, OSError) as error:
-                problems.append(f"{path} is damaged ({error})")
+                invalid_annotations.append(f"{path} is damaged ({error})")
                 continue
-            for problem in problems:
+            for problem in invalid_annotations:
                 warnings.warn(f"{problem}; {path.name} is used instead.", stacklevel=3)
             self._whole = [path]
             self._put_back(path)
             return checkpoint
-        if problems:
+        if invalid_annotations:
             raise TrainingError(
-                f"No checkpoint is left to go on from: {'; '.join(problems)}. Delete "
+                f"No checkpoint is left to go on from: {'; '.join(invalid_annotations)}. Delete "
                 f"{self._folder.parent} to train from the beginning."
             )
         self._companion.unlink(missing_ok=True)

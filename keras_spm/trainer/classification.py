@@ -6,13 +6,13 @@ from keras_spm.backbones import PyramidBackbone
 from keras_spm.optimizers import AdamW
 from keras_spm.optimizers import LayerwiseAdamW
 from keras_spm.tasks import ImageClassifier
+from keras_spm.trainer.callbacks import observers
 from keras_spm.trainer.classification_metrics import multi_label_metrics
 from keras_spm.trainer.classification_metrics import single_label_metrics
 from keras_spm.trainer.classification_sources import classification_source
 from keras_spm.trainer.engine import train
 from keras_spm.trainer.files import written_beside
-from keras_spm.trainer.observers import observers
-from keras_spm.trainer.prepared import Prepared
+from keras_spm.trainer.setup import Prepared
 from keras_spm.visualize import plot_confusion_matrix
 from keras_spm.visualize import plot_training_curves
 
@@ -33,7 +33,7 @@ def prepare_classifier(recipe):
 def train_classifier(recipe, folder, verbose):
     """Runs a recipe and leaves its run folder.
 
-    The epoch that does best on the validation part is kept; the test part is read once,
+    The epoch that does best on the validation split is kept; the test split is read once,
     by the model loaded back from its file.
 
     Args:
@@ -59,14 +59,14 @@ def train_classifier(recipe, folder, verbose):
         source.validation,
         [
             # Exchanges weights and averages for the time of a validation.
-            *([keras.callbacks.SwapEMAWeights()] if recipe.average else []),
+            *([keras.callbacks.SwapEMAWeights()] if recipe.ema_decay else []),
             *observers(prepared, folder),
         ],
     )
     metrics = ["accuracy", *["average_precision"] * source.multi_label]
     curves = folder.working_path / "curves.png"
     plot_training_curves(training.history, curves, ("loss", metrics[-1]))
-    if recipe.average:
+    if recipe.ema_decay:
         _keep_averages(training.best_model)
     result = {
         **_test(training.best_model, source, folder.working_path / "confusion_matrix.png"),
@@ -83,7 +83,7 @@ def _build(recipe, source):
         recipe.preset,
         load_weights=recipe.load_weights,
         drop_path_rate=recipe.drop_path_rate,
-        dtype=recipe.policy,
+        dtype=recipe.dtype_policy,
     )
     model = ImageClassifier(
         backbone,
@@ -99,13 +99,15 @@ def _build(recipe, source):
 def _optimizer(recipe, model, rates):
     arguments = {
         "epsilon": recipe.epsilon,
-        "global_clipnorm": recipe.clip_norm or None,
-        "gradient_accumulation_steps": recipe.accumulation if recipe.accumulation > 1 else None,
+        "global_clipnorm": recipe.global_clipnorm or None,
+        "gradient_accumulation_steps": recipe.gradient_accumulation_steps
+        if recipe.gradient_accumulation_steps > 1
+        else None,
     }
-    if recipe.average:
+    if recipe.ema_decay:
         arguments["use_ema"] = True
         # Keras averages after every batch, whether or not it made an update.
-        arguments["ema_momentum"] = recipe.average ** (1 / recipe.accumulation)
+        arguments["ema_momentum"] = recipe.ema_decay ** (1 / recipe.gradient_accumulation_steps)
     if recipe.layer_decay < 1:
         depths = model.backbone.depths
         return LayerwiseAdamW(rates, recipe.layer_decay, depths, recipe.weight_decay, **arguments)

@@ -8,17 +8,17 @@ import pathlib
 import numpy as np
 
 from keras_spm.cards import read_class_names
+from keras_spm.data import CsvDataset
 from keras_spm.data import ImageFolder
-from keras_spm.data import ImageTable
 from keras_spm.data import TfdsClassification
 from keras_spm.registry import lookup
-from keras_spm.trainer.data_parts import DataParts
+from keras_spm.trainer.data_splits import DataSplits
 
 _VALIDATION_NAMES = ("validation", "val", "valid")
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassificationData(DataParts):
+class ClassificationData(DataSplits):
     """Parts of `ClassificationExample`s.
 
     Attributes:
@@ -28,7 +28,7 @@ class ClassificationData(DataParts):
     multi_label: bool
 
     def counts(self):
-        """Returns (classes,) ints, how many images of the training part have each class."""
+        """Returns (classes,) ints, how many images of the training split have each class."""
         labels = np.stack([self.train[index].label for index in range(len(self.train))])
         if self.multi_label:
             return labels.sum(axis=0).astype(int)
@@ -40,15 +40,15 @@ class _Reader:
     """How a data set is read.
 
     Attributes:
-        parts: function of a recipe, the set of its parts' names; empty where it is not
+        splits: function of a recipe, the set of its splits' names; empty where it is not
             divided.
-        read: function (recipe, name of a part or None for all, class names or None) of its
+        read: function (recipe, name of a split or None for all, class names or None) of its
             examples.
         class_names: function of the examples.
         counts: bool, whether every class must be seen to have images to train on.
     """
 
-    parts: collections.abc.Callable
+    splits: collections.abc.Callable
     read: collections.abc.Callable
     class_names: collections.abc.Callable = operator.attrgetter("class_names")
     counts: bool = False
@@ -58,18 +58,18 @@ def classification_data(recipe):
     """Returns the `ClassificationData` of a `ClassificationRecipe` on files.
 
     Raises:
-        FileNotFoundError, ValueError: as the readers do; and for data without a part to
+        FileNotFoundError, ValueError: as the readers do; and for data without a split to
             train on, or to validate on where the recipe holds none out.
     """
     reader = _reader(recipe)
-    parts = reader.parts(recipe)
-    if parts and "train" not in parts:
+    splits = reader.splits(recipe)
+    if splits and "train" not in splits:
         raise ValueError(
-            f"{recipe.data_folder} must have a part `train`. Received: {sorted(parts)}"
+            f"{recipe.data_folder} must have a split `train`. Received: {sorted(splits)}"
         )
-    train = reader.read(recipe, "train" if parts else None, None)
+    train = reader.read(recipe, "train" if splits else None, None)
     names = reader.class_names(train)
-    others = [name for name in (*_VALIDATION_NAMES, "test") if name in parts]
+    others = [name for name in (*_VALIDATION_NAMES, "test") if name in splits]
     if others:
         validation = test = reader.read(recipe, others[0], train.class_names)
         if "test" in others[1:]:
@@ -84,21 +84,21 @@ def classification_data(recipe):
 
 
 def classification_test(recipe):
-    """Returns (examples, class names) of the part alone that is tested on.
+    """Returns (examples, class names) of the split alone that is tested on.
 
-    That is the part `test`, or else the one to validate on. Of data without such parts it
+    That is the split `test`, or else the one to validate on. Of data without such splits it
     is what the recipe holds out, or, with a `validation_share` of 0, all there is.
 
     Raises:
         FileNotFoundError, ValueError: as the readers do.
     """
     reader = _reader(recipe)
-    parts = reader.parts(recipe)
-    part = next((name for name in ("test", *_VALIDATION_NAMES) if name in parts), None)
-    if part is None and recipe.validation_share:
+    splits = reader.splits(recipe)
+    split = next((name for name in ("test", *_VALIDATION_NAMES) if name in splits), None)
+    if split is None and recipe.validation_share:
         data = classification_data(recipe)
         return data.test, data.class_names
-    examples = reader.read(recipe, part, None)
+    examples = reader.read(recipe, split, None)
     return examples, reader.class_names(examples)
 
 
@@ -116,36 +116,36 @@ def _checks(recipe):
     return {"invalid": recipe.invalid, "verify": recipe.verify_images}
 
 
-def _folder_parts(recipe):
+def _folder_splits(recipe):
     folders = {each.name for each in pathlib.Path(recipe.data_folder).glob("*") if each.is_dir()}
     return folders if "train" in folders else set()
 
 
-def _folder(recipe, part, class_names):
+def _folder(recipe, split, class_names):
     """A folder of class folders, or with `train`, `val` and perhaps `test` above them."""
-    folder = pathlib.Path(recipe.data_folder, part or "")
+    folder = pathlib.Path(recipe.data_folder, split or "")
     return ImageFolder(folder, class_names, **_checks(recipe))
 
 
-def _table(recipe, part, class_names):
-    """A CSV file, perhaps with a column of parts."""
-    return ImageTable(recipe.data_folder, None, part, class_names, **_checks(recipe))
+def _table(recipe, split, class_names):
+    """A CSV file, perhaps with a column of splits."""
+    return CsvDataset(recipe.data_folder, None, split, class_names, **_checks(recipe))
 
 
-def _tfds(recipe, part, class_names):
-    return TfdsClassification(recipe.data_folder, part)
+def _tfds(recipe, split, class_names):
+    return TfdsClassification(recipe.data_folder, split)
 
 
 FILE_DATASETS = {
-    "folder": _Reader(_folder_parts, _folder),
-    # Its test part comes without labels; its classes are called by words.
+    "folder": _Reader(_folder_splits, _folder),
+    # Its test split comes without labels; its classes are called by words.
     "imagenet2012": _Reader(
         lambda recipe: {"train", "validation"},
         _tfds,
         lambda examples: read_class_names("imagenet-1k"),
     ),
-    "table": _Reader(lambda recipe: ImageTable.parts(recipe.data_folder), _table, counts=True),
-    "tfds": _Reader(lambda recipe: TfdsClassification.parts(recipe.data_folder), _tfds),
+    "csv": _Reader(lambda recipe: CsvDataset.splits(recipe.data_folder), _table, counts=True),
+    "tfds": _Reader(lambda recipe: TfdsClassification.splits(recipe.data_folder), _tfds),
 }
 
 
@@ -165,7 +165,7 @@ def _held_out(examples, recipe):
 
     if not recipe.validation_share:
         raise ValueError(
-            f"{recipe.data_folder} has no part to validate on. Give it one, `val`, or hold a "
+            f"{recipe.data_folder} has no split to validate on. Give it one, `val`, or hold a "
             "share out with `validation_share`. Received: validation_share=0.0"
         )
     labels = None

@@ -16,7 +16,7 @@ from keras_spm.registry import lookup
 from keras_spm.trainer.classification_data import FILE_DATASETS
 from keras_spm.trainer.classification_data import classification_data
 from keras_spm.trainer.classification_data import classification_test
-from keras_spm.trainer.data_parts import PARTS
+from keras_spm.trainer.data_splits import SPLITS
 
 
 class _Memory:
@@ -28,7 +28,7 @@ class _Memory:
         preprocessing: what the classifier does with images first, or `None`.
         monitor: (metric, `"min"` or `"max"`) by which the best epoch is known.
         loss: for `compile`.
-        counts: {part: examples in it}.
+        counts: {split: examples in it}.
         unused: keys of a recipe that mean nothing to it.
     """
 
@@ -38,7 +38,7 @@ class _Memory:
     loss = "auto"
     unused = (
         *("data_folder", "invalid", "verify_images", "validation_share", "class_weights"),
-        *("image_size", "crop_fraction", "least_area", "flip", "magnitude", "erasing"),
+        *("image_size", "crop_pct", "crop_scale", "flip", "magnitude", "erasing"),
         *("mixup", "cutmix", "label_smoothing", "repeats"),
     )
 
@@ -47,7 +47,7 @@ class _Memory:
         self._splits = splits = load_dataset(recipe.dataset)
         self.class_names = splits.class_names
         self.validation = splits.validation
-        self.counts = {part: len(getattr(splits, part).labels) for part in PARTS}
+        self.counts = {split: len(getattr(splits, split).labels) for split in SPLITS}
 
     def training(self, model):
         """Returns (batches for the whole training, how many an epoch has)."""
@@ -63,7 +63,7 @@ class _Memory:
         )
 
     def test(self, model):
-        """Returns (labels, the model's outputs, the images) of the test part."""
+        """Returns (labels, the model's outputs, the images) of the test split."""
         images, labels = self._splits.test
         return labels, model.predict(images, verbose=0), images
 
@@ -102,12 +102,12 @@ class _Files:
             )
         augmentation = ClassificationAugmentation(
             recipe.image_size,
-            recipe.least_area,
+            recipe.crop_scale,
             recipe.flip,
-            recipe.magnitude,
-            recipe.erasing,
+            recipe.randaugment_magnitude,
+            recipe.random_erasing,
             model.mean,
-            model.standard_deviation,
+            model.std,
         )
 
         def prepared(example, generator):
@@ -120,7 +120,7 @@ class _Files:
             self._collated,
             recipe.batch_size,
             recipe.seed,
-            recipe.repeats,
+            recipe.repeated_augmentation,
             Mixing(recipe.mixup, recipe.cutmix) if mixes else None,
         )
         if self._class_weights is not None:
@@ -229,7 +229,7 @@ def tested_outputs(model, recipe):
 
 
 def _preprocessing(recipe):
-    return ImagePreprocessing((recipe.image_size, recipe.image_size), recipe.crop_fraction)
+    return ImagePreprocessing((recipe.image_size, recipe.image_size), recipe.crop_pct)
 
 
 def _outputs(model, examples, preprocessing, batch_size):

@@ -10,8 +10,8 @@ from keras_spm.trainer.classification import prepare_classifier
 from keras_spm.trainer.classification import train_classifier
 from keras_spm.trainer.detection import prepare_detector
 from keras_spm.trainer.detection import train_detector
+from keras_spm.trainer.dry_run import plan
 from keras_spm.trainer.errors import TrainingError
-from keras_spm.trainer.plan import plan
 from keras_spm.trainer.recipe import ClassificationRecipe
 from keras_spm.trainer.recipe import DetectionRecipe
 from keras_spm.trainer.recipe import SegmentationRecipe

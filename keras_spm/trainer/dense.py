@@ -2,12 +2,12 @@
 
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.optimizers import AdamW
+from keras_spm.trainer.callbacks import observers
 from keras_spm.trainer.engine import train
-from keras_spm.trainer.observers import observers
-from keras_spm.trainer.prepared import Prepared
+from keras_spm.trainer.setup import Prepared
 from keras_spm.visualize import plot_training_curves
 
-# Examples of the test part that are drawn.
+# Examples of the test split that are drawn.
 SHOWN = 6
 
 
@@ -28,7 +28,7 @@ def prepare(recipe, model, batches, data):
         recipe: a `DenseRecipe`.
         model: the task.
         batches: endless data set.
-        data: `DataParts`.
+        data: `DataSplits`.
 
     Returns:
         A `Prepared`.
@@ -43,7 +43,7 @@ def run(prepared, evaluation, metric, test, recipe, folder, verbose):
 
     Args:
         prepared: a `Prepared`.
-        evaluation: callback that measures the validation part.
+        evaluation: callback that measures the validation split.
         metric: str, by whose value there the best epoch is known.
         test: function (path of the best model, path of the run's folder) that returns
             {name: float}.

@@ -42,7 +42,7 @@ def prepare_detector(recipe):
 def train_detector(recipe, folder, verbose):
     """Runs a recipe and leaves its run folder.
 
-    The epoch that does best on the validation part is kept; the test part is read once,
+    The epoch that does best on the validation split is kept; the test split is read once,
     by the model loaded back from its file.
 
     Args:
@@ -74,10 +74,10 @@ def _build(recipe, class_names):
         class_names,
         pyramid_channels=recipe.pyramid_channels,
         head_channels=recipe.head_channels,
-        head_depth=recipe.head_depth,
-        anchor_size=recipe.anchor_size,
+        num_convs=recipe.num_convs,
+        anchor_scale=recipe.anchor_scale,
         box_loss=recipe.box_loss,
-        batching=ImageBatching(recipe.shorter_side, recipe.longer_side),
+        batching=ImageBatching(recipe.min_size, recipe.max_size),
     )
     backbone.freeze(recipe.frozen_stages)
     return model

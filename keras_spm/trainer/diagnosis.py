@@ -2,9 +2,9 @@
 
 import contextlib
 
-from keras_spm.trainer.continuation import NotFiniteError
 from keras_spm.trainer.errors import TrainingError
-from keras_spm.trainer.finiteness import cause_of
+from keras_spm.trainer.nan_debug import cause_of
+from keras_spm.trainer.resume import NotFiniteError
 
 # The batches that a backend may be about to take when it fails.
 _AHEAD = 3

@@ -9,10 +9,10 @@ from keras_spm.data.pipeline import read_ahead
 from keras_spm.environment import git_revision
 from keras_spm.environment import versions
 from keras_spm.trainer.checkpoints import Checkpoints
-from keras_spm.trainer.continuation import Continuation
-from keras_spm.trainer.continuation import FiniteLoss
 from keras_spm.trainer.diagnosis import explained
-from keras_spm.trainer.record import Record
+from keras_spm.trainer.history import Record
+from keras_spm.trainer.resume import Continuation
+from keras_spm.trainer.resume import FiniteLoss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Training:
 
     Attributes:
         history: {metric: value for each epoch}.
-        best_epoch: int, from 1 on, the one that did best on the validation part.
+        best_epoch: int, from 1 on, the one that did best on the validation split.
         best_model: path of the model as it was then.
         seconds: that `fit` took.
     """
@@ -75,7 +75,7 @@ def train(prepared, recipe, folder, verbose, monitor, validation=None, callbacks
                     read_ahead(batches, start),
                     shuffle=False,
                     initial_epoch=epoch,
-                    # A part of an epoch has a `fit` of its own, which knows how many steps
+                    # A split of an epoch has a `fit` of its own, which knows how many steps
                     # it has.
                     epochs=epoch + 1 if done else recipe.epochs,
                     steps_per_epoch=steps - done,

@@ -40,7 +40,7 @@ def add_evaluation_arguments(parser):
     parser.add_argument(
         "--data",
         metavar="FOLDER",
-        help="data set to measure on, instead of the recipe's own: its test part, or all",
+        help="data set to measure on, instead of the recipe's own: its test split, or all",
     )
     parser.add_argument(
         "--recipe", help="whose data set to measure on; by default the run's, or the task's"
@@ -92,7 +92,7 @@ def load_task(name):
 
 
 def evaluate(model, recipe):
-    """Measures a model on the test part of a recipe's data.
+    """Measures a model on the test split of a recipe's data.
 
     Args:
         model: a task.

@@ -64,14 +64,14 @@ class Recipe:
 class ClassificationRecipe(Recipe):
     """Everything that decides an image-classification training.
 
-    An epoch is as many examples as the training part has. What a recipe does not say is
+    An epoch is as many examples as the training split has. What a recipe does not say is
     off. Data are `"digits"`, in memory, whose augmentation is `rotation`, `zoom` and
     `translation`; or files, with all other augmentation:
 
     - `"folder"`: `data_folder` has a folder for each class, or folders `train`, `val` and
       perhaps `test` of such.
-    - `"table"`: `data_folder` is a CSV file, see `keras_spm.data.ImageTable`, perhaps with
-      the parts `train`, `val` and `test`.
+    - `"csv"`: `data_folder` is a CSV file, see `keras_spm.data.CsvDataset`, perhaps with
+      the splits `train`, `val` and `test`.
     - `"tfds"`: `data_folder` is that of a prepared data set of TensorFlow Datasets, such as
       `…/cifar10/3.0.2`; `"imagenet2012"` likewise.
 
@@ -83,16 +83,16 @@ class ClassificationRecipe(Recipe):
         data_folder: where the data are; empty for those in memory.
         invalid: `"raise"`, or `"drop"` to train without the files that cannot be trained on.
         verify_images: whether all files are decoded before the training, to find those.
-        validation_share: of the training part, held out where there is no part to validate
+        validation_share: of the training split, held out where there is no split to validate
             on.
         class_weights: `"balanced"` for weights that make all classes count the same,
             whatever their number of images, or `"none"`.
         image_size: height and width of what is trained and tested on, pixels.
-        crop_fraction: of the test, see `keras_spm.data.ImagePreprocessing`.
-        least_area: of the random crop, as a share of the image.
+        crop_pct: of the test, see `keras_spm.data.ImagePreprocessing`.
+        crop_scale: of the random crop, as a share of the image.
         flip: probability that an image is mirrored.
         magnitude: of RandAugment, from 0 to 10.
-        erasing: probability that a part of an image is erased.
+        erasing: probability that a split of an image is erased.
         mixup, cutmix: parameters of their beta distributions.
         label_smoothing: share of a label that goes to all classes alike.
         repeats: how often an image comes in succession, each time augmented anew.
@@ -102,52 +102,52 @@ class ClassificationRecipe(Recipe):
         schedule: `"cosine"` falls to 0 over the steps after the rise; `"cosine_by_epoch"`
             and `"cosine_by_step"` are `WarmupCosine` as PVT and Swin use it.
         warmup_epochs: epochs of linear rise to the peak.
-        warmup_rate, floor_rate: where the rise begins, and where the cosine ends.
+        warmup_learning_rate, min_learning_rate: where the rise begins, and where the cosine ends.
         epsilon: AdamW's.
-        clip_norm: largest norm of all gradients together; 0 for any.
+        global_clipnorm: largest norm of all gradients together; 0 for any.
         layer_decay: see `LayerwiseAdamW`; 1 for none.
         accumulation: batches whose mean gradient makes one update. The averages and clipping
             are of updates.
         average: momentum of the weights' running average, which is validated, tested and
-            kept in place of the weights; 0 for none. Statistics of batch normalisation are
+            kept in place of the weights; 0 for none. Statistics of batch normalization are
             not averaged twice.
     """
 
     load_weights: bool = False
     frozen_stages: int = 0
-    policy: str = "float32"
+    dtype_policy: str = "float32"
     data_folder: str = ""
     invalid: str = "raise"
     verify_images: bool = True
     validation_share: float = 0.0
     class_weights: str = "none"
     image_size: int = 224
-    crop_fraction: float = 1.0
-    least_area: float = 1.0
+    crop_pct: float = 1.0
+    crop_scale: float = 1.0
     flip: float = 0.0
-    magnitude: float = 0.0
-    erasing: float = 0.0
+    randaugment_magnitude: float = 0.0
+    random_erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     label_smoothing: float = 0.0
-    repeats: int = 1
+    repeated_augmentation: int = 1
     rotation: float = 0.0
     zoom: float = 0.0
     translation: float = 0.0
     schedule: str = "cosine"
     warmup_epochs: int
-    warmup_rate: float = 0.0
-    floor_rate: float = 0.0
+    warmup_learning_rate: float = 0.0
+    min_learning_rate: float = 0.0
     epsilon: float = 1e-7
-    clip_norm: float = 0.0
+    global_clipnorm: float = 0.0
     layer_decay: float = 1.0
-    accumulation: int = 1
-    average: float = 0.0
+    gradient_accumulation_steps: int = 1
+    ema_decay: float = 0.0
 
     ranges = {
         **Recipe.ranges,
-        **dict.fromkeys(("flip", "erasing", "label_smoothing", "least_area", "average"), (0, 1)),
-        **dict.fromkeys(("mixup", "cutmix", "clip_norm"), (0, math.inf)),
+        **dict.fromkeys(("flip", "erasing", "label_smoothing", "crop_scale", "average"), (0, 1)),
+        **dict.fromkeys(("mixup", "cutmix", "global_clipnorm"), (0, math.inf)),
         **dict.fromkeys(("accumulation", "repeats", "image_size"), (1, math.inf)),
         "magnitude": (0, 10),
         "frozen_stages": (0, 4),
@@ -173,16 +173,16 @@ class ClassificationRecipe(Recipe):
             self.learning_rate,
             steps,
             warmup,
-            self.warmup_rate,
-            self.floor_rate,
+            self.warmup_learning_rate,
+            self.min_learning_rate,
             **_COSINES[self.schedule](steps_per_epoch),
         )
 
 
 # {schedule: function of an epoch's steps that returns arguments of `WarmupCosine`}
 _COSINES = {
-    "cosine_by_epoch": lambda steps: {"hold": steps},
-    "cosine_by_step": lambda steps: {"waits": True},
+    "cosine_by_epoch": lambda steps: {"update_every": steps},
+    "cosine_by_step": lambda steps: {"warmup_prefix": True},
 }
 
 
@@ -194,7 +194,7 @@ class DenseRecipe(Recipe):
         load_weights: whether the backbone starts from the preset's published weights.
         merging: of the backbone, as its constructor takes it.
         data_folder: where the data set is; empty for one that needs no files.
-        steps_per_epoch: steps; the training part is repeated as often as needed.
+        steps_per_epoch: steps; the training split is repeated as often as needed.
         schedule: how the learning rate falls: `"cosine"` or `"polynomial"` (power 0.9), both
             to 0 in the end, or `"steps"`: a tenth after two thirds of the steps, and again
             after eleven twelfths.
@@ -241,19 +241,19 @@ class SegmentationRecipe(DenseRecipe):
 
     Attributes:
         image_size: height and width of the crops that are trained on, pixels.
-        test_shorter_side, test_longer_side: into which images are fitted in tests, their
+        test_min_size, test_max_size: into which images are fitted in tests, their
             ratio kept; then they are enlarged to a multiple of 32.
-        least_scale, largest_scale: of the random resizing before the crop, relative to the
+        min_scale, max_scale: of the random resizing before the crop, relative to the
             size in tests; both 1 for none.
-        recolour: whether colours are changed at random.
+        color_jitter: whether colors are changed at random.
     """
 
     image_size: int
-    test_shorter_side: int
-    test_longer_side: int
-    least_scale: float
-    largest_scale: float
-    recolour: bool
+    test_min_size: int
+    test_max_size: int
+    min_scale: float
+    max_scale: float
+    color_jitter: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -261,18 +261,18 @@ class DetectionRecipe(DenseRecipe):
     """Everything that decides an object-detection training.
 
     Attributes:
-        shorter_side: to which images are resized, their ratio kept; pixels.
-        longer_side: its limit.
-        head_depth: convolutions of each of the head's towers.
-        anchor_size: the smallest anchor's side, in strides.
+        min_size: to which images are resized, their ratio kept; pixels.
+        max_size: its limit.
+        num_convs: convolutions of each of the head's towers.
+        anchor_scale: the smallest anchor's side, in strides.
         box_loss: as `ObjectDetector` takes it.
         frozen_stages: how many of the backbone's stages keep their weights.
     """
 
-    shorter_side: int
-    longer_side: int
-    head_depth: int
-    anchor_size: float
+    min_size: int
+    max_size: int
+    num_convs: int
+    anchor_scale: float
     box_loss: str
     frozen_stages: int
 

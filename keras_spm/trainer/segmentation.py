@@ -34,7 +34,7 @@ def prepare_segmenter(recipe):
 def train_segmenter(recipe, folder, verbose):
     """Runs a recipe and leaves its run folder.
 
-    The epoch that does best on the validation part is kept; the test part is read once,
+    The epoch that does best on the validation split is kept; the test split is read once,
     by the model loaded back from its file.
 
     Args:
@@ -65,25 +65,23 @@ def _build(recipe, class_names):
         class_names,
         pyramid_channels=recipe.pyramid_channels,
         head_channels=recipe.head_channels,
-        batching=ImageBatching(
-            recipe.test_shorter_side, recipe.test_longer_side, enlarge_to_divisor=True
-        ),
+        batching=ImageBatching(recipe.test_min_size, recipe.test_max_size, resize_to_divisor=True),
     )
 
 
 def _augmentation(recipe):
     return SegmentationAugmentation(
         recipe.image_size,
-        (recipe.test_longer_side, recipe.test_shorter_side),
-        (recipe.least_scale, recipe.largest_scale),
+        (recipe.test_max_size, recipe.test_min_size),
+        (recipe.min_scale, recipe.max_scale),
         flip=recipe.flip,
-        recolour=recipe.recolour,
+        color_jitter=recipe.color_jitter,
     )
 
 
 def _collated(pairs):
-    images, class_maps = zip(*pairs, strict=True)
-    return np.stack(images), np.stack(class_maps)
+    images, segmentation_maps = zip(*pairs, strict=True)
+    return np.stack(images), np.stack(segmentation_maps)
 
 
 def _test(examples, model_path, folder):
@@ -99,7 +97,7 @@ def _test(examples, model_path, folder):
     images = [np.asarray(read_image(example.image)) for example in shown]
     plot_segmentations(
         images,
-        [example.class_map for example in shown],
+        [example.segmentation_map for example in shown],
         model.segment(images),
         model.class_names,
         folder / "predictions.png",

@@ -5,7 +5,7 @@ from keras_spm.weights.errors import FormatError
 from keras_spm.weights.errors import MismatchError
 from keras_spm.weights.errors import WeightsError
 from keras_spm.weights.formats import read_arrays
-from keras_spm.weights.ledger import LoadReport
+from keras_spm.weights.state_dict import LoadReport
 
 __all__ = [
     "DownloadError",

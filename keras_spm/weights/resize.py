@@ -18,7 +18,7 @@ def square_side(count):
 
 
 def resize(table, size, kernel):
-    """Resizes a grid: half-pixel centres, no antialiasing, the border repeated.
+    """Resizes a grid: half-pixel centers, no antialiasing, the border repeated.
 
     Args:
         table: (rows, columns, channels), float32.
@@ -51,10 +51,10 @@ def cubic(distance, a=-0.75):
 
 def _matrix(old, new, kernel):
     """The (new, old) matrix of the resizing along one axis."""
-    centres = (np.arange(new) + 0.5) * old / new - 0.5
+    centers = (np.arange(new) + 0.5) * old / new - 0.5
     matrix = np.zeros((new, old))
-    reach = np.arange(-1, 3)  # The samples around a centre that a cubic reaches.
-    samples = np.floor(centres).astype(int)[:, None] + reach
-    weights = kernel(centres[:, None] - samples)
+    reach = np.arange(-1, 3)  # The samples around a center that a cubic reaches.
+    samples = np.floor(centers).astype(int)[:, None] + reach
+    weights = kernel(centers[:, None] - samples)
     np.add.at(matrix, (np.arange(new)[:, None], np.clip(samples, 0, old - 1)), weights)
     return matrix

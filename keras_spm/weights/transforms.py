@@ -38,7 +38,7 @@ def _single(source_shape, to_keras, to_torch):
 
 IDENTITY = _single(lambda shape: shape, lambda array, shape: array, lambda value: value)
 
-# Linear: (out, in) ↔ (in, out).
+# Dense: (out, in) ↔ (in, out).
 LINEAR = _single(lambda shape: shape[::-1], lambda array, shape: array.T, lambda value: value.T)
 
 # Convolution: (out, in, height, width) ↔ (height, width, in, out).
@@ -102,7 +102,7 @@ def _grid(rows, size):
         if round(len(rows) ** 0.5) ** 2 == len(rows):
             raise ValueError(
                 f"{len(rows)} rows may be a square grid or the model's of {height} x {width}: "
-                "load into a model with a square `position_image_size`"
+                "load into a model with a square `pretrain_image_size`"
             )
         return rows.reshape(height, width, -1)
     side = square_side(len(rows))

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.only("torch")
 README = pathlib.Path(__file__).parents[2] / "README.md"
 
 # With 1000 classes at 224 x 224: parameters, exact or in M to the digits given, and
-# multiply-adds in G with attention's products, to the digits given.
+# MACs in G with attention's products, to the digits given.
 PUBLISHED = {
     "`PVT` tiny": (13.229, 1.93),
     "`PVT` small": (24.486, 3.82),
@@ -33,7 +33,7 @@ PUBLISHED = {
     "`Swin` small": (49_606_258, 8.7),
     "`Swin` base": (87_768_224, 15.4),
 }
-# With SPM; multiply-adds as the reference computes it.
+# With SPM; MACs as the reference computes it.
 PUBLISHED_SPM = {
     "`PVT` tiny": (14_029_480, 2.76),
     "`PVT` small": (25.286, 4.63),
@@ -106,4 +106,4 @@ def test_multiply_adds_agree_with_a_count_of_what_runs(cls, name):
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         backbone(np.zeros(image, "float32"))
     counted = counter.get_total_flops() / 2
-    assert backbone.multiply_adds(image) == pytest.approx(counted, rel=1e-3)
+    assert backbone.macs(image) == pytest.approx(counted, rel=1e-3)

@@ -27,7 +27,7 @@ def loaded():
             models[name] = golden.classifier(name)
             report = load_torch_weights(models[name], golden.state(name))
             assert report.layout == golden.BACKBONES[name][1]
-            assert not report.fresh and not report.left_over and not report.resized
+            assert not report.missing_keys and not report.unexpected_keys and not report.resized
         return models[name]
 
     return load
@@ -56,7 +56,7 @@ def test_stage_maps_equal_the_reference(loaded, name, case):
         # The reference's maps are those of its form for dense prediction.
         backbone = golden.backbone(name, class_token=False)
         report = load_torch_weights(backbone, golden.state(name))
-        assert sorted(report.left_over) == [
+        assert sorted(report.unexpected_keys) == [
             *("cls_token", "head.bias", "head.weight", "norm.bias", "norm.weight")
         ]
     else:

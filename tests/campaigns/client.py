@@ -44,8 +44,8 @@ class Outcome(NamedTuple):
 
 
 def digest(model):
-    """Hash of a classifier's values, class names and normalisation."""
-    described = (model.class_names, model.mean, model.standard_deviation)
+    """Hash of a classifier's values, class names and normalization."""
+    described = (model.class_names, model.mean, model.std)
     total = hashlib.sha256(repr(described).encode())
     for variable in model.weights:
         total.update(variable.path.encode())

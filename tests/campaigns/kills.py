@@ -1,7 +1,7 @@
 """The kill campaign: a training killed at any moment ends as one that was never killed.
 
 Run with `python -m tests.campaigns.kills`, or for one backend with `--backend torch`. The
-training is `tests/trainer/small_training.py`: dropout, batch normalisation, averages of the
+training is `tests/trainer/small_training.py`: dropout, batch normalization, averages of the
 weights, accumulation, augmentation, and checkpoints every three steps of eight. It is killed
 by SIGKILL, about every second time while a checkpoint is written, and started again by the
 same call, until its run has had its share of kills; then it is let finish. What it leaves

@@ -150,8 +150,8 @@ def test_a_backbone_leaves_the_head_out(name):
     head = {"transformers": "classifier"}.get(layout, "head")
     if "swin" in name and layout == "timm":
         head = "head.fc"
-    assert sorted(report.left_over) == [f"{head}.bias", f"{head}.weight"]
-    assert not report.fresh and f"left over: {head}" in str(report)
+    assert sorted(report.unexpected_keys) == [f"{head}.bias", f"{head}.weight"]
+    assert not report.missing_keys and f"left over: {head}" in str(report)
 
 
 @pytest.mark.parametrize("name", ["transformers_pvt", "transformers_pvt_v2", "transformers_swin"])
@@ -169,7 +169,7 @@ def test_the_names_of_a_model_without_classifier_are_known(name):
     expected = _values(model)
     _zero(model.backbone)
     report = load_torch_weights(model, bare)
-    assert sorted(report.fresh) == ["head/bias", "head/kernel"]
+    assert sorted(report.missing_keys) == ["head/bias", "head/kernel"]
     assert _same(_values(model), expected)
     assert to_torch_state_dict(model.backbone, "transformers").keys() == bare.keys()
 
@@ -180,8 +180,8 @@ def test_a_head_for_other_classes_stays_fresh():
     model = _classifier(NAME)
     before = to_numpy(model.get_layer("head").kernel)
     report = load_torch_weights(model, state)
-    assert sorted(report.fresh) == ["head/bias", "head/kernel"]
-    assert sorted(report.left_over) == ["head.bias", "head.weight"]
+    assert sorted(report.missing_keys) == ["head/bias", "head/kernel"]
+    assert sorted(report.unexpected_keys) == ["head.bias", "head.weight"]
     assert "fresh: head" in str(report)
     assert difference(model.get_layer("head").kernel, before) == 0
 
@@ -189,7 +189,7 @@ def test_a_head_for_other_classes_stays_fresh():
 def test_a_file_without_head_leaves_it_fresh():
     state = {key: array for key, array in golden.state(NAME).items() if "head" not in key}
     report = load_torch_weights(_classifier(NAME), state)
-    assert sorted(report.fresh) == ["head/bias", "head/kernel"]
+    assert sorted(report.missing_keys) == ["head/bias", "head/kernel"]
 
 
 @every_layout
@@ -203,7 +203,7 @@ def test_half_precision_is_widened_and_reported(tmp_path, name, dtype):
     save_file(state, tmp_path / "half.safetensors")
     report = load_torch_weights(model, tmp_path / "half.safetensors")
     tensors = {tensor for names in report.loaded.values() for tensor in names}
-    assert set(report.widened) == tensors
+    assert set(report.upcast) == tensors
     assert "widened from half precision" in str(report)
     by_file = _values(model)
     load_torch_weights(model, {key: array.astype("float32") for key, array in state.items()})
@@ -214,7 +214,7 @@ def test_pytorchs_own_bfloat16_is_widened_and_reported(tmp_path):
     state = {key: torch.tensor(array) for key, array in golden.state(NAME).items()}
     torch.save({key: value.bfloat16() for key, value in state.items()}, tmp_path / "half.pth")
     report = load_torch_weights(_classifier(NAME), tmp_path / "half.pth")
-    assert len(report.widened) == len(report.loaded)
+    assert len(report.upcast) == len(report.loaded)
 
 
 @pytest.mark.parametrize("layer", [MultiScaleAggregation(32), GuidedLocalEnhancement()])
@@ -247,7 +247,7 @@ def _interpolated(grid, size, mode):
 @pytest.mark.parametrize("size", [(128, 128), (96, 160), (40, 40)])
 def test_position_embeddings_are_resized_to_the_models_grid(name, size):
     state = golden.state(name)
-    model = golden.classifier(name, position_image_size=size)
+    model = golden.classifier(name, pretrain_image_size=size)
     report = load_torch_weights(model, state)
     positions = [key for key in state if "pos" in key.split(".")[-1]]
     assert len(positions) == 4
@@ -281,7 +281,7 @@ def test_bias_tables_are_resized_to_the_models_window(name, window_size):
 
 
 def test_a_grid_that_may_be_read_two_ways_is_refused():
-    model = golden.classifier("pvt", position_image_size=(32, 128))  # As many as 64 x 64 has.
+    model = golden.classifier("pvt", pretrain_image_size=(32, 128))  # As many as 64 x 64 has.
     before = _values(model)
     with pytest.raises(MismatchError, match="pos_embed1: 256 rows may be a square grid or"):
         load_torch_weights(model, golden.state("pvt"))
@@ -289,7 +289,7 @@ def test_a_grid_that_may_be_read_two_ways_is_refused():
 
 
 def test_a_grid_that_is_no_square_comes_back_as_it_was():
-    model = golden.classifier("pvt", position_image_size=(64, 96))
+    model = golden.classifier("pvt", pretrain_image_size=(64, 96))
     before = _values(model)
     state = to_torch_state_dict(model)
     _zero(model)

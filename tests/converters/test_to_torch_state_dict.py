@@ -68,7 +68,7 @@ def test_out_and_in_is_the_identity(name, layout, part):
     state = to_torch_state_dict(model, layout)
     randomize(model, seed=1)
     report = load_torch_weights(model, state)
-    assert report.layout == layout and not report.fresh and not report.left_over
+    assert report.layout == layout and not report.missing_keys and not report.unexpected_keys
     after = _values(model)
     assert all((after[path] == before[path]).all() for path in before)
 

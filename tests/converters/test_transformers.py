@@ -40,9 +40,7 @@ def _reference(name):
 def _ours(name):
     eps = {} if "swin" in name else {"embedding_norm_epsilon": 1e-6}
     backbone = keras_spm.backbones.PyramidBackbone.from_preset(name, load_weights=False, **eps)
-    return keras_spm.ImageClassifier(
-        backbone, CLASSES, mean=(0, 0, 0), standard_deviation=(1, 1, 1)
-    )
+    return keras_spm.ImageClassifier(backbone, CLASSES, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 def _logits(reference, images):
@@ -58,7 +56,9 @@ def test_logits_at_full_size(tmp_path, name):
     assert (tmp_path / "model.safetensors").exists() == (name != "pvt_v2_b0")
     model = _ours(name)
     report = keras_spm.load_torch_weights(model, tmp_path)
-    assert report.layout == "transformers" and not report.fresh and not report.left_over
+    assert (
+        report.layout == "transformers" and not report.missing_keys and not report.unexpected_keys
+    )
     images = np.random.default_rng(0).normal(size=(1, 224, 224, 3)).astype("float32")
     expected = _logits(reference, images)
     assert np.abs(expected).max() > 0.5

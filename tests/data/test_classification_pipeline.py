@@ -117,8 +117,8 @@ def test_crops_are_of_random_area_and_ratio():
     assert random_crop(200, 10, generator, 0.5) == (0, 93, 10, 106)
 
 
-def _augmentation(size=16, least_area=0.2, flip=0.0, magnitude=0.0, erasing=0.0):
-    return ClassificationAugmentation(size, least_area, flip, magnitude, erasing, MEAN, DEVIATION)
+def _augmentation(size=16, crop_scale=0.2, flip=0.0, magnitude=0.0, erasing=0.0):
+    return ClassificationAugmentation(size, crop_scale, flip, magnitude, erasing, MEAN, DEVIATION)
 
 
 def test_a_crop_is_resized_bicubically_and_mirrored():
@@ -144,7 +144,7 @@ def test_large_files_are_decoded_smaller(tmp_path):
         expected = _augmentation(64)(whole, np.random.default_rng(seed)).astype(float)
         for name in ("plain.jpg", "turned.jpg"):
             found = _augmentation(64)(tmp_path / name, np.random.default_rng(seed))
-            # Boxes are rounded to pixels of the smaller image; neighbours differ by 2 to 4.
+            # Boxes are rounded to pixels of the smaller image; neighbors differ by 2 to 4.
             assert np.abs(found - expected).mean() < 3, name
 
 
@@ -193,10 +193,10 @@ def test_operations_on_levels():
         factor = max(0.1, 1 + 0.81 * sign)
         expected = np.clip(levels * factor, 0, 255)
         assert np.abs(_operated("brightness", 0.9, sign) - expected).max() <= 1
-        grey = np.asarray(Image.fromarray(PIXELS).convert("L"), float)[..., None]
-        expected = np.clip(grey + factor * (levels - grey), 0, 255)
-        assert np.abs(_operated("colour", 0.9, sign) - expected).max() <= 1
-        expected = np.clip(round(grey.mean()) + factor * (levels - round(grey.mean())), 0, 255)
+        gray = np.asarray(Image.fromarray(PIXELS).convert("L"), float)[..., None]
+        expected = np.clip(gray + factor * (levels - gray), 0, 255)
+        assert np.abs(_operated("color", 0.9, sign) - expected).max() <= 1
+        expected = np.clip(round(gray.mean()) + factor * (levels - round(gray.mean())), 0, 255)
         assert np.abs(_operated("contrast", 0.9, sign) - expected).max() <= 1
     assert _operated("sharpness", 1, 1).std() > levels.std() > _operated("sharpness", 1, -1).std()
     dim = (PIXELS // 4 + 60).astype("uint8")
@@ -206,7 +206,7 @@ def test_operations_on_levels():
 
 
 def test_operations_on_places():
-    """A dot's place tells how the image moved; what comes in has the colour of the fill."""
+    """A dot's place tells how the image moved; what comes in has the color of the fill."""
     dot = np.full((41, 41, 3), 100, "uint8")
     dot[10, 30] = 255
 

@@ -29,7 +29,7 @@ def test_what_pycocotools_reads(tmp_path):
 
     files = _written(tmp_path)
     examples, theirs = CocoDetection(*files), COCO(files[0])
-    assert examples.problems == {}
+    assert examples.invalid_annotations == {}
     categories = theirs.loadCats(sorted(theirs.getCatIds()))
     assert examples.class_names == [category["name"] for category in categories]
     assert examples.category_ids == [category["id"] for category in categories] == [2, 4, 7]
@@ -134,7 +134,7 @@ def test_what_breaks_a_rule_is_counted_and_named(tmp_path, rule):
     with pytest.raises(ValueError, match=rf"{len(broken)} × {rule} \(bad0.*invalid=\"drop\""):
         CocoDetection(*files)
     examples = CocoDetection(*files, invalid="drop")
-    assert examples.problems == {rule: [each["id"] for each in broken]}
+    assert examples.invalid_annotations == {rule: [each["id"] for each in broken]}
     assert [len(example.boxes) for example in examples] == [2, 2, 1]
 
 
@@ -150,7 +150,7 @@ def test_many_problems_are_one_error(tmp_path):
     examples = CocoDetection(*files, invalid="drop")
     assert [example.image_id for example in examples] == [11, 9]
     assert [len(example.boxes) for example in examples] == [2, 0]
-    assert set(examples.problems) == {
+    assert set(examples.invalid_annotations) == {
         *("id that came before", "area that is not positive", "missing image file"),
     }
 

@@ -11,15 +11,15 @@ from keras_spm.data.transforms import random_affine
 
 def test_digits_are_split_without_overlap():
     splits = load_dataset("digits")
-    counts = [len(part.labels) for part in (splits.train, splits.validation, splits.test)]
+    counts = [len(split.labels) for split in (splits.train, splits.validation, splits.test)]
     assert sum(counts) == 1797
     assert [count / 1797 for count in counts] == pytest.approx([0.7, 0.1, 0.2], abs=0.001)
-    for part in (splits.train, splits.validation, splits.test):
-        assert part.images.dtype == "uint8" and part.images.shape[1:] == (32, 32, 3)
-        shares = np.bincount(part.labels) / len(part.labels)
+    for split in (splits.train, splits.validation, splits.test):
+        assert split.images.dtype == "uint8" and split.images.shape[1:] == (32, 32, 3)
+        shares = np.bincount(split.labels) / len(split.labels)
         assert np.abs(shares - np.bincount(scans().target) / 1797).max() < 0.01
-    images = np.concatenate([part.images for part in splits[:3]])
-    labels = np.concatenate([part.labels for part in splits[:3]])
+    images = np.concatenate([split.images for split in splits[:3]])
+    labels = np.concatenate([split.labels for split in splits[:3]])
     assert sorted(labels) == sorted(scans().target)
     # The middle of each 4x4 block of an enlarged scan is near the scan's own pixel.
     levels = np.sort(scans().images.sum((1, 2)))
@@ -68,7 +68,7 @@ def test_a_batch_must_fit_the_data(batch_size):
 
 def test_random_affine_moves_as_it_says():
     image = np.zeros((33, 33, 3), "uint8")
-    image[16, 20] = 255  # Four right of the centre.
+    image[16, 20] = 255  # Four right of the center.
 
     class Fixed:
         def __init__(self, angle, zoom, shift):

@@ -36,10 +36,10 @@ def test_a_batch_keeps_ratios_and_remembers_sizes():
     assert [each.resized for each in geometries] == [(26, 64), (64, 26)]
     assert batch.shape == (2, 64, 64, 3)
     assert (batch[0, :26] == 9).all() and (batch[0, 26:] == [124, 116, 104]).all()
-    _, (geometry, _) = ImageBatching(32, 64, enlarge_to_divisor=True)(images)
+    _, (geometry, _) = ImageBatching(32, 64, resize_to_divisor=True)(images)
     assert geometry.resized == (32, 64) and geometry.scale == (0.8, 0.64)
     # From the longer side on, the divisor makes all batches of one size.
-    assert {ImageBatching(32, 64, divisor=64)([each])[0].shape for each in images} == {
+    assert {ImageBatching(32, 64, size_divisor=64)([each])[0].shape for each in images} == {
         (1, 64, 64, 3)
     }
 
@@ -94,44 +94,49 @@ def test_repeated_batches_are_decided_by_the_seed():
 
 
 def _augmentation(**arguments):
-    plain = {"base_size": (96, 96), "scales": (1, 1), "flip": 0, "recolour": False}
+    plain = {"base_size": (96, 96), "scales": (1, 1), "flip": 0, "color_jitter": False}
     return SegmentationAugmentation(**{"crop_size": 96, **plain, **arguments})
 
 
 def test_nothing_asked_for_changes_nothing(scene):
-    image, class_map = _augmentation()(scene, np.random.default_rng(0))
-    assert (image == scene.image).all() and (class_map == scene.class_map).all()
+    image, segmentation_map = _augmentation()(scene, np.random.default_rng(0))
+    assert (image == scene.image).all() and (segmentation_map == scene.segmentation_map).all()
 
 
 def test_what_a_crop_lacks_does_not_count(scene):
-    image, class_map = _augmentation(crop_size=128)(scene, np.random.default_rng(0))
+    image, segmentation_map = _augmentation(crop_size=128)(scene, np.random.default_rng(0))
     assert (image[:96, :96] == scene.image).all() and not image[96:].any()
-    assert (class_map[:96, :96] == scene.class_map).all() and (class_map[:, 96:] == 255).all()
+    assert (segmentation_map[:96, :96] == scene.segmentation_map).all() and (
+        segmentation_map[:, 96:] == 255
+    ).all()
 
 
 def test_image_and_class_map_move_together(scene):
-    """A picture of the class map goes the way of the class map itself."""
+    """A picture of the segmentation map goes the way of the segmentation map itself."""
     picture = types.SimpleNamespace(
-        image=np.repeat(scene.class_map[..., None], 3, axis=2), class_map=scene.class_map
+        image=np.repeat(scene.segmentation_map[..., None], 3, axis=2),
+        segmentation_map=scene.segmentation_map,
     )
     for seed in range(10):
-        image, class_map = _augmentation(crop_size=40, flip=0.5)(
+        image, segmentation_map = _augmentation(crop_size=40, flip=0.5)(
             picture, np.random.default_rng(seed)
         )
-        assert (image[..., 0] == class_map).all()
+        assert (image[..., 0] == segmentation_map).all()
     doubled = _augmentation(scales=(2, 2), crop_size=192)(scene, np.random.default_rng(0))
     expected = Image.fromarray(scene.image).resize((192, 192), Image.Resampling.BILINEAR)
     assert (doubled[0] == np.asarray(expected)).all()
-    assert (doubled[1] == scene.class_map.repeat(2, 0).repeat(2, 1)).all()
+    assert (doubled[1] == scene.segmentation_map.repeat(2, 0).repeat(2, 1)).all()
     flipped = _augmentation(flip=1)(scene, np.random.default_rng(0))
     assert (flipped[0] == scene.image[:, ::-1]).all()
 
 
 def test_a_crop_of_many_classes_is_preferred():
     """Of crops of one class, which are three quarters, ten in a row are rare."""
-    class_map = np.zeros((96, 96), "uint8")
-    class_map[40:56] = np.arange(96) % 2 + 1
-    example = types.SimpleNamespace(image=np.zeros((96, 96, 3), "uint8"), class_map=class_map)
+    segmentation_map = np.zeros((96, 96), "uint8")
+    segmentation_map[40:56] = np.arange(96) % 2 + 1
+    example = types.SimpleNamespace(
+        image=np.zeros((96, 96, 3), "uint8"), segmentation_map=segmentation_map
+    )
     shares = []
     for seed in range(40):
         _, crop = _augmentation(crop_size=24)(example, np.random.default_rng(seed))
@@ -139,10 +144,10 @@ def test_a_crop_of_many_classes_is_preferred():
     assert np.mean(np.array(shares) <= 0.75) > 0.8
 
 
-def test_colours_change_and_classes_do_not(scene):
-    image, class_map = _augmentation(recolour=True)(scene, np.random.default_rng(1))
+def test_colors_change_and_classes_do_not(scene):
+    image, segmentation_map = _augmentation(color_jitter=True)(scene, np.random.default_rng(1))
     assert (image != scene.image).any() and image.dtype == np.uint8
-    assert (class_map == scene.class_map).all()
+    assert (segmentation_map == scene.segmentation_map).all()
 
 
 # Evaluation
@@ -155,7 +160,8 @@ def test_segmentations_are_measured_at_their_own_sizes(scene):
     truth[0][:5] = 255
     found = [np.where(generator.random(each.shape) < 0.7, each % 3, 1) for each in truth]
     examples = [
-        types.SimpleNamespace(image=number, class_map=each) for number, each in enumerate(truth)
+        types.SimpleNamespace(image=number, segmentation_map=each)
+        for number, each in enumerate(truth)
     ]
     model = types.SimpleNamespace(
         num_classes=3,

@@ -5,7 +5,7 @@ import pytest
 
 from keras_spm.data import DigitScenes
 from keras_spm.data import load_digits
-from keras_spm.data.splits import LabelledImages
+from keras_spm.data.splits import LabeledImages
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
@@ -23,7 +23,7 @@ def test_class_map_masks_and_boxes_agree(scenes):
         assert 2 <= count <= 7
         assert (scene.masks.sum(0) <= 1).all()  # What is behind is not visible.
         by_mask = (scene.masks * (scene.labels + 1)[:, None, None]).sum(0)
-        np.testing.assert_array_equal(scene.class_map, by_mask)
+        np.testing.assert_array_equal(scene.segmentation_map, by_mask)
         for mask, (left, top, right, bottom) in zip(scene.masks, scene.boxes, strict=True):
             rows, columns = np.nonzero(mask)
             assert (left, right) == (columns.min(), columns.max() + 1)
@@ -58,21 +58,21 @@ def _any_overlap(boxes):
 
 
 def test_the_digits_of_a_part_are_its_own(monkeypatch):
-    """Of parts that hold but 0s, 1s and 2s, scenes hold the same."""
+    """Of splits that hold but 0s, 1s and 2s, scenes hold the same."""
     digits = load_digits()
-    parts = {
-        part: LabelledImages(images, np.full(len(images), label))
-        for label, (part, (images, _)) in enumerate(
-            (part, getattr(digits, part)) for part in ("train", "validation", "test")
+    splits = {
+        split: LabeledImages(images, np.full(len(images), label))
+        for label, (split, (images, _)) in enumerate(
+            (split, getattr(digits, split)) for split in ("train", "validation", "test")
         )
     }
-    monkeypatch.setattr("keras_spm.data.digit_scenes._splits", lambda: digits._replace(**parts))
-    for label, part in enumerate(parts):
-        for scene in DigitScenes(part, 3, 64):
+    monkeypatch.setattr("keras_spm.data.digit_scenes._splits", lambda: digits._replace(**splits))
+    for label, split in enumerate(splits):
+        for scene in DigitScenes(split, 3, 64):
             assert set(scene.labels) == {label}
 
 
 def test_no_digit_is_in_two_parts():
-    parts = load_digits()[:3]
-    scans = [{image.tobytes() for image in part.images} for part in parts]
+    splits = load_digits()[:3]
+    scans = [{image.tobytes() for image in split.images} for split in splits]
     assert not (scans[0] & scans[1] or scans[0] & scans[2] or scans[1] & scans[2])

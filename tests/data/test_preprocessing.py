@@ -10,7 +10,7 @@ from PIL import Image
 import keras_spm
 from keras_spm.data import ImagePreprocessing
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
-from keras_spm.layers.image_normalization import IMAGENET_STANDARD_DEVIATION
+from keras_spm.layers.image_normalization import IMAGENET_STD
 from tests.helpers import random_array
 
 # Nothing here depends on the backend but for the test of tf.data.
@@ -45,12 +45,12 @@ PHOTOGRAPHS = sorted(pathlib.Path(sklearn.datasets.__file__).parent.glob("images
 def test_what_transformers_makes_of_a_photograph(file, processor, settings, preprocessing):
     import transformers
 
-    statistics = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STANDARD_DEVIATION}
+    statistics = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
     theirs = getattr(transformers, f"{processor}ImageProcessorPil")(**statistics, **settings)
     reference = theirs(Image.open(file), return_tensors="np")["pixel_values"][0]
     normalization = keras_spm.layers.ImageNormalization()
     ours = normalization(preprocessing(file)[None])[0]
-    # In standard deviations; the same pixels, so only rounding in the normalisation is left.
+    # In standard deviations; the same pixels, so only rounding in the normalization is left.
     assert np.abs(ours.numpy().transpose(2, 0, 1) - reference).max() < 1e-5
 
 
@@ -58,9 +58,9 @@ def test_what_transformers_makes_of_a_photograph(file, processor, settings, prep
 def test_the_centre_is_cut_out():
     image = np.random.default_rng(0).integers(0, 256, (256, 301, 3), dtype="uint8")
     # The shorter side is 224 / 0.875 already. 38.5 pixels go to the even side, as torchvision's.
-    cropped = ImagePreprocessing((224, 224), crop_fraction=0.875)(image)
+    cropped = ImagePreprocessing((224, 224), crop_pct=0.875)(image)
     np.testing.assert_array_equal(cropped, image[16:240, 38:262])
-    upright = ImagePreprocessing((224, 224), crop_fraction=0.875)(image.transpose(1, 0, 2))
+    upright = ImagePreprocessing((224, 224), crop_pct=0.875)(image.transpose(1, 0, 2))
     np.testing.assert_array_equal(upright, image.transpose(1, 0, 2)[38:262, 16:240])
     np.testing.assert_array_equal(ImagePreprocessing((256, 301), 1.0)(image), image)
 
@@ -70,8 +70,8 @@ def test_the_centre_is_cut_out():
 @pytest.mark.parametrize("image_size", [(32, 32), (48, 24)])
 def test_any_size_comes_out_as_wanted(size, image_size):
     image = np.full((*size, 3), (1, 2, 250), "uint8")
-    for crop_fraction in (None, 0.875, 0.9, 1.0):
-        prepared = ImagePreprocessing(image_size, crop_fraction)(image)
+    for crop_pct in (None, 0.875, 0.9, 1.0):
+        prepared = ImagePreprocessing(image_size, crop_pct)(image)
         assert prepared.shape == (*image_size, 3)
         assert (prepared == (1, 2, 250)).all()
 
@@ -86,27 +86,27 @@ AS_THEY_ARE = ImagePreprocessing((32, 32))
 @torch_only
 def test_files_of_many_kinds(tmp_path):
     picture = _picture()
-    coloured, grey = Image.fromarray(picture), Image.fromarray(picture[..., 0])
-    transparent = coloured.copy()
-    transparent.putalpha(grey)
+    colored, gray = Image.fromarray(picture), Image.fromarray(picture[..., 0])
+    transparent = colored.copy()
+    transparent.putalpha(gray)
     turned = Image.Exif()
     turned[0x0112] = 6  # The camera was held upright: turn clockwise to view.
-    grey_in_colour = np.repeat(picture[..., :1], 3, axis=-1)
-    palette = grey.convert("P", palette=Image.Palette.ADAPTIVE)
+    gray_in_color = np.repeat(picture[..., :1], 3, axis=-1)
+    palette = gray.convert("P", palette=Image.Palette.ADAPTIVE)
     deep = Image.fromarray(picture[..., 0].astype("uint16") * 257)
     for image, expected, options in (
-        (coloured, picture, {}),
+        (colored, picture, {}),
         (transparent, picture, {}),
-        (grey, grey_in_colour, {}),
-        (grey.convert("LA"), grey_in_colour, {}),
+        (gray, gray_in_color, {}),
+        (gray.convert("LA"), gray_in_color, {}),
         (palette, np.asarray(palette.convert("RGB")), {"transparency": 0}),
-        (deep, grey_in_colour, {}),
-        (coloured, picture.transpose(1, 0, 2)[:, ::-1], {"exif": turned}),
+        (deep, gray_in_color, {}),
+        (colored, picture.transpose(1, 0, 2)[:, ::-1], {"exif": turned}),
     ):
         path = tmp_path / "picture.png"
         image.save(path, **options)
         np.testing.assert_array_equal(AS_THEY_ARE(path), expected)
-    np.testing.assert_array_equal(AS_THEY_ARE(coloured), picture)
+    np.testing.assert_array_equal(AS_THEY_ARE(colored), picture)
 
 
 @torch_only
@@ -155,8 +155,8 @@ def test_files_that_are_none_are_named(tmp_path):
     [
         {"image_size": 224},
         {"image_size": (224, 0)},
-        {"image_size": (224, 224), "crop_fraction": 1.5},
-        {"image_size": (224, 224), "crop_fraction": 0},
+        {"image_size": (224, 224), "crop_pct": 1.5},
+        {"image_size": (224, 224), "crop_pct": 0},
         {"image_size": (224, 224), "interpolation": "cubic"},
     ],
 )
@@ -170,12 +170,12 @@ def test_bad_arguments_are_named(arguments):
 def test_a_data_set_of_tensorflow():
     import tensorflow as tf
 
-    preprocessing = ImagePreprocessing((64, 48), crop_fraction=0.875)
+    preprocessing = ImagePreprocessing((64, 48), crop_pct=0.875)
     paths = [str(file) for file in PHOTOGRAPHS]
     expected = preprocessing(PHOTOGRAPHS)
-    labelled = preprocessing(tf.data.Dataset.from_tensor_slices((paths, [3, 5])))
-    assert labelled.element_spec[0].shape == (64, 48, 3)
-    images, labels = next(iter(labelled.batch(2)))
+    labeled = preprocessing(tf.data.Dataset.from_tensor_slices((paths, [3, 5])))
+    assert labeled.element_spec[0].shape == (64, 48, 3)
+    images, labels = next(iter(labeled.batch(2)))
     np.testing.assert_array_equal(images, expected)
     assert labels.numpy().tolist() == [3, 5]
     arrays = tf.data.Dataset.from_tensors(np.asarray(Image.open(PHOTOGRAPHS[0])))

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from keras_spm.data import CocoDetection
+from keras_spm.data import TfdsAde20k
 from keras_spm.data import TfdsClassification
 from keras_spm.data import TfdsCoco
-from keras_spm.data import TfdsSceneParse150
 from keras_spm.data.categories import COCO_CATEGORIES
 from keras_spm.data.preprocessing import read_image
 from tests.data import coco_files
@@ -56,7 +56,7 @@ def files(tmp_path_factory):
     annotations, images = coco_files.write(source / "val2017", contents)
     for image_id in coco_files.SIZES:
         with Image.open(images / f"{image_id:06}.png") as image:
-            # One grey image, as COCO has them.
+            # One gray image, as COCO has them.
             image.convert("L" if image_id == 9 else "RGB").save(images / f"{image_id:06}.jpg")
     (source / "annotations").mkdir()
     annotations = annotations.rename(source / "annotations/instances_val2017.json")
@@ -142,7 +142,7 @@ def test_what_cannot_be_read_is_explained(files, tmp_path):
     with pytest.raises(ValueError, match="Did you mean 'validation'"):
         TfdsCoco(builder.data_dir, "valid")
     with pytest.raises(ValueError, match=r"features \['annotation', 'image'\]. Received: \['im"):
-        TfdsSceneParse150(builder.data_dir, "validation")
+        TfdsAde20k(builder.data_dir, "validation")
     with pytest.raises(FileNotFoundError, match="holds no prepared data set"):
         TfdsCoco(tmp_path, "validation")
     records = _coco(files[0].parents[1], tmp_path / "tfds", "tfrecord")
@@ -161,7 +161,7 @@ def _scene_parse(source, folder):
     def splits(builder):
         return [tfds.core.SplitGenerator(name="train", gen_kwargs=arguments)]
 
-    builder_class = tfds.builder_cls("scene_parse150")
+    builder_class = tfds.builder_cls("ade20k")
     return prepared(builder_class, splits, folder, file_format="array_record").data_dir
 
 
@@ -174,12 +174,12 @@ def test_scene_parse(tmp_path):
         stored[place] = generator.integers(0, 151, (24, 36 + place, 3), dtype="uint8")
         Image.fromarray(stored[place]).save(tmp_path / f"annotations/{place}.png")
         Image.new("RGB", (36 + place, 24)).save(tmp_path / f"images/{place}.jpg")
-    examples = TfdsSceneParse150(_scene_parse(tmp_path, tmp_path / "tfds"), "train")
+    examples = TfdsAde20k(_scene_parse(tmp_path, tmp_path / "tfds"), "train")
     assert len(examples) == 2
     for example in examples:
         first = stored[example.image.shape[1] - 36][..., 0].astype(int)
-        assert example.image.dtype == example.class_map.dtype == "uint8"
-        np.testing.assert_array_equal(example.class_map, np.where(first > 0, first - 1, 255))
+        assert example.image.dtype == example.segmentation_map.dtype == "uint8"
+        np.testing.assert_array_equal(example.segmentation_map, np.where(first > 0, first - 1, 255))
     with pytest.raises(IndexError):
         examples[2]
 
@@ -190,7 +190,7 @@ def test_maps_that_do_not_fit_their_images(tmp_path):
     for place, (size, value) in enumerate([((5, 4), 1), ((4, 4), 151)]):
         Image.new("RGB", (4, 4)).save(tmp_path / f"images/{place}.jpg")
         Image.new("RGB", size, (value, 0, 0)).save(tmp_path / f"annotations/{place}.png")
-    examples = TfdsSceneParse150(_scene_parse(tmp_path, tmp_path / "tfds"), "train")
+    examples = TfdsAde20k(_scene_parse(tmp_path, tmp_path / "tfds"), "train")
     messages = []
     for place in range(2):
         with pytest.raises(ValueError) as raised:

@@ -43,7 +43,7 @@ def _document(height, width, objects):
     return ElementTree.tostring(root)
 
 
-def _class_maps():
+def _segmentation_maps():
     generator = np.random.default_rng(0)
     values = [0, 1, 15, 20, 255]
     return {name: generator.choice(values, size).astype("uint8") for name, size in SIZES.items()}
@@ -62,8 +62,8 @@ def folder(tmp_path):
         Image.new("RGB", (width, height)).save(tmp_path / "JPEGImages" / f"{name}.jpg")
         document = _document(height, width, OBJECTS[name])
         (tmp_path / "Annotations" / f"{name}.xml").write_bytes(document)
-        image = Image.fromarray(_class_maps()[name]).convert("P")
-        image.putdata(_class_maps()[name].ravel().tolist())
+        image = Image.fromarray(_segmentation_maps()[name]).convert("P")
+        image.putdata(_segmentation_maps()[name].ravel().tolist())
         image.putpalette(palette)
         image.save(tmp_path / "SegmentationClass" / f"{name}.png")
     return tmp_path
@@ -71,7 +71,7 @@ def folder(tmp_path):
 
 def test_boxes_count_from_one_and_hold_their_last_pixel(folder):
     examples = VocDetection(folder, "train")
-    assert len(examples) == 2 and examples.problems == {}
+    assert len(examples) == 2 and examples.invalid_annotations == {}
     example = examples[0]
     assert (example.image, example.image_id) == (folder / "JPEGImages/b.jpg", "b")
     assert example.boxes.tolist() == [[8, 2, 50, 30], [0, 0, 1, 1], [1.5, 3, 10.25, 7]]
@@ -125,7 +125,7 @@ def test_what_breaks_a_rule_is_counted_and_named(folder, rule, changes):
     with pytest.raises(ValueError, match=rf"1 × {rule} \(b #4\)"):
         VocDetection(folder, "train")
     examples = VocDetection(folder, "train", invalid="drop")
-    assert examples.problems == {rule: ["b #4"]}
+    assert examples.invalid_annotations == {rule: ["b #4"]}
     assert len(examples[0].boxes) == 3
 
 
@@ -190,8 +190,8 @@ def test_class_maps_are_the_palettes_places(folder):
     assert examples.class_names[15] == "person"
     for example, name in zip(examples, SIZES, strict=True):
         assert example.image == folder / "JPEGImages" / f"{name}.jpg"
-        assert example.class_map.dtype == "uint8"
-        np.testing.assert_array_equal(example.class_map, _class_maps()[name])
+        assert example.segmentation_map.dtype == "uint8"
+        np.testing.assert_array_equal(example.segmentation_map, _segmentation_maps()[name])
     with pytest.raises(IndexError):
         examples[2]
 

@@ -14,7 +14,7 @@ def prepared(builder_class, splits, folder, **options):
     return builder
 
 
-def imagenet(images, folder, file_format="array_record", parts=("validation",)):
+def imagenet(images, folder, file_format="array_record", splits=("validation",)):
     """Parts of ImageNet, all alike, from {file name: (bytes, synset)}."""
     import tensorflow_datasets as tfds
 
@@ -25,7 +25,7 @@ def imagenet(images, folder, file_format="array_record", parts=("validation",)):
         return {"archive": files, "validation_labels": labels}
 
     def splits(builder):
-        return [tfds.core.SplitGenerator(name=part, gen_kwargs=arguments()) for part in parts]
+        return [tfds.core.SplitGenerator(name=split, gen_kwargs=arguments()) for split in splits]
 
     builder_class = tfds.builder_cls("imagenet2012")
     return prepared(builder_class, splits, folder, file_format=file_format).data_dir

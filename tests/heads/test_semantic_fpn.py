@@ -13,7 +13,7 @@ from torch.nn import functional
 import keras_spm
 from keras_spm.heads import FeaturePyramid
 from keras_spm.heads import SemanticFPNHead
-from keras_spm.layers import multiply_adds
+from keras_spm.layers import macs
 from tests.helpers import difference
 from tests.helpers import gradients
 from tests.helpers import random_array
@@ -33,7 +33,7 @@ def _maps(height, width, half=math.ceil):
 
 
 class _TorchPyramid(nn.Module):
-    """As detection libraries in PyTorch write it: nearest neighbours, extra levels on the input."""
+    """As detection libraries in PyTorch write it: nearest neighbors, extra levels on the input."""
 
     def __init__(self, inputs, channels, extra_levels):
         super().__init__()
@@ -210,7 +210,7 @@ def test_gradients_of_both():
 @pytest.mark.only("torch")
 @pytest.mark.parametrize("variant", ["b0", "b1", "b2"])
 def test_sizes_are_the_official_heads(variant):
-    """Parameters, and multiply-adds at 512x512 by PyTorch's counter, of FPN 256, head 128."""
+    """Parameters, and MACs at 512x512 by PyTorch's counter, of FPN 256, head 128."""
     from torch.utils.flop_counter import FlopCounterMode
 
     backbone = keras_spm.PVTv2.from_preset(variant, load_weights=False)
@@ -228,5 +228,5 @@ def test_sizes_are_the_official_heads(variant):
     with FlopCounterMode(display=False) as counter:
         reference[1](reference[0](maps))
     shape = (1, 512, 512, 3)
-    counted = model.multiply_adds(shape) - multiply_adds(backbone, shape)
+    counted = model.macs(shape) - macs(backbone, shape)
     assert counted == counter.get_total_flops() / 2

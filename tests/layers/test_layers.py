@@ -268,7 +268,7 @@ def test_image_normalization_is_exact_in_half_precision():
     """Every pixel value is as near as bfloat16 can be, though computed before the cast."""
     pixels = np.arange(256, dtype="uint8").reshape(1, 16, 16, 1).repeat(3, -1)
     expected = (pixels / 255 - layers.image_normalization.IMAGENET_MEAN) / (
-        layers.image_normalization.IMAGENET_STANDARD_DEVIATION
+        layers.image_normalization.IMAGENET_STD
     )
     outputs = layers.ImageNormalization(dtype="mixed_bfloat16")(pixels)
     rounded = keras.ops.cast(keras.ops.convert_to_tensor(expected.astype("float32")), "bfloat16")
@@ -317,9 +317,9 @@ def test_multiply_adds_of_single_layers():
     }
     for name, (layer, expected) in counted.items():
         layer.build(shape)
-        assert layers.multiply_adds(layer, shape) == expected, name
+        assert layers.macs(layer, shape) == expected, name
     with pytest.raises(TypeError, match="LSTM"):
-        layers.multiply_adds(keras.layers.LSTM(3), shape)
+        layers.macs(keras.layers.LSTM(3), shape)
 
 
 def test_gradient_checkpointing_drops_the_same_branches():

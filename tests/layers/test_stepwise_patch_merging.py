@@ -64,8 +64,8 @@ def test_training_step_equals_the_reference(name):
 
 
 def _layer_norm(x, norm):
-    centred = x - x.mean(-1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+    centered = x - x.mean(-1, keepdims=True)
+    scaled = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
     return scaled * to_numpy(norm.gamma) + to_numpy(norm.beta)
 
 

@@ -50,8 +50,8 @@ def test_counting_on_the_host_is_the_same(ignore_class):
     expected, found = (MeanIoU(CLASSES, ignore_class) for _ in range(2))
     for labels, logits in _batches():
         expected.update_state(labels, logits)
-        for class_map, each in zip(labels.astype("uint8"), logits, strict=True):
-            found.update_on_host(class_map, each.argmax(-1))
+        for segmentation_map, each in zip(labels.astype("uint8"), logits, strict=True):
+            found.update_on_host(segmentation_map, each.argmax(-1))
     assert to_numpy(expected.counts).sum() > 0
     np.testing.assert_array_equal(to_numpy(found.counts), to_numpy(expected.counts))
 

@@ -17,10 +17,8 @@ _SHARED = {
     "class_names": ["a", "b", "c"],
     "pyramid_channels": 8,
     "mean": (0.1, 0.2, 0.3),
-    "standard_deviation": (0.3, 0.2, 0.1),
-    "batching": {
-        **{"shorter_side": 40, "longer_side": 80, "divisor": 16, "enlarge_to_divisor": True}
-    },
+    "std": (0.3, 0.2, 0.1),
+    "batching": {**{"min_size": 40, "max_size": 80, "size_divisor": 16, "resize_to_divisor": True}},
     "name": "task",
     "trainable": False,
 }
@@ -36,8 +34,8 @@ ARGUMENTS = {
         **_SHARED,
         "bounding_box_format": "yxyx",
         "head_channels": 16,
-        "head_depth": 2,
-        "anchor_size": 3.0,
+        "num_convs": 2,
+        "anchor_scale": 3.0,
         "box_loss": "smooth_l1",
         "score_threshold": 0.1,
         "iou_threshold": 0.4,

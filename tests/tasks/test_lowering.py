@@ -22,9 +22,11 @@ def _classifier():
 
 def _segmenter():
     model = keras_spm.SemanticSegmenter(_backbone(), 5)
-    class_maps = np.zeros((2, SIDE, SIDE), "int32")
-    model.compute_metrics(None, class_maps, np.zeros((*class_maps.shape, 5), "float32"))
-    return model, class_maps
+    segmentation_maps = np.zeros((2, SIDE, SIDE), "int32")
+    model.compute_metrics(
+        None, segmentation_maps, np.zeros((*segmentation_maps.shape, 5), "float32")
+    )
+    return model, segmentation_maps
 
 
 def _detector():

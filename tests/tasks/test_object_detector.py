@@ -58,9 +58,9 @@ def _smooth_l1(anchor, deltas, box):
 
 def _generalized_iou(anchor, deltas, box):
     sizes = anchor[2:] - anchor[:2]
-    centre = (anchor[2:] + anchor[:2]) / 2 + deltas[:2] * sizes
+    center = (anchor[2:] + anchor[:2]) / 2 + deltas[:2] * sizes
     halves = sizes * np.exp(np.minimum(deltas[2:], np.log(1000 / 16))) / 2
-    found = np.concatenate([centre - halves, centre + halves])
+    found = np.concatenate([center - halves, center + halves])
     enclosing = np.prod(np.maximum(found[2:], box[2:]) - np.minimum(found[:2], box[:2]))
     areas = np.prod(found[2:] - found[:2]) + np.prod(box[2:] - box[:2])
     overlap = _overlap(found, box)
@@ -231,9 +231,9 @@ def test_predictions_are_decoded_and_suppressed(model):
     probabilities = 1 / (1 + np.exp(-outputs["logits"]))
     anchors, deltas = outputs["anchors"], outputs["deltas"]
     sizes = anchors[:, 2:] - anchors[:, :2]
-    centres = (anchors[:, 2:] + anchors[:, :2]) / 2 + deltas[..., :2] * sizes
+    centers = (anchors[:, 2:] + anchors[:, :2]) / 2 + deltas[..., :2] * sizes
     sizes = sizes * np.exp(np.minimum(deltas[..., 2:], np.log(1000 / 16)))
-    boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], -1).clip(0, 64)
+    boxes = np.concatenate([centers - sizes / 2, centers + sizes / 2], -1).clip(0, 64)
     for image in range(4):
         best = probabilities[image].max()
         assert found["scores"][image, 0] == pytest.approx(best, abs=1e-6) and best > 0.3
@@ -248,7 +248,7 @@ def test_detect_gives_boxes_of_the_original(model, tmp_path):
     pixels = np.random.default_rng(2).integers(0, 256, (128, 128, 3), dtype="uint8")
     image = Image.fromarray(pixels)
     image.save(tmp_path / "large.png")
-    halving = golden.detector(score_threshold=0.3, batching={"shorter_side": 64})
+    halving = golden.detector(score_threshold=0.3, batching={"min_size": 64})
     halving.set_weights(model.get_weights())
     (expected,) = model.detect([image.resize((64, 64), Image.Resampling.BILINEAR)])
     (found,) = halving.detect([tmp_path / "large.png"])
@@ -379,7 +379,7 @@ def test_a_preset_folder_brings_all_back(model, tmp_path):
     images, _ = _examples()
     model.save_to_preset(tmp_path / "folder")
     again = ObjectDetector.from_preset(tmp_path / "folder")
-    assert again.load_report.fresh == ()
+    assert again.load_report.missing_keys == ()
     expected, found = (each.predict(images, verbose=0) for each in (model, again))
     assert all(difference(found[name], expected[name]) == 0 for name in expected)
     # The backbone alone, and another task on it.
@@ -388,7 +388,7 @@ def test_a_preset_folder_brings_all_back(model, tmp_path):
     values = model.backbone.get_weights()
     for each in (backbone, segmenter.backbone):
         assert all(map(np.array_equal, each.get_weights(), values))
-    fresh = {path.split("/")[0] for path in segmenter.load_report.fresh}
+    fresh = {path.split("/")[0] for path in segmenter.load_report.missing_keys}
     assert fresh == {"head", "feature_pyramid"}
 
 
@@ -397,7 +397,11 @@ def test_for_other_classes_all_else_is_kept(model, tmp_path):
     model.save_to_preset(tmp_path / "folder")
     other = ObjectDetector.from_preset(tmp_path / "folder", num_classes=5)
     names = ("head/class_predictor/kernel", "head/class_predictor/bias")
-    assert sorted(other.load_report.fresh) == sorted(other.load_report.left_over) == sorted(names)
+    assert (
+        sorted(other.load_report.missing_keys)
+        == sorted(other.load_report.unexpected_keys)
+        == sorted(names)
+    )
     assert "fresh: head/class_predictor/" in str(other.load_report)
     ours = {variable.path: to_numpy(variable) for variable in model.weights}
     for variable in other.weights:

@@ -72,14 +72,14 @@ def test_segment_gives_maps_of_the_images_own_sizes(trained, tmp_path):
     Image.fromarray(large).save(tmp_path / "large.png")
     maps = trained.segment([images[0], tmp_path / "large.png", images[1][:, :20]])
     assert [each.shape for each in maps] == [(32, 32), (70, 45), (32, 20)]
-    # What fills its batch is labelled as `predict` labels it.
+    # What fills its batch is labeled as `predict` labels it.
     alone = trained.segment([images[0]])[0]
     expected = trained.predict(images[:1], verbose=0)[0].argmax(-1)
     np.testing.assert_array_equal(alone, expected)
 
 
 def test_segment_enlarges_what_was_reduced():
-    model = randomize(_segmenter(batching=ImageBatching(shorter_side=32, longer_side=64)))
+    model = randomize(_segmenter(batching=ImageBatching(min_size=32, max_size=64)))
     image = np.random.default_rng(1).integers(0, 256, (96, 120, 3), dtype="uint8")
     reduced = np.asarray(Image.fromarray(image).resize((40, 32), Image.Resampling.BILINEAR))
     batch, _ = ImageBatching()([reduced])
@@ -95,7 +95,7 @@ def test_images_of_many_sizes_in_a_batch():
     assert batch.shape == (2, 64, 128, 3)
     assert [geometry.resized for geometry in geometries] == [(30, 100), (64, 20)]
     assert (batch[0, :30, :100] == 7).all() and (batch[0, 30:] == (124, 116, 104)).all()
-    _, geometries = ImageBatching(shorter_side=60, longer_side=100)(images)
+    _, geometries = ImageBatching(min_size=60, max_size=100)(images)
     assert [geometry.resized for geometry in geometries] == [(30, 100), (100, 31)]
     assert geometries[1].original == (64, 20)
 
@@ -106,7 +106,10 @@ def test_for_other_classes_all_else_is_kept(trained, tmp_path):
     other = SemanticSegmenter.from_preset(tmp_path / "folder", num_classes=5)
     ours = {variable.path: to_numpy(variable) for variable in trained.weights}
     fresh = {"head/classifier/kernel", "head/classifier/bias"}
-    assert set(again.load_report.fresh) == set() and set(other.load_report.fresh) == fresh
+    assert (
+        set(again.load_report.missing_keys) == set()
+        and set(other.load_report.missing_keys) == fresh
+    )
     for model, paths in ((again, ours), (other, ours.keys() - fresh)):
         values = {variable.path: to_numpy(variable) for variable in model.weights}
         for path in paths:

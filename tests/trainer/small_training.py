@@ -12,8 +12,8 @@ from keras_spm.data.pipeline import repeated_batches
 from keras_spm.optimizers import AdamW
 from keras_spm.optimizers import WarmupCosine
 from keras_spm.trainer.engine import train
-from keras_spm.trainer.prepared import Prepared
 from keras_spm.trainer.run_folder import RunFolder
+from keras_spm.trainer.setup import Prepared
 
 _READING = 0.01  # Seconds an example, so that a step takes some time.
 COUNT, SIZE, CLASSES, STEPS = 40, 6, 3, 8

@@ -25,7 +25,7 @@ from tests.helpers import difference
 
 RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
 SMALL = (
-    *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_fraction=1"),
+    *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_pct=1"),
     *("epochs=2", "warmup_epochs=0", "batch_size=5"),
 )
 
@@ -35,15 +35,15 @@ def photos(tmp_path_factory):
     """Digits as files: folders `train` and `val` of three classes of unequal size."""
     folder = tmp_path_factory.mktemp("photos")
     splits = load_dataset("digits")
-    for part, examples, counts in (
+    for split, examples, counts in (
         ("train", splits.train, (12, 6, 5)),
         ("val", splits.test, (4, 4, 4)),
     ):
         for digit, count in enumerate(counts):
-            (folder / part / f"digit {digit}").mkdir(parents=True)
+            (folder / split / f"digit {digit}").mkdir(parents=True)
             chosen = examples.images[examples.labels == digit][:count]
             for number, image in enumerate(chosen):
-                path = folder / part / f"digit {digit}" / f"{number:02}.png"
+                path = folder / split / f"digit {digit}" / f"{number:02}.png"
                 Image.fromarray(image).save(path)
     return folder
 
@@ -54,7 +54,7 @@ def _overridden(recipe, *overrides):
 
 def _run(recipe, output, *overrides):
     """Runs a recipe made small, and returns (result, model)."""
-    settings = [part for each in (*SMALL, *overrides) for part in ("--set", each)]
+    settings = [split for each in (*SMALL, *overrides) for split in ("--set", each)]
     assert trainer.main(RECIPES, [recipe, "--output", str(output), *settings]) == 0
     result = json.loads((output / "result.json").read_text())
     return result, keras.saving.load_model(output / "best.keras")
@@ -66,7 +66,13 @@ def test_a_folder_is_trained_on_with_all_that_a_recipe_has(photos, tmp_path):
         "classification_folder",
         tmp_path / "run",
         f"data_folder={photos}",
-        *("average=0.9", "accumulation=2", "class_weights=balanced", "mixup=0.8", "cutmix=1"),
+        *(
+            "ema_decay=0.9",
+            "gradient_accumulation_steps=2",
+            "class_weights=balanced",
+            "mixup=0.8",
+            "cutmix=1",
+        ),
     )
     assert model.class_names == ["digit 0", "digit 1", "digit 2"]
     assert (tmp_path / "run/confusion_matrix.png").exists()
@@ -108,7 +114,7 @@ def _untrained(recipe):
 def test_the_same_seed_gives_the_same_curve(photos, tmp_path):
     curves = []
     for name in ("first", "again"):
-        overrides = (f"data_folder={photos}", "mixup=0.8", "repeats=3")
+        overrides = (f"data_folder={photos}", "mixup=0.8", "repeated_augmentation=3")
         _run("classification_folder", tmp_path / name, *overrides)
         curves.append((tmp_path / name / "metrics.csv").read_text())
     assert curves[0] == curves[1]
@@ -116,18 +122,18 @@ def test_the_same_seed_gives_the_same_curve(photos, tmp_path):
 
 @pytest.mark.only("torch")
 def test_several_labels_an_image(photos, tmp_path):
-    rows = ["path,labels,part"]
-    for part in ("train", "val"):
-        for path in sorted((photos / part).rglob("*.png")):
+    rows = ["path,labels,split"]
+    for split in ("train", "val"):
+        for path in sorted((photos / split).rglob("*.png")):
             digit = int(path.parent.name[-1])
             labels = "|".join(["round"] * (digit == 0) + ["straight"] * (digit > 0))
-            rows.append(f"{path.relative_to(photos)},{labels or ''},{part}")
+            rows.append(f"{path.relative_to(photos)},{labels or ''},{split}")
     table = photos / "table.csv"
     table.write_text("\n".join(rows))
     result, model = _run(
         "classification_folder",
         tmp_path / "run",
-        *("dataset=table", f"data_folder={table}", "policy=mixed_bfloat16"),
+        *("dataset=csv", f"data_folder={table}", "dtype_policy=mixed_bfloat16"),
     )
     assert model.backbone.dtype_policy.name == "mixed_bfloat16"
     assert model.multi_label and model.class_names == ["round", "straight"]
@@ -139,14 +145,14 @@ def test_several_labels_an_image(photos, tmp_path):
     table.write_text("\n".join(rows).replace("round,val", "round|rare,val"))
     with pytest.raises(ValueError, match=r"every class to train on. Received: none of \['rare'\]"):
         classification_data(
-            _overridden("classification_folder", "dataset=table", f"data_folder={table}")
+            _overridden("classification_folder", "dataset=csv", f"data_folder={table}")
         )
     table.write_text("\n".join(rows))
     with pytest.raises(ValueError, match="class_weights='balanced'"):
         _untrained(
             _overridden(
                 "classification_folder",
-                *("dataset=table", f"data_folder={table}", "class_weights=balanced"),
+                *("dataset=csv", f"data_folder={table}", "class_weights=balanced"),
             )
         )
 
@@ -157,7 +163,7 @@ def test_data_are_held_out_of_every_class_alike(photos):
     data = classification_data(recipe)
     assert data.counts().tolist() == [9, 5, 4] and len(data.validation) == 5
     train, validation = (
-        {example.image for example in part} for part in (data.train, data.validation)
+        {example.image for example in split} for split in (data.train, data.validation)
     )
     assert len(train | validation) == 23
     again = classification_data(recipe)
@@ -191,7 +197,7 @@ def test_imagenet_by_name(tmp_path):
     folder = tfds_files.imagenet(
         tfds_files.jpegs(["n01440764", "n02012849", "n15075141"]),
         tmp_path,
-        parts=("train", "validation"),
+        splits=("train", "validation"),
     )
     recipe = trainer.load_recipe(
         "classification_imagenet", RECIPES, [f"data_folder={folder}", "preset=pvt_v2_b3"]
@@ -212,12 +218,12 @@ def test_variants_of_the_imagenet_recipe():
     def recipe(*overrides):
         return trainer.load_recipe("classification_imagenet", RECIPES, overrides)
 
-    assert (recipe().drop_path_rate, recipe().clip_norm, recipe().repeats) == (0.1, 0.0, 3)
+    assert (recipe().drop_path_rate, recipe().global_clipnorm, recipe().repeats) == (0.1, 0.0, 3)
     for preset in ("pvt_v2_b5", "pvt_spm_medium"):
         deep = recipe(f"preset={preset}")
-        assert (deep.drop_path_rate, deep.clip_norm, deep.warmup_epochs) == (0.3, 1.0, 5)
+        assert (deep.drop_path_rate, deep.global_clipnorm, deep.warmup_epochs) == (0.3, 1.0, 5)
     swin = recipe("preset=swin_spm_base", "drop_path_rate=0.4")
-    assert (swin.drop_path_rate, swin.clip_norm, swin.warmup_epochs) == (0.4, 5.0, 20)
+    assert (swin.drop_path_rate, swin.global_clipnorm, swin.warmup_epochs) == (0.4, 5.0, 20)
     assert (swin.schedule, swin.repeats) == ("cosine_by_step", 1)
     known = set(list_presets())
     variants = runpy.run_path(RECIPES / "classification_imagenet.py")["variants"]
@@ -230,8 +236,8 @@ def test_variants_of_the_imagenet_recipe():
     [
         ("schedule=cosin", "Did you mean 'cosine'"),
         ("class_weights=balance", "Did you mean 'balanced'"),
-        ("magnitude=11", "from 0 to 10. Received: magnitude=11"),
-        ("accumulation=0", "Received: accumulation=0"),
+        ("randaugment_magnitude=11", "from 0 to 10. Received: magnitude=11"),
+        ("gradient_accumulation_steps=0", "Received: accumulation=0"),
         ("dataset=folders", "Did you mean 'folder'"),
         ("rotation=5", "does not use it. Received: rotation=5.0"),
     ],

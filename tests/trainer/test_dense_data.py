@@ -1,4 +1,4 @@
-"""The data sets that dense recipes know by name: which parts of what they read."""
+"""The data sets that dense recipes know by name: which splits of what they read."""
 
 import pathlib
 import types
@@ -26,34 +26,34 @@ def _detection(dataset, folder):
 
 
 @pytest.fixture
-def parts(monkeypatch):
-    """The parts that are asked of TensorFlow Datasets, by a stand-in for its builder."""
+def splits(monkeypatch):
+    """The splits that are asked of TensorFlow Datasets, by a stand-in for its builder."""
     asked = []
     names = ("image", "image/id", "objects", "annotation")
     info = types.SimpleNamespace(
         features=dict.fromkeys(names), splits=dict.fromkeys(("train", "validation", "test"))
     )
     builder = types.SimpleNamespace(
-        info=info, as_data_source=lambda part, decoders=None: asked.append(part) or [part]
+        info=info, as_data_source=lambda split, decoders=None: asked.append(split) or [split]
     )
     monkeypatch.setattr("tensorflow_datasets.builder_from_directory", lambda folder: builder)
     return asked
 
 
-def test_parts_of_tensorflow_datasets(parts):
+def test_parts_of_tensorflow_datasets(splits):
     data = _detection("tfds_coco", "coco/2017/1.1.0")
-    assert parts == ["train", "validation"] and data.class_names[0] == "person"
+    assert splits == ["train", "validation"] and data.class_names[0] == "person"
     assert len(data.class_names) == 80
-    data = _segmentation("tfds_scene_parse150", "scene_parse150/1.0.0")
+    data = _segmentation("tfds_ade20k", "scene_parse150/1.0.0")
     # Its classes are not those of the benchmark, and do not borrow their names.
-    assert parts[2:] == ["train", "test"] and data.class_names[0] == "class 0"
+    assert splits[2:] == ["train", "test"] and data.class_names[0] == "class 0"
 
 
 def test_parts_of_pascal_voc(tmp_path):
     for task in ("Main", "Segmentation"):
         (tmp_path / "ImageSets" / task).mkdir(parents=True)
-        for part, name in ("train", "a"), ("val", "b"):
-            (tmp_path / "ImageSets" / task / f"{part}.txt").write_text(f"{name}\n")
+        for split, name in ("train", "a"), ("val", "b"):
+            (tmp_path / "ImageSets" / task / f"{split}.txt").write_text(f"{name}\n")
     for name in ("JPEGImages", "Annotations", "SegmentationClass"):
         (tmp_path / name).mkdir()
     for name in "ab":
@@ -70,17 +70,17 @@ def test_parts_of_pascal_voc(tmp_path):
 
 def test_coco_has_its_own_folders(tmp_path):
     (tmp_path / "annotations").mkdir()
-    for part in ("train2017", "val2017"):
-        (tmp_path / part).mkdir()
-        Image.new("RGB", (9, 5)).save(tmp_path / part / f"{part}.jpg")
+    for split in ("train2017", "val2017"):
+        (tmp_path / split).mkdir()
+        Image.new("RGB", (9, 5)).save(tmp_path / split / f"{split}.jpg")
         text = (
             '{"images": [{"id": 1, "file_name": "PART.jpg", "height": 5, "width": 9}],'
             '"categories": [{"id": 1, "name": "person"}], "annotations": [{"id": 7,'
             '"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 0]}]}'
         )
-        annotations = tmp_path / "annotations" / f"instances_{part}.json"
-        annotations.write_text(text.replace("PART", part))
+        annotations = tmp_path / "annotations" / f"instances_{split}.json"
+        annotations.write_text(text.replace("PART", split))
     data = _detection("coco", tmp_path)
     assert data.train[0].image.name == "train2017.jpg" and data.test[0].image.name == "val2017.jpg"
     # COCO's own file has such boxes; what is left out is counted.
-    assert data.train.problems == {"box without area": [7]}
+    assert data.train.invalid_annotations == {"box without area": [7]}

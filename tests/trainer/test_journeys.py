@@ -16,8 +16,8 @@ from keras_spm.trainer import dense_data
 from tests.helpers import randomize
 
 SMALL = (
-    *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_fraction=1"),
-    *("epochs=1", "warmup_epochs=0", "batch_size=5", "magnitude=0"),
+    *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_pct=1"),
+    *("epochs=1", "warmup_epochs=0", "batch_size=5", "randaugment_magnitude=0"),
 )
 
 
@@ -112,10 +112,12 @@ def test_a_segmenter_from_the_command_line(tmp_path, capsys, monkeypatch):
     arguments = ["--recipe", "segmentation_digit_scenes", "--output", "numbers.json"]
     assert main(["evaluate", "model.keras", *arguments, *settings]) == 0
     numbers = json.loads((tmp_path / "numbers.json").read_text())
-    images, class_maps = zip(
-        *((each.image, each.class_map) for each in DigitScenes("test", 16, 64)), strict=True
+    images, segmentation_maps = zip(
+        *((each.image, each.segmentation_map) for each in DigitScenes("test", 16, 64)), strict=True
     )
-    again = model.evaluate(np.stack(images), np.stack(class_maps), verbose=0, return_dict=True)
+    again = model.evaluate(
+        np.stack(images), np.stack(segmentation_maps), verbose=0, return_dict=True
+    )
     assert numbers["images"] == 16
     assert numbers["mean_iou"] == pytest.approx(again["mean_iou"], abs=1e-6)
     assert len([name for name in numbers if name.startswith("iou/")]) == 11
@@ -127,14 +129,14 @@ def test_a_detector_from_the_command_line(tmp_path, capsys, monkeypatch):
         _backbone(),
         10,
         list(map(str, range(10))),
-        **{"pyramid_channels": 8, "head_channels": 8, "head_depth": 1},
+        **{"pyramid_channels": 8, "head_channels": 8, "num_convs": 1},
     )
     randomize(model).save(tmp_path / "model.keras")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dense_data, "_TEST_SCENES", 16)
     scene = DigitScenes("test", 1, 64)[0]
     Image.fromarray(scene.image).save("scene.png")
-    arguments = ["--score", "0.9", "--output", "seen", "--json"]
+    arguments = ["--score-threshold", "0.9", "--output", "seen", "--json"]
     assert main(["predict", "model.keras", "scene.png", *arguments]) == 0
     objects = json.loads(capsys.readouterr().out)["objects"]
     (expected,) = model.detect([scene.image])
@@ -145,7 +147,7 @@ def test_a_detector_from_the_command_line(tmp_path, capsys, monkeypatch):
     np.testing.assert_allclose(boxes, expected.boxes[likely], atol=0.06)
     with Image.open("seen/scene.png.png") as picture:
         assert picture.format == "PNG"
-    settings = _sets("shorter_side=64", "longer_side=64")
+    settings = _sets("min_size=64", "max_size=64")
     arguments = ["--recipe", "detection_digit_scenes", "--output", "numbers.json"]
     assert main(["evaluate", "model.keras", *arguments, *settings]) == 0
     numbers = json.loads((tmp_path / "numbers.json").read_text())
@@ -169,7 +171,7 @@ def test_a_preset_with_a_head_is_measured_by_name_or_order(photos, tmp_path, cap
             str(photos),
             "--output",
             str(output),
-            *_sets("image_size=32", "crop_fraction=1"),
+            *_sets("image_size=32", "crop_pct=1"),
         ]
         assert main(["evaluate", str(tmp_path / key), *arguments]) == 0
         numbers = json.loads(output.read_text())

@@ -25,10 +25,10 @@ def _timm(t, t_initial, warmup_t, prefix):
 def test_a_whole_run_follows_timm(by_epoch):
     total, warmup = EPOCHS * STEPS, 5 * STEPS
     if by_epoch:
-        schedule = WarmupCosine(PEAK, total, warmup, START, FLOOR, hold=STEPS)
+        schedule = WarmupCosine(PEAK, total, warmup, START, FLOOR, update_every=STEPS)
         expected = [_timm(step // STEPS, EPOCHS, 5, False) for step in range(total)]
     else:
-        schedule = WarmupCosine(PEAK, total, warmup, START, FLOOR, waits=True)
+        schedule = WarmupCosine(PEAK, total, warmup, START, FLOOR, warmup_prefix=True)
         expected = [_timm(step, total - warmup, warmup, True) for step in range(total)]
     again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
     for each in (schedule, again):

@@ -40,7 +40,7 @@ def test_recipe_overrides_are_typed():
         (RECIPE, ["learning_rate=NaN"], "Received: learning_rate=nan"),
         (RECIPE, ["load_weights=1"], "'load_weights' must be bool. Received: 1"),
         (RECIPE, ["optimizer.epsilon=1e-8"], "Did you mean 'epsilon'"),
-        (RECIPE, ["anchor_size=2"], "Unknown recipe key 'anchor_size'"),
+        (RECIPE, ["anchor_scale=2"], "Unknown recipe key 'anchor_scale'"),
         ("detection_coco", ["mixup=0.8"], "Unknown recipe key 'mixup'"),
         (RECIPE, ["epochs=3"], "warmup_epochs=3, epochs=3"),
     ],
@@ -110,7 +110,7 @@ OF_EVERY_RUN = {
 
 def _run(recipe, output, *overrides):
     """Runs a recipe made small, and returns (result, model)."""
-    settings = [part for each in (*SMALL, *overrides) for part in ("--set", each)]
+    settings = [split for each in (*SMALL, *overrides) for split in ("--set", each)]
     assert trainer.main(RECIPES, [recipe, "--output", str(output), *settings]) == 0
     result = json.loads((output / "result.json").read_text())
     return result, keras.saving.load_model(output / "best.keras")
@@ -139,15 +139,17 @@ def test_steps_fall_after_8_and_11_of_12_epochs():
 
 
 def test_a_segmentation_run_leaves_everything(tmp_path, capsys):
-    sizes = ("image_size=64", "test_shorter_side=64", "test_longer_side=64", "head_channels=8")
+    sizes = ("image_size=64", "test_min_size=64", "test_max_size=64", "head_channels=8")
     result, model = _run("segmentation_digit_scenes", tmp_path / "run", *sizes)
     assert "test mean iou: " in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files == OF_EVERY_RUN | {"iou_per_class.csv"}
-    images, class_maps = zip(
-        *((each.image, each.class_map) for each in DigitScenes("test", 256, 64)), strict=True
+    images, segmentation_maps = zip(
+        *((each.image, each.segmentation_map) for each in DigitScenes("test", 256, 64)), strict=True
     )
-    again = model.evaluate(np.stack(images), np.stack(class_maps), verbose=0, return_dict=True)
+    again = model.evaluate(
+        np.stack(images), np.stack(segmentation_maps), verbose=0, return_dict=True
+    )
     assert again["mean_iou"] == pytest.approx(result["test_mean_iou"], abs=1e-6)
     assert again["pixel_accuracy"] == pytest.approx(result["test_pixel_accuracy"], abs=1e-6)
     text = (tmp_path / "run" / "iou_per_class.csv").read_text()
@@ -158,7 +160,7 @@ def test_a_segmentation_run_leaves_everything(tmp_path, capsys):
 
 
 def test_a_detection_run_leaves_everything(tmp_path, capsys):
-    sizes = ("shorter_side=64", "longer_side=64", "head_channels=8", "head_depth=1")
+    sizes = ("min_size=64", "max_size=64", "head_channels=8", "num_convs=1")
     result, model = _run("detection_digit_scenes", tmp_path / "run", *sizes)
     assert "test AP50: " in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "run").iterdir()}
@@ -172,16 +174,16 @@ def test_a_detection_run_leaves_everything(tmp_path, capsys):
 @pytest.mark.only("torch")  # Reading is the same on every backend.
 def test_the_ade20k_recipe_reads_its_folder(tmp_path):
     """On scenes written in the layout of `ADEChallengeData2016`."""
-    for part, count in ("training", 6), ("validation", 3):
+    for split, count in ("training", 6), ("validation", 3):
         for kind in "images", "annotations":
-            (tmp_path / kind / part).mkdir(parents=True)
+            (tmp_path / kind / split).mkdir(parents=True)
         for number, scene in enumerate(DigitScenes("train", count, 80)):
-            Image.fromarray(scene.image).save(tmp_path / "images" / part / f"{number}.jpg")
-            labels = scene.class_map  # 0 is what does not count there.
-            Image.fromarray(labels).save(tmp_path / "annotations" / part / f"{number}.png")
+            Image.fromarray(scene.image).save(tmp_path / "images" / split / f"{number}.jpg")
+            labels = scene.segmentation_map  # 0 is what does not count there.
+            Image.fromarray(labels).save(tmp_path / "annotations" / split / f"{number}.png")
     overrides = (
         *("preset=pvt_v2_spm_mini", "load_weights=false", f"data_folder={tmp_path}"),
-        *("image_size=64", "test_shorter_side=64", "test_longer_side=256", "head_channels=8"),
+        *("image_size=64", "test_min_size=64", "test_max_size=256", "head_channels=8"),
     )
     result, model = _run("segmentation_ade20k", tmp_path / "run", *overrides)
     assert 0 <= result["test_mean_iou"] <= 1 and model.num_classes == 150
@@ -190,10 +192,10 @@ def test_the_ade20k_recipe_reads_its_folder(tmp_path):
 @pytest.mark.only("torch")  # Reading is the same on every backend.
 def test_the_coco_recipe_reads_a_users_own_data(tmp_path):
     (tmp_path / "images").mkdir()
-    for part in "train", "validation":
+    for split in "train", "validation":
         records, pictures = [], []
-        for number, scene in enumerate(DigitScenes(part, 4, 80)):
-            name = f"{part}{number}.png"
+        for number, scene in enumerate(DigitScenes(split, 4, 80)):
+            name = f"{split}{number}.png"
             Image.fromarray(scene.image).save(tmp_path / "images" / name)
             pictures.append({"id": number, "file_name": name, "height": 80, "width": 80})
             for box, label in zip(scene.boxes.tolist(), scene.labels.tolist(), strict=True):
@@ -211,16 +213,16 @@ def test_the_coco_recipe_reads_a_users_own_data(tmp_path):
                 )
         categories = [{"id": digit + 1, "name": str(digit)} for digit in range(10)]
         contents = {"images": pictures, "categories": categories, "annotations": records}
-        (tmp_path / f"{part}.json").write_text(json.dumps(contents))
+        (tmp_path / f"{split}.json").write_text(json.dumps(contents))
     overrides = (
         *("preset=pvt_v2_spm_mini", "load_weights=false", f"data_folder={tmp_path}"),
-        *("dataset=coco_format", "shorter_side=64", "longer_side=96", "frozen_stages=2"),
-        *("head_channels=8", "head_depth=1"),
+        *("dataset=coco_format", "min_size=64", "max_size=96", "frozen_stages=2"),
+        *("head_channels=8", "num_convs=1"),
     )
     result, model = _run("detection_coco", tmp_path / "run", *overrides)
     assert 0 <= result["test_AP"] <= 1
     assert model.class_names == list("0123456789")
-    assert model.batching.get_config()["longer_side"] == 96
+    assert model.batching.get_config()["max_size"] == 96
 
 
 def test_a_run_that_dies_does_not_look_finished(tmp_path, monkeypatch):

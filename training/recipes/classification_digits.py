@@ -16,7 +16,7 @@ rotation: float = 12.0
 zoom: float = 0.1
 translation: float = 0.08
 
-# Optimisation
+# Optimization
 epochs: int = 40
 batch_size: int = 64
 learning_rate: float = 2e-3

@@ -7,7 +7,7 @@ Command:  python training/train.py classification_imagenet --set preset=pvt_v2_b
           `--set dataset=folder --set verify_images=false`.
 Hardware: one accelerator; 8 batches of 128 make a step of 1,024 images, as 8 did for the
           papers. Fewer, larger batches come to the same where they fit:
-          `--set batch_size=512 --set accumulation=2`.
+          `--set batch_size=512 --set gradient_accumulation_steps=2`.
 Result:   not measured here. Official top-1 with these settings, in percent: PVT tiny 75.1,
           small 79.8, medium 81.2, large 81.7; PVT v2 b0 70.5, b1 78.7, b2_li 82.1, b2 82.0,
           b3 83.1, b4 83.6, b5 83.8; Swin tiny 81.2, small 83.2, base 83.5. For Stepwise Patch
@@ -16,7 +16,7 @@ Result:   not measured here. Official top-1 with these settings, in percent: PVT
 Augmentation is the official code's, operation by operation, and not Keras's layers: these
 draw RandAugment's operations once for a whole batch, at other magnitudes, erase with noise
 that is black by half, and mix with a weight for each image instead of one a batch. The
-official code's colour jitter has no effect there, as it comes with RandAugment. What differs:
+official code's color jitter has no effect there, as it comes with RandAugment. What differs:
 noise of random erasing is cut at 0 and 255, and the rate of PVT's epoch e is that of its
 code's epoch e + 1, which repeats the first.
 """
@@ -24,43 +24,43 @@ code's epoch e + 1, which repeats the first.
 # Model
 preset: str = "pvt_v2_spm_b1"
 drop_path_rate: float = 0.1
-policy: str = "mixed_bfloat16"
+dtype_policy: str = "mixed_bfloat16"
 
 # Data
 dataset: str = "imagenet2012"
 data_folder: str = ""
 image_size: int = 224
-crop_fraction: float = 0.875
+crop_pct: float = 0.875
 
 # Augmentation
-least_area: float = 0.08
+crop_scale: float = 0.08
 flip: float = 0.5
-magnitude: float = 9.0
-erasing: float = 0.25
+randaugment_magnitude: float = 9.0
+random_erasing: float = 0.25
 mixup: float = 0.8
 cutmix: float = 1.0
 label_smoothing: float = 0.1
-repeats: int = 3
+repeated_augmentation: int = 3
 
-# Optimisation
+# Optimization
 epochs: int = 300
 batch_size: int = 128
-accumulation: int = 8
+gradient_accumulation_steps: int = 8
 learning_rate: float = 1e-3
 schedule: str = "cosine_by_epoch"
 warmup_epochs: int = 5
-warmup_rate: float = 1e-6
-floor_rate: float = 1e-5
+warmup_learning_rate: float = 1e-6
+min_learning_rate: float = 1e-5
 weight_decay: float = 0.05
 epsilon: float = 1e-8
 seed: int = 0
 checkpoint_steps: int = 1000
 
-_DEEP = {"drop_path_rate": 0.3, "clip_norm": 1.0}
+_DEEP = {"drop_path_rate": 0.3, "global_clipnorm": 1.0}
 _SWIN = {
     "schedule": "cosine_by_step",
     "warmup_epochs": 20,
-    "clip_norm": 5.0,
+    "global_clipnorm": 5.0,
     "repeats": 1,
 }
 # Presets whose values differ, the same with Stepwise Patch Merging.

@@ -23,13 +23,13 @@ invalid: str = "raise"
 validation_share: float = 0.2
 class_weights: str = "none"
 image_size: int = 224
-crop_fraction: float = 0.875
+crop_pct: float = 0.875
 
 # Augmentation
-least_area: float = 0.3
+crop_scale: float = 0.3
 flip: float = 0.5
 
-# Optimisation
+# Optimization
 epochs: int = 20
 batch_size: int = 32
 learning_rate: float = 5e-3

@@ -11,17 +11,17 @@ drop_path_rate: float = 0.1
 frozen_stages: int = 0
 pyramid_channels: int = 256
 head_channels: int = 256
-head_depth: int = 4
-anchor_size: float = 4.0
+num_convs: int = 4
+anchor_scale: float = 4.0
 
 # Data
 dataset: str = "coco"
 data_folder: str = ""
-shorter_side: int = 800
-longer_side: int = 1333
+min_size: int = 800
+max_size: int = 1333
 flip: float = 0.5
 
-# Optimisation
+# Optimization
 epochs: int = 12
 steps_per_epoch: int = 7330
 batch_size: int = 16

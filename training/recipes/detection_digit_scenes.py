@@ -14,17 +14,17 @@ drop_path_rate: float = 0.0
 frozen_stages: int = 0
 pyramid_channels: int = 64
 head_channels: int = 64
-head_depth: int = 2
-anchor_size: float = 4.0
+num_convs: int = 2
+anchor_scale: float = 4.0
 
 # Data
 dataset: str = "digit_scenes"
 data_folder: str = ""
-shorter_side: int = 128
-longer_side: int = 128
+min_size: int = 128
+max_size: int = 128
 flip: float = 0.0
 
-# Optimisation
+# Optimization
 epochs: int = 6
 steps_per_epoch: int = 400
 batch_size: int = 8

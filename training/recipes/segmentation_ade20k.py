@@ -14,17 +14,17 @@ pyramid_channels: int = 256
 head_channels: int = 128
 
 # Data
-dataset: str = "scene_parse150"
+dataset: str = "ade20k"
 data_folder: str = ""
 image_size: int = 512
-test_shorter_side: int = 512
-test_longer_side: int = 2048
-least_scale: float = 0.5
-largest_scale: float = 2.0
+test_min_size: int = 512
+test_max_size: int = 2048
+min_scale: float = 0.5
+max_scale: float = 2.0
 flip: float = 0.5
-recolour: bool = True
+color_jitter: bool = True
 
-# Optimisation
+# Optimization
 epochs: int = 10
 steps_per_epoch: int = 4000
 batch_size: int = 32

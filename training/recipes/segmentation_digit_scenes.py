@@ -1,4 +1,4 @@
-"""Scenes of handwritten digits, every pixel labelled, from random weights.
+"""Scenes of handwritten digits, every pixel labeled, from random weights.
 
 Command:  python training/train.py segmentation_digit_scenes
 Hardware: 2 CPU cores, float32, seed 0
@@ -18,14 +18,14 @@ head_channels: int = 64
 dataset: str = "digit_scenes"
 data_folder: str = ""
 image_size: int = 128
-test_shorter_side: int = 128
-test_longer_side: int = 128
-least_scale: float = 1.0
-largest_scale: float = 1.0
+test_min_size: int = 128
+test_max_size: int = 128
+min_scale: float = 1.0
+max_scale: float = 1.0
 flip: float = 0.0
-recolour: bool = False
+color_jitter: bool = False
 
-# Optimisation
+# Optimization
 epochs: int = 8
 steps_per_epoch: int = 400
 batch_size: int = 8

@@ -7,10 +7,10 @@ from tests.campaigns.hostile.case import Case
 
 _PREPROCESSING = {
     "image_size": [224, 224],
-    "crop_fraction": 0.9,
+    "crop_pct": 0.9,
     "interpolation": "bicubic",
     "mean": [0.5, 0.5, 0.5],
-    "standard_deviation": [0.5, 0.5, 0.5],
+    "std": [0.5, 0.5, 0.5],
 }
 
 

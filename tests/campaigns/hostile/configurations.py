@@ -132,7 +132,7 @@ _FORMAT = {
     "arguments that are null": _set("backbone", config=None),
     "arguments that are a list": _set("backbone", config=["embed_dims"]),
     "arguments that are text": _set("backbone", config="embed_dims"),
-    "an unknown argument": _ours(colour="red"),
+    "an unknown argument": _ours(color="red"),
     "an argument that is missing": _drop("backbone", "config", "depths"),
     "trainable": _ours(trainable=False),
     "name with a path": _ours(name="../../a"),
@@ -192,7 +192,7 @@ _PVT_V2 = {
     "drop_path_rate of 10": _ours(drop_path_rate=10),
     "drop_path_rate of text": _ours(drop_path_rate="high"),
     "merging of another kind": _ours(merging="msa"),
-    "merging that is a list": _ours(merging=["own"]),
+    "merging that is a list": _ours(merging=["default"]),
     "merging that is an object": _ours(merging=_LAMBDA),
     "embedding_norm_epsilon of 0": _ours(embedding_norm_epsilon=0),
     "embedding_norm_epsilon below 0": _ours(embedding_norm_epsilon=-1e-5),
@@ -217,13 +217,13 @@ _PVT_V2 = {
 }
 
 _PVT = {
-    "position_image_size of 10**9": _ours(position_image_size=[_HUGE, _HUGE]),
-    "position_image_size of 10**5": _ours(position_image_size=[10**5, 10**5]),
-    "position_image_size of 0": _ours(position_image_size=[0, 0]),
-    "position_image_size of one": _ours(position_image_size=[64]),
-    "position_image_size of text": _ours(position_image_size="64"),
-    "no position_image_size and image_shape of 10**5": _ours(
-        position_image_size=None, image_shape=[10**5, 10**5, 3]
+    "pretrain_image_size of 10**9": _ours(pretrain_image_size=[_HUGE, _HUGE]),
+    "pretrain_image_size of 10**5": _ours(pretrain_image_size=[10**5, 10**5]),
+    "pretrain_image_size of 0": _ours(pretrain_image_size=[0, 0]),
+    "pretrain_image_size of one": _ours(pretrain_image_size=[64]),
+    "pretrain_image_size of text": _ours(pretrain_image_size="64"),
+    "no pretrain_image_size and image_shape of 10**5": _ours(
+        pretrain_image_size=None, image_shape=[10**5, 10**5, 3]
     ),
     "class_token of text": _ours(class_token="yes"),
 }
@@ -271,18 +271,18 @@ _CLASSIFIERS = {
         preprocessing={"image_size": [8, 8], "interpolation": "os.system"}
     ),
     "preprocessing with a crop of NaN": _task(
-        preprocessing={"image_size": [8, 8], "crop_fraction": math.nan}
+        preprocessing={"image_size": [8, 8], "crop_pct": math.nan}
     ),
     "mean of NaN": _task(mean=[math.nan] * 3),
     "mean of two": _task(mean=[0.5, 0.5]),
     "mean of text": _task(mean="abc"),
     "mean of a million": _task(mean=[0.5] * 10**6),
-    "standard_deviation of 0": _task(standard_deviation=[0, 0, 0]),
-    "standard_deviation below 0": _task(standard_deviation=[-1, -1, -1]),
+    "std of 0": _task(std=[0, 0, 0]),
+    "std below 0": _task(std=[-1, -1, -1]),
     "backbone beside the arguments": _task(backbone=_LAMBDA),
     "name that is an object": _task(name=_LAMBDA),
     "trainable of text": _task(trainable="no"),
-    "an unknown argument": _task(colour="red"),
+    "an unknown argument": _task(color="red"),
 }
 
 _TRANSFORMERS = {
@@ -305,9 +305,9 @@ _TRANSFORMERS = {
 _DETECTORS = {
     "10**9 channels": _task(head_channels=_HUGE),
     "channels of text": _task(pyramid_channels="64"),
-    "10**9 convolutions": _task(head_depth=_HUGE),
+    "10**9 convolutions": _task(num_convs=_HUGE),
     "10**9 detections": _task(max_detections=_HUGE),
-    "anchors of NaN": _task(anchor_size=math.nan),
+    "anchors of NaN": _task(anchor_scale=math.nan),
     "a format that is a list": _task(bounding_box_format=["xyxy"]),
     "an unknown format": _task(bounding_box_format="os.system"),
     "a loss that is a layer": _task(box_loss=_LAMBDA),
@@ -315,8 +315,8 @@ _DETECTORS = {
     "thresholds of text": _task(score_threshold="0.5"),
     "batching that is text": _task(batching="large"),
     "batching by an unknown part": _task(batching={"x": 1}),
-    "batching to a side below 0": _task(batching={"shorter_side": -8}),
-    "batching by a divisor of 0": _task(batching={"divisor": 0}),
+    "batching to a side below 0": _task(batching={"min_size": -8}),
+    "batching by a divisor of 0": _task(batching={"size_divisor": 0}),
     "another number of classes": _task(num_classes=5),
     "an argument of a classifier": _task(activation="relu"),
     "another task": _set("task", **{"class": "SemanticSegmenter"}),

@@ -305,7 +305,7 @@ _WRITERS = {
     "100,000 axes": _entry(shape=[8] + [1] * 100_000),
     "another shape of as many values": _entry(shape=[2, 4]),
     # Its offsets
-    "offsets of the neighbour": _edited(_same_offsets),
+    "offsets of the neighbor": _edited(_same_offsets),
     "offsets that overlap": _offsets(lambda start, end: [start - 4, end - 4]),
     "a hole": _hole,
     "data that nothing names": _edited(lambda header: header.pop(_TENSOR) and None),

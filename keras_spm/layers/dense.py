@@ -6,11 +6,11 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.initializers import linear_initializer
+from keras_spm.layers.initializers import dense_initializer
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class Linear(keras.layers.Layer):
+class Dense(keras.layers.Layer):
     """A linear map of the channels, as each platform computes it best.
 
     What `keras.layers.Dense` computes without activation; how is said in
@@ -29,7 +29,7 @@ class Linear(keras.layers.Layer):
         self.units = units
         self.use_bias = use_bias
         self.kernel_initializer = (
-            linear_initializer()
+            dense_initializer()
             if kernel_initializer is None
             else keras.initializers.get(kernel_initializer)
         )
@@ -45,12 +45,12 @@ class Linear(keras.layers.Layer):
 
     def call(self, inputs):
         bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
-        return backend.linear(inputs, ops.convert_to_tensor(self.kernel), bias)
+        return backend.dense(inputs, ops.convert_to_tensor(self.kernel), bias)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.units)
 
-    def multiply_adds(self, input_shape):
+    def macs(self, input_shape):
         return math.prod(input_shape[1:]) * self.units
 
     def get_config(self):

@@ -104,7 +104,7 @@ def affine(path, name, transform):
     )
 
 
-def stacked_linear(path, names):
+def stacked_dense(path, names):
     """Rules for a linear map that PyTorch's side has in parts, its outputs side by side."""
     count = len(names)
     return (
@@ -114,12 +114,12 @@ def stacked_linear(path, names):
 
 
 def normalization(path, name):
-    """Rules for the scale and shift of a normalisation."""
+    """Rules for the scale and shift of a normalization."""
     return Rule(f"{path}/gamma", f"{name}.weight"), Rule(f"{path}/beta", f"{name}.bias")
 
 
 def batch_normalization(path, name):
-    """Rules for a normalisation with running statistics."""
+    """Rules for a normalization with running statistics."""
     return (
         *normalization(path, name),
         Rule(f"{path}/moving_mean", f"{name}.running_mean"),

@@ -1,17 +1,17 @@
-"""The parts of a data set."""
+"""The splits of a data set."""
 
 import collections.abc
 import dataclasses
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
-class DataParts:
-    """Examples of each part, and the classes' names.
+class DataSplits:
+    """Examples of each split, and the classes' names.
 
     Attributes:
-        train, validation, test: sequences of examples. Data without a part of their own to
+        train, validation, test: sequences of examples. Data without a split of their own to
             test on are tested on what they are validated on.
         class_names: list of strings.
     """
@@ -22,5 +22,5 @@ class DataParts:
     class_names: list
 
     def sizes(self):
-        """Returns {part: examples in it}."""
-        return {part: len(getattr(self, part)) for part in PARTS}
+        """Returns {split: examples in it}."""
+        return {split: len(getattr(self, split)) for split in SPLITS}

@@ -10,10 +10,10 @@ batch 8). PyTorch is as fast in groups.
 import keras
 from keras import ops
 
-from keras_spm.backend.linear import linear
+from keras_spm.backend.dense import dense
 
 
-def grouped_map(inputs, kernel, bias):
+def grouped_pointwise(inputs, kernel, bias):
     """Maps each group of channels to its own outputs.
 
     Args:
@@ -31,4 +31,4 @@ def grouped_map(inputs, kernel, bias):
         return ops.reshape(outputs, (*leading, groups * width)) + bias
     own_group = ops.expand_dims(ops.eye(groups, dtype=kernel.dtype), -1)
     kernel = ops.reshape(ops.expand_dims(kernel, 2) * own_group, (scales * groups, groups * width))
-    return linear(ops.reshape(inputs, (*leading, scales * groups)), kernel, bias)
+    return dense(ops.reshape(inputs, (*leading, scales * groups)), kernel, bias)

@@ -272,9 +272,9 @@ def test_the_command_says_why_it_stops(tmp_path, capsys):
     [
         (
             "segmentation_digit_scenes",
-            ("image_size=64", "test_shorter_side=64", "test_longer_side=64"),
+            ("image_size=64", "test_min_size=64", "test_max_size=64"),
         ),
-        ("detection_digit_scenes", ("shorter_side=64", "longer_side=64", "head_depth=1")),
+        ("detection_digit_scenes", ("min_size=64", "max_size=64", "num_convs=1")),
     ],
 )
 def test_dense_trainings_go_on_too(tmp_path, monkeypatch, recipe, overrides):

@@ -1,4 +1,4 @@
-"""Folders and tables of labelled images, with all that goes wrong in them."""
+"""Folders and tables of labeled images, with all that goes wrong in them."""
 
 import pathlib
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_spm.data import CsvDataset
 from keras_spm.data import ImageFolder
-from keras_spm.data import ImageTable
 from keras_spm.data.preprocessing import read_image
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
@@ -33,7 +33,7 @@ def test_a_folder_is_read_in_the_order_of_names(photos):
     for name in (".DS_Store", "heron/Thumbs.db", "stork/.hidden.png"):
         (photos / name).write_bytes(b"left by a system")
     examples = ImageFolder(photos)
-    assert examples.class_names == ["heron", "stork"] and not examples.problems
+    assert examples.class_names == ["heron", "stork"] and not examples.invalid_annotations
     found = [(each.image.relative_to(photos).as_posix(), each.label) for each in examples]
     assert found == [
         ("heron/a.jpg", 0),
@@ -75,7 +75,10 @@ def test_what_breaks_a_rule_is_refused_or_counted(photos, rule):
     with pytest.raises(ValueError, match=rf"1 × {rule} \(.*x\.jpg.*invalid=\"drop\""):
         ImageFolder(photos)
     examples = ImageFolder(photos, invalid="drop")
-    assert list(examples.problems) == [rule] and len(examples.problems[rule]) == 1
+    assert (
+        list(examples.invalid_annotations) == [rule]
+        and len(examples.invalid_annotations[rule]) == 1
+    )
     assert len(examples) == 4 and examples.class_names == ["heron", "stork"]
 
 
@@ -83,8 +86,10 @@ def test_what_breaks_a_rule_is_refused_or_counted(photos, rule):
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
 def test_images_that_are_cut_off_are_found(photos, suffix, share):
     _cut_off(photos, f"x.{suffix}", share)
-    problems = ImageFolder(photos, invalid="drop").problems
-    assert [name for names in problems.values() for name in names] == [f"heron/x.{suffix}"]
+    invalid_annotations = ImageFolder(photos, invalid="drop").invalid_annotations
+    assert [name for names in invalid_annotations.values() for name in names] == [
+        f"heron/x.{suffix}"
+    ]
 
 
 def test_files_that_must_not_be_read(photos, monkeypatch):
@@ -138,7 +143,7 @@ def test_a_class_that_is_emptied_goes_with_its_images(photos):
         path.write_bytes(b"")
     examples = ImageFolder(photos, invalid="drop")
     assert examples.class_names == ["stork"] and [each.label for each in examples] == [0, 0]
-    assert examples.problems["class without images"] == ["heron"]
+    assert examples.invalid_annotations["class without images"] == ["heron"]
     kept = ImageFolder(photos, ["heron", "stork"], invalid="drop")
     assert kept.class_names == ["heron", "stork"] and [each.label for each in kept] == [1, 1]
     with pytest.raises(ValueError, match=r"1 × folder of an unknown class \(heron\)"):
@@ -158,13 +163,13 @@ def test_without_verification_an_example_says_what_is_wrong(photos):
 
 
 def test_every_kind_of_image_becomes_rgb(tmp_path):
-    grey = np.asarray(Image.fromarray(PIXELS).convert("L"))
+    gray = np.asarray(Image.fromarray(PIXELS).convert("L"))
     cmyk = Image.fromarray(PIXELS).convert("CMYK")
     deep = PIXELS[..., 0].astype("uint16") * 257
     palette = Image.fromarray(PIXELS).quantize(200)
     transparent = Image.fromarray(np.dstack([PIXELS, PIXELS[..., 0]]))
     cases = {
-        "grey.png": (Image.fromarray(grey), np.repeat(grey[..., None], 3, -1), 0),
+        "gray.png": (Image.fromarray(gray), np.repeat(gray[..., None], 3, -1), 0),
         "cmyk.tif": (cmyk, 255 - np.asarray(cmyk, int)[..., :3], 0),
         "cmyk.jpg": (cmyk, None, None),
         "deep.png": (Image.fromarray(deep), np.repeat(PIXELS[..., :1], 3, -1), 0),
@@ -189,13 +194,13 @@ def test_every_kind_of_image_becomes_rgb(tmp_path):
 
 def test_fifty_megapixels(tmp_path):
     (tmp_path / "large").mkdir()
-    colours = Image.fromarray(PIXELS[:2, :2]).resize((8000, 6250), Image.Resampling.BILINEAR)
-    colours.save(tmp_path / "large/photo.jpg", quality=90)
+    colors = Image.fromarray(PIXELS[:2, :2]).resize((8000, 6250), Image.Resampling.BILINEAR)
+    colors.save(tmp_path / "large/photo.jpg", quality=90)
     (example,) = ImageFolder(tmp_path)
     assert read_image(example.image).size == (8000, 6250)
     small = read_image(example.image, least_share=0.1)
     assert small.size == (1000, 782)
-    expected = np.asarray(colours.reduce(8), "float32")
+    expected = np.asarray(colors.reduce(8), "float32")
     assert np.abs(np.asarray(small, "float32") - expected)[:781].mean() < 1
 
 
@@ -203,7 +208,7 @@ def _table(tmp_path, text, **arguments):
     for name in "abcd":
         _write(tmp_path / "images" / f"{name}.png")
     (tmp_path / "table.csv").write_text(text, encoding="utf-8")
-    return ImageTable(tmp_path / "table.csv", tmp_path / "images", **arguments)
+    return CsvDataset(tmp_path / "table.csv", tmp_path / "images", **arguments)
 
 
 def test_a_table_with_one_label_an_image(tmp_path):
@@ -214,7 +219,7 @@ def test_a_table_with_one_label_an_image(tmp_path):
     assert found == [("b.png", 1), ("a.png", 0)]
     beside = tmp_path / "images/table.csv"
     beside.write_text(text, encoding="utf-8")
-    assert ImageTable(beside)[1].image == tmp_path / "images/a.png"
+    assert CsvDataset(beside)[1].image == tmp_path / "images/a.png"
 
 
 def test_a_table_with_several_labels_an_image(tmp_path):
@@ -229,12 +234,12 @@ def test_a_table_with_several_labels_an_image(tmp_path):
 
 
 def test_parts_of_a_table_share_their_classes(tmp_path):
-    text = "path,label,part\na.png,heron,train\nb.png,stork,train\nc.png,stork,val\n"
-    train, val = (_table(tmp_path, text, part=part) for part in ("train", "val"))
+    text = "path,label,split\na.png,heron,train\nb.png,stork,train\nc.png,stork,val\n"
+    train, val = (_table(tmp_path, text, split=split) for split in ("train", "val"))
     assert train.class_names == val.class_names == ["heron", "stork"]
     assert [each.label for each in val] == [1] and len(train) == 2
     with pytest.raises(ValueError, match="Did you mean 'train'"):
-        _table(tmp_path, text, part="training")
+        _table(tmp_path, text, split="training")
 
 
 @pytest.mark.parametrize(
@@ -255,7 +260,7 @@ def test_rows_that_break_rules(tmp_path, row, rule):
     with pytest.raises(ValueError, match=rf"1 × {rule} \(row 4\)"):
         _table(tmp_path, text, class_names=names)
     examples = _table(tmp_path, text, class_names=names, invalid="drop")
-    assert examples.problems == {rule: ["row 4"]} and len(examples) == 2
+    assert examples.invalid_annotations == {rule: ["row 4"]} and len(examples) == 2
 
 
 def test_tables_that_are_none(tmp_path):
@@ -272,8 +277,8 @@ def test_tables_that_are_none(tmp_path):
             _table(tmp_path, text)
     (tmp_path / "table.csv").write_bytes(b"path,label\n\xff\xfe,heron\n")
     with pytest.raises(ValueError, match="no CSV file in UTF-8"):
-        ImageTable(tmp_path / "table.csv")
+        CsvDataset(tmp_path / "table.csv")
     with pytest.raises(FileNotFoundError):
-        ImageTable(tmp_path / "nowhere.csv")
+        CsvDataset(tmp_path / "nowhere.csv")
     with pytest.raises(ValueError, match=r"label that came before \(row 2\)"):
         _table(tmp_path, "path,labels\na.png,heron|heron\n")

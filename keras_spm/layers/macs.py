@@ -1,10 +1,10 @@
-"""Counts the multiply-adds of a forward pass from shapes alone."""
+"""Counts the MACs of a forward pass from shapes alone."""
 
 import keras
 
 
-def multiply_adds(layer, input_shape):
-    """Returns the multiply-adds that `layer` spends on one example.
+def macs(layer, input_shape):
+    """Returns the MACs that `layer` spends on one example.
 
     Counted are products that meet in a sum: convolutions, linear maps and both
     products of attention. Norms, activations, pooling and additions are not, as is
@@ -18,12 +18,12 @@ def multiply_adds(layer, input_shape):
     Raises:
         TypeError: for a layer whose cost is not known.
     """
-    if hasattr(layer, "multiply_adds"):
-        return layer.multiply_adds(input_shape)
+    if hasattr(layer, "macs"):
+        return layer.macs(input_shape)
     if isinstance(layer, keras.Sequential):
         total = 0
         for part in layer.layers:
-            total += multiply_adds(part, input_shape)
+            total += macs(part, input_shape)
             input_shape = part.compute_output_shape(input_shape)
         return total
     if isinstance(layer, keras.layers.Dense):
@@ -32,8 +32,7 @@ def multiply_adds(layer, input_shape):
         taps = layer.kernel_size[0] * layer.kernel_size[1] * input_shape[-1] // layer.groups
         return _positions(layer.compute_output_shape(input_shape)) * taps * layer.filters
     raise TypeError(
-        f"The multiply-adds of {type(layer).__name__} are not known: "
-        "give it a method `multiply_adds(input_shape)`."
+        f"The MACs of {type(layer).__name__} are not known: give it a method `macs(input_shape)`."
     )
 
 

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from keras_spm.heads import Anchors
-from keras_spm.heads import RetinaHead
-from keras_spm.heads.matching import IGNORED
-from keras_spm.heads.matching import NEGATIVE
-from keras_spm.heads.matching import match_anchors
-from keras_spm.heads.suppression import suppress_overlaps
+from keras_spm.heads import RetinaNetHead
+from keras_spm.heads.matcher import IGNORED
+from keras_spm.heads.matcher import NEGATIVE
+from keras_spm.heads.matcher import match_anchors
+from keras_spm.heads.nms import suppress_overlaps
 from tests.helpers import difference
 from tests.helpers import random_array
 from tests.helpers import randomize
@@ -41,8 +41,8 @@ def test_anchors_are_those_of_the_paper():
     width, height = 32 * 2**0.5, 32 / 2**0.5
     assert anchors[0] == pytest.approx([-width / 2, -height / 2, width / 2, height / 2])
     last = anchors[-9:]
-    centres = (last[:, :2] + last[:, 2:]) / 2
-    assert centres == pytest.approx(np.tile([2 * 16, 1 * 16], (9, 1)))
+    centers = (last[:, :2] + last[:, 2:]) / 2
+    assert centers == pytest.approx(np.tile([2 * 16, 1 * 16], (9, 1)))
     sides = last[:, 2:] - last[:, :2]
     assert sides.prod(axis=1) == pytest.approx(np.tile([64**2 * 4 ** (n / 3) for n in range(3)], 3))
     assert sides[:, 1] / sides[:, 0] == pytest.approx(np.repeat([0.5, 1, 2], 3))
@@ -50,8 +50,8 @@ def test_anchors_are_those_of_the_paper():
 
 def test_anchors_count_as_the_head_does():
     maps = {"P3": random_array(2, 5, 3, 8), "P4": random_array(2, 3, 2, 8)}
-    anchors = Anchors(sizes_per_octave=2, aspect_ratios=(1.0,))
-    head = RetinaHead(3, anchors.per_position, channels=8, depth=1)
+    anchors = Anchors(scales_per_octave=2, aspect_ratios=(1.0,))
+    head = RetinaNetHead(3, anchors.per_position, channels=8, depth=1)
     shapes = {level: each.shape for level, each in maps.items()}
     outputs = head(maps)
     assert head.compute_output_shape(shapes) == {
@@ -165,7 +165,7 @@ def test_matching_and_suppression_compile_under_xla():
 def test_head_is_the_same_on_every_level():
     """Against plain convolutions, a level at a time."""
     maps = {"P3": random_array(2, 4, 6, 5), "P4": random_array(2, 2, 3, 5, seed=1)}
-    head = RetinaHead(3, anchors_per_position=2, channels=4, depth=2)
+    head = RetinaNetHead(3, anchors_per_position=2, channels=4, depth=2)
     head.build({level: each.shape for level, each in maps.items()})
     randomize(head)
     outputs = head(maps)
@@ -184,7 +184,7 @@ def test_head_is_the_same_on_every_level():
 
 def test_head_starts_at_the_prior():
     """Every anchor's probability of every class is about 0.01, and every box its anchor."""
-    head = RetinaHead(7)
+    head = RetinaNetHead(7)
     outputs = head({"P3": random_array(1, 4, 4, 256)})
     probabilities = 1 / (1 + np.exp(-to_numpy(outputs["logits"])))
     assert np.abs(probabilities - 0.01).max() < 1e-3

@@ -14,7 +14,7 @@ from keras import ops
 from keras_spm.backend.bias import add_bias
 
 
-def linear(inputs, kernel, bias=None):
+def dense(inputs, kernel, bias=None):
     """Maps the channels.
 
     Args:

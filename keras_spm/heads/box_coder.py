@@ -19,7 +19,7 @@ def encode_boxes(anchors, boxes):
             fills the places of missing objects, has finite deltas too.
 
     Returns:
-        (batch, anchors, 4): the centre's way to the right and down, in the anchor's width
+        (batch, anchors, 4): the center's way to the right and down, in the anchor's width
         and height, and the logarithms of the width and height in the anchor's.
 
     Reference:

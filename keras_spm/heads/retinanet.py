@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_spm.heads.anchors import anchor_count
-from keras_spm.layers.multiply_adds import multiply_adds
+from keras_spm.layers.macs import macs
 
 # Before training an anchor holds an object of some class with this probability: at 0.5 the
 # many anchors of the background would outweigh all else.
@@ -14,7 +14,7 @@ _PRIOR = 0.01
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class RetinaHead(keras.layers.Layer):
+class RetinaNetHead(keras.layers.Layer):
     """Class logits and box deltas for every anchor, by the same weights on every level.
 
     Two towers of 3x3 convolutions with ReLU, one for classes and one for boxes.
@@ -89,10 +89,10 @@ class RetinaHead(keras.layers.Layer):
         anchors = anchor_count(input_shape, self.anchors_per_position)
         return {"logits": (batch, anchors, self.num_classes), "deltas": (batch, anchors, 4)}
 
-    def multiply_adds(self, input_shape):
-        """Returns the multiply-adds for {level: shape}, as of one image."""
+    def macs(self, input_shape):
+        """Returns the MACs for {level: shape}, as of one image."""
         return sum(
-            multiply_adds(convolution, (*shape[:-1], convolution.kernel.shape[2]))
+            macs(convolution, (*shape[:-1], convolution.kernel.shape[2]))
             for shape in input_shape.values()
             for convolution in (*self.class_tower, *self.box_tower)
         )

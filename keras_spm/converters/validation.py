@@ -72,14 +72,14 @@ def _is_preprocessing(value):
 
 _PREPROCESSING = {
     "image_size": _each(_is_whole, 2),
-    "crop_fraction": _or_none(_is_positive),
+    "crop_pct": _or_none(_is_positive),
     "interpolation": _is_text,
 }
 _BATCHING = {
-    "shorter_side": _or_none(_is_whole),
-    "longer_side": _or_none(_is_whole),
-    "divisor": _is_whole,
-    "enlarge_to_divisor": lambda value: isinstance(value, bool),
+    "min_size": _or_none(_is_whole),
+    "max_size": _or_none(_is_whole),
+    "size_divisor": _is_whole,
+    "resize_to_divisor": lambda value: isinstance(value, bool),
 }
 
 
@@ -114,7 +114,7 @@ _BACKBONE = {
     "drop_path_rate": _RATE,
     "merging": (_is_text, "text"),
     "embedding_norm_epsilon": (_is_positive, "a number above 0"),
-    "position_image_size": (_or_none(_each(_is_whole, 2)), "null or two whole numbers above 0"),
+    "pretrain_image_size": (_or_none(_each(_is_whole, 2)), "null or two whole numbers above 0"),
     "image_shape": (
         _or_none(_each(_or_none(_is_whole), 3)),
         "null or three whole numbers above 0, null for any size",
@@ -137,7 +137,7 @@ _CLASSIFIER = {
     "multi_label": _BOOL,
     "dropout": _RATE,
     "mean": (_each(_is_number, 1, 3), "three numbers"),
-    "standard_deviation": (_each(_is_positive, 1, 3), "three numbers above 0"),
+    "std": (_each(_is_positive, 1, 3), "three numbers above 0"),
     "preprocessing": (_or_none(_is_preprocessing), f"null or {', '.join(_PREPROCESSING)}"),
 }
 
@@ -145,7 +145,7 @@ _CLASSIFIER = {
 _CHANNELS = (lambda value: _is_whole(value) and value <= 8192, "a whole number from 1 to 8192")
 _DENSE = {
     **{name: _CLASSIFIER[name] for name in ("num_classes", "class_names")},
-    **{name: _CLASSIFIER[name] for name in ("mean", "standard_deviation")},
+    **{name: _CLASSIFIER[name] for name in ("mean", "std")},
     "pyramid_channels": _CHANNELS,
     "head_channels": _CHANNELS,
     "batching": (_or_none(_is_batching), f"null or {', '.join(_BATCHING)}"),
@@ -161,8 +161,8 @@ _TASKS = {
     "ObjectDetector": {
         **_DENSE,
         "bounding_box_format": (_is_text, "text"),
-        "head_depth": (lambda value: _is_whole(value) and value <= 64, "from 1 to 64"),
-        "anchor_size": (_is_positive, "a number above 0"),
+        "num_convs": (lambda value: _is_whole(value) and value <= 64, "from 1 to 64"),
+        "anchor_scale": (_is_positive, "a number above 0"),
         "box_loss": (_is_text, "text"),
         "score_threshold": _RATE,
         "iou_threshold": _RATE,
@@ -274,7 +274,7 @@ def _values_of_positions(widths, arguments):
     """Of PVT's position embeddings: of the arguments, its alone have no `linear_attention`."""
     if "embed_dim" in arguments or "linear_attention" in arguments:
         return 0
-    size = arguments.get("position_image_size") or _image(arguments)[:2]
+    size = arguments.get("pretrain_image_size") or _image(arguments)[:2]
     if None in size:
         return 0
     grids = [[math.ceil(length / (_PATCH << stage)) for length in size] for stage in range(4)]

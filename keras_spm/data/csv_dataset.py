@@ -3,17 +3,17 @@
 import csv
 import pathlib
 
-from keras_spm.data.labelled_files import LabelledFiles
+from keras_spm.data.image_dataset import ImageDataset
 from keras_spm.registry import lookup
 
 
-class ImageTable(LabelledFiles):
+class CsvDataset(ImageDataset):
     """Images that a CSV file lists, with one label each or with several.
 
     A sequence of `ClassificationExample`s whose images are paths, in the order of the rows.
     The first row names the columns: `path`, from the folder of images, and either `label`,
-    a class's name, or `labels`, any number of names with `|` between them. A column `part`
-    may divide the rows into parts, such as train and validation; others are not read.
+    a class's name, or `labels`, any number of names with `|` between them. A column `split`
+    may divide the rows into splits, such as train and validation; others are not read.
 
     These break rules: a row with too few or too many fields, without path or without label
     (in `labels` none is allowed), with an unknown class, a label or path that came before,
@@ -23,43 +23,43 @@ class ImageTable(LabelledFiles):
     Args:
         table: path of the CSV file, in UTF-8.
         images: path of the folder that paths start from; by default that of the table.
-        part: str, whose rows are read, or `None` for all.
+        split: str, whose rows are read, or `None` for all.
         class_names: sequence of str, the classes and their order, or `None` for all names
-            in the table, sorted, whatever part they are in.
+            in the table, sorted, whatever split they are in.
         invalid: `"raise"`, or `"drop"` to leave out what breaks a rule.
         verify: bool, whether every image is decoded once to see that it can be.
 
     Attributes:
         class_names: list of str; labels are places in it.
         multi_label: bool, whether there is a column `labels`; labels are then arrays.
-        problems: {rule: [ids]}, what was left out; `"row 7"` is the file's seventh line
+        invalid_annotations: {rule: [ids]}, what was left out; `"row 7"` is the file's seventh line
             where no field has more than one.
 
     Raises:
         FileNotFoundError: where there is no such table.
-        ValueError: for a file that is no such table, and an unknown part; for what breaks
+        ValueError: for a file that is no such table, and an unknown split; for what breaks
             rules, counting it; when an example is asked for and not verified, for what
             cannot be read.
     """
 
     def __init__(
-        self, table, images=None, part=None, class_names=None, invalid="raise", verify=True
+        self, table, images=None, split=None, class_names=None, invalid="raise", verify=True
     ):
         table = pathlib.Path(table)
         folder = table.parent if images is None else pathlib.Path(images)
         rows, columns = _rows(table)
-        if part is not None:
-            lookup("part", part, dict.fromkeys(self.parts(table)))
+        if split is not None:
+            lookup("split", split, dict.fromkeys(self.splits(table)))
         several = "labels" in columns
-        problems, files, here = {}, [], set()
+        invalid_annotations, files, here = {}, [], set()
         earlier = set()
         for row_id, row in rows:
-            if part is not None and row.get("part") != part:
+            if split is not None and row.get("split") != split:
                 continue
             labels = _labels(row, several)
             rule = _broken(row, labels, several, earlier, class_names)
             if rule is not None:
-                problems.setdefault(rule, []).append(row_id)
+                invalid_annotations.setdefault(rule, []).append(row_id)
                 continue
             earlier.add(row["path"])
             here.update(labels)
@@ -71,17 +71,17 @@ class ImageTable(LabelledFiles):
             files,
             list(class_names),
             required=here,
-            problems=problems,
+            invalid_annotations=invalid_annotations,
             multi_label=several,
             invalid=invalid,
             verify=verify,
         )
 
     @staticmethod
-    def parts(table):
-        """Returns the set of a table's parts, empty without such a column."""
+    def splits(table):
+        """Returns the set of a table's splits, empty without such a column."""
         rows, _ = _rows(pathlib.Path(table))
-        return {row["part"] for _, row in rows if "part" in row}
+        return {row["split"] for _, row in rows if "split" in row}
 
 
 def _rows(table):

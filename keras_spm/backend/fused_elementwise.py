@@ -12,7 +12,7 @@ import keras
 
 
 @functools.cache
-def in_one_pass(function):
+def fused_elementwise(function):
     """Returns the function; under TensorFlow one that XLA compiles, once for each shape.
 
     Args:

@@ -39,7 +39,7 @@ class _Samples(keras.callbacks.Callback):
 
 
 def draw_samples(model, images, targets, path):
-    """Draws images of a batch with their labels, boxes or class maps.
+    """Draws images of a batch with their labels, boxes or segmentation maps.
 
     Args:
         model: a task.
@@ -67,8 +67,8 @@ def _title(label, class_names):
     return ", ".join(f"{class_names[place]} {label[place]:.2f}" for place in places)
 
 
-def _draw_class_maps(model, images, class_maps, path):
-    plot_segmentations(images, class_maps[: len(images)], None, model.class_names, path)
+def _draw_segmentation_maps(model, images, segmentation_maps, path):
+    plot_segmentations(images, segmentation_maps[: len(images)], None, model.class_names, path)
 
 
 def _draw_boxes(model, images, targets, path):
@@ -82,5 +82,5 @@ def _draw_boxes(model, images, targets, path):
 _DRAWINGS = {
     ImageClassifier: _draw_labels,
     ObjectDetector: _draw_boxes,
-    SemanticSegmenter: _draw_class_maps,
+    SemanticSegmenter: _draw_segmentation_maps,
 }

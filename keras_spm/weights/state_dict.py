@@ -25,7 +25,7 @@ class LoadReport:
         loaded: {variable path: names of the tensors that made it}.
         fresh: paths of variables that kept their initial values (a classifier's head, or
             a dense task's last layer, that the source lacks or has for other classes).
-        left_over: tensors that the model has no use for (a classifier's head; the class
+        unexpected_keys: tensors that the model has no use for (a classifier's head; the class
             token and final norm of a PVT, where the model has none).
         resized: {tensor name: (its shape, the shape it was resized to)}, of position
             embeddings and relative-position tables.
@@ -36,23 +36,23 @@ class LoadReport:
     layout: str
     loaded: dict
     fresh: tuple
-    left_over: tuple
+    unexpected_keys: tuple
     resized: dict
     widened: tuple
 
     def without(self, paths):
         """This report for a model in which these variables stayed fresh after all."""
         loaded = {path: names for path, names in self.loaded.items() if path not in paths}
-        return dataclasses.replace(self, loaded=loaded, fresh=(*self.fresh, *paths))
+        return dataclasses.replace(self, loaded=loaded, missing_keys=(*self.missing_keys, *paths))
 
     def __str__(self):
         lines = [f"{len(self.loaded)} variables loaded from {self.source} ({self.layout} layout)"]
         resized = [f"{name} {old} → {new}" for name, (old, new) in self.resized.items()]
         for label, names in (
-            ("fresh", self.fresh),
-            ("left over", self.left_over),
+            ("fresh", self.missing_keys),
+            ("left over", self.unexpected_keys),
             ("resized", resized),
-            ("widened from half precision", self.widened),
+            ("widened from half precision", self.upcast),
         ):
             if names:
                 lines.append(f"{label}: {listed(names)}")
@@ -65,7 +65,7 @@ def load(variables, arrays, layout, source):
     Args:
         variables: {path: Keras variable} of the model or layer.
         arrays: {name: numpy array}.
-        layout: a `keras_spm.weights.rules.Layout`.
+        layout: a `keras_spm.weights.key_mapping.Layout`.
         source: str, what to call the arrays in messages.
 
     Returns:
@@ -83,17 +83,17 @@ def load(variables, arrays, layout, source):
     used = {name for binding in wanted for name in binding.names}
     head_names = {name for rule in layout.head for name in rule.names}
     may_be_left = {*layout.omissible, *head_names} - used
-    left_over = [name for name in arrays if name in may_be_left]
+    unexpected_keys = [name for name in arrays if name in may_be_left]
 
-    problems = _missing_and_unexpected(used, arrays, left_over)
+    invalid_annotations = _missing_and_unexpected(used, arrays, unexpected_keys)
     values, resized = {}, {}
     for binding in wanted:
         if all(name in arrays for name in binding.names):
-            problems += _convert(binding, shapes, arrays, values, resized)
-    if problems:
+            invalid_annotations += _convert(binding, shapes, arrays, values, resized)
+    if invalid_annotations:
         raise MismatchError(
             f"{source} does not fit the model ({layout.name} layout); nothing was loaded.\n"
-            + "\n".join(problems)
+            + "\n".join(invalid_annotations)
         )
     for path, value in values.items():
         variables[path].assign(value)
@@ -101,10 +101,12 @@ def load(variables, arrays, layout, source):
         source=source,
         layout=layout.name,
         loaded={path: binding.names for binding in wanted for path in binding.paths},
-        fresh=tuple(path for binding in head for path in binding.paths) if fresh_head else (),
-        left_over=tuple(left_over),
+        missing_keys=tuple(path for binding in head for path in binding.paths)
+        if fresh_head
+        else (),
+        unexpected_keys=tuple(unexpected_keys),
         resized=resized,
-        widened=tuple(name for name in sorted(used) if arrays[name].dtype.itemsize < 4),
+        upcast=tuple(name for name in sorted(used) if arrays[name].dtype.itemsize < 4),
     )
 
 
@@ -113,7 +115,7 @@ def write(values, layout):
 
     Args:
         values: {path: numpy array} of the model or layer.
-        layout: a `keras_spm.weights.rules.Layout`.
+        layout: a `keras_spm.weights.key_mapping.Layout`.
 
     Raises:
         MismatchError: names what the layout has no place for.
@@ -153,7 +155,7 @@ def bindings(variables, layout):
 
 
 def overlap(variables, arrays, layout):
-    """How many of the tensors that a layout asks for are there, for recognising it."""
+    """How many of the tensors that a layout asks for are there, for recognizing it."""
     body, _ = _bind(variables, layout.rules)
     head, _ = _bind(variables, layout.head)
     return sum(name in arrays for binding in body + head for name in binding.names)
@@ -191,36 +193,36 @@ def _head_is_fresh(head, shapes, arrays):
     return bool(names) and all(len(sizes) == 1 and sizes == differing[0] for sizes in differing)
 
 
-def _missing_and_unexpected(used, arrays, left_over):
-    problems = []
+def _missing_and_unexpected(used, arrays, unexpected_keys):
+    invalid_annotations = []
     if missing := [name for name in used if name not in arrays]:
-        problems.append(f"missing: {listed(sorted(missing))}")
-    if unexpected := [name for name in arrays if name not in used and name not in left_over]:
-        problems.append(f"unexpected: {listed(unexpected)}")
-    return problems
+        invalid_annotations.append(f"missing: {listed(sorted(missing))}")
+    if unexpected := [name for name in arrays if name not in used and name not in unexpected_keys]:
+        invalid_annotations.append(f"unexpected: {listed(unexpected)}")
+    return invalid_annotations
 
 
 def _convert(binding, shapes, arrays, values, resized):
-    """Adds a binding's values, and what was resized for them; returns the problems."""
+    """Adds a binding's values, and what was resized for them; returns the invalid_annotations."""
     transform = binding.transform
     path_shapes = [shapes[path] for path in binding.paths]
     expected_shapes = transform.source_shapes(path_shapes)
-    problems = []
+    invalid_annotations = []
     for name, expected in zip(binding.names, expected_shapes, strict=True):
         array = arrays[name]
         if not _fits(array.shape, expected, transform.resized_axes):
-            problems.append(
+            invalid_annotations.append(
                 f"shape: {name} is {array.shape}, {' and '.join(binding.paths)} "
                 f"needs {tuple(expected)}"
             )
         elif not _is_float(array.dtype):
-            problems.append(f"dtype: {name} is {array.dtype}, not a float")
+            invalid_annotations.append(f"dtype: {name} is {array.dtype}, not a float")
         elif not np.isfinite(array.astype("float32")).all():
-            problems.append(f"values: {name} holds NaN or infinity")
+            invalid_annotations.append(f"values: {name} holds NaN or infinity")
         elif array.shape != tuple(expected):
             resized[name] = (array.shape, tuple(expected))
-    if problems:
-        return problems
+    if invalid_annotations:
+        return invalid_annotations
     sources = [arrays[name].astype("float32") for name in binding.names]
     try:
         converted = transform.to_keras(sources, path_shapes)

@@ -30,12 +30,12 @@ class Difference:
     tolerance: float
 
     @property
-    def agrees(self):
+    def allclose(self):
         """Whether the difference is within the tolerance; NaN is not."""
         return self.largest <= self.tolerance * self.scale
 
     def __str__(self):
-        verdict = "agrees" if self.agrees else "PARTS"
+        verdict = "agrees" if self.allclose else "PARTS"
         return f"{self.name:>6}  {self.largest:10.3e}  of {self.scale:10.3e}  {verdict}"
 
 
@@ -50,12 +50,12 @@ class Comparison:
     differences: tuple
 
     @property
-    def parts_at(self):
+    def first_mismatch(self):
         """Name of the first output that does not agree, or None."""
-        return next((each.name for each in self.differences if not each.agrees), None)
+        return next((each.name for each in self.differences if not each.allclose), None)
 
     def __str__(self):
-        verdict = f"parts at {self.parts_at}" if self.parts_at else "agrees throughout"
+        verdict = f"parts at {self.first_mismatch}" if self.first_mismatch else "agrees throughout"
         return "\n".join([*map(str, self.differences), verdict])
 
 
@@ -65,7 +65,7 @@ def compare(model, reference_outputs, tolerance=TOLERANCE):
     Args:
         model: a backbone, or a task on one.
         reference_outputs: {name: array}. `"images"` is what the reference was given,
-            already normalised; the rest are its results, any of `"P2"` to `"P5"` (the
+            already normalized; the rest are its results, any of `"P2"` to `"P5"` (the
             stage maps, before or after a stage's norm as in `pyramid_outputs`),
             `"pooled"` and `"logits"`. Images and maps are channels_last or
             channels_first, maps also (batch, positions, channels); arrays are NumPy's
@@ -85,7 +85,7 @@ def compare(model, reference_outputs, tolerance=TOLERANCE):
     >>> backbone = keras_spm.PVTv2.from_preset("b0", load_weights=False)
     >>> images = np.random.rand(1, 64, 64, 3).astype("float32")
     >>> own = keras.Model(backbone.input, backbone.pyramid_outputs).predict(images, verbose=0)
-    >>> keras_spm.compare(backbone, {"images": images, "P2": own["P2"] + 1}).parts_at
+    >>> keras_spm.compare(backbone, {"images": images, "P2": own["P2"] + 1}).first_mismatch
     'P2'
     """
     backbone = getattr(model, "backbone", model)

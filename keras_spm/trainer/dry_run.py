@@ -30,7 +30,7 @@ def plan(recipe, prepared):
         + f"; {len(model.class_names)} classes",
         "model": f"{type(model).__name__} on {recipe.preset}: {model.count_params():,} "
         f"parameters, of which {trained:,} are trained",
-        "multiply-adds": f"{model.multiply_adds((None, *shape)) / 1e9:.3g} G an image of "
+        "MACs": f"{model.macs((None, *shape)) / 1e9:.3g} G an image of "
         f"{shape[0]}×{shape[1]} pixels",
         "steps": f"{recipe.epochs:,} epochs × {prepared.steps_per_epoch:,} = {steps:,}, "
         f"of {recipe.batch_size:,} images",

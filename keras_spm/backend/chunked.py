@@ -16,7 +16,7 @@ import keras
 _LEAST_BYTES = 2**21
 
 
-def image_by_image(function, images, bytes_within):
+def chunked_by_image(function, images, bytes_within):
     """Returns `function(images)`.
 
     Args:
@@ -34,7 +34,7 @@ def image_by_image(function, images, bytes_within):
     return formulation(function, images) if bytes_within >= _LEAST_BYTES else function(images)
 
 
-def head_by_head(function, *arrays):
+def chunked_by_head(function, *arrays):
     """Returns `function(*arrays)`.
 
     Args:

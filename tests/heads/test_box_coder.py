@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
-from keras_spm.heads.box_coding import decode_boxes
-from keras_spm.heads.box_coding import encode_boxes
+from keras_spm.heads.box_coder import decode_boxes
+from keras_spm.heads.box_coder import encode_boxes
 from tests.helpers import to_numpy
 from tests.losses.differences import central_differences
 from tests.losses.differences import value_and_gradient
@@ -24,9 +24,9 @@ def _encoded(anchor, box):
 
 def _decoded(anchors, deltas):
     own = anchors[:, 2:] - anchors[:, :2]
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[..., :2] * own
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[..., :2] * own
     sides = own * np.exp(np.minimum(deltas[..., 2:], np.log(62.5)))
-    return np.concatenate([centres - sides / 2, centres + sides / 2], -1)
+    return np.concatenate([centers - sides / 2, centers + sides / 2], -1)
 
 
 def test_encoding_is_the_definition():

@@ -15,8 +15,8 @@ class Prepared:
         batches: sequence of all batches of the training.
         steps_per_epoch: int.
         rates: the learning rate's schedule.
-        data: the parts that the task is validated and tested on.
-        counts: {part: examples in it}.
+        data: the splits that the task is validated and tested on.
+        counts: {split: examples in it}.
     """
 
     model: keras.Model

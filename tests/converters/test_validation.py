@@ -8,7 +8,7 @@ from keras_spm.backbones import PVTv2
 from keras_spm.backbones import PVTv2SPM
 from keras_spm.backbones import Swin
 from keras_spm.backbones import SwinSPM
-from keras_spm.converters.sensible import check_extent
+from keras_spm.converters.validation import check_extent
 from keras_spm.weights import FormatError
 from tests import golden
 

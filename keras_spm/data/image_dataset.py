@@ -1,4 +1,4 @@
-"""Labelled image files, checked before any of them is trained on."""
+"""Labeled image files, checked before any of them is trained on."""
 
 import collections
 import os
@@ -13,16 +13,16 @@ from keras_spm.data.image_files import faults
 from keras_spm.data.image_files import missing_files
 
 
-class LabelledFiles:
+class ImageDataset:
     """A sequence of `ClassificationExample`s whose images are paths.
 
     Args:
         source: what errors name.
-        files: list of (id, path, class names): the id under which problems name a file,
+        files: list of (id, path, class names): the id under which invalid_annotations name a file,
             and one name or a tuple of several.
         class_names: list of all names, in the order of labels.
         required: of those, the ones that must have images.
-        problems: {rule: [ids]}, what broke a rule already; added to.
+        invalid_annotations: {rule: [ids]}, what broke a rule already; added to.
         multi_label: bool, whether an image may have several classes.
         prune: bool, whether `required` classes are dropped when none of their images is
             left.
@@ -32,7 +32,7 @@ class LabelledFiles:
     Attributes:
         class_names: list of str; labels are places in it.
         multi_label: bool, whether labels are arrays, as an image may have several.
-        problems: {rule: [ids]}, what was left out.
+        invalid_annotations: {rule: [ids]}, what was left out.
 
     Raises:
         ValueError: for what breaks rules, unless it is dropped, and where no image is left.
@@ -44,7 +44,7 @@ class LabelledFiles:
         files,
         class_names,
         required,
-        problems,
+        invalid_annotations,
         multi_label=False,
         prune=False,
         invalid="raise",
@@ -52,7 +52,7 @@ class LabelledFiles:
     ):
         check_invalid(invalid)
         _check_case(source, class_names)
-        self.problems = problems
+        self.invalid_annotations = invalid_annotations
         self.multi_label = multi_label
         paths = [path for _, path, _ in files]
         sound = []
@@ -60,14 +60,14 @@ class LabelledFiles:
             if fault is None:
                 sound.append(file)
             else:
-                problems.setdefault(fault, []).append(file[0])
+                invalid_annotations.setdefault(fault, []).append(file[0])
         counts = collections.Counter(
             name for _, _, names in sound for name in (names if multi_label else [names])
         )
         empty = [name for name in class_names if name in required and not counts[name]]
         if empty:
-            problems["class without images"] = empty
-        settle(source, problems, invalid)
+            invalid_annotations["class without images"] = empty
+        settle(source, invalid_annotations, invalid)
         if not sound:
             raise ValueError(f"{source} holds no images that can be trained on.")
         self.class_names = [name for name in class_names if not (prune and name in empty)]

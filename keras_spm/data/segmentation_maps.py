@@ -11,7 +11,7 @@ _UNCOUNTED = 255
 _NAMED = 5  # Missing files that an error lists.
 
 
-def to_class_map(stored, size, num_classes, first_class, source):
+def to_segmentation_map(stored, size, num_classes, first_class, source):
     """Returns a stored label map as classes from 0, and 255 for what does not count.
 
     Args:
@@ -30,8 +30,8 @@ def to_class_map(stored, size, num_classes, first_class, source):
             f"{source} must be as large as its image, (height, width) {tuple(size)}. "
             f"Received: {stored.shape}"
         )
-    class_map = stored - np.uint8(first_class)  # In uint8, 0 - 1 is 255.
-    counted = class_map[class_map != _UNCOUNTED]
+    segmentation_map = stored - np.uint8(first_class)  # In uint8, 0 - 1 is 255.
+    counted = segmentation_map[segmentation_map != _UNCOUNTED]
     beyond = counted[counted >= num_classes]
     if beyond.size:
         raise ValueError(
@@ -39,16 +39,16 @@ def to_class_map(stored, size, num_classes, first_class, source):
             f"{first_class + num_classes - 1}, or {'0' if first_class else _UNCOUNTED} for what "
             f"does not count. Received: {np.unique(beyond).astype(int) + first_class}"
         )
-    return class_map
+    return segmentation_map
 
 
-class ClassMapFiles:
+class SegmentationMapFiles:
     """A sequence of `SegmentationExample`s from files; the images are paths.
 
     Args:
         pairs: list of (path of an image, path of its label map).
         class_names: list of str.
-        first_class: the stored value of class 0, see `to_class_map`.
+        first_class: the stored value of class 0, see `to_segmentation_map`.
 
     Raises:
         FileNotFoundError: where a file of a pair is missing.
@@ -70,11 +70,11 @@ class ClassMapFiles:
         if not 0 <= index < len(self):
             raise IndexError(index)
         image, labels = self._pairs[index]
-        class_map = to_class_map(
+        segmentation_map = to_segmentation_map(
             read_label_map(labels),
             image_size(image),
             len(self.class_names),
             self._first_class,
             labels,
         )
-        return SegmentationExample(image, class_map)
+        return SegmentationExample(image, segmentation_map)

@@ -7,7 +7,7 @@ import pathlib
 import re
 
 from keras_spm.converters import image_processors
-from keras_spm.converters.sensible import check_task
+from keras_spm.converters.validation import check_task
 from keras_spm.weights.errors import FormatError
 from keras_spm.weights.files import read_json
 from keras_spm.weights.messages import listed
@@ -185,7 +185,7 @@ def _transformers(config, processor):
     arguments = {ours: config[theirs] for ours, theirs in names.items()}
     if backbone == "PVT":
         size = config.get("image_size", 224)
-        arguments["position_image_size"] = (size, size) if isinstance(size, int) else tuple(size)
+        arguments["pretrain_image_size"] = (size, size) if isinstance(size, int) else tuple(size)
     architecture = (config.get("architectures") or [""])[0]
     classifier = None
     if architecture.endswith("ForImageClassification"):
