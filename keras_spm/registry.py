@@ -1,44 +1,79 @@
-"""Looks names up, and lets a class load and save presets that it does not import.
+"""Registries: families, tasks, heads, readers, layouts and recipes register themselves here.
 
-Imports nothing of this package: `presets` registers its functions here, and
-`PyramidBackbone.from_preset` asks for them.
+Imports nothing of this package, so that every module can register and look up.
 """
 
+import collections.abc
 import difflib
+import typing
 
-_functions = {}
-
-
-def register_loader(function):
-    """Makes `function(cls, name, load_weights, overrides)` what `from_preset` calls."""
-    _functions["load"] = function
-    return function
+_Value = typing.TypeVar("_Value")
 
 
-def register_saver(function):
-    """Makes `function(model, folder)` what `save_to_preset` calls."""
-    _functions["save"] = function
-    return function
-
-
-def load_preset(cls, name, load_weights, overrides):
-    """Builds a `cls` from a preset name through the registered loader."""
-    return _functions["load"](cls, name, load_weights, overrides)
-
-
-def save_preset(model, folder):
-    """Saves a model as a preset folder through the registered saver."""
-    _functions["save"](model, folder)
-
-
-def lookup(kind, name, known):
+def lookup(kind: str, name: str, known: collections.abc.Mapping[str, _Value]) -> _Value:
     """Returns `known[name]`.
 
     Raises:
-        ValueError: for an unknown name; says the nearest one and all there are.
+        ValueError: for an unknown name; suggests the nearest one and lists all.
     """
     if name in known:
         return known[name]
     nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(f"Unknown {kind} {name!r}.{hint} There are: {', '.join(known)}.")
+    raise ValueError(f"Unknown {kind} {name!r}.{hint} Available: {', '.join(known)}.")
+
+
+class Registry(collections.abc.Mapping):
+    """A mapping from names to the objects that registered under them.
+
+    Args:
+        kind: what the objects are, for messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self._kind = kind
+        self._objects = {}
+
+    def register(self, name: str, value: _Value) -> _Value:
+        """Registers an object and returns it.
+
+        The same class or function defined again, as in a notebook cell that runs twice,
+        replaces the earlier one.
+
+        Raises:
+            ValueError: if another object has the name.
+        """
+        known = self._objects.get(name)
+        if known is not None and _origin(known) != _origin(value):
+            raise ValueError(f"{self._kind} {name!r} is already registered, as {known!r}.")
+        self._objects[name] = value
+        return value
+
+    def __getitem__(self, name: str) -> typing.Any:
+        return lookup(self._kind, name, self._objects)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._objects
+
+    def __iter__(self) -> collections.abc.Iterator[str]:
+        return iter(self._objects)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+
+def _origin(value):
+    """Module and name of a class or function; other objects are only equal to themselves."""
+    return getattr(value, "__module__", None), getattr(value, "__qualname__", id(value))
+
+
+BACKBONES = Registry("backbone class")
+TASKS = Registry("task")
+HEADS = Registry("head")
+LAYOUTS = Registry("weight layout")
+CONFIGS = Registry("model configuration")
+READERS = Registry("data format")
+RECIPES = Registry("kind of recipe")
+
+# Functions that `presets` registers, because backbones and tasks cannot import it.
+PRESET_FUNCTIONS = Registry("preset function")

@@ -3,8 +3,7 @@
 import keras
 
 from keras_spm.layers.macs import macs
-from keras_spm.registry import load_preset
-from keras_spm.registry import save_preset
+from keras_spm.registry import PRESET_FUNCTIONS
 
 SMALLEST_SIZE = 32
 
@@ -154,7 +153,7 @@ class PyramidBackbone(keras.Model):
                 published weights, and a folder that holds another family.
             keras_spm.weights.WeightsError: where files cannot be had whole or do not fit.
         """
-        return load_preset(cls, name, load_weights, overrides)
+        return PRESET_FUNCTIONS["load"](cls, name, load_weights, overrides)
 
     def save_to_preset(self, folder):
         """Writes configuration and weights to a new folder, for `from_preset`.
@@ -165,7 +164,7 @@ class PyramidBackbone(keras.Model):
         Raises:
             FileExistsError: otherwise. Nothing half-written stays behind.
         """
-        save_preset(self, folder)
+        PRESET_FUNCTIONS["save"](self, folder)
 
     def freeze(self, up_to_stage=4, batch_normalization=False):
         """Freezes the stem and stages 1 to `up_to_stage`; later stages train.

@@ -4,10 +4,9 @@ from keras_spm.presets.loading import load_preset
 from keras_spm.presets.saving import save_preset
 from keras_spm.presets.saving import upload_preset
 from keras_spm.presets.sources import list_presets
-from keras_spm.registry import register_loader
-from keras_spm.registry import register_saver
+from keras_spm.registry import PRESET_FUNCTIONS
 
-register_loader(load_preset)
-register_saver(save_preset)
+PRESET_FUNCTIONS.register("load", load_preset)
+PRESET_FUNCTIONS.register("save", save_preset)
 
 __all__ = ["list_presets", "upload_preset"]

@@ -6,8 +6,7 @@ import keras
 
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.layers.batch_normalization import refuse_training
-from keras_spm.registry import load_preset
-from keras_spm.registry import save_preset
+from keras_spm.registry import PRESET_FUNCTIONS
 from keras_spm.tasks.pixel_range import looks_scaled
 
 
@@ -40,7 +39,7 @@ class ImageTask(keras.Model):
                 published weights.
             keras_spm.weights.WeightsError: where files cannot be had whole or do not fit.
         """
-        return load_preset(cls, name, load_weights, arguments)
+        return PRESET_FUNCTIONS["load"](cls, name, load_weights, arguments)
 
     def save_to_preset(self, folder):
         """Writes configuration, class names and weights to a new folder, for `from_preset`.
@@ -51,7 +50,7 @@ class ImageTask(keras.Model):
         Raises:
             FileExistsError: otherwise. Nothing half-written stays behind.
         """
-        save_preset(self, folder)
+        PRESET_FUNCTIONS["save"](self, folder)
 
     def freeze(self, up_to_stage=4, batch_normalization=False):
         """Freezes the backbone's stem and stages 1 to `up_to_stage`; 0 freezes nothing.

@@ -23,22 +23,22 @@ class LoadReport:
         source: what was read.
         layout: the layout that it was read in.
         loaded: {variable path: names of the tensors that made it}.
-        fresh: paths of variables that kept their initial values (a classifier's head, or
+        missing_keys: paths of variables that kept their initial values (a classifier's head, or
             a dense task's last layer, that the source lacks or has for other classes).
         unexpected_keys: tensors that the model has no use for (a classifier's head; the class
             token and final norm of a PVT, where the model has none).
         resized: {tensor name: (its shape, the shape it was resized to)}, of position
             embeddings and relative-position tables.
-        widened: tensors that came in half precision and were widened exactly.
+        upcast: tensors that came in half precision and were widened exactly.
     """
 
     source: str
     layout: str
     loaded: dict
-    fresh: tuple
+    missing_keys: tuple
     unexpected_keys: tuple
     resized: dict
-    widened: tuple
+    upcast: tuple
 
     def without(self, paths):
         """This report for a model in which these variables stayed fresh after all."""
@@ -49,10 +49,10 @@ class LoadReport:
         lines = [f"{len(self.loaded)} variables loaded from {self.source} ({self.layout} layout)"]
         resized = [f"{name} {old} → {new}" for name, (old, new) in self.resized.items()]
         for label, names in (
-            ("fresh", self.missing_keys),
-            ("left over", self.unexpected_keys),
+            ("missing keys", self.missing_keys),
+            ("unexpected keys", self.unexpected_keys),
             ("resized", resized),
-            ("widened from half precision", self.upcast),
+            ("upcast from half precision", self.upcast),
         ):
             if names:
                 lines.append(f"{label}: {listed(names)}")

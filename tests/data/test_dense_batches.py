@@ -94,7 +94,7 @@ def test_repeated_batches_are_decided_by_the_seed():
 
 
 def _augmentation(**arguments):
-    plain = {"base_size": (96, 96), "scales": (1, 1), "flip": 0, "color_jitter": False}
+    plain = {"scale": (96, 96), "ratio_range": (1, 1), "flip": 0, "color_jitter": False}
     return SegmentationAugmentation(**{"crop_size": 96, **plain, **arguments})
 
 

@@ -9,7 +9,7 @@ from keras_spm import heads
 
 # Every argument, each another than its default.
 ARGUMENTS = {
-    heads.Anchors: {"base_size": 3.0, "scales_per_octave": 2, "aspect_ratios": (1.0, 3.0)},
+    heads.Anchors: {"base_scale": 3.0, "scales_per_octave": 2, "aspect_ratios": (1.0, 3.0)},
     heads.FeaturePyramid: {"channels": 8, "extra_levels": 2},
     heads.RetinaNetHead: {"num_classes": 3, "anchors_per_position": 4, "channels": 8, "depth": 2},
     heads.SemanticFPNHead: {"num_classes": 3, "channels": 8, "dropout": 0.3, "fused": True},
