@@ -49,7 +49,6 @@ VARIANTS = {
 }
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class PVT(PyramidBackbone):
     """PVT: patch embedding, position embeddings, spatial-reduction attention, class token.
 
@@ -173,7 +172,6 @@ class PVT(PyramidBackbone):
         )
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class PVTSPM(PVT):
     """PVT with Stepwise Patch Merging as its three mergings.
 

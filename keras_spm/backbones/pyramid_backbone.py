@@ -30,7 +30,8 @@ class PyramidBackbone(keras.Model):
     Images are (batch, height, width, channels), or (batch, channels, height, width) with
     `data_format="channels_first"`. Feature maps have the same format; all layers inside
     use channels_last. A subclass registers itself under its class name when it is defined,
-    so that presets, converters, recipes and commands find it.
+    here and for Keras's serialization, so that presets, converters, recipes, commands and
+    saved models find it.
 
     Args:
         stem: layer from images to a map of stride 4.
@@ -63,6 +64,7 @@ class PyramidBackbone(keras.Model):
     def __init_subclass__(cls, **kwargs: typing.Any) -> None:
         super().__init_subclass__(**kwargs)
         BACKBONES.register(cls.__name__, cls)
+        keras.saving.register_keras_serializable("keras_spm")(cls)
 
     def __init__(
         self,
