@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_spm.layers.composite import policy_with_quantization
 from keras_spm.layers.macs import macs
 from keras_spm.registry import PRESET_FUNCTIONS
 
@@ -229,7 +230,7 @@ class PyramidBackbone(keras.Model):
             **{name: getattr(self, name) for name in self._family_arguments},
             "image_shape": self.image_shape,
             "data_format": self.data_format,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "dtype": keras.dtype_policies.serialize(policy_with_quantization(self)),
             "frozen_stages": self.frozen_stages,
             "frozen_batch_normalization": self.frozen_batch_normalization,
             "gradient_checkpointing": self.gradient_checkpointing,
@@ -242,8 +243,8 @@ class PyramidBackbone(keras.Model):
 
 
 def _batch_normalizations(stage):
-    for layer in getattr(stage.merging, "layers", [stage.merging]):
-        yield from getattr(layer, "batch_normalizations", ())
+    layers = stage._flatten_layers()
+    return [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
 
 
 def spatial_sizes(image_shape, data_format):
