@@ -5,6 +5,7 @@ import typing
 import keras
 import numpy as np
 
+from keras_spm.layers.composite import policy_with_quantization
 from keras_spm.layers.macs import macs
 from keras_spm.layers.shared_layer import SharedLayer
 from keras_spm.registry import BACKBONES
@@ -266,7 +267,7 @@ class PyramidBackbone(keras.Model):
             **{name: getattr(self, name) for name in self._family_arguments},
             "image_shape": self.image_shape,
             "data_format": self.data_format,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "dtype": keras.dtype_policies.serialize(policy_with_quantization(self)),
             "frozen_stages": self.frozen_stages,
             "frozen_batch_normalization": self.frozen_batch_normalization,
             "gradient_checkpointing": self.gradient_checkpointing,
