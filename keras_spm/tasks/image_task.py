@@ -116,7 +116,6 @@ class ImageTask(keras.Model):
         """Configures training, as `keras.Model.compile`; subclasses add defaults."""
         # In a closure: Keras would track metrics in an attribute a second time.
         self._compile_again = functools.partial(self.compile, **arguments)
-        self._jit_compile = arguments.get("jit_compile", "auto")
         super().compile(**arguments)
 
     def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
@@ -150,16 +149,21 @@ class ImageTask(keras.Model):
     def get_compile_config(self) -> dict[str, typing.Any]:
         config = super().get_compile_config()
         # As the user chose it: Keras would save what "auto" means on this backend.
-        config["jit_compile"] = self._jit_compile
-        # A model that was never trained has no optimizer state to load.
-        config["optimizer_built"] = self.optimizer is not None and self.optimizer.built
+        config["jit_compile"] = self._compile_again.keywords.get("jit_compile", "auto")
+        if self.optimizer is not None:
+            # A model that was never trained has no optimizer state to load. Keras ignores
+            # further entries of a serialized object.
+            optimizer = keras.optimizers.get(self._compile_again.keywords["optimizer"])
+            config["optimizer"] = {
+                **keras.saving.serialize_keras_object(optimizer),
+                "is_built": self.optimizer.built,
+            }
         return config
 
     def compile_from_config(self, config: dict[str, typing.Any]) -> None:
-        arguments = keras.saving.deserialize_keras_object(config)
-        optimizer_built = arguments.pop("optimizer_built")
-        self.compile(**arguments)
-        if optimizer_built:
+        optimizer = config["optimizer"]
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if optimizer is not None and optimizer["is_built"]:
             self.optimizer.build(self.trainable_variables)
 
     def fit(
