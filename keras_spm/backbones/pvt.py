@@ -17,9 +17,9 @@ from keras_spm.backbones.pyramid_backbone import make_blocks
 from keras_spm.backbones.pyramid_backbone import spatial_sizes
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
-from keras_spm.layers.padding import ceil_divide
 from keras_spm.layers.patch_embedding import PatchEmbedding
 from keras_spm.layers.position_embedding import PositionEmbedding
+from keras_spm.layers.resizing import ceil_divide
 from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttention
 from keras_spm.layers.stage import ClassTokenStage
 from keras_spm.layers.stage import Stage

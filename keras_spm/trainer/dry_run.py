@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 
-from keras_spm.backend.kept_for_gradient import bytes_kept_for_gradient
+from keras_spm.backend import bytes_kept_for_gradient
 
 _POINTS = 10
 _BAR = 40

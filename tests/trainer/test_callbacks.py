@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from keras_spm import environment
-from keras_spm.backend.kept_for_gradient import bytes_kept_for_gradient
+from keras_spm.backend import bytes_kept_for_gradient
 from keras_spm.trainer.callbacks import draw_samples
 from keras_spm.trainer.dry_run import step_bytes
 from keras_spm.trainer.event_log import EventLog
