@@ -1,7 +1,6 @@
 """Object detection on any backbone with a feature pyramid."""
 
 import importlib.util
-import typing
 
 import keras
 import numpy as np
@@ -49,20 +48,6 @@ _BOX_LOSSES = {
     "smooth_l1": _delta_loss(smooth_l1_loss),
     "generalized_iou": _overlap_loss,
 }
-
-
-class Detections(typing.NamedTuple):
-    """What was found in an image, the likeliest first.
-
-    Attributes:
-        boxes: (found, 4) float32: left, top, right, bottom in pixels of the image.
-        scores: (found,) float32, probabilities.
-        labels: (found,) int64.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -292,7 +277,8 @@ class ObjectDetector(DenseTask):
             batch_size: int.
 
         Returns:
-            List of `Detections`, each in pixels of its image as it came.
+            List of dicts, sorted by score: `boxes` (found, 4) float32, left, top, right, bottom
+            in pixels of the image; `scores` (found,) float32; `labels` (found,) int64.
 
         Raises:
             FileNotFoundError: for a path without a file.
@@ -305,7 +291,7 @@ class ObjectDetector(DenseTask):
         return found
 
     def in_images(self, outputs, scales, sizes):
-        """Returns what `predict` gave as a list of `Detections` in pixels of the images.
+        """Returns what `predict` gave as `detect` does, in pixels of the images.
 
         Args:
             outputs: dict of arrays, as `predict` gives it.
@@ -320,7 +306,8 @@ class ObjectDetector(DenseTask):
             there = np.asarray(label) >= 0
             scale, limits = (np.tile(np.float32(each)[::-1], 2) for each in (scale, size))
             box = (box[there] / scale).clip(0, limits)
-            found.append(Detections(box, score[there], label[there].astype("int64")))
+            label = label[there].astype("int64")
+            found.append({"boxes": box, "scores": score[there], "labels": label})
         return found
 
     # Evaluation
