@@ -110,7 +110,7 @@ def plot_confusion_matrix(
 def plot_segmentations(
     images: collections.abc.Sequence[ImageLike],
     segmentation_maps: collections.abc.Sequence[np.ndarray] | None,
-    predictions: collections.abc.Sequence[np.ndarray],
+    predictions: collections.abc.Sequence[np.ndarray] | None,
     class_names: collections.abc.Sequence[str],
     path: PathLike,
 ) -> None:
@@ -120,7 +120,7 @@ def plot_segmentations(
         images: as `plot_images` takes them.
         segmentation_maps: (height, width) ints each, the truth, or `None` if unknown. Values
             that are not a class are white.
-        predictions: (height, width) ints each.
+        predictions: likewise.
         class_names: one per class.
         path: of the PNG.
     """
@@ -151,7 +151,7 @@ def _colored(segmentation_map, colors):
 def plot_detections(
     images: collections.abc.Sequence[ImageLike],
     truth: collections.abc.Sequence[Example] | None,
-    detections: collections.abc.Sequence[Example],
+    detections: collections.abc.Sequence[Example] | None,
     class_names: collections.abc.Sequence[str],
     path: PathLike,
 ) -> None:
