@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 
-from keras_spm.data.image_dataset import has_image_extension
-from keras_spm.data.image_dataset import is_passed_over
-from keras_spm.data.preprocessing import read_image
+from keras_spm.data.images import has_image_extension
+from keras_spm.data.images import is_system_file
+from keras_spm.data.images import read_image
 from keras_spm.tasks import ImageClassifier
 from keras_spm.tasks import ObjectDetector
 from keras_spm.tasks import SemanticSegmenter
@@ -94,7 +94,7 @@ def image_paths(names):
         inside = [
             path
             for path in sorted(name.rglob("*"))
-            if has_image_extension(path) and not is_passed_over(path.name) and path.is_file()
+            if has_image_extension(path) and not is_system_file(path.name) and path.is_file()
         ]
         if not inside:
             raise ValueError(f"{name} holds no images.")
@@ -131,14 +131,14 @@ def _classes(model, images, options):
 def _objects(model, images, options):
     names = _names(model)
     for path, found in zip(images, model.detect(list(images.values())), strict=True):
-        likely = found.scores >= options.score_threshold
-        found = type(found)(*(values[likely] for values in found))
+        likely = found["scores"] >= options.score_threshold
+        found = {name: values[likely] for name, values in found.items()}
         if options.output:
             target = _target(options.output, path)
             plot_detections([images[path]], None, [found], names, target)
         objects = [
             {"name": names[label], "score": float(score), "box": [round(float(x), 1) for x in box]}
-            for box, score, label in zip(*found, strict=True)
+            for box, score, label in zip(*found.values(), strict=True)
         ]
         texts = ["{name} {score:.2f} {box}".format(**each) for each in objects]
         yield {"objects": objects}, "  ".join(texts) or "nothing"

@@ -1,6 +1,5 @@
 """What a training leaves of itself while it runs: TensorBoard's curves, its first batch."""
 
-import types
 
 import keras
 import numpy as np
@@ -75,7 +74,7 @@ def _draw_boxes(model, images, targets, path):
     truth = []
     for boxes, labels in zip(targets["boxes"], targets["labels"], strict=True):
         there = labels >= 0
-        truth.append(types.SimpleNamespace(boxes=boxes[there], labels=labels[there]))
+        truth.append({"boxes": boxes[there], "labels": labels[there]})
     plot_detections(images, truth[: len(images)], None, model.class_names, path)
 
 

@@ -1,25 +1,17 @@
 """Data sets for classification by the names that recipes call them."""
 
-import collections.abc
 import dataclasses
-import operator
-import pathlib
 
 import numpy as np
 
-from keras_spm.cards import read_class_names
-from keras_spm.data import CsvDataset
-from keras_spm.data import ImageFolder
-from keras_spm.data import TfdsClassification
+from keras_spm.data.readers import readers_of
 from keras_spm.registry import lookup
 from keras_spm.trainer.data_splits import DataSplits
-
-_VALIDATION_NAMES = ("validation", "val", "valid")
 
 
 @dataclasses.dataclass(frozen=True)
 class ClassificationData(DataSplits):
-    """Parts of `ClassificationExample`s.
+    """Splits of examples for classification.
 
     Attributes:
         multi_label: bool, whether an image may have several classes.
@@ -29,29 +21,10 @@ class ClassificationData(DataSplits):
 
     def counts(self):
         """Returns (classes,) ints, how many images of the training split have each class."""
-        labels = np.stack([self.train[index].label for index in range(len(self.train))])
+        labels = _labels(self.train)
         if self.multi_label:
             return labels.sum(axis=0).astype(int)
         return np.bincount(labels, minlength=len(self.class_names))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Reader:
-    """How a data set is read.
-
-    Attributes:
-        splits: function of a recipe, the set of its splits' names; empty where it is not
-            divided.
-        read: function (recipe, name of a split or None for all, class names or None) of its
-            examples.
-        class_names: function of the examples.
-        counts: bool, whether every class must be seen to have images to train on.
-    """
-
-    splits: collections.abc.Callable
-    read: collections.abc.Callable
-    class_names: collections.abc.Callable = operator.attrgetter("class_names")
-    counts: bool = False
 
 
 def classification_data(recipe):
@@ -62,23 +35,27 @@ def classification_data(recipe):
             train on, or to validate on where the recipe holds none out.
     """
     reader = _reader(recipe)
-    splits = reader.splits(recipe)
-    if splits and "train" not in splits:
+    splits = reader.splits(recipe.data_folder)
+    if "train" not in splits:
         raise ValueError(
             f"{recipe.data_folder} must have a split `train`. Received: {sorted(splits)}"
         )
-    train = reader.read(recipe, "train" if splits else None, None)
-    names = reader.class_names(train)
-    others = [name for name in (*_VALIDATION_NAMES, "test") if name in splits]
+
+    def read(split, class_names=None):
+        return reader(recipe.data_folder, split, class_names, recipe.invalid, recipe.verify_images)
+
+    train = read(splits["train"])
+    names = train.class_names
+    others = [splits[name] for name in ("validation", "test") if name in splits]
     if others:
-        validation = test = reader.read(recipe, others[0], train.class_names)
-        if "test" in others[1:]:
-            test = reader.read(recipe, "test", train.class_names)
+        validation = test = read(others[0], names)
+        if others[1:]:
+            test = read(others[1], names)
     else:
         train, validation = _held_out(train, recipe)
         test = validation
     data = ClassificationData(train, validation, test, names, train.multi_label)
-    if reader.counts:
+    if hasattr(train, "labels"):  # Known without reading the images.
         _check_every_class(data, recipe)
     return data
 
@@ -93,60 +70,23 @@ def classification_test(recipe):
         FileNotFoundError, ValueError: as the readers do.
     """
     reader = _reader(recipe)
-    splits = reader.splits(recipe)
-    split = next((name for name in ("test", *_VALIDATION_NAMES) if name in splits), None)
+    splits = reader.splits(recipe.data_folder)
+    split = next((splits[name] for name in ("test", "validation") if name in splits), None)
     if split is None and recipe.validation_share:
         data = classification_data(recipe)
         return data.test, data.class_names
-    examples = reader.read(recipe, split, None)
-    return examples, reader.class_names(examples)
+    examples = reader(recipe.data_folder, split, None, recipe.invalid, recipe.verify_images)
+    return examples, examples.class_names
 
 
 def _reader(recipe):
-    reader = lookup("data set", recipe.dataset, FILE_DATASETS)
+    reader = lookup("data set", recipe.dataset, readers_of("classification"))
     if not recipe.data_folder:
         raise ValueError(
             f"`data_folder` must say where the data set {recipe.dataset!r} is. "
             "Received: data_folder=''"
         )
     return reader
-
-
-def _checks(recipe):
-    return {"invalid": recipe.invalid, "verify": recipe.verify_images}
-
-
-def _folder_splits(recipe):
-    folders = {each.name for each in pathlib.Path(recipe.data_folder).glob("*") if each.is_dir()}
-    return folders if "train" in folders else set()
-
-
-def _folder(recipe, split, class_names):
-    """A folder of class folders, or with `train`, `val` and perhaps `test` above them."""
-    folder = pathlib.Path(recipe.data_folder, split or "")
-    return ImageFolder(folder, class_names, **_checks(recipe))
-
-
-def _table(recipe, split, class_names):
-    """A CSV file, perhaps with a column of splits."""
-    return CsvDataset(recipe.data_folder, None, split, class_names, **_checks(recipe))
-
-
-def _tfds(recipe, split, class_names):
-    return TfdsClassification(recipe.data_folder, split)
-
-
-FILE_DATASETS = {
-    "folder": _Reader(_folder_splits, _folder),
-    # Its test split comes without labels; its classes are called by words.
-    "imagenet2012": _Reader(
-        lambda recipe: {"train", "validation"},
-        _tfds,
-        lambda examples: read_class_names("imagenet-1k"),
-    ),
-    "csv": _Reader(lambda recipe: CsvDataset.splits(recipe.data_folder), _table, counts=True),
-    "tfds": _Reader(lambda recipe: TfdsClassification.splits(recipe.data_folder), _tfds),
-}
 
 
 def _check_every_class(data, recipe):
@@ -170,7 +110,7 @@ def _held_out(examples, recipe):
         )
     labels = None
     if not examples.multi_label:
-        labels = [examples[index].label for index in range(len(examples))]
+        labels = _labels(examples)
     try:
         train, validation = train_test_split(
             np.arange(len(examples)),
@@ -186,6 +126,13 @@ def _held_out(examples, recipe):
     return _Chosen(examples, train), _Chosen(examples, validation)
 
 
+def _labels(examples):
+    """The labels of examples as an array; many formats know them without reading the images."""
+    if hasattr(examples, "labels"):
+        return examples.labels
+    return np.stack([examples[index]["label"] for index in range(len(examples))])
+
+
 class _Chosen:
     """A sequence's elements at some places, in their order."""
 
@@ -193,6 +140,8 @@ class _Chosen:
         self._examples = examples
         self._places = np.sort(places)
         self.multi_label = examples.multi_label
+        if hasattr(examples, "labels"):
+            self.labels = examples.labels[self._places]
 
     def __len__(self):
         return len(self._places)

@@ -12,8 +12,8 @@ from keras_spm.data.classification_augmentation import Mixing
 from keras_spm.data.pipeline import EvaluationBatches
 from keras_spm.data.pipeline import repeated_batches
 from keras_spm.data.pipeline import training_batches
+from keras_spm.data.readers import readers_of
 from keras_spm.registry import lookup
-from keras_spm.trainer.classification_data import FILE_DATASETS
 from keras_spm.trainer.classification_data import classification_data
 from keras_spm.trainer.classification_data import classification_test
 from keras_spm.trainer.data_splits import SPLITS
@@ -111,7 +111,7 @@ class _Files:
         )
 
         def prepared(example, generator):
-            return example._replace(image=augmentation(example.image, generator))
+            return {**example, "image": augmentation(example["image"], generator)}
 
         mixes = recipe.mixup or recipe.cutmix
         batches = repeated_batches(
@@ -138,13 +138,13 @@ class _Files:
 
     def _evaluated(self, examples, collated):
         def prepared(example):
-            return example._replace(image=self.preprocessing(example.image))
+            return {**example, "image": self.preprocessing(example["image"])}
 
         return EvaluationBatches(examples, prepared, collated, self._recipe.batch_size)
 
     def _collated(self, examples):
-        images = np.stack([example.image for example in examples])
-        labels = np.stack([example.label for example in examples])
+        images = np.stack([example["image"] for example in examples])
+        labels = np.stack([example["label"] for example in examples])
         return images, labels if self.multi_label else self._one_hot(labels)
 
     def _one_hot(self, labels):
@@ -173,10 +173,11 @@ class _Pictures:
         self._preprocessing = preprocessing
 
     def __getitem__(self, index):
-        return self._preprocessing(self._examples[int(index)].image)
+        return self._preprocessing(self._examples[int(index)]["image"])
 
 
-SOURCES = {"digits": _Memory, **dict.fromkeys(FILE_DATASETS, _Files)}
+def _sources():
+    return {"digits": _Memory, **dict.fromkeys(readers_of("classification"), _Files)}
 
 
 def classification_source(recipe):
@@ -186,7 +187,7 @@ def classification_source(recipe):
         FileNotFoundError, ValueError: where the data cannot be trained on.
         ValueError: for a key that means nothing to the data set.
     """
-    source = lookup("data set", recipe.dataset, SOURCES)
+    source = lookup("data set", recipe.dataset, _sources())
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
         if field.name in source.unused and value != field.default:
@@ -213,7 +214,7 @@ def tested_outputs(model, recipe):
         FileNotFoundError, ValueError: where the data cannot be read, and where they have
             several classes an image and the model one, or the other way round.
     """
-    if lookup("data set", recipe.dataset, SOURCES) is _Memory:
+    if lookup("data set", recipe.dataset, _sources()) is _Memory:
         splits = load_dataset(recipe.dataset)
         images, labels = splits.test
         return labels, model.predict(images, verbose=0), splits.class_names
@@ -235,7 +236,7 @@ def _preprocessing(recipe):
 def _outputs(model, examples, preprocessing, batch_size):
     """(labels, outputs) of all examples."""
     images = EvaluationBatches(
-        examples, lambda example: preprocessing(example.image), np.stack, batch_size
+        examples, lambda example: preprocessing(example["image"]), np.stack, batch_size
     )
-    labels = [examples[index].label for index in range(len(examples))]
+    labels = [examples[index]["label"] for index in range(len(examples))]
     return np.stack(labels), model.predict(images, verbose=0)

@@ -2,17 +2,15 @@
 
 import csv
 import functools
-import types
 
 import keras
-import numpy as np
 
 from keras_spm.callbacks import CocoEvaluation
 from keras_spm.data import DetectionBatching
 from keras_spm.data import ImageBatching
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.data.preprocessing import read_image
-from keras_spm.data.transforms import mirrored
+from keras_spm.data.transforms import horizontal_flip
+from keras_spm.data.transforms import to_pixels
 from keras_spm.tasks import ObjectDetector
 from keras_spm.trainer.dense import SHOWN
 from keras_spm.trainer.dense import backbone_of
@@ -85,10 +83,9 @@ def _build(recipe, class_names):
 
 def _augmentation(recipe):
     def augmented(example, generator):
-        image, boxes = np.asarray(read_image(example.image)), example.boxes
         if generator.random() < recipe.flip:
-            image, boxes = mirrored(image, boxes)
-        return example._replace(image=image, boxes=boxes)
+            return horizontal_flip(example)
+        return {**example, "image": to_pixels(example["image"])}
 
     return augmented
 
@@ -101,14 +98,12 @@ def _test(examples, model_path, folder):
         table.writerow(["metric", "value"])
         table.writerows([name, f"{value:.4f}"] for name, value in metrics.items())
     shown = [examples[index] for index in range(min(SHOWN, len(examples)))]
-    images = [np.asarray(read_image(example.image)) for example in shown]
+    images = [to_pixels(example["image"]) for example in shown]
     found = [_likely(each) for each in model.detect(images)]
     plot_detections(images, shown, found, model.class_names, folder / "predictions.png")
     return {f"test_{name}": value for name, value in metrics.items() if "/" not in name}
 
 
 def _likely(detections):
-    likely = detections.scores >= _SHOWN_SCORE
-    return types.SimpleNamespace(
-        **{name: values[likely] for name, values in detections._asdict().items()}
-    )
+    likely = detections["scores"] >= _SHOWN_SCORE
+    return {name: values[likely] for name, values in detections.items()}

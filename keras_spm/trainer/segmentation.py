@@ -10,7 +10,7 @@ from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data import ImageBatching
 from keras_spm.data import SegmentationAugmentation
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.data.preprocessing import read_image
+from keras_spm.data.transforms import to_pixels
 from keras_spm.tasks import SemanticSegmenter
 from keras_spm.trainer.dense import SHOWN
 from keras_spm.trainer.dense import backbone_of
@@ -79,9 +79,10 @@ def _augmentation(recipe):
     )
 
 
-def _collated(pairs):
-    images, segmentation_maps = zip(*pairs, strict=True)
-    return np.stack(images), np.stack(segmentation_maps)
+def _collated(examples):
+    return tuple(
+        np.stack([example[name] for example in examples]) for name in ("image", "segmentation_map")
+    )
 
 
 def _test(examples, model_path, folder):
@@ -94,10 +95,10 @@ def _test(examples, model_path, folder):
         for name, value in zip(model.class_names, evaluation.per_class, strict=True):
             table.writerow([name, f"{value:.4f}"])
     shown = [examples[index] for index in range(min(SHOWN, len(examples)))]
-    images = [np.asarray(read_image(example.image)) for example in shown]
+    images = [to_pixels(example["image"]) for example in shown]
     plot_segmentations(
         images,
-        [example.segmentation_map for example in shown],
+        [example["segmentation_map"] for example in shown],
         model.segment(images),
         model.class_names,
         folder / "predictions.png",

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from keras_spm import trainer
-from keras_spm.data import ClassificationExample
 from keras_spm.data import ImageFolder
 from keras_spm.data import load_dataset
 from keras_spm.presets import list_presets
@@ -78,15 +77,15 @@ def test_a_folder_is_trained_on_with_all_that_a_recipe_has(photos, tmp_path):
     assert (tmp_path / "run/confusion_matrix.png").exists()
     # The averages were validated, and they are what was kept.
     examples = ImageFolder(photos / "val")
-    images = model.preprocessing([example.image for example in examples])
-    labels = np.eye(3)[[example.label for example in examples]]
+    images = model.preprocessing([example["image"] for example in examples])
+    labels = np.eye(3)[[example["label"] for example in examples]]
     again = model.evaluate(images, labels, verbose=0, return_dict=True)
     assert again["accuracy"] == pytest.approx(result["validation_accuracy"], abs=1e-6)
     rows = list(csv.DictReader((tmp_path / "run/metrics.csv").read_text().splitlines()))
     best = rows[result["best_epoch"] - 1]
     assert again["loss"] == pytest.approx(float(best["val_loss"]), abs=1e-5)
     assert result["test_accuracy"] == pytest.approx(again["accuracy"], abs=1e-6)
-    (named,) = model.classify([examples[0].image], top=1)
+    (named,) = model.classify([examples[0]["image"]], top=1)
     assert named[0][0] in model.class_names
 
 
@@ -163,11 +162,13 @@ def test_data_are_held_out_of_every_class_alike(photos):
     data = classification_data(recipe)
     assert data.counts().tolist() == [9, 5, 4] and len(data.validation) == 5
     train, validation = (
-        {example.image for example in split} for split in (data.train, data.validation)
+        {example["image"] for example in split} for split in (data.train, data.validation)
     )
     assert len(train | validation) == 23
     again = classification_data(recipe)
-    assert [each.image for each in again.validation] == [each.image for each in data.validation]
+    assert [each["image"] for each in again.validation] == [
+        each["image"] for each in data.validation
+    ]
     for override, message in (
         ("validation_share=0", "Give it one, `val`, or hold a share out"),
         ("validation_share=0.05", "cannot be divided by `validation_share`"),
@@ -186,7 +187,10 @@ def test_bad_data_end_a_training_before_it_starts(photos, tmp_path, capsys):
     arguments += ["--set", f"data_folder={tmp_path / 'photos'}"]
     assert trainer.main(RECIPES, arguments) == 2
     assert "1 × empty file (heron/a.jpg)" in capsys.readouterr().err
-    for folder, message in ((tmp_path / "nowhere", "nowhere is no folder"), ("", "must say where")):
+    for folder, message in (
+        (tmp_path / "nowhere", "nowhere is not a folder"),
+        ("", "must say where"),
+    ):
         assert trainer.main(RECIPES, [*arguments[:-1], f"data_folder={folder}"]) == 2
         assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
@@ -204,9 +208,9 @@ def test_imagenet_by_name(tmp_path):
     )
     data = classification_data(recipe)
     assert len(data.train) == len(data.validation) == 3 and len(data.class_names) == 1000
-    labels = sorted(example.label for example in data.train)
+    labels = sorted(example["label"] for example in data.train)
     assert [data.class_names[label] for label in labels][0] == "tench, Tinca tinca"
-    assert isinstance(data.train[0], ClassificationExample)
+    assert set(data.train[0]) == {"image", "label"}
     by_its_form = trainer.load_recipe(
         "classification_imagenet", RECIPES, [f"data_folder={folder}", "dataset=tfds"]
     )
