@@ -136,6 +136,25 @@ class PyramidBackbone(keras.Model):
         """The four stages."""
         return [self.get_layer(f"stage{number}") for number in range(1, 5)]
 
+    @property
+    def layer_groups(self):
+        """List of lists of layers and variables, in order: the stem, then one group per block.
+
+        Layers before a stage's first block belong to the group of the block before; a stage's
+        normalization belongs to the group of its last block.
+        """
+        groups = [[self.stem]]
+        for stage in self.stages:
+            groups[-1] += [
+                part for part in (stage.merging, stage.position_embedding) if part is not None
+            ]
+            if hasattr(stage, "class_token"):
+                groups[-1] += [stage.class_token, stage.class_position]
+            groups += [[block] for block in stage.blocks]
+            if stage.norm is not None:
+                groups[-1].append(stage.norm)
+        return groups
+
     @classmethod
     def from_preset(cls, name, load_weights=True, **overrides):
         """Builds a backbone and loads its weights; `load_report` on it says what was done.
