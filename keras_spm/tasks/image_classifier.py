@@ -1,8 +1,13 @@
 """Image classification on any backbone."""
 
+import collections.abc
+import pathlib
+import typing
+
 import keras
 import numpy as np
 
+from keras_spm.data.pipeline import EvaluationBatches
 from keras_spm.data.preprocessing import ImagePreprocessing
 from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
@@ -13,6 +18,11 @@ from keras_spm.layers.macs import macs
 from keras_spm.optimizers import AdamW
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.tasks.image_task import checked_names
+from keras_spm.tasks.image_task import class_indices
+from keras_spm.tasks.image_task import display_names
+from keras_spm.visualize import plot_images
+
+_TOP = 5
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -176,18 +186,119 @@ class ImageClassifier(ImageTask):
             FileNotFoundError: for a path without a file.
             ValueError: for what cannot be read as an image.
         """
-        images = read_images(images) if self.preprocessing is None else self.preprocessing(images)
-        single = images.ndim == 3
-        images = images[None] if single else images
-        if self.backbone.data_format == "channels_first":
-            images = images.transpose(0, 3, 1, 2)
-        outputs = self.predict(images, batch_size, verbose=0)
-        names = self.class_names or [str(index) for index in range(self.num_classes)]
+        probabilities = self._predict(images, batch_size)
+        single = probabilities.ndim == 1
         results = [
-            [(names[index], float(row[index])) for index in np.argsort(-row, kind="stable")[:top]]
-            for row in self._probabilities(outputs)
+            self._most_likely(row, top)
+            for row in (probabilities[None] if single else probabilities)
         ]
         return results[0] if single else results
+
+    def predict_images(
+        self, images: collections.abc.Sequence, batch_size: int = 32
+    ) -> list[np.ndarray]:
+        """Returns the probabilities of each image, (num_classes,); see `classify`."""
+        return list(self._predict(list(images), batch_size))
+
+    def predict_record(
+        self,
+        prediction: np.ndarray,
+        image: typing.Any,
+        top: int = 5,
+        score_threshold: float = 0.3,
+        output: pathlib.Path | None = None,
+    ) -> tuple[dict[str, typing.Any], str]:
+        classes = self._most_likely(prediction, top)
+        if output is not None:
+            self.draw([image], output, predictions=[prediction])
+        record = {"classes": [{"name": name, "probability": share} for name, share in classes]}
+        return record, "  ".join(f"{name} {share:.1%}" for name, share in classes)
+
+    def draw(
+        self,
+        images: collections.abc.Sequence,
+        path: str | pathlib.Path,
+        targets: typing.Any = None,
+        predictions: collections.abc.Sequence | None = None,
+    ) -> None:
+        names = display_names(self)
+        titles = [[] for _ in images]
+        for index, title in enumerate(titles):
+            if targets is not None:
+                label = getattr(targets[index], "label", targets[index])
+                title.append(_title(label, names))
+            if predictions is not None:
+                ((name, share),) = self._most_likely(predictions[index], 1)
+                title.append(f"predicted: {name} {share:.0%}")
+        plot_images(images, ["\n".join(title) for title in titles], path)
+
+    def evaluate_on(
+        self,
+        examples: collections.abc.Sequence,
+        class_names: collections.abc.Sequence[str] | None = None,
+        batch_size: int = 32,
+    ) -> dict[str, float]:
+        """Returns `accuracy` and `loss`.
+
+        Also `top_5_accuracy` of more than 5 classes, or `average_precision` if `multi_label`.
+        """
+        multi_label = getattr(examples, "multi_label", False)
+        if multi_label != self.multi_label:
+            raise ValueError(
+                "The data and the model must both be multi-label or both not. Received: data with "
+                f"multi_label={multi_label}, a model with multi_label={self.multi_label}"
+            )
+        indices = class_indices(self, class_names)
+        batches = EvaluationBatches(
+            examples, lambda example: self._read(example.image), self._stack, batch_size
+        )
+        labels = np.stack([examples[index].label for index in range(len(examples))])
+        outputs = self.predict(batches, verbose=0)
+        if self.multi_label:
+            targets = np.zeros((len(labels), self.num_classes), "float32")
+            targets[:, indices] = labels
+            return self._multi_label_results(targets, outputs)
+        return self._single_label_results(indices[labels], outputs)
+
+    def _single_label_results(self, labels, outputs):
+        top = np.argsort(-outputs, axis=-1, kind="stable")[:, :_TOP]
+        correct = top == labels[:, None]
+        loss = keras.losses.sparse_categorical_crossentropy(
+            labels, outputs, from_logits=self._gives_logits
+        )
+        results = {"accuracy": float(correct[:, 0].mean())}
+        if self.num_classes > _TOP:
+            results["top_5_accuracy"] = float(correct.any(axis=-1).mean())
+        return {**results, "loss": float(np.mean(keras.ops.convert_to_numpy(loss)))}
+
+    def _multi_label_results(self, labels, outputs):
+        metrics = [keras.metrics.BinaryCrossentropy("loss", from_logits=self._gives_logits)]
+        metrics += self.multi_label_metrics()
+        for metric in metrics:
+            metric.update_state(labels, outputs)
+        return {metric.name: float(metric.result()) for metric in metrics}
+
+    def _read(self, images):
+        return read_images(images) if self.preprocessing is None else self.preprocessing(images)
+
+    def _stack(self, images):
+        images = np.stack(images)
+        is_channels_first = self.backbone.data_format == "channels_first"
+        return images.transpose(0, 3, 1, 2) if is_channels_first else images
+
+    def _predict(self, images, batch_size):
+        """Returns probabilities, (images, num_classes), or (num_classes,) for a single image."""
+        images = self._read(images)
+        single = images.ndim == 3
+        images = self._stack(images[None] if single else images)
+        probabilities = self._probabilities(self.predict(images, batch_size, verbose=0))
+        return probabilities[0] if single else probabilities
+
+    def _most_likely(self, probabilities, top):
+        """Returns [(class name, probability)], the highest first."""
+        names = display_names(self)
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        return [(names[index], float(probabilities[index])) for index in order]
 
     def _probabilities(self, outputs):
         if not self._gives_logits:
@@ -217,3 +328,15 @@ class ImageClassifier(ImageTask):
             "name": self.name,
             "trainable": self.trainable,
         }
+
+
+def _title(label, class_names):
+    """Returns the class name, or for soft or multiple labels all names with their weights."""
+    if np.ndim(label) == 0:
+        return class_names[label]
+    indices = [index for index in np.argsort(-label, kind="stable") if label[index] > 0]
+    if not indices:
+        return "none"
+    if np.all(label[indices] == 1):
+        return ", ".join(class_names[index] for index in indices)
+    return ", ".join(f"{class_names[index]} {label[index]:.2f}" for index in indices)

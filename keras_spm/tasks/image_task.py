@@ -1,13 +1,19 @@
 """What every task shares: raw images in, a backbone inside, compiled by default."""
 
+import collections.abc
+import pathlib
+import typing
 import warnings
 
 import keras
+import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.registry import PRESET_FUNCTIONS
 from keras_spm.tasks.pixel_range import looks_scaled
+from keras_spm.visualize import plot_images
 
 
 class ImageTask(keras.Model):
@@ -89,6 +95,92 @@ class ImageTask(keras.Model):
         if optimizer_built:
             self.optimizer.build(self.trainable_variables)
 
+    # Folder of `keras-spm predict` for pictures of predictions, if none is given.
+    default_output: str | None = None
+
+    def predict_images(
+        self, images: collections.abc.Sequence, batch_size: int = 8
+    ) -> list[typing.Any]:
+        """Returns one prediction per image.
+
+        By default the outputs of the model for images of one size, as arrays.
+
+        Args:
+            images: sequence of paths of image files, `PIL.Image`s, or (height, width, 3)
+                arrays with pixels in [0, 255].
+            batch_size: int.
+        """
+        outputs = self.predict(read_images(list(images)), batch_size=batch_size, verbose=0)
+        return list(outputs)
+
+    def predict_record(
+        self,
+        prediction: typing.Any,
+        image: typing.Any,
+        top: int = 5,
+        score_threshold: float = 0.3,
+        output: pathlib.Path | None = None,
+    ) -> tuple[dict[str, typing.Any], str]:
+        """Describes the prediction for one image.
+
+        Args:
+            prediction: element of the result of `predict_images`.
+            image: the image.
+            top: number of classes.
+            score_threshold: lowest score of objects.
+            output: path for a picture (PNG) of the prediction, or None.
+
+        Returns:
+            (record, text): a JSON-serializable dict, and one line.
+        """
+        if output is not None:
+            self.draw([image], output, predictions=[prediction])
+        values = np.asarray(prediction)
+        return {"prediction": values.tolist()}, np.array2string(values, separator=", ")
+
+    def draw(
+        self,
+        images: collections.abc.Sequence,
+        path: str | pathlib.Path,
+        targets: typing.Any = None,
+        predictions: collections.abc.Sequence | None = None,
+    ) -> None:
+        """Draws images with targets and predictions.
+
+        Args:
+            images: sequence of images, as in `predict_images`, or a batch.
+            path: path of the PNG file.
+            targets: batch of targets as in `fit`, or sequence of examples; may be longer than
+                `images`.
+            predictions: result of `predict_images`.
+        """
+        titles = [
+            "" if predictions is None else np.array2string(np.asarray(predictions[index]))
+            for index in range(len(images))
+        ]
+        plot_images(images, titles, path)
+
+    def evaluate_on(
+        self,
+        examples: collections.abc.Sequence,
+        class_names: collections.abc.Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> dict[str, float]:
+        """Returns metrics on examples of a data set.
+
+        Args:
+            examples: sequence of examples.
+            class_names: the data's class names; by default those of the model.
+            batch_size: int.
+
+        Returns:
+            {metric: float}. Metrics of a class have names "metric/class".
+
+        Raises:
+            ValueError: if the classes of the data and the model do not match.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `evaluate_on`.")
+
     def fit(self, x=None, *args, **kwargs):
         self._check_pixels(x)
         return super().fit(x, *args, **kwargs)
@@ -158,3 +250,43 @@ def checked_names(class_names, num_classes):
             f"Received {len(class_names)}: {class_names}"
         )
     return class_names
+
+
+def display_names(model: ImageTask) -> list[str]:
+    """Returns the class names of a model, or the numbers of its classes."""
+    return model.class_names or [str(index) for index in range(model.num_classes)]
+
+
+def class_indices(
+    model: ImageTask, class_names: collections.abc.Sequence[str] | None
+) -> np.ndarray:
+    """Returns the index in the model of each class of the data, by name, or else by order.
+
+    Args:
+        model: task.
+        class_names: the data's class names, or None for those of the model.
+
+    Raises:
+        ValueError: if the data have other class names, and another number of classes.
+    """
+    if class_names is None:
+        return np.arange(model.num_classes)
+    known = model.class_names or list(class_names)
+    if set(class_names) <= set(known) and len(known) == model.num_classes:
+        return np.array([known.index(name) for name in class_names])
+    if len(class_names) != model.num_classes:
+        unknown = [name for name in class_names if name not in known]
+        raise ValueError(
+            f"The data must have the model's {model.num_classes} classes, or some of them by "
+            f"name. Received: {len(class_names)} classes, unknown are {unknown[:5]}"
+        )
+    return np.arange(model.num_classes)
+
+
+def check_class_order(model: ImageTask, class_names: collections.abc.Sequence[str] | None) -> None:
+    """Raises a `ValueError` if the data do not have the model's classes in the same order."""
+    if class_indices(model, class_names).tolist() != list(range(model.num_classes)):
+        raise ValueError(
+            f"The data must have the model's classes in the same order, {model.class_names}. "
+            f"Received: {class_names}"
+        )

@@ -1,10 +1,15 @@
 """Semantic segmentation on any backbone with a feature pyramid."""
 
+import collections.abc
+import pathlib
+import typing
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_spm.backend.resizing import resize_bilinear
+from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.semantic_fpn import SemanticFPNHead
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
@@ -16,6 +21,10 @@ from keras_spm.optimizers import AdamW
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.dense_task import data_format_of
 from keras_spm.tasks.dense_task import pyramid_inputs
+from keras_spm.tasks.image_task import check_class_order
+from keras_spm.tasks.image_task import display_names
+from keras_spm.visualize import class_colors
+from keras_spm.visualize import plot_segmentations
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -62,6 +71,7 @@ class SemanticSegmenter(DenseTask):
     """
 
     levels = ("P2", "P3", "P4", "P5")
+    default_output = "predictions"
 
     def __init__(
         self,
@@ -149,6 +159,70 @@ class SemanticSegmenter(DenseTask):
         for logits, geometries in self.predictions(images, batch_size):
             maps += [_labels(*each) for each in zip(logits, geometries, strict=True)]
         return maps
+
+    def predict_images(
+        self, images: collections.abc.Sequence, batch_size: int = 8
+    ) -> list[np.ndarray]:
+        """Returns the segmentation map of each image, as `segment`."""
+        return self.segment(images, batch_size)
+
+    def predict_record(
+        self,
+        prediction: np.ndarray,
+        image: typing.Any,
+        top: int = 5,
+        score_threshold: float = 0.3,
+        output: pathlib.Path | None = None,
+    ) -> tuple[dict[str, typing.Any], str]:
+        """Describes the areas of the largest classes. The picture is the segmentation map."""
+        names = display_names(self)
+        shares = np.bincount(prediction.ravel(), minlength=len(names)) / prediction.size
+        largest = np.argsort(-shares, kind="stable")[:top]
+        shares = {names[index]: float(shares[index]) for index in largest if shares[index]}
+        record = {"shares": shares}
+        text = "  ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        if output is not None:
+            _write_segmentation_map(prediction, len(names), output)
+            record = {"segmentation_map": str(output), **record}
+            text = f"{text}  → {output}"
+        return record, text
+
+    def draw(
+        self,
+        images: collections.abc.Sequence,
+        path: str | pathlib.Path,
+        targets: typing.Any = None,
+        predictions: collections.abc.Sequence | None = None,
+    ) -> None:
+        """Draws images, targets and predictions side by side."""
+        if targets is not None:
+            targets = [
+                getattr(target, "segmentation_map", target) for target in targets[: len(images)]
+            ]
+        plot_segmentations(images, targets, predictions, display_names(self), path)
+
+    def evaluate_on(
+        self,
+        examples: collections.abc.Sequence,
+        class_names: collections.abc.Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> dict[str, float]:
+        """Returns `mean_iou`, `pixel_accuracy`, and `iou/class` for each class."""
+        check_class_order(self, class_names)
+        evaluation = SegmentationEvaluation(examples, batch_size=batch_size)
+        metrics = evaluation.measure(self)
+        names = class_names or display_names(self)
+        per_class = zip(names, evaluation.per_class.tolist(), strict=True)
+        return {**metrics, **{f"iou/{name}": value for name, value in per_class}}
+
+
+def _write_segmentation_map(segmentation_map, num_classes, path):
+    """Writes a PNG with the classes as palette indices, in their colors."""
+    from PIL import Image
+
+    picture = Image.fromarray(segmentation_map.astype("uint8"))
+    picture.putpalette(class_colors(num_classes).ravel().tolist())
+    picture.save(path)
 
 
 def _labels(logits, geometry):
