@@ -35,7 +35,7 @@ ALLOWED = {
     },
     "cards": {"weights"},
     "version": set(),
-    "data": {"registry", "numpy", "keras"},
+    "data": {"cards", "registry", "numpy", "keras"},
     "visualize": {"data", "numpy"},
     "prediction": {"data", "tasks"},
     "cli": {"converters", "prediction", "trainer", "weights", "keras"},

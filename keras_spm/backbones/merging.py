@@ -1,5 +1,7 @@
 """The choice of merging layer between the stages of a backbone."""
 
+import typing
+
 import keras
 
 from keras_spm.layers.dense import Dense
@@ -9,23 +11,32 @@ from keras_spm.layers.stepwise_patch_merging import StepwisePatchMerging
 from keras_spm.registry import lookup
 
 
-def make_merging(kind, output_dim, default_merging, fused, dtype):
-    """Returns the layer named "merging" that halves the map and widens to `output_dim`.
+def make_merging(
+    kind: str,
+    output_dim: int,
+    default_merging: typing.Callable[..., keras.layers.Layer],
+    fused: bool,
+    dtype: str | keras.DTypePolicy | None,
+) -> keras.layers.Layer:
+    """Returns the layer named "merging", which halves the map and changes its channels.
 
     Args:
-        kind: `"default"`, the family's own layer; `"spm"`, Stepwise Patch Merging; and its
-            two halves alone, for ablation: `"msa"`, Multi-Scale Aggregation to
-            `output_dim` and then the family's own layer at that width; `"gle"`, a
-            linear map to `output_dim` and then Guided Local Enhancement.
-        output_dim: int.
+        kind: `"default"`, the family's own layer; `"spm"`, Stepwise Patch Merging; or, for
+            ablation, one of its halves: `"msa"`, Multi-Scale Aggregation to `output_dim`
+            and then the family's layer at that width; `"gle"`, a dense layer to
+            `output_dim` and then Guided Local Enhancement.
+        output_dim: int, channels of the output.
         default_merging: function (output_dim, name, dtype) → layer, the family's own.
-        fused: bool, whether batch normalizations are folded away.
+        fused: bool, whether batch normalization is folded away.
         dtype: dtype policy or its name.
+
+    Raises:
+        ValueError: for an unknown `kind`.
     """
     return lookup("merging", kind, _KINDS)(output_dim, default_merging, fused, dtype)
 
 
-def _own(output_dim, default_merging, fused, dtype):
+def _default(output_dim, default_merging, fused, dtype):
     return default_merging(output_dim, name="merging", dtype=dtype)
 
 
@@ -47,4 +58,4 @@ def _gle(output_dim, default_merging, fused, dtype):
     return keras.Sequential([widening, enhancement], name="merging")
 
 
-_KINDS = {"default": _own, "spm": _spm, "msa": _msa, "gle": _gle}
+_KINDS = {"default": _default, "spm": _spm, "msa": _msa, "gle": _gle}

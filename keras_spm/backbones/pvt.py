@@ -1,4 +1,4 @@
-"""Pyramid Vision Transformer, with its own merging or with Stepwise Patch Merging.
+"""Pyramid Vision Transformer, optionally with Stepwise Patch Merging.
 
 References:
     Wang et al., Pyramid Vision Transformer, arXiv 2102.12122.
@@ -6,13 +6,14 @@ References:
 """
 
 import functools
+import typing
 
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.per_stage import four_each
-from keras_spm.backbones.per_stage import make_blocks
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
+from keras_spm.backbones.pyramid_backbone import four_each
+from keras_spm.backbones.pyramid_backbone import make_blocks
 from keras_spm.backbones.pyramid_backbone import spatial_sizes
 from keras_spm.layers.depthwise_convolution import ceil_divide
 from keras_spm.layers.layer_normalization import LayerNormalization
@@ -23,9 +24,10 @@ from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttenti
 from keras_spm.layers.stage import ClassTokenStage
 from keras_spm.layers.stage import Stage
 from keras_spm.layers.transformer_block import TransformerBlock
+from keras_spm.types import Shape
 
 NORM_EPSILON = 1e-6
-PRETRAINING_SIZE = (224, 224)
+PRETRAIN_IMAGE_SIZE = (224, 224)
 
 
 def _variant(depths):
@@ -51,28 +53,28 @@ VARIANTS = {
 class PVT(PyramidBackbone):
     """PVT: patch embedding, position embeddings, spatial-reduction attention, class token.
 
-    `pyramid_outputs` are the maps of the four stages before any final normalization.
-    With the class token, `pooled_output` is the token and `output` the last map, both
-    after the final normalization. Without it (the form for dense prediction) there is
-    no final normalization, `output` is P5, and `pooled_output` its mean.
+    `pyramid_outputs` are the maps of the four stages before any final normalization. With
+    the class token, `pooled_output` is the token and `output` the last map, both after the
+    final normalization. Without it, as for dense prediction, there is no final
+    normalization, `output` is P5, and `pooled_output` its mean.
 
     Args:
         embed_dims: four ints, channels of the stages.
-        depths: four ints, blocks of the stages.
-        num_heads: four ints, each divides the stage's channels.
-        mlp_ratios: four numbers, hidden width of the MLP over the stage's channels.
+        depths: four ints, number of blocks of the stages.
+        num_heads: four ints; each divides the channels of its stage.
+        mlp_ratios: four numbers, hidden channels of the MLP over the stage's channels.
         sr_ratios: four ints, spatial reduction of keys and values.
-        class_token: bool, whether a class token enters at stage 4; its `sr_ratios`
-            must be 1 then.
-        drop_path_rate: float, of the last block; earlier ones rise to it from 0.
-        merging: `"default"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
-            or `"gle"`, one half of Stepwise Patch Merging.
-        fused: bool, whether batch normalizations are folded away, see `keras_spm.fuse`.
+        class_token: bool, whether stage 4 has a class token; the last of `sr_ratios` must
+            be 1 then.
+        drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"` (Stepwise Patch Merging), or for
+            ablation one of its halves, `"msa"` or `"gle"`, see `make_merging`.
+        fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
-            reductions (1e-5 in the official code, 1e-6 in transformers').
-        pretrain_image_size: (height, width) of the images whose grids the position
-            embeddings have; for other images they are resized. By default that of
-            `image_shape`, and 224x224 where that leaves the size open.
+            reductions (1e-5 in the official code, 1e-6 in transformers).
+        pretrain_image_size: (height, width) of the images whose patch grids the position
+            embeddings have; they are resized for other images. By default the size in
+            `image_shape`, or 224x224 if that leaves the size open.
         dtype: dtype policy of the layers.
         **kwargs: `image_shape`, `data_format`, `frozen_stages`,
             `frozen_batch_normalization`, `gradient_checkpointing` and `name`, see
@@ -90,22 +92,22 @@ class PVT(PyramidBackbone):
 
     def __init__(
         self,
-        embed_dims,
-        depths,
-        num_heads,
-        mlp_ratios,
-        sr_ratios,
-        class_token=True,
-        drop_path_rate=0.0,
-        merging="default",
-        fused=False,
-        embedding_norm_epsilon=1e-5,
-        pretrain_image_size=None,
-        image_shape=None,
-        data_format=None,
-        dtype=None,
-        **kwargs,
-    ):
+        embed_dims: typing.Sequence[int],
+        depths: typing.Sequence[int],
+        num_heads: typing.Sequence[int],
+        mlp_ratios: typing.Sequence[float],
+        sr_ratios: typing.Sequence[int],
+        class_token: bool = True,
+        drop_path_rate: float = 0.0,
+        merging: str = "default",
+        fused: bool = False,
+        embedding_norm_epsilon: float = 1e-5,
+        pretrain_image_size: tuple[int, int] | None = None,
+        image_shape: Shape | None = None,
+        data_format: str | None = None,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
         per_stage = four_each(
             embed_dims=embed_dims,
             depths=depths,
@@ -115,12 +117,12 @@ class PVT(PyramidBackbone):
         )
         if class_token and per_stage["sr_ratios"][-1] != 1:
             raise ValueError(
-                "With `class_token=True` the last of `sr_ratios` must be 1: a class token has "
-                f"no place on a map. Received: sr_ratios={per_stage['sr_ratios']}"
+                "The last of `sr_ratios` must be 1 with `class_token=True`: a class token has no "
+                f"position on a map. Received: sr_ratios={per_stage['sr_ratios']}"
             )
         if pretrain_image_size is None:
             sizes = spatial_sizes(image_shape, data_format)
-            pretrain_image_size = PRETRAINING_SIZE if None in sizes else sizes
+            pretrain_image_size = PRETRAIN_IMAGE_SIZE if None in sizes else sizes
         embedding = functools.partial(PatchEmbedding, norm_epsilon=embedding_norm_epsilon)
         default_merging = functools.partial(embedding, patch_size=2)
 
@@ -173,12 +175,13 @@ class PVT(PyramidBackbone):
 
 @keras.saving.register_keras_serializable("keras_spm")
 class PVTSPM(PVT):
-    """PVT whose three mergings are Stepwise Patch Merging.
+    """PVT with Stepwise Patch Merging as its three mergings.
 
-    Takes the arguments of `PVT`, with `merging="spm"` as the default.
+    Takes the arguments of `PVT`; the default of `merging` is `"spm"`.
     """
 
     preset_prefix = "pvt_spm_"
+    default_merging = "spm"
 
-    def __init__(self, *args, merging="spm", **kwargs):
+    def __init__(self, *args: typing.Any, merging: str = "spm", **kwargs: typing.Any) -> None:
         super().__init__(*args, merging=merging, **kwargs)

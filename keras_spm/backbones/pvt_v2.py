@@ -1,4 +1,4 @@
-"""Pyramid Vision Transformer v2, with its own merging or with Stepwise Patch Merging.
+"""Pyramid Vision Transformer v2, optionally with Stepwise Patch Merging.
 
 References:
     Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer,
@@ -7,13 +7,14 @@ References:
 """
 
 import functools
+import typing
 
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.per_stage import four_each
-from keras_spm.backbones.per_stage import make_blocks
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
+from keras_spm.backbones.pyramid_backbone import four_each
+from keras_spm.backbones.pyramid_backbone import make_blocks
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
@@ -39,7 +40,7 @@ def _variant(embed_dims, depths, mlp_ratios=(8, 8, 4, 4), linear_attention=False
 _WIDE = (64, 128, 320, 512)
 
 VARIANTS = {
-    # Ours, for small images and quick tests; the others are the paper's table 1.
+    # For small images and quick tests; not from the paper, whose table 1 has the others.
     "mini": _variant(
         (32, 64, 96, 128),
         (1, 1, 2, 1),
@@ -66,17 +67,18 @@ class PVTv2(PyramidBackbone):
 
     Args:
         embed_dims: four ints, channels of the stages.
-        depths: four ints, blocks of the stages.
-        num_heads: four ints, each divides the stage's channels.
-        mlp_ratios: four numbers, hidden width of the MLP over the stage's channels.
+        depths: four ints, number of blocks of the stages.
+        num_heads: four ints; each divides the channels of its stage.
+        mlp_ratios: four numbers, hidden channels of the MLP over the stage's channels.
         sr_ratios: four ints, spatial reduction of keys and values.
-        linear_attention: bool, keys and values pooled to 7x7 (the `_li` variants).
-        drop_path_rate: float, of the last block; earlier ones rise to it from 0.
-        merging: `"default"` (a 3x3 convolution), `"spm"`, or for ablation `"msa"` or
-            `"gle"`, one half of Stepwise Patch Merging.
-        fused: bool, whether batch normalizations are folded away, see `keras_spm.fuse`.
+        linear_attention: bool, whether keys and values are pooled to 7x7 (the `_li`
+            variants).
+        drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
+        merging: `"default"` (a strided 3x3 convolution), `"spm"` (Stepwise Patch Merging), or for
+            ablation one of its halves, `"msa"` or `"gle"`, see `make_merging`.
+        fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
-            reductions (1e-5 in the official and timm's code, 1e-6 in transformers').
+            reductions (1e-5 in the official code and timm, 1e-6 in transformers).
         dtype: dtype policy of the layers.
         **kwargs: `image_shape`, `data_format`, `frozen_stages`,
             `frozen_batch_normalization`, `gradient_checkpointing` and `name`, see
@@ -94,19 +96,19 @@ class PVTv2(PyramidBackbone):
 
     def __init__(
         self,
-        embed_dims,
-        depths,
-        num_heads,
-        mlp_ratios,
-        sr_ratios,
-        linear_attention=False,
-        drop_path_rate=0.0,
-        merging="default",
-        fused=False,
-        embedding_norm_epsilon=1e-5,
-        dtype=None,
-        **kwargs,
-    ):
+        embed_dims: typing.Sequence[int],
+        depths: typing.Sequence[int],
+        num_heads: typing.Sequence[int],
+        mlp_ratios: typing.Sequence[float],
+        sr_ratios: typing.Sequence[int],
+        linear_attention: bool = False,
+        drop_path_rate: float = 0.0,
+        merging: str = "default",
+        fused: bool = False,
+        embedding_norm_epsilon: float = 1e-5,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
         per_stage = four_each(
             embed_dims=embed_dims,
             depths=depths,
@@ -162,12 +164,13 @@ class PVTv2(PyramidBackbone):
 
 @keras.saving.register_keras_serializable("keras_spm")
 class PVTv2SPM(PVTv2):
-    """PVT v2 whose three mergings are Stepwise Patch Merging.
+    """PVT v2 with Stepwise Patch Merging as its three mergings.
 
-    Takes the arguments of `PVTv2`, with `merging="spm"` as the default.
+    Takes the arguments of `PVTv2`; the default of `merging` is `"spm"`.
     """
 
     preset_prefix = "pvt_v2_spm_"
+    default_merging = "spm"
 
-    def __init__(self, *args, merging="spm", **kwargs):
+    def __init__(self, *args: typing.Any, merging: str = "spm", **kwargs: typing.Any) -> None:
         super().__init__(*args, merging=merging, **kwargs)

@@ -1,105 +1,95 @@
-"""What every backbone here is: a functional model of a stem and four stages."""
+"""The base class of all backbones: a functional model of a stem and stages."""
+
+import typing
 
 import keras
+import numpy as np
 
 from keras_spm.layers.macs import macs
+from keras_spm.layers.shared_layer import SharedLayer
+from keras_spm.registry import BACKBONES
 from keras_spm.registry import PRESET_FUNCTIONS
+from keras_spm.types import PathLike
+from keras_spm.types import Shape
 
-SMALLEST_SIZE = 32
-
+_STEM_STRIDE = 4
 _ANY_SIZE = {"channels_last": (None, None, 3), "channels_first": (3, None, None)}
 
 
 class PyramidBackbone(keras.Model):
-    """A hierarchical vision transformer: a stem and stages 1 to 4.
+    """A hierarchical vision transformer: a stem, then stages that halve the feature map.
 
-    A family builds its layers and hands them over; this class joins them and gives
-    all families one interface:
+    A family's class creates the stem and the stages and passes them to this constructor,
+    which connects them and gives all families one interface:
 
-    - `pyramid_outputs`: `{"P2": …, "P5": …}`, feature maps where Pn has stride 2**n;
-    - `pyramid_level_inputs`: the layer that makes each level's (channels_last) map, by
-      name;
-    - `output`: the last feature map, (batch, ceil(H / 32), ceil(W / 32), channels), as
-      the family's classifier sees it: P5, or P5 after a final normalization;
-    - `pooled_output`: (batch, channels), what the family's own classifier reads.
+    - `pyramid_outputs`: `{"P2": …, "P5": …}`, feature maps, where Pn has stride 2**n;
+    - `pyramid_level_inputs`: the name of the layer that computes each level;
+    - `output`: the last feature map, after the final normalization if there is one;
+    - `pooled_output`: (batch, channels), the input of the family's own classifier.
 
-    Images are (batch, H, W, 3), or (batch, 3, H, W) with
-    `data_format="channels_first"`; feature maps come in the same format, while all
-    layers inside work on channels_last maps.
+    Images are (batch, height, width, channels), or (batch, channels, height, width) with
+    `data_format="channels_first"`. Feature maps have the same format; all layers inside
+    use channels_last. A subclass registers itself under its class name when it is defined,
+    so that presets, converters, recipes and commands find it.
 
     Args:
-        stem: layer, image → map of stride 4.
-        stages: four layers; the first keeps the stride, the others double it. The last
-            may return a class token, (batch, channels), beside its map.
-        config: dict of the family's own constructor arguments.
-        final_norm: optional layer on the last map and on the class token.
-        image_shape: (H, W, channels), or channels first with that data format; H and
-            W from 32 on, or `None` for any size. By default any size and 3 channels.
-        data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's
-            configured one.
+        stem: layer from images to a map of stride 4.
+        stages: list of layers; the first keeps the stride, each of the others doubles it.
+            The last one may return a class token, (batch, channels), beside its map.
+        config: dict of the family's own constructor arguments. Each becomes an attribute
+            and is part of `get_config`.
+        final_norm: optional layer, applied to the last map and to the class token.
+        image_shape: (height, width, channels), or (channels, height, width) with
+            channels_first. Height and width are at least the stride of the last stage, or
+            `None` for any size. Any size and 3 channels by default.
+        data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's default.
         dtype: dtype policy of the layers.
-        frozen_stages: int from 0 to 4, see `freeze`.
+        frozen_stages: int, see `freeze`.
         frozen_batch_normalization: bool, see `freeze`.
-        gradient_checkpointing: bool, whether blocks are computed again for the gradient
-            rather than kept, for large images: see `TransformerBlock`.
+        gradient_checkpointing: bool, whether training recomputes the activations of blocks
+            in the backward pass to save memory, see `TransformerBlock`.
+        name: str.
 
     Raises:
-        ValueError: for an image smaller than 32 or an unknown data format.
+        ValueError: for an image that is too small or an unknown data format.
     """
 
-    # {short name: constructor arguments}, and what precedes them in long names.
-    presets = {}
-    preset_prefix = ""
+    # {short name: constructor arguments}, and the prefix of their long names.
+    presets: typing.ClassVar[dict[str, dict]] = {}
+    preset_prefix: typing.ClassVar[str] = ""
+    # The family's default value of `merging`, if it has that argument.
+    default_merging: typing.ClassVar[str] = "default"
+
+    def __init_subclass__(cls, **kwargs: typing.Any) -> None:
+        super().__init_subclass__(**kwargs)
+        BACKBONES.register(cls.__name__, cls)
 
     def __init__(
         self,
-        stem,
-        stages,
-        config,
-        final_norm=None,
-        image_shape=None,
-        data_format=None,
-        dtype=None,
-        frozen_stages=0,
-        frozen_batch_normalization=False,
-        gradient_checkpointing=False,
-        name=None,
-    ):
+        stem: keras.layers.Layer,
+        stages: list[keras.layers.Layer],
+        config: dict[str, typing.Any],
+        final_norm: keras.layers.Layer | None = None,
+        image_shape: Shape | None = None,
+        data_format: str | None = None,
+        dtype: str | keras.DTypePolicy | None = None,
+        frozen_stages: int = 0,
+        frozen_batch_normalization: bool = False,
+        gradient_checkpointing: bool = False,
+        name: str | None = None,
+    ) -> None:
         # === Layers ===
         data_format = _checked_data_format(data_format)
-        channels_first = data_format == "channels_first"
         image_shape = tuple(image_shape or _ANY_SIZE[data_format])
-        _check_sizes(spatial_sizes(image_shape, data_format))
-        pooling = keras.layers.GlobalAveragePooling2D("channels_last", dtype=dtype, name="pooling")
+        _check_sizes(spatial_sizes(image_shape, data_format), len(stages))
         for stage in stages:
-            for block in stage.blocks:
+            for block in _blocks(stage):
                 block.gradient_checkpointing = gradient_checkpointing
-
-        def to_channels_first(maps, name):
-            return keras.layers.Permute((3, 1, 2), dtype=dtype, name=name)(maps)
 
         # === Functional Model ===
         images = keras.Input(image_shape, name="images")
-        maps = images
-        if channels_first:
-            maps = keras.layers.Permute((2, 3, 1), dtype=dtype, name="to_channels_last")(maps)
-        maps = stem(maps)
-        pyramid_outputs, pyramid_level_inputs = {}, {}
-        for number, stage in enumerate(stages, start=2):
-            level, maps, class_token, made_by = f"P{number}", stage(maps), None, stage.name
-            if isinstance(maps, tuple):
-                maps, class_token = maps
-                # A layer whose only output is the map, for those who look it up by name.
-                made_by = "feature_map"
-                maps = keras.layers.Identity(dtype=dtype, name=made_by)(maps)
-            pyramid_level_inputs[level] = made_by
-            pyramid_outputs[level] = to_channels_first(maps, level) if channels_first else maps
-        output = pyramid_outputs[level]
-        if final_norm is not None:
-            output = maps = final_norm(maps)
-            if channels_first:
-                output = to_channels_first(maps, "to_channels_first")
-        pooled_output = pooling(maps) if class_token is None else final_norm(class_token)
+        connect = _Connection(stem, stages, final_norm, data_format, dtype)
+        pyramid_outputs, output, pooled_output = connect(images)
         super().__init__(inputs=images, outputs=output, name=name)
 
         # === Config ===
@@ -107,34 +97,69 @@ class PyramidBackbone(keras.Model):
         self.image_shape = image_shape
         self.data_format = data_format
         self.gradient_checkpointing = gradient_checkpointing
+        self._connect = connect
         self._pyramid_outputs = pyramid_outputs
-        self.pyramid_level_inputs = pyramid_level_inputs
+        self.pyramid_level_inputs = connect.level_layers
         self.pooled_output = pooled_output
         self._final_norm = final_norm
+        self._stage_names = tuple(stage.name for stage in stages)
         self._family_arguments = tuple(config)
-        for name, value in config.items():
-            setattr(self, name, value)
+        for argument, value in config.items():
+            setattr(self, argument, value)
         self.freeze(frozen_stages, frozen_batch_normalization)
 
     @property
-    def pyramid_outputs(self):
-        """{"P2": …, "P5": …}, a plain dict, so that models can be made from it."""
+    def pyramid_outputs(self) -> dict[str, keras.KerasTensor]:
+        """{"P2": …, "P5": …}, the symbolic feature maps."""
         return dict(self._pyramid_outputs)
 
     @property
-    def spatial_sizes(self):
-        """(H, W) of the images, `None` where any size is taken."""
+    def spatial_sizes(self) -> tuple[int | None, int | None]:
+        """(height, width) of the images, `None` where any size is allowed."""
         return spatial_sizes(self.image_shape, self.data_format)
 
     @property
-    def stem(self):
-        """The layer from image to stride 4."""
+    def stem(self) -> keras.layers.Layer:
+        """The layer from images to stride 4."""
         return self.get_layer("stem")
 
     @property
-    def stages(self):
-        """The four stages."""
-        return [self.get_layer(f"stage{number}") for number in range(1, 5)]
+    def stages(self) -> list[keras.layers.Layer]:
+        """The stages, in order."""
+        return [self.get_layer(name) for name in self._stage_names]
+
+    @property
+    def layer_groups(self) -> list[list[keras.layers.Layer]]:
+        """The layers in order of depth: the stem, then one group per block.
+
+        The layers of a stage before its first block (merging, position embedding, class
+        token) belong to the group of the block before it; the norm of a stage belongs to
+        the group of its last block. The final norm is in no group: it trains like a head.
+        """
+        groups = [[self.stem]]
+        for stage in self.stages:
+            groups[-1] += getattr(stage, "layers_before_blocks", [])
+            groups += [[block] for block in _blocks(stage)]
+            groups[-1] += getattr(stage, "layers_after_blocks", [])
+        return groups
+
+    def connect(
+        self, images: keras.KerasTensor
+    ) -> tuple[dict[str, keras.KerasTensor], keras.KerasTensor]:
+        """Applies the backbone's layers to symbolic images inside another functional model.
+
+        Unlike calling the backbone, this makes the stem and every stage a layer of that
+        model: `model.get_layer("stage4").output` belongs to its graph. The variables are
+        shared with the backbone.
+
+        Args:
+            images: symbolic images in the backbone's data format.
+
+        Returns:
+            (pyramid_outputs, pooled_output)
+        """
+        pyramid_outputs, _, pooled_output = self._connect(images, shared=True)
+        return pyramid_outputs, pooled_output
 
     @property
     def layer_groups(self):
@@ -156,69 +181,79 @@ class PyramidBackbone(keras.Model):
         return groups
 
     @classmethod
-    def from_preset(cls, name, load_weights=True, **overrides):
-        """Builds a backbone and loads its weights; `load_report` on it says what was done.
+    def from_preset(
+        cls, name: PathLike, load_weights: bool = True, **overrides: typing.Any
+    ) -> "PyramidBackbone":
+        """Builds a backbone and loads its weights; its `load_report` lists what was loaded.
 
         Args:
             name: one of `cls.presets`, or its long name (`"pvt_v2_b1"`; on
-                `PyramidBackbone` itself, that of any family's); a folder, as
-                `save_to_preset`, transformers or timm writes it; or such a folder's
-                address on the hub, `"hf://owner/name"`, with `"@revision"` or not.
+                `PyramidBackbone` itself, the long name of any family's preset); a folder
+                written by `save_to_preset`, transformers or timm; or the address of such a
+                folder on the hub, `"hf://owner/name"`, optionally with `"@revision"`.
             load_weights: bool; `False` for random weights.
             **overrides: constructor arguments that replace the preset's.
 
         Raises:
-            ValueError: for an unknown name (says the nearest), a preset without
-                published weights, and a folder that holds another family.
-            keras_spm.weights.WeightsError: where files cannot be had whole or do not fit.
+            ValueError: for an unknown name (suggests the nearest), a preset without
+                published weights, or a folder that holds another family.
+            keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
         """
         return PRESET_FUNCTIONS["load"](cls, name, load_weights, overrides)
 
-    def save_to_preset(self, folder):
+    def save_to_preset(self, folder: PathLike) -> None:
         """Writes configuration and weights to a new folder, for `from_preset`.
 
         Args:
-            folder: path; what is there already must be an empty folder.
+            folder: path; it must not exist or be empty.
 
         Raises:
-            FileExistsError: otherwise. Nothing half-written stays behind.
+            FileExistsError: if the folder is not empty. No partial folder is left behind.
         """
         PRESET_FUNCTIONS["save"](self, folder)
 
-    def freeze(self, up_to_stage=4, batch_normalization=False):
-        """Freezes the stem and stages 1 to `up_to_stage`; later stages train.
+    def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
+        """Freezes the stem and the first stages; later stages stay trainable.
 
-        The final normalization, where there is one, goes with stage 4. Frozen batch
-        normalizations stay in evaluation. 0 freezes nothing. As always in Keras, a
-        compiled model takes notice when it is compiled again.
+        The final normalization, if there is one, is frozen with the last stage. Frozen
+        batch normalization layers run in inference mode. As always in Keras, a compiled
+        model must be compiled again to take the change into account.
 
         Args:
-            up_to_stage: int from 0 to 4, kept as `frozen_stages`.
-            batch_normalization: bool, whether the batch normalizations of all stages are
-                frozen, for batches too small to make statistics of; kept as
+            up_to_stage: int, the number of frozen stages, kept as `frozen_stages`; `None`
+                for all of them. 0 freezes nothing, not even the stem.
+            batch_normalization: bool, whether the batch normalization layers of all stages
+                are frozen, for batches too small for statistics; kept as
                 `frozen_batch_normalization`.
+
+        Raises:
+            ValueError: if there are fewer stages.
         """
-        if up_to_stage not in range(5):
+        stages = self.stages
+        up_to_stage = len(stages) if up_to_stage is None else up_to_stage
+        if up_to_stage not in range(len(stages) + 1):
             raise ValueError(
-                f"`up_to_stage` must be an int from 0 to 4. Received: up_to_stage={up_to_stage}"
+                f"`up_to_stage` must be an int from 0 to {len(stages)}. "
+                f"Received: up_to_stage={up_to_stage}"
             )
         self.frozen_stages = up_to_stage
         self.stem.trainable = up_to_stage == 0
-        for number, stage in enumerate(self.stages, start=1):
+        for number, stage in enumerate(stages, start=1):
             stage.trainable = number > up_to_stage
-            for norm in _batch_normalizations(stage):
-                # Both ways: on TensorFlow a stage that trained already hands nothing on.
-                norm.trainable = stage.trainable and not batch_normalization
+            for layer in stage._flatten_layers():
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    # Both ways: on TensorFlow a stage that was trained before does not pass
+                    # its own setting on.
+                    layer.trainable = stage.trainable and not batch_normalization
         if self._final_norm is not None:
-            self._final_norm.trainable = up_to_stage < len(self.stages)
+            self._final_norm.trainable = up_to_stage < len(stages)
         self.frozen_batch_normalization = batch_normalization
 
-    def macs(self, input_shape):
-        """Returns the MACs of one image.
+    def macs(self, input_shape: Shape) -> int:
+        """Returns the multiply-accumulate operations of one image.
 
         Args:
-            input_shape: (batch, H, W, channels), channels_last; the batch is not
-                looked at.
+            input_shape: (batch, height, width, channels); the batch is ignored.
         """
         total = 0
         for layer in (self.stem, *self.stages):
@@ -226,24 +261,24 @@ class PyramidBackbone(keras.Model):
             input_shape = layer.compute_output_shape(input_shape)
         return total
 
-    def pyramid_shapes(self, input_shape):
+    def pyramid_shapes(self, input_shape: Shape) -> dict[str, Shape]:
         """Returns the shapes of the (channels_last) feature maps.
 
         Args:
-            input_shape: (batch, H, W, channels), channels_last.
+            input_shape: (batch, height, width, channels).
 
         Returns:
-            {"P2": (batch, H / 4, W / 4, channels), …}
+            {"P2": (batch, height / 4, width / 4, channels), …}
         """
         shapes, shape = {}, self.stem.compute_output_shape(input_shape)
         for level, stage in zip(self._pyramid_outputs, self.stages, strict=True):
             shape = stage.compute_output_shape(shape)
             if isinstance(shape[0], tuple):
-                shape, _ = shape  # With the class token's.
+                shape, _ = shape  # With the shape of the class token.
             shapes[level] = shape
         return shapes
 
-    def get_config(self):
+    def get_config(self) -> dict[str, typing.Any]:
         return {
             **{name: getattr(self, name) for name in self._family_arguments},
             "image_shape": self.image_shape,
@@ -256,21 +291,108 @@ class PyramidBackbone(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, typing.Any]) -> "PyramidBackbone":
         return cls(**config)
 
 
-def _batch_normalizations(stage):
-    for layer in getattr(stage.merging, "layers", [stage.merging]):
-        yield from getattr(layer, "batch_normalizations", ())
+class _Connection:
+    """Connects a stem and stages to symbolic images, any number of times."""
+
+    def __init__(self, stem, stages, final_norm, data_format, dtype):
+        self._stem = stem
+        self._stages = stages
+        self._final_norm = final_norm
+        self._channels_first = data_format == "channels_first"
+        self._dtype = dtype
+        # {level: name of the layer that computes its channels_last map}
+        self.level_layers = {}
+
+    def __call__(self, images, shared=False):
+        """Returns ({level: map}, the last map after the final norm, the pooled output)."""
+
+        def layer_of(layer):
+            return SharedLayer(layer, name=layer.name) if shared else layer
+
+        maps = images
+        if self._channels_first:
+            maps = self._permute((2, 3, 1), "to_channels_last")(maps)
+        maps = layer_of(self._stem)(maps)
+        pyramid_outputs = {}
+        for number, stage in enumerate(self._stages, start=2):
+            level, layer_name, class_token = f"P{number}", stage.name, None
+            maps = layer_of(stage)(maps)
+            if isinstance(maps, (tuple, list)):
+                maps, class_token = maps
+                # A layer whose only output is the map, for `get_layer`.
+                layer_name = "feature_map"
+                maps = keras.layers.Identity(dtype=self._dtype, name=layer_name)(maps)
+            self.level_layers[level] = layer_name
+            pyramid_outputs[level] = self._in_data_format(maps, level)
+        output = pyramid_outputs[level]
+        if self._final_norm is not None:
+            final_norm = layer_of(self._final_norm)
+            maps = final_norm(maps)
+            output = self._in_data_format(maps, "to_channels_first")
+        if class_token is None:
+            pooling = keras.layers.GlobalAveragePooling2D(
+                "channels_last", dtype=self._dtype, name="pooling"
+            )
+            return pyramid_outputs, output, pooling(maps)
+        return pyramid_outputs, output, final_norm(class_token)
+
+    def _in_data_format(self, maps, name):
+        return self._permute((3, 1, 2), name)(maps) if self._channels_first else maps
+
+    def _permute(self, axes, name):
+        return keras.layers.Permute(axes, dtype=self._dtype, name=name)
 
 
-def spatial_sizes(image_shape, data_format):
-    """(H, W) of an `image_shape` as the constructor takes it; `None` where it is open."""
+def spatial_sizes(
+    image_shape: Shape | None, data_format: str | None
+) -> tuple[int | None, int | None]:
+    """Returns (height, width) of a constructor's `image_shape`; `None` for any size."""
     if image_shape is None:
         return None, None
     channels_first = _checked_data_format(data_format) == "channels_first"
     return tuple(image_shape[1:] if channels_first else image_shape[:-1])
+
+
+def four_each(**values: typing.Sequence) -> dict[str, tuple]:
+    """Returns {argument: tuple of four values, one per stage}.
+
+    Raises:
+        ValueError: for an argument that does not have four values.
+    """
+    values = {name: tuple(value) for name, value in values.items()}
+    for name, value in values.items():
+        if len(value) != 4:
+            raise ValueError(f"`{name}` must have four values. Received: {name}={value}")
+    return values
+
+
+def make_blocks(
+    depths: typing.Sequence[int],
+    drop_path_rate: float,
+    make_block: typing.Callable[[int, int, float, str], keras.layers.Layer],
+) -> list[list[keras.layers.Layer]]:
+    """Returns a list of blocks for each stage.
+
+    Args:
+        depths: ints, the number of blocks of each stage.
+        drop_path_rate: float, of the last block; the rates rise linearly from 0.
+        make_block: function (stage, block, rate, name) → layer; stage and block count
+            from 0.
+    """
+    rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
+    return [
+        [make_block(stage, block, next(rates), f"block{block + 1}") for block in range(depth)]
+        for stage, depth in enumerate(depths)
+    ]
+
+
+def _blocks(stage):
+    """The blocks of a stage; a stage without blocks is a block itself."""
+    return getattr(stage, "blocks", [stage])
 
 
 def _checked_data_format(data_format):
@@ -283,9 +405,10 @@ def _checked_data_format(data_format):
     return data_format
 
 
-def _check_sizes(sizes):
-    if any(size is not None and size < SMALLEST_SIZE for size in sizes):
+def _check_sizes(sizes, stages):
+    smallest = _STEM_STRIDE * 2 ** (stages - 1)
+    if any(size is not None and size < smallest for size in sizes):
         raise ValueError(
-            f"Height and width in `image_shape` must be at least {SMALLEST_SIZE}, or None. "
+            f"Height and width in `image_shape` must be at least {smallest}, or None. "
             f"Received: {sizes}"
         )

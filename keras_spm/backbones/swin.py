@@ -1,4 +1,4 @@
-"""Swin Transformer, with its own merging or with Stepwise Patch Merging.
+"""Swin Transformer, optionally with Stepwise Patch Merging.
 
 References:
     Liu et al., Swin Transformer, arXiv 2103.14030.
@@ -6,13 +6,14 @@ References:
 """
 
 import functools
+import typing
 
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.per_stage import four_each
-from keras_spm.backbones.per_stage import make_blocks
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
+from keras_spm.backbones.pyramid_backbone import four_each
+from keras_spm.backbones.pyramid_backbone import make_blocks
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
@@ -35,19 +36,19 @@ VARIANTS = {
 class Swin(PyramidBackbone):
     """Swin: attention within windows, shifted in every second block.
 
-    `pyramid_outputs` are the maps of the four stages before any normalization;
-    `output` is the last one after the final normalization, and `pooled_output` its mean.
+    `pyramid_outputs` are the maps of the four stages before any normalization; `output` is
+    the last one after the final normalization, and `pooled_output` its mean.
 
     Args:
-        embed_dim: int, channels of stage 1; each further stage has twice as many.
-        depths: four ints, blocks of the stages.
-        num_heads: four ints, each divides the stage's channels.
+        embed_dim: int, channels of stage 1; each later stage has twice as many.
+        depths: four ints, number of blocks of the stages.
+        num_heads: four ints; each divides the channels of its stage.
         window_size: int, height and width of a window.
-        mlp_ratio: number, hidden width of the MLP over the stage's channels.
-        drop_path_rate: float, of the last block; earlier ones rise to it from 0.
-        merging: `"default"` (a linear map of 2x2 patches), `"spm"`, or for ablation `"msa"`
-            or `"gle"`, one half of Stepwise Patch Merging.
-        fused: bool, whether batch normalizations are folded away, see `keras_spm.fuse`.
+        mlp_ratio: number, hidden channels of the MLP over the stage's channels.
+        drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"` (Stepwise Patch Merging), or for
+            ablation one of its halves, `"msa"` or `"gle"`, see `make_merging`.
+        fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
         dtype: dtype policy of the layers.
         **kwargs: `image_shape`, `data_format`, `frozen_stages`,
             `frozen_batch_normalization`, `gradient_checkpointing` and `name`, see
@@ -65,17 +66,17 @@ class Swin(PyramidBackbone):
 
     def __init__(
         self,
-        embed_dim,
-        depths,
-        num_heads,
-        window_size=7,
-        mlp_ratio=4.0,
-        drop_path_rate=0.0,
-        merging="default",
-        fused=False,
-        dtype=None,
-        **kwargs,
-    ):
+        embed_dim: int,
+        depths: typing.Sequence[int],
+        num_heads: typing.Sequence[int],
+        window_size: int = 7,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        merging: str = "default",
+        fused: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: typing.Any,
+    ) -> None:
         per_stage = four_each(depths=depths, num_heads=num_heads)
         default_merging = functools.partial(PatchMerging, norm_epsilon=NORM_EPSILON)
 
@@ -120,12 +121,13 @@ class Swin(PyramidBackbone):
 
 @keras.saving.register_keras_serializable("keras_spm")
 class SwinSPM(Swin):
-    """Swin whose three mergings are Stepwise Patch Merging.
+    """Swin with Stepwise Patch Merging as its three mergings.
 
-    Takes the arguments of `Swin`, with `merging="spm"` as the default.
+    Takes the arguments of `Swin`; the default of `merging` is `"spm"`.
     """
 
     preset_prefix = "swin_spm_"
+    default_merging = "spm"
 
-    def __init__(self, *args, merging="spm", **kwargs):
+    def __init__(self, *args: typing.Any, merging: str = "spm", **kwargs: typing.Any) -> None:
         super().__init__(*args, merging=merging, **kwargs)

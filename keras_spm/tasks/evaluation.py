@@ -4,8 +4,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_spm.metrics.coco import Annotations
-
 
 class Evaluation:
     """What a detector's `evaluate` does.
@@ -65,7 +63,8 @@ def _annotations(targets, scales):
     crowd = targets.get("crowd", np.zeros(areas.shape)).astype(bool)
     for box, label, *rest in zip(boxes, targets["labels"], crowd, areas, strict=True):
         there = label >= 0
-        annotations.append(Annotations(box[there], label[there], *(each[there] for each in rest)))
+        names, values = ("boxes", "labels", "crowd", "areas"), (box, label, *rest)
+        annotations.append({name: value[there] for name, value in zip(names, values, strict=True)})
     return annotations
 
 

@@ -1,17 +1,12 @@
 """Object detection on any backbone with a feature pyramid."""
 
-import collections.abc
 import importlib.util
-import pathlib
-import types
-import typing
 
 import keras
 import numpy as np
 from keras import ops
 from keras.utils import bounding_boxes
 
-from keras_spm.callbacks import CocoEvaluation
 from keras_spm.heads.anchors import Anchors
 from keras_spm.heads.box_coder import decode_boxes
 from keras_spm.heads.box_coder import encode_boxes
@@ -33,12 +28,8 @@ from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.dense_task import data_format_of
 from keras_spm.tasks.dense_task import pyramid_inputs
 from keras_spm.tasks.evaluation import Evaluation
-from keras_spm.tasks.image_task import check_class_order
-from keras_spm.tasks.image_task import display_names
-from keras_spm.visualize import plot_detections
 
 _EXTRA_LEVELS = 2
-_DRAWN_SCORE = 0.3
 # Pairs of anchor and class that suppression looks at.
 _CANDIDATES = 5000
 _FORMATS = {name: name for name in ("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw")}
@@ -57,20 +48,6 @@ _BOX_LOSSES = {
     "smooth_l1": _delta_loss(smooth_l1_loss),
     "generalized_iou": _overlap_loss,
 }
-
-
-class Detections(typing.NamedTuple):
-    """What was found in an image, the likeliest first.
-
-    Attributes:
-        boxes: (found, 4) float32: left, top, right, bottom in pixels of the image.
-        scores: (found,) float32, probabilities.
-        labels: (found,) int64.
-    """
-
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -300,7 +277,8 @@ class ObjectDetector(DenseTask):
             batch_size: int.
 
         Returns:
-            List of `Detections`, each in pixels of its image as it came.
+            List of dicts, sorted by score: `boxes` (found, 4) float32, left, top, right, bottom
+            in pixels of the image; `scores` (found,) float32; `labels` (found,) int64.
 
         Raises:
             FileNotFoundError: for a path without a file.
@@ -312,65 +290,8 @@ class ObjectDetector(DenseTask):
             found += self.in_images(outputs, scales, sizes)
         return found
 
-    def predict_images(
-        self, images: collections.abc.Sequence, batch_size: int = 8
-    ) -> list[Detections]:
-        """Returns the detections of each image, as `detect`."""
-        return self.detect(images, batch_size)
-
-    def predict_record(
-        self,
-        prediction: Detections,
-        image: typing.Any,
-        top: int = 5,
-        score_threshold: float = 0.3,
-        output: pathlib.Path | None = None,
-    ) -> tuple[dict[str, typing.Any], str]:
-        names = display_names(self)
-        found = _above(prediction, score_threshold)
-        if output is not None:
-            plot_detections([image], None, [found], names, output)
-        objects = [
-            {"name": names[label], "score": float(score), "box": [round(float(x), 1) for x in box]}
-            for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
-        ]
-        texts = ["{name} {score:.2f} {box}".format(**each) for each in objects]
-        return {"objects": objects}, "  ".join(texts) or "no objects"
-
-    def draw(
-        self,
-        images: collections.abc.Sequence,
-        path: str | pathlib.Path,
-        targets: typing.Any = None,
-        predictions: collections.abc.Sequence | None = None,
-    ) -> None:
-        """Draws targets beside predictions with a score of at least 0.3."""
-        if isinstance(targets, dict):
-            targets = [
-                types.SimpleNamespace(boxes=boxes[labels >= 0], labels=labels[labels >= 0])
-                for boxes, labels in zip(targets["boxes"], targets["labels"], strict=True)
-            ]
-        plot_detections(
-            images,
-            targets and targets[: len(images)],
-            predictions and [_above(each, _DRAWN_SCORE) for each in predictions],
-            display_names(self),
-            path,
-        )
-
-    def evaluate_on(
-        self,
-        examples: collections.abc.Sequence,
-        class_names: collections.abc.Sequence[str] | None = None,
-        batch_size: int = 8,
-    ) -> dict[str, float]:
-        """Returns COCO's metrics, and `AP/class` for each class."""
-        check_class_order(self, class_names)
-        names = class_names or display_names(self)
-        return CocoEvaluation(examples, batch_size=batch_size, class_names=names).measure(self)
-
     def in_images(self, outputs, scales, sizes):
-        """Returns what `predict` gave as a list of `Detections` in pixels of the images.
+        """Returns what `predict` gave as `detect` does, in pixels of the images.
 
         Args:
             outputs: dict of arrays, as `predict` gives it.
@@ -385,7 +306,8 @@ class ObjectDetector(DenseTask):
             there = np.asarray(label) >= 0
             scale, limits = (np.tile(np.float32(each)[::-1], 2) for each in (scale, size))
             box = (box[there] / scale).clip(0, limits)
-            found.append(Detections(box, score[there], label[there].astype("int64")))
+            label = label[there].astype("int64")
+            found.append({"boxes": box, "scores": score[there], "labels": label})
         return found
 
     # Evaluation
@@ -441,9 +363,3 @@ def _at_most(count, tensor):
     """The lesser of `count` and a row's length, which a graph may not know yet."""
     size = ops.shape(tensor)[1]
     return min(count, size) if isinstance(size, int) else ops.minimum(count, size)
-
-
-def _above(detections, threshold):
-    """The detections with a score of at least `threshold`."""
-    selected = detections.scores >= threshold
-    return Detections(*(values[selected] for values in detections))

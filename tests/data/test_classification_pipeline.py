@@ -11,11 +11,11 @@ from PIL import ImageOps
 
 from keras_spm.data.classification_augmentation import ClassificationAugmentation
 from keras_spm.data.classification_augmentation import Mixing
+from keras_spm.data.classification_augmentation import operations
+from keras_spm.data.classification_augmentation import rand_augment
 from keras_spm.data.classification_augmentation import random_crop
 from keras_spm.data.pipeline import EvaluationBatches
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.data.rand_augment import operations
-from keras_spm.data.rand_augment import rand_augmented
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
@@ -83,7 +83,7 @@ def test_a_position_is_saved_and_restored():
 def test_batches_are_mixed_differently_in_every_shard():
     def first(shard, seed):
         data = repeated_batches(
-            range(COUNT), _numbered, list, 2, seed, mixed=_numbered, shard=shard, shards=2
+            range(COUNT), _numbered, list, 2, seed, batch_transform=_numbered, shard=shard, shards=2
         )
         return next(iter(data))[1]
 
@@ -241,10 +241,10 @@ def test_operations_are_drawn_alike_and_half_take_place(monkeypatch):
     names = list(operations())
     assert len(names) == 15
     table = {name: recorded(name) for name in names}
-    monkeypatch.setattr("keras_spm.data.rand_augment.operations", lambda: table)
+    monkeypatch.setattr("keras_spm.data.classification_augmentation.operations", lambda: table)
     generator = np.random.default_rng(0)
     for _ in range(6000):
-        rand_augmented(None, generator, 9.0, (0, 0, 0))
+        rand_augment(None, generator, 9.0, (0, 0, 0))
     assert abs(len(drawn) - 6000) < 4 * math.sqrt(12000 / 4)
     counts = np.array([sum(name == each for each, *_ in drawn) for name in names])
     assert np.abs(counts - 400).max() < 5 * math.sqrt(400)

@@ -15,8 +15,8 @@ from keras_spm.data import CocoDetection
 from keras_spm.data import TfdsAde20k
 from keras_spm.data import TfdsClassification
 from keras_spm.data import TfdsCoco
-from keras_spm.data.categories import COCO_CATEGORIES
-from keras_spm.data.preprocessing import read_image
+from keras_spm.data.coco import COCO_CATEGORIES
+from keras_spm.data.images import read_image
 from tests.data import coco_files
 from tests.data.tfds_files import imagenet
 from tests.data.tfds_files import jpegs
@@ -68,20 +68,23 @@ def test_coco_is_what_its_own_file_says(files):
     ours, theirs = TfdsCoco(builder.data_dir, "validation"), CocoDetection(annotations, images)
     assert ours.class_names == theirs.class_names and ours.category_ids == theirs.category_ids
     assert len(ours) == len(theirs) == 3
-    by_id = {example.image_id: example for example in ours}
+    by_id = {example["image_id"]: example for example in ours}
     for expected in theirs:
-        example = by_id[expected.image_id]
+        example = by_id[expected["image_id"]]
         # TensorFlow Datasets sorts by the annotations' ids.
-        order = [1, 0] if expected.image_id == 5 else slice(None)
-        np.testing.assert_allclose(example.boxes, expected.boxes[order], rtol=0, atol=1e-5)
-        assert example.boxes.dtype == "float64" and example.boxes.shape == expected.boxes.shape
-        np.testing.assert_array_equal(example.labels, expected.labels[order])
-        np.testing.assert_array_equal(example.crowd, expected.crowd[order])
-        np.testing.assert_array_equal(example.areas, np.floor(expected.areas[order]))
-        for ours_array, theirs_array in zip(example[2:], expected[2:], strict=True):
-            assert ours_array.dtype == theirs_array.dtype
-        with Image.open(expected.image) as image:
-            np.testing.assert_array_equal(example.image, np.asarray(image.convert("RGB")))
+        order = [1, 0] if expected["image_id"] == 5 else slice(None)
+        np.testing.assert_allclose(example["boxes"], expected["boxes"][order], rtol=0, atol=1e-5)
+        assert (
+            example["boxes"].dtype == "float64"
+            and example["boxes"].shape == expected["boxes"].shape
+        )
+        np.testing.assert_array_equal(example["labels"], expected["labels"][order])
+        np.testing.assert_array_equal(example["crowd"], expected["crowd"][order])
+        np.testing.assert_array_equal(example["areas"], np.floor(expected["areas"][order]))
+        for name in ("boxes", "labels", "crowd", "areas"):
+            assert example[name].dtype == expected[name].dtype
+        with Image.open(expected["image"]) as image:
+            np.testing.assert_array_equal(example["image"], np.asarray(image.convert("RGB")))
 
 
 def test_coco_is_what_tensorflow_datasets_reads(files, tmp_path):
@@ -90,23 +93,23 @@ def test_coco_is_what_tensorflow_datasets_reads(files, tmp_path):
     records = _coco(annotations.parents[1], tmp_path, "tfrecord")
     examples = TfdsCoco(builder.data_dir, "validation")
     assert records.info.features["objects"]["label"].names == examples.class_names
-    ours = {example.image_id: example for example in examples}
+    ours = {example["image_id"]: example for example in examples}
     for theirs in records.as_dataset(split="validation").as_numpy_iterator():
         example, objects = ours[theirs["image/id"]], theirs["objects"]
-        assert example.image.shape == theirs["image"].shape
-        height, width = example.image.shape[:2]
+        assert example["image"].shape == theirs["image"].shape
+        height, width = example["image"].shape[:2]
         boxes = objects["bbox"].astype("float64") * [height, width, height, width]
-        np.testing.assert_array_equal(example.boxes, boxes.reshape(-1, 4)[:, [1, 0, 3, 2]])
-        np.testing.assert_array_equal(example.labels, objects["label"])
-        np.testing.assert_array_equal(example.crowd, objects["is_crowd"])
-        np.testing.assert_array_equal(example.areas, objects["area"])
+        np.testing.assert_array_equal(example["boxes"], boxes.reshape(-1, 4)[:, [1, 0, 3, 2]])
+        np.testing.assert_array_equal(example["labels"], objects["label"])
+        np.testing.assert_array_equal(example["crowd"], objects["is_crowd"])
+        np.testing.assert_array_equal(example["areas"], objects["area"])
 
 
 def test_any_order_and_in_another_process(files):
     examples = TfdsCoco(files[2].data_dir, "validation")
     copied = pickle.loads(pickle.dumps(examples))
-    for ours, theirs in zip(copied[2], examples[2], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for name, values in examples[2].items():
+        np.testing.assert_array_equal(copied[2][name], values)
     with pytest.raises(IndexError):
         examples[3]
 
@@ -129,8 +132,8 @@ def test_objects_that_break_rules(files, tmp_path):
     (source / "annotations/instances_val2017.json").write_text(text)
     folder = _coco(source, tmp_path / "tfds").data_dir
     dropping = TfdsCoco(folder, "validation", invalid="drop")
-    (index,) = [place for place, example in enumerate(dropping) if example.image_id == 9]
-    assert dropping[index].boxes.shape == (0, 4)
+    (index,) = [place for place, example in enumerate(dropping) if example["image_id"] == 9]
+    assert dropping[index]["boxes"].shape == (0, 4)
     with pytest.raises(ValueError, match=r"Image 9 of .*1 × box without area \(7\)"):
         TfdsCoco(folder, "validation")[index]
     with pytest.raises(ValueError, match="`invalid` must be"):
@@ -143,10 +146,10 @@ def test_what_cannot_be_read_is_explained(files, tmp_path):
         TfdsCoco(builder.data_dir, "valid")
     with pytest.raises(ValueError, match=r"features \['annotation', 'image'\]. Received: \['im"):
         TfdsAde20k(builder.data_dir, "validation")
-    with pytest.raises(FileNotFoundError, match="holds no prepared data set"):
+    with pytest.raises(FileNotFoundError, match="has no prepared data set"):
         TfdsCoco(tmp_path, "validation")
     records = _coco(files[0].parents[1], tmp_path / "tfds", "tfrecord")
-    with pytest.raises(ValueError, match="must hold files of array_record.* Received: tfrecord"):
+    with pytest.raises(ValueError, match="must have files of array_record.* Received: tfrecord"):
         TfdsCoco(records.data_dir, "validation")
 
 
@@ -161,7 +164,7 @@ def _scene_parse(source, folder):
     def splits(builder):
         return [tfds.core.SplitGenerator(name="train", gen_kwargs=arguments)]
 
-    builder_class = tfds.builder_cls("ade20k")
+    builder_class = tfds.builder_cls("scene_parse150")
     return prepared(builder_class, splits, folder, file_format="array_record").data_dir
 
 
@@ -177,9 +180,11 @@ def test_scene_parse(tmp_path):
     examples = TfdsAde20k(_scene_parse(tmp_path, tmp_path / "tfds"), "train")
     assert len(examples) == 2
     for example in examples:
-        first = stored[example.image.shape[1] - 36][..., 0].astype(int)
-        assert example.image.dtype == example.segmentation_map.dtype == "uint8"
-        np.testing.assert_array_equal(example.segmentation_map, np.where(first > 0, first - 1, 255))
+        first = stored[example["image"].shape[1] - 36][..., 0].astype(int)
+        assert example["image"].dtype == example["segmentation_map"].dtype == "uint8"
+        np.testing.assert_array_equal(
+            example["segmentation_map"], np.where(first > 0, first - 1, 255)
+        )
     with pytest.raises(IndexError):
         examples[2]
 
@@ -196,8 +201,8 @@ def test_maps_that_do_not_fit_their_images(tmp_path):
         with pytest.raises(ValueError) as raised:
             examples[place]
         messages.append(str(raised.value))
-    assert any("must be as large as its image" in message for message in messages)
-    assert any("classes from 1 to 150, or 0" in message for message in messages)
+    assert any("must have the size of its image" in message for message in messages)
+    assert any("values from 1 to 150, or 0" in message for message in messages)
 
 
 def test_imagenet(tmp_path):
@@ -207,13 +212,13 @@ def test_imagenet(tmp_path):
     assert len(examples) == 3 and not examples.multi_label
     assert len(examples.class_names) == 1000
     # Labels are places of synsets in order, as in PyTorch's and timm's heads.
-    assert sorted(example.label for example in examples) == [0, 134, 999]
+    assert sorted(example["label"] for example in examples) == [0, 134, 999]
     by_label = dict(zip([0, 999, 134], images.values(), strict=True))
     for example in pickle.loads(pickle.dumps(examples)):
-        content, synset = by_label[example.label]
-        assert examples.class_names[example.label] == synset
+        content, synset = by_label[example["label"]]
+        assert examples.class_names[example["label"]] == synset
         with Image.open(io.BytesIO(content)) as image:
-            np.testing.assert_array_equal(np.asarray(read_image(example.image)), image)
+            np.testing.assert_array_equal(np.asarray(read_image(example["image"])), image)
     with pytest.raises(ValueError, match="Did you mean 'validation'"):
         TfdsClassification(examples._folder, "valid")
 
@@ -224,7 +229,7 @@ def test_images_in_a_set_that_are_cut_off_are_named(tmp_path):
     folder = imagenet(images, tmp_path)
     (example,) = TfdsClassification(folder, "validation")
     with pytest.raises(ValueError, match=f"Image 0 of {folder} cannot be read as an image"):
-        read_image(example.image)
+        read_image(example["image"])
 
 
 def test_imagenet_as_tfrecord_says_how_to_convert(tmp_path):
@@ -266,12 +271,14 @@ def test_several_labels_and_none(tmp_path):
     )
     examples = TfdsClassification(builder.data_dir, "train")
     assert examples.multi_label and examples.class_names == ["sun", "cloud"]
-    found = {np.asarray(read_image(each.image)).max(): each.label.tolist() for each in examples}
+    found = {
+        np.asarray(read_image(each["image"])).max(): each["label"].tolist() for each in examples
+    }
     assert found == {0: [0, 1], 1: [1, 1], 2: [0, 0]}
 
 
 def test_sets_of_another_kind(files):
-    with pytest.raises(ValueError, match="a data set for classification.* Received: supervised"):
+    with pytest.raises(ValueError, match="a classification data set.* Received: supervised"):
         TfdsClassification(files[2].data_dir, "validation")
 
 
@@ -280,5 +287,5 @@ def test_a_record_that_is_cut_off_later_is_named(tmp_path):
     examples = TfdsClassification(folder, "validation")
     (path,) = (each for each in pathlib.Path(folder).iterdir() if "array_record-" in each.name)
     os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(ValueError, match="Example 1 of .*5.1.0 cannot be read"):
+    with pytest.raises(ValueError, match="Example 1 of .*5.1.0 is unreadable"):
         examples[1]

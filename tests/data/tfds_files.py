@@ -24,11 +24,11 @@ def imagenet(images, folder, file_format="array_record", splits=("validation",))
         labels = {name: synset for name, (_, synset) in images.items()}
         return {"archive": files, "validation_labels": labels}
 
-    def splits(builder):
+    def generators(builder):
         return [tfds.core.SplitGenerator(name=split, gen_kwargs=arguments()) for split in splits]
 
     builder_class = tfds.builder_cls("imagenet2012")
-    return prepared(builder_class, splits, folder, file_format=file_format).data_dir
+    return prepared(builder_class, generators, folder, file_format=file_format).data_dir
 
 
 def jpegs(synsets):

@@ -72,7 +72,7 @@ def _results(model, images):
     """What is found in images, as a list of arrays."""
     if isinstance(model, SemanticSegmenter):
         return model.segment(images)
-    return [part for found in model.detect(images) for part in found]
+    return [part for found in model.detect(images) for part in found.values()]
 
 
 ODD = np.random.default_rng(0).integers(0, 256, (2, 50, 33, 3), dtype="uint8")

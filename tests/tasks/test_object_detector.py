@@ -1,7 +1,6 @@
 """The object detector as a user meets it."""
 
 import json
-import types
 
 import keras
 import numpy as np
@@ -252,9 +251,9 @@ def test_detect_gives_boxes_of_the_original(model, tmp_path):
     halving.set_weights(model.get_weights())
     (expected,) = model.detect([image.resize((64, 64), Image.Resampling.BILINEAR)])
     (found,) = halving.detect([tmp_path / "large.png"])
-    assert len(found.labels) and (found.labels == expected.labels).all()
-    assert difference(found.boxes, 2 * expected.boxes) <= 1e-4
-    assert difference(found.scores, expected.scores) <= 1e-6
+    assert len(found["labels"]) and (found["labels"] == expected["labels"]).all()
+    assert difference(found["boxes"], 2 * expected["boxes"]) <= 1e-4
+    assert difference(found["scores"], expected["scores"]) <= 1e-6
 
 
 def test_images_of_mixed_sizes(model):
@@ -262,8 +261,8 @@ def test_images_of_mixed_sizes(model):
     sizes = [(40, 70), (64, 64), (33, 90)]
     images = [generator.integers(0, 256, (*size, 3), dtype="uint8") for size in sizes]
     for (height, width), found in zip(sizes, model.detect(images, batch_size=2), strict=True):
-        assert (found.boxes >= 0).all() and (found.boxes <= [width, height] * 2).all()
-        assert (np.diff(found.scores) <= 0).all()
+        assert (found["boxes"] >= 0).all() and (found["boxes"] <= [width, height] * 2).all()
+        assert (np.diff(found["scores"]) <= 0).all()
 
 
 def test_other_box_formats(model):
@@ -300,23 +299,25 @@ def test_evaluation_is_that_of_pycocotools(model, tmp_path):
     images = [image[:height, :width] for image, (height, width) in zip(images, sizes, strict=True)]
     found = model.detect(images)
     # Some reach into the padding, and end where their image does.
-    assert any((each.boxes[:, 2] == size[1]).any() for each, size in zip(found, sizes, strict=True))
+    assert any(
+        (each["boxes"][:, 2] == size[1]).any() for each, size in zip(found, sizes, strict=True)
+    )
     # What is found first is what is there, so that something is right.
     examples = []
     for image, detections in zip(images, found, strict=True):
-        boxes = np.round(detections.boxes[:3])
+        boxes = np.round(detections["boxes"][:3])
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-        labels = detections.labels[:3]
+        labels = detections["labels"][:3]
         crowd = np.arange(3)[: len(labels)] == 2
         columns = {"boxes": boxes, "labels": labels, "crowd": crowd, "areas": areas}
-        examples.append(types.SimpleNamespace(image=image, **columns))
+        examples.append({"image": image, **columns})
     batch = DetectionBatching(ImageBatching(), max_objects=4)(examples)
     logs = model.evaluate(*batch, batch_size=3, verbose=0, return_dict=True)
 
     records, results = [], []
     for number, (example, detections) in enumerate(zip(examples, found, strict=True)):
         for box, label, crowd, area in zip(
-            example.boxes, example.labels, example.crowd, example.areas, strict=True
+            example["boxes"], example["labels"], example["crowd"], example["areas"], strict=True
         ):
             records.append(
                 {
@@ -328,7 +329,7 @@ def test_evaluation_is_that_of_pycocotools(model, tmp_path):
                     "area": float(area),
                 }
             )
-        for box, score, label in zip(*detections, strict=True):
+        for box, score, label in zip(*detections.values(), strict=True):
             box = [*box[:2].tolist(), *(box[2:].astype("float64") - box[:2]).tolist()]
             results.append(
                 {"image_id": number, "bbox": box, "score": float(score), "category_id": int(label)}
@@ -355,13 +356,13 @@ def test_metrics_are_the_users_own(model):
     images, targets = _examples()
 
     def found_per_image(annotations, detections):
-        assert [len(each.labels) for each in annotations] == [2, 1, 1, 0]
-        return {"found": float(np.mean([len(each.labels) for each in detections]))}
+        assert [len(each["labels"]) for each in annotations] == [2, 1, 1, 0]
+        return {"found": float(np.mean([len(each["labels"]) for each in detections]))}
 
     own = golden.detector(score_threshold=0.3)
     own.set_weights(model.get_weights())
     own.compile(keras.optimizers.SGD(0.0), metrics=[found_per_image])
-    expected = np.mean([len(each.labels) for each in model.detect(list(images))])
+    expected = np.mean([len(each["labels"]) for each in model.detect(list(images))])
     logs = own.evaluate(images, targets, verbose=0, return_dict=True)
     assert list(logs) == ["loss", "classification_loss", "box_loss", "found"]
     assert logs["found"] == expected > 0

@@ -97,11 +97,11 @@ def test_a_segmenter_from_the_command_line(tmp_path, capsys, monkeypatch):
     scenes = list(DigitScenes("test", 3, 64))
     for place, scene in enumerate(scenes):
         (tmp_path / f"in/{place}").mkdir(parents=True)
-        Image.fromarray(scene.image[:50]).save(tmp_path / f"in/{place}/scene.png")
+        Image.fromarray(scene["image"][:50]).save(tmp_path / f"in/{place}/scene.png")
     assert main(["predict", "model.keras", "in"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for place, (scene, line) in enumerate(zip(scenes, lines, strict=True)):
-        (expected,) = model.segment([scene.image[:50]])
+        (expected,) = model.segment([scene["image"][:50]])
         target = f"predictions/in/{place}/scene.png.png"
         assert line.endswith(f"→ {target}")
         likeliest = np.bincount(expected.ravel()).argmax()
@@ -113,7 +113,8 @@ def test_a_segmenter_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert main(["evaluate", "model.keras", *arguments, *settings]) == 0
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     images, segmentation_maps = zip(
-        *((each.image, each.segmentation_map) for each in DigitScenes("test", 16, 64)), strict=True
+        *((each["image"], each["segmentation_map"]) for each in DigitScenes("test", 16, 64)),
+        strict=True,
     )
     again = model.evaluate(
         np.stack(images), np.stack(segmentation_maps), verbose=0, return_dict=True
@@ -135,16 +136,16 @@ def test_a_detector_from_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dense, "TEST_SCENES", 16)
     scene = DigitScenes("test", 1, 64)[0]
-    Image.fromarray(scene.image).save("scene.png")
+    Image.fromarray(scene["image"]).save("scene.png")
     arguments = ["--score-threshold", "0.9", "--output", "seen", "--json"]
     assert main(["predict", "model.keras", "scene.png", *arguments]) == 0
     objects = json.loads(capsys.readouterr().out)["objects"]
-    (expected,) = model.detect([scene.image])
-    likely = expected.scores >= 0.9
+    (expected,) = model.detect([scene["image"]])
+    likely = expected["scores"] >= 0.9
     assert 0 < likely.sum() == len(objects)
-    assert [int(each["name"]) for each in objects] == expected.labels[likely].tolist()
+    assert [int(each["name"]) for each in objects] == expected["labels"][likely].tolist()
     boxes = [each["box"] for each in objects]
-    np.testing.assert_allclose(boxes, expected.boxes[likely], atol=0.06)
+    np.testing.assert_allclose(boxes, expected["boxes"][likely], atol=0.06)
     with Image.open("seen/scene.png.png") as picture:
         assert picture.format == "PNG"
     settings = _sets("min_size=64", "max_size=64")

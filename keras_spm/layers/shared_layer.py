@@ -1,0 +1,34 @@
+"""A layer that calls a layer of another model."""
+
+import typing
+
+import keras
+
+from keras_spm.types import Shape
+from keras_spm.types import Tensor
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class SharedLayer(keras.layers.Wrapper):
+    """Calls the wrapped layer, with its variables, as a layer of another functional model.
+
+    A layer's `output` belongs to the graph in which the layer was called first. Wrapped, a
+    layer has an `output` in the second graph too, so that `model.get_layer(name).output`
+    can be combined with `model.output`.
+
+    Args:
+        layer: the layer to call.
+        **kwargs: of `keras.layers.Layer`; the name is usually the wrapped layer's.
+
+    Input and output: those of the wrapped layer.
+    """
+
+    def __init__(self, layer: keras.layers.Layer, **kwargs: typing.Any) -> None:
+        super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
+        self.supports_jit = layer.supports_jit
+
+    def call(self, *args: Tensor, **kwargs: typing.Any) -> Tensor:
+        return self.layer(*args, **kwargs)
+
+    def compute_output_shape(self, *args: Shape, **kwargs: Shape) -> Shape:
+        return self.layer.compute_output_shape(*args, **kwargs)
