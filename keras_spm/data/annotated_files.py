@@ -1,9 +1,10 @@
 """Sequences of examples whose images are files: objects with boxes, and segmentation maps."""
 
-import collections.abc
 import math
 import pathlib
 import typing
+from collections.abc import Callable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -69,8 +70,8 @@ class DetectionFiles:
         self,
         source: object,
         images: list[ImageEntry],
-        annotations: collections.abc.Iterable[tuple],
-        read: collections.abc.Callable[..., ObjectEntry],
+        annotations: Iterable[tuple],
+        read: Callable[..., ObjectEntry],
         invalid: str,
     ) -> None:
         check_invalid(invalid)
@@ -140,7 +141,7 @@ def clip_box(box: Box, height: int, width: int) -> Box:
     return left, top, right, bottom
 
 
-def check_finite(numbers: collections.abc.Iterable[float]) -> None:
+def check_finite(numbers: Iterable[float]) -> None:
     """Raises `InvalidAnnotation` if a number is not finite as a float."""
     try:
         finite = all(map(math.isfinite, numbers))
@@ -175,7 +176,7 @@ class SegmentationFiles:
     def __init__(
         self,
         pairs: list[tuple[pathlib.Path, pathlib.Path]],
-        class_names: collections.abc.Iterable[str],
+        class_names: Iterable[str],
         first_class: int = 0,
     ) -> None:
         missing = sorted(missing_files(path for pair in pairs for path in pair))
@@ -204,11 +205,7 @@ class SegmentationFiles:
 
 
 def to_segmentation_map(
-    stored: np.ndarray,
-    size: tuple[int, int],
-    num_classes: int,
-    first_class: int,
-    source: object,
+    stored: np.ndarray, size: tuple[int, int], num_classes: int, first_class: int, source: object
 ) -> np.ndarray:
     """Converts a stored map to class indices from 0, with 255 where ignored.
 

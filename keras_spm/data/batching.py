@@ -1,8 +1,8 @@
 """Batches of images of different sizes."""
 
-import collections.abc
 import dataclasses
 import typing
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -65,9 +65,7 @@ class ImageBatching:
         self.size_divisor = size_divisor
         self.resize_to_divisor = resize_to_divisor
 
-    def __call__(
-        self, images: collections.abc.Sequence[ImageLike]
-    ) -> tuple[np.ndarray, list[ImageGeometry]]:
+    def __call__(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, list[ImageGeometry]]:
         """Makes a batch of images.
 
         Args:
@@ -133,18 +131,13 @@ class DetectionBatching:
     """
 
     def __init__(
-        self,
-        images: ImageBatching,
-        max_objects: int = 100,
-        bounding_box_format: str = "xyxy",
+        self, images: ImageBatching, max_objects: int = 100, bounding_box_format: str = "xyxy"
     ) -> None:
         self.images = images
         self.max_objects = max_objects
         self.bounding_box_format = bounding_box_format
 
-    def __call__(
-        self, examples: collections.abc.Sequence[Example]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def __call__(self, examples: Sequence[Example]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Makes a batch.
 
         Args:

@@ -1,9 +1,10 @@
 """Labeled image files, and the format with one folder per class."""
 
 import collections
-import collections.abc
 import os
 import pathlib
+from collections.abc import Collection
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class LabeledFiles:
         source: object,
         files: list[tuple],
         class_names: list[str],
-        required: collections.abc.Collection[str],
+        required: Collection[str],
         invalid_annotations: InvalidAnnotations,
         multi_label: bool = False,
         prune: bool = False,
@@ -170,7 +171,7 @@ class ImageFolder(LabeledFiles):
     def __init__(
         self,
         folder: PathLike,
-        class_names: collections.abc.Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         invalid: str = "raise",
         verify: bool = True,
     ) -> None:

@@ -1,6 +1,5 @@
 """Reading and checking image files."""
 
-import collections.abc
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -10,6 +9,8 @@ import os
 import pathlib
 import struct
 import typing
+from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -135,7 +136,7 @@ def _invalid_reason(path):
     return None
 
 
-def missing_files(paths: collections.abc.Iterable[pathlib.Path]) -> set[pathlib.Path]:
+def missing_files(paths: Iterable[pathlib.Path]) -> set[pathlib.Path]:
     """Returns the paths that do not exist; each folder is listed once."""
     paths = set(paths)
     folders = {path.parent for path in paths}
@@ -156,7 +157,7 @@ def has_image_extension(path: PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def open_image(image: ImageFile) -> collections.abc.Iterator[PilImage]:
+def open_image(image: ImageFile) -> Iterator[PilImage]:
     """Opens an image file with Pillow; errors inside the block name the file.
 
     Raises:

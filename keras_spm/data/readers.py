@@ -8,9 +8,12 @@ recipes find it by its task and name:
 ...     return MyDetection(folder, split)  # A sequence of dicts with `class_names`.
 """
 
-import collections.abc
 import functools
 import typing
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Sequence
 
 from keras_spm.registry import READERS
 from keras_spm.types import Example
@@ -39,11 +42,7 @@ class Reader:
         splits: see `register_reader`.
     """
 
-    def __init__(
-        self,
-        read: collections.abc.Callable,
-        splits: Splits | collections.abc.Callable[[PathLike], Splits],
-    ) -> None:
+    def __init__(self, read: Callable, splits: Splits | Callable[[PathLike], Splits]) -> None:
         functools.update_wrapper(self, read)
         self._read = read
         self._splits = splits
@@ -59,10 +58,10 @@ class Reader:
         self,
         folder: PathLike,
         split: str | None,
-        class_names: collections.abc.Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         invalid: str = "raise",
         verify: bool = True,
-    ) -> collections.abc.Sequence[Example]:
+    ) -> Sequence[Example]:
         """Reads a split.
 
         Args:
@@ -88,10 +87,8 @@ class Reader:
 
 
 def register_reader(
-    task: str,
-    name: str,
-    splits: Splits | collections.abc.Callable[[PathLike], Splits],
-) -> collections.abc.Callable[[collections.abc.Callable], collections.abc.Callable]:
+    task: str, name: str, splits: Splits | Callable[[PathLike], Splits]
+) -> Callable[[Callable], Callable]:
     """Returns a decorator that registers a reading function in `registry.READERS`.
 
     Args:
@@ -120,7 +117,7 @@ def readers_of(task: str) -> dict[str, Reader]:
     }
 
 
-def find_splits(names: collections.abc.Collection[str]) -> Splits:
+def find_splits(names: Collection[str]) -> Splits:
     """Returns the splits among the names that a data set uses; see `Reader.splits`."""
     return {
         split: next(alias for alias in aliases if alias in names)
@@ -140,9 +137,7 @@ def check_invalid(invalid: str) -> None:
 
 
 def read_annotations(
-    annotations: collections.abc.Iterable[tuple],
-    read: collections.abc.Callable,
-    invalid_annotations: InvalidAnnotations,
+    annotations: Iterable[tuple], read: Callable, invalid_annotations: InvalidAnnotations
 ) -> list:
     """Reads annotations and collects the ids of invalid ones.
 

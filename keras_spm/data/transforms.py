@@ -4,8 +4,8 @@ An example is a dict. Fields that are not in the table of kinds are returned unc
 them `areas`, which stay as annotated. Inputs are not modified.
 """
 
-import collections.abc
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -170,7 +170,7 @@ def to_pixels(image: ImageLike) -> np.ndarray:
     return np.asarray(read_image(image))
 
 
-def _apply(example: Example, **functions: collections.abc.Callable) -> Example:
+def _apply(example: Example, **functions: Callable) -> Example:
     """Applies to each field the function of its kind."""
     kinds = {name: _KINDS.get(name) for name in example}
     return {

@@ -1,8 +1,8 @@
 """Objects and segmentation maps from folders in Pascal VOC's layout."""
 
-import collections.abc
 import functools
 import pathlib
+from collections.abc import Sequence
 
 from keras_spm.data.annotated_files import DetectionFiles
 from keras_spm.data.annotated_files import ImageEntry
@@ -64,7 +64,7 @@ class VocDetection(DetectionFiles):
         self,
         folder: PathLike,
         split: str,
-        class_names: collections.abc.Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         invalid: str = "raise",
     ) -> None:
         folder = pathlib.Path(folder)
@@ -111,10 +111,7 @@ class VocSegmentation(SegmentationFiles):
     """
 
     def __init__(
-        self,
-        folder: PathLike,
-        split: str,
-        class_names: collections.abc.Sequence[str] | None = None,
+        self, folder: PathLike, split: str, class_names: Sequence[str] | None = None
     ) -> None:
         folder = pathlib.Path(folder)
         pairs = [
