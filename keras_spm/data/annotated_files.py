@@ -57,13 +57,6 @@ class DetectionFiles:
         annotations: iterable of (id, annotation).
         read: function that turns an annotation into an `ObjectEntry`.
         invalid: `"raise"` or `"drop"`.
-
-    Attributes:
-        invalid_annotations: {reason: [ids]} of dropped annotations and images.
-
-    Raises:
-        ValueError: if annotations are invalid and not dropped; when an example is read, if
-            the image has another size than listed.
     """
 
     def __init__(
@@ -125,8 +118,7 @@ def object_fields(objects: list[ObjectEntry]) -> dict[str, np.ndarray]:
 def clip_box(box: Box, height: int, width: int) -> Box:
     """Clips a box (left, top, right, bottom) to its image.
 
-    Annotators draw boxes slightly past the edge. A box that is completely outside belongs to
-    another image or has other units.
+    Annotators draw boxes slightly past the edge, but not completely outside.
 
     Raises:
         InvalidAnnotation: if the box is not finite, is empty, or is outside the image.
@@ -167,10 +159,6 @@ class SegmentationFiles:
         pairs: list of (path of an image, path of its segmentation map).
         class_names: names in the order of class indices.
         first_class: stored value of class 0, see `to_segmentation_map`.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: when an example is read, if a file cannot be read or a map is invalid.
     """
 
     def __init__(

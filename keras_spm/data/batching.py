@@ -75,20 +75,12 @@ class ImageBatching:
         Returns:
             (batch, geometries): (count, height, width, 3) uint8, and an `ImageGeometry` per
             image.
-
-        Raises:
-            FileNotFoundError: if a path does not exist.
-            ValueError: if a file or array is not a readable image.
         """
         examples, geometries = self.transform([{"image": image} for image in images])
         return np.stack([example["image"] for example in examples]), geometries
 
     def transform(self, examples: list[Example]) -> tuple[list[Example], list[ImageGeometry]]:
-        """Resizes and pads examples, with all their fields, to one size.
-
-        Returns:
-            (examples, geometries)
-        """
+        """Returns examples with all fields resized and padded to one size, and geometries."""
         examples = [{**each, "image": read_image(each["image"])} for each in examples]
         geometries = []
         for number, example in enumerate(examples):
@@ -156,9 +148,7 @@ class DetectionBatching:
             - `masks` (count, max_objects, height, width) bool, if examples have masks.
 
         Raises:
-            FileNotFoundError: if a path does not exist.
-            ValueError: if a file is not a readable image, or an image has more than
-                `max_objects` objects.
+            ValueError: if an image has more than `max_objects` objects.
         """
         most = max(len(example["labels"]) for example in examples)
         if most > self.max_objects:

@@ -38,13 +38,7 @@ class LabeledFiles:
         verify: whether every image is decoded to check it.
 
     Attributes:
-        class_names: list of str.
-        multi_label: bool.
         labels: (count,) int64, or (count, classes) float32 of 0 and 1 if `multi_label`.
-        invalid_annotations: {reason: [ids]} of dropped files.
-
-    Raises:
-        ValueError: if files are invalid and not dropped, or none is left.
     """
 
     def __init__(
@@ -141,8 +135,8 @@ class ImageFolder(LabeledFiles):
 
     Invalid are: a class without images, a file beside the class folders or without an image
     extension, a folder inside a class folder, and, with `verify`, a file that is empty, not an
-    image, truncated or not readable, an image smaller than 8 pixels, or one with more pixels
-    than Pillow's limit (178 million). Class names that differ only in case are an error.
+    image, truncated, unreadable, smaller than 8 pixels, or above Pillow's limit of 178 million
+    pixels. Class names that differ only in case are an error.
 
     Args:
         folder: path.

@@ -71,22 +71,14 @@ def is_image_file(image: object) -> bool:
 
 
 def image_size(image: ImageFile) -> tuple[int, int]:
-    """Returns the (height, width) that `read_image` gives, without decoding the image.
-
-    Raises:
-        FileNotFoundError: if a path does not exist.
-        ValueError: if the file is not a readable image.
-    """
+    """Returns the (height, width) that `read_image` gives, without decoding; raises likewise."""
     with open_image(image) as file:
         turned = file.getexif().get(_ORIENTATION) in _QUARTER_TURNS
         return file.size if turned else file.size[::-1]
 
 
 def read_index_image(path: PathLike) -> np.ndarray:
-    """Returns the values of an 8-bit grayscale or palette image.
-
-    Returns:
-        (height, width) uint8; palette indices, not colors.
+    """Returns the (height, width) uint8 gray values or palette indices of an image.
 
     Raises:
         FileNotFoundError: if the path does not exist.
@@ -99,13 +91,9 @@ def read_index_image(path: PathLike) -> np.ndarray:
 
 
 def find_invalid_images(paths: list[pathlib.Path]) -> list[str | None]:
-    """Decodes image files to find those that cannot be used for training.
+    """Decodes image files; returns for each the reason why it is invalid, or `None`.
 
-    JPEG files are decoded at 1/8 of their size, which is faster and still finds truncated
-    files.
-
-    Returns:
-        For each file the reason why it is invalid, or `None`.
+    JPEG files are decoded at 1/8 of their size, which still finds truncated files.
     """
     # Pillow releases the GIL while it decodes.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:

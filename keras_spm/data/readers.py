@@ -33,14 +33,7 @@ InvalidAnnotations: typing.TypeAlias = dict[str, list]
 
 
 class Reader:
-    """A registered data format; `register_reader` makes it.
-
-    Args:
-        read: function (folder, split, class_names, invalid, verify) that returns a sequence of
-            examples with the attributes `class_names` and, where annotations can be invalid,
-            `invalid_annotations`; for classification also `multi_label`.
-        splits: see `register_reader`.
-    """
+    """A registered data format; see `register_reader`."""
 
     def __init__(self, read: Callable, splits: Splits | Callable[[PathLike], Splits]) -> None:
         functools.update_wrapper(self, read)
@@ -97,7 +90,9 @@ def register_reader(
         splits: which of "train", "validation" and "test" there are, and their names in the
             format: a dict, or a function of the folder that returns it.
 
-    The decorated function takes (folder, split, class_names, invalid, verify); see `Reader`.
+    The decorated function takes (folder, split, class_names, invalid, verify), as `Reader`
+    does. It returns a sequence of examples with the attributes `class_names`; for
+    classification `multi_label`; and, if annotations can be invalid, `invalid_annotations`.
     """
 
     def register(read):
@@ -145,9 +140,6 @@ def read_annotations(
         annotations: iterable of (id, annotation).
         read: function of an annotation, which may raise `InvalidAnnotation`.
         invalid_annotations: {reason: [ids]}; updated in place.
-
-    Returns:
-        List of the results of `read`.
     """
     objects = []
     for annotation_id, annotation in annotations:

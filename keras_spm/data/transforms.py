@@ -110,11 +110,8 @@ def pad(
         return padded
 
     def pad_map(array):
-        padded = np.full(
-            (*array.shape[:-2], *size),
-            False if array.dtype == bool else segmentation_fill,
-            array.dtype,
-        )
+        fill = False if array.dtype == bool else segmentation_fill
+        padded = np.full((*array.shape[:-2], *size), fill, array.dtype)
         padded[..., : array.shape[-2], : array.shape[-1]] = array
         return padded
 
@@ -132,14 +129,11 @@ def random_affine(
     """Rotates, scales and shifts an image about its center; added pixels are black.
 
     Args:
-        image: (height, width, 3) uint8.
+        image: (height, width, 3) uint8, as the result.
         generator: source of the random numbers.
         rotation: largest angle in degrees, in both directions.
         zoom: largest relative change of size, in both directions.
         translation: largest shift as a fraction of the side, in both directions.
-
-    Returns:
-        (height, width, 3) uint8
     """
     from PIL import Image
 

@@ -56,8 +56,7 @@ class VocDetection(DetectionFiles):
     Raises:
         FileNotFoundError: if the folder has no such lists, or an annotation file is missing.
         ValueError: if the split is unknown, a file is not a VOC annotation, or objects are
-            invalid and not dropped; when an example is read, if the image cannot be read or
-            has another size than its annotation lists.
+            invalid; when an example is read, if the image has another size than listed.
     """
 
     def __init__(
@@ -106,8 +105,7 @@ class VocSegmentation(SegmentationFiles):
 
     Raises:
         FileNotFoundError: if the folder has no such lists, or a file is missing.
-        ValueError: if the split is unknown; when an example is read, if a file cannot be read
-            or a map has another size than its image or an invalid value.
+        ValueError: if the split is unknown; when an example is read, if a file is invalid.
     """
 
     def __init__(
