@@ -10,7 +10,7 @@ from tests import golden
 from tests.helpers import randomize
 
 
-def test_export_writes_what_to_torch_state_dict_gives(tmp_path, capsys):
+def test_export_equals_to_torch_state_dict(tmp_path, capsys):
     from keras_spm import to_torch_state_dict
 
     model = randomize(golden.classifier("swin_spm"))
@@ -34,7 +34,7 @@ def test_export_writes_what_to_torch_state_dict_gives(tmp_path, capsys):
         (["model.keras", "no folder/weights.safetensors"], "no folder"),
     ],
 )
-def test_what_fails_is_said_and_leaves_nothing(tmp_path, monkeypatch, capsys, arguments, message):
+def test_errors_of_export(tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     golden.backbone("timm_swin").save("model.keras")
     assert main(["export", *arguments]) == 2
@@ -43,7 +43,7 @@ def test_what_fails_is_said_and_leaves_nothing(tmp_path, monkeypatch, capsys, ar
 
 
 @pytest.mark.only("torch")
-def test_a_missing_extra_is_named(monkeypatch, capsys):
+def test_a_missing_extra_is_reported(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "grain", None)
     assert main(["train", "classification_digits", "--dry-run"]) == 2
     assert 'pip install "keras-spm[coco,data,plot]"' in capsys.readouterr().err

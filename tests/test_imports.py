@@ -25,7 +25,7 @@ ALLOWED = {
     "callbacks": {"metrics", "keras"},
     "tasks": {
         *("backbones", "backend", "data", "heads", "layers", "losses", "metrics"),
-        *("optimizers", "registry", "keras", "numpy"),
+        *("callbacks", "optimizers", "registry", "visualize", "keras", "numpy"),
     },
     "weights": {"ml_dtypes", "numpy"},
     "converters": {"weights", "keras", "numpy"},
@@ -37,10 +37,10 @@ ALLOWED = {
     "version": set(),
     "data": {"cards", "registry", "numpy", "keras"},
     "visualize": {"data", "numpy"},
-    "prediction": {"data", "tasks", "visualize", "numpy"},
+    "prediction": {"data", "tasks"},
     "cli": {"converters", "prediction", "trainer", "weights", "keras"},
     "trainer": {
-        *("backbones", "backend", "callbacks", "cards", "data", "environment", "optimizers"),
+        *("backbones", "backend", "callbacks", "data", "environment", "layers", "optimizers"),
         *("registry", "tasks", "visualize", "weights", "keras", "numpy"),
     },
 }
@@ -48,7 +48,7 @@ ALLOWED = {
 # Heavy or optional: inside functions only.
 LAZY = {
     *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),
-    *("pycocotools", "sklearn", "PIL", "matplotlib", "safetensors"),
+    *("filelock", "pycocotools", "sklearn", "PIL", "matplotlib", "safetensors", "tensorboard"),
 }
 # A framework may be imported here alone (weights reads .pth files with torch's reader, data
 # maps tf.data sets).

@@ -5,9 +5,9 @@ import typing
 import keras
 import numpy as np
 
+from keras_spm.backbones.connection import Connection
 from keras_spm.layers.composite import policy_with_quantization
 from keras_spm.layers.macs import macs
-from keras_spm.layers.shared_layer import SharedLayer
 from keras_spm.registry import BACKBONES
 from keras_spm.registry import PRESET_FUNCTIONS
 from keras_spm.types import PathLike
@@ -91,7 +91,7 @@ class PyramidBackbone(keras.Model):
 
         # === Functional Model ===
         images = keras.Input(image_shape, name="images")
-        connect = _Connection(stem, stages, final_norm, data_format, dtype)
+        connect = Connection(stem, stages, final_norm, data_format, dtype)
         pyramid_outputs, output, pooled_output = connect(images)
         super().__init__(inputs=images, outputs=output, name=name)
 
@@ -132,18 +132,180 @@ class PyramidBackbone(keras.Model):
         return [self.get_layer(name) for name in self._stage_names]
 
     @property
-    def layer_groups(self) -> list[list[keras.layers.Layer]]:
-        """The layers in order of depth: the stem, then one group per block.
+    def layer_groups(self) -> list[list[keras.layers.Layer | keras.Variable]]:
+        """Layers and variables by depth: the stem, then one group per block.
 
-        The layers of a stage before its first block (merging, position embedding, class
-        token) belong to the group of the block before it; the norm of a stage belongs to
-        the group of its last block. The final norm is in no group: it trains like a head.
+        What precedes the first block of a stage (merging, position embedding, class token)
+        belongs to the group of the block before it; the norm of a stage belongs to the
+        group of its last block. The final norm is in no group: it is trained like a head.
         """
         groups = [[self.stem]]
         for stage in self.stages:
-            groups[-1] += getattr(stage, "layers_before_blocks", [])
+            groups[-1] += getattr(stage, "before_blocks", [])
             groups += [[block] for block in _blocks(stage)]
-            groups[-1] += getattr(stage, "layers_after_blocks", [])
+            groups[-1] += getattr(stage, "after_blocks", [])
+        return groups
+
+    def connect(
+        self, images: keras.KerasTensor
+    ) -> tuple[dict[str, keras.KerasTensor], keras.KerasTensor]:
+        """Applies the backbone's layers to symbolic images inside another functional model.
+
+        Unlike calling the backbone, this makes the stem and every stage a layer of that
+        model: `model.get_layer("stage4").output` belongs to its graph. The variables are
+        shared with the backbone.
+
+        Args:
+            images: symbolic images in the backbone's data format.
+
+        Returns:
+            (pyramid_outputs, pooled_output)
+        """
+        pyramid_outputs, _, pooled_output = self._connect(images, shared=True)
+        return pyramid_outputs, pooled_output
+
+    @classmethod
+    def from_preset(
+        cls, name: PathLike, load_weights: bool = True, **overrides: typing.Any
+    ) -> "PyramidBackbone":
+        """Builds a backbone and loads its weights; its `load_report` lists what was loaded.
+
+        Args:
+            name: one of `cls.presets`, or its long name (`"pvt_v2_b1"`; on
+                `PyramidBackbone` itself, the long name of any family's preset); a folder
+                written by `save_to_preset`, transformers or timm; or the address of such a
+                folder on the hub, `"hf://owner/name"`, optionally with `"@revision"`.
+            load_weights: bool; `False` for random weights.
+            **overrides: constructor arguments that replace the preset's.
+
+        Raises:
+            ValueError: for an unknown name (suggests the nearest), a preset without
+                published weights, or a folder that holds another family.
+            keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
+        """
+        return PRESET_FUNCTIONS["load"](cls, name, load_weights, overrides)
+
+    def save_to_preset(self, folder: PathLike) -> None:
+        """Writes configuration and weights to a new folder, for `from_preset`.
+
+        Args:
+            folder: path; it must not exist or be empty.
+
+        Raises:
+            FileExistsError: if the folder is not empty. No partial folder is left behind.
+        """
+        PRESET_FUNCTIONS["save"](self, folder)
+
+    def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
+        """Freezes the stem and the first stages; later stages stay trainable.
+
+        The final normalization, if there is one, is frozen with the last stage. Frozen
+        batch normalization layers run in inference mode. As always in Keras, a compiled
+        model must be compiled again to take the change into account.
+
+        Args:
+            up_to_stage: int, the number of frozen stages, kept as `frozen_stages`; `None`
+                for all of them. 0 freezes nothing, not even the stem.
+            batch_normalization: bool, whether the batch normalization layers of all stages
+                are frozen, for batches too small for statistics; kept as
+                `frozen_batch_normalization`.
+
+        Raises:
+            ValueError: if there are fewer stages.
+        """
+        stages = self.stages
+        up_to_stage = len(stages) if up_to_stage is None else up_to_stage
+        if up_to_stage not in range(len(stages) + 1):
+            raise ValueError(
+                f"`up_to_stage` must be an int from 0 to {len(stages)}. "
+                f"Received: up_to_stage={up_to_stage}"
+            )
+        self.frozen_stages = up_to_stage
+        self.stem.trainable = up_to_stage == 0
+        for number, stage in enumerate(stages, start=1):
+            stage.trainable = number > up_to_stage
+            for layer in stage._flatten_layers():
+                if isinstance(layer, keras.layers.BatchNormalization):
+                    # Both ways: on TensorFlow a stage that was trained before does not pass
+                    # its own setting on.
+                    layer.trainable = stage.trainable and not batch_normalization
+        if self._final_norm is not None:
+            self._final_norm.trainable = up_to_stage < len(stages)
+        self.frozen_batch_normalization = batch_normalization
+
+    def macs(self, input_shape: Shape) -> int:
+        """Returns the multiply-accumulate operations of one image.
+
+        Args:
+            input_shape: (batch, height, width, channels); the batch is ignored.
+        """
+        total = 0
+        for layer in (self.stem, *self.stages):
+            total += macs(layer, input_shape)
+            input_shape = layer.compute_output_shape(input_shape)
+        return total
+
+    def pyramid_shapes(self, input_shape: Shape) -> dict[str, Shape]:
+        """Returns the shapes of the (channels_last) feature maps.
+
+        Args:
+            input_shape: (batch, height, width, channels).
+
+        Returns:
+            {"P2": (batch, height / 4, width / 4, channels), …}
+        """
+        shapes, shape = {}, self.stem.compute_output_shape(input_shape)
+        for level, stage in zip(self._pyramid_outputs, self.stages, strict=True):
+            shape = stage.compute_output_shape(shape)
+            if isinstance(shape[0], tuple):
+                shape, _ = shape  # With the shape of the class token.
+            shapes[level] = shape
+        return shapes
+
+    def get_config(self) -> dict[str, typing.Any]:
+        return {
+            **{name: getattr(self, name) for name in self._family_arguments},
+            "image_shape": self.image_shape,
+            "data_format": self.data_format,
+            "dtype": keras.dtype_policies.serialize(policy_with_quantization(self)),
+            "frozen_stages": self.frozen_stages,
+            "frozen_batch_normalization": self.frozen_batch_normalization,
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "name": self.name,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, typing.Any]) -> "PyramidBackbone":
+        return cls(**config)
+
+
+def spatial_sizes(self) -> tuple[int | None, int | None]:
+        """(height, width) of the images, `None` where any size is allowed."""
+        return spatial_sizes(self.image_shape, self.data_format)
+
+    @property
+    def stem(self) -> keras.layers.Layer:
+        """The layer from images to stride 4."""
+        return self.get_layer("stem")
+
+    @property
+    def stages(self) -> list[keras.layers.Layer]:
+        """The stages, in order."""
+        return [self.get_layer(name) for name in self._stage_names]
+
+    @property
+    def layer_groups(self) -> list[list[keras.layers.Layer | keras.Variable]]:
+        """Layers and variables by depth: the stem, then one group per block.
+
+        What precedes the first block of a stage (merging, position embedding, class token)
+        belongs to the group of the block before it; the norm of a stage belongs to the
+        group of its last block. The final norm is in no group: it is trained like a head.
+        """
+        groups = [[self.stem]]
+        for stage in self.stages:
+            groups[-1] += getattr(stage, "before_blocks", [])
+            groups += [[block] for block in _blocks(stage)]
+            groups[-1] += getattr(stage, "after_blocks", [])
         return groups
 
     def connect(

@@ -49,7 +49,7 @@ class _ExplicitPadding:
         )
         return super().compute_output_shape(padded_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict:
         return {**super().get_config(), "padding": self.explicit_padding or self.padding}
 
 

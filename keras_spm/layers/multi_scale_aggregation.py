@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -172,11 +171,11 @@ class MultiScaleAggregation(CompositeLayer):
             + macs(self.projection, self._expanded_shape(input_shape))
         )
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "output_dim": self.output_dim,
             "kernel_sizes": self.kernel_sizes,
             "expansion": self.expansion,
             "fused": self.fused,
         }
-        return {**super().get_config(), **config}

@@ -1,7 +1,5 @@
 """Self-attention to a spatially reduced map."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -111,9 +109,6 @@ class SpatialReductionAttention(CompositeLayer):
                 "smaller `sr_ratio`."
             )
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
-
     def macs(self, input_shape: Shape) -> int:
         batch, height, width, channels = input_shape
         keys_shape = input_shape
@@ -127,14 +122,14 @@ class SpatialReductionAttention(CompositeLayer):
         queries, keys = height * width, keys_shape[1] * keys_shape[2]
         return total + macs(self.key_value, keys_shape) + 2 * queries * keys * channels
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "num_heads": self.num_heads,
             "sr_ratio": self.sr_ratio,
             "linear_attention": self.linear_attention,
             "norm_epsilon": self.norm_epsilon,
         }
-        return {**super().get_config(), **config}
 
 
 def adaptive_average_pooling(maps: Tensor, size: int) -> Tensor:

@@ -1,7 +1,6 @@
 """Stepwise Patch Merging."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
@@ -106,8 +105,9 @@ class StepwisePatchMerging(CompositeLayer):
         aggregation = self.multi_scale_aggregation.macs(input_shape)
         return aggregation + self.guided_local_enhancement.macs(shape)
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "output_dim": self.output_dim,
             "kernel_sizes": self.kernel_sizes,
             "expansion": self.expansion,
@@ -115,4 +115,3 @@ class StepwisePatchMerging(CompositeLayer):
             "guide_kernel_size": self.guide_kernel_size,
             "fused": self.fused,
         }
-        return {**super().get_config(), **config}

@@ -5,6 +5,7 @@ import typing
 import keras
 import numpy as np
 
+from keras_spm.data.pipeline import EvaluationBatches
 from keras_spm.data.preprocessing import ImagePreprocessing
 from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
@@ -13,9 +14,13 @@ from keras_spm.layers.image_normalization import ImageNormalization
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
 from keras_spm.optimizers import AdamW
+from keras_spm.tasks.graph import connect_backbone
 from keras_spm.tasks.image_task import ImageTask
-from keras_spm.tasks.image_task import connect_backbone
+from keras_spm.types import PathLike
 from keras_spm.types import Shape
+from keras_spm.visualize import plot_images
+
+_TOP = 5  # Of top-5 accuracy.
 
 
 class ImageClassifier(ImageTask):
@@ -196,18 +201,114 @@ class ImageClassifier(ImageTask):
             FileNotFoundError: for a path without a file.
             ValueError: for a file that is not a readable image.
         """
-        images = read_images(images) if self.preprocessing is None else self.preprocessing(images)
+        probabilities = self._predict_probabilities(images, batch_size)
+        if probabilities.ndim == 1:
+            return self._most_probable(probabilities, top)
+        return [self._most_probable(row, top) for row in probabilities]
+
+    def predict_images(self, images: typing.Sequence, batch_size: int = 32) -> list[np.ndarray]:
+        """Returns the probabilities of each image, (num_classes,); see `classify`."""
+        return list(self._predict_probabilities(list(images), batch_size))
+
+    def predict_record(
+        self,
+        prediction: np.ndarray,
+        image: typing.Any,
+        top: int = 5,
+        score_threshold: float = 0.3,
+        output: PathLike | None = None,
+    ) -> tuple[dict, str]:
+        if output is not None:
+            self.draw([image], output, predictions=[prediction])
+        classes = self._most_probable(prediction, top)
+        record = {"classes": [{"name": name, "probability": share} for name, share in classes]}
+        return record, "  ".join(f"{name} {share:.1%}" for name, share in classes)
+
+    def draw(
+        self,
+        images: typing.Sequence,
+        path: PathLike,
+        targets: typing.Any = None,
+        predictions: typing.Sequence | None = None,
+    ) -> None:
+        titles = [[] for _ in images]
+        for index, title in enumerate(titles):
+            if targets is not None:
+                target = targets[index]
+                label = target["label"] if isinstance(target, dict) else target
+                title.append(_title(label, self.display_names))
+            if predictions is not None:
+                ((name, probability),) = self._most_probable(predictions[index], 1)
+                title.append(f"predicted: {name} {probability:.0%}")
+        plot_images(images, ["\n".join(title) for title in titles], path)
+
+    def evaluate_on(
+        self,
+        examples: typing.Sequence[dict],
+        class_names: typing.Sequence[str] | None = None,
+        batch_size: int = 32,
+    ) -> dict[str, float]:
+        """Returns `accuracy`, `loss`, and `top_5_accuracy` for more than 5 classes.
+
+        With `multi_label`: `accuracy`, `loss` and `average_precision`.
+        """
+        multi_label = getattr(examples, "multi_label", False)
+        if multi_label != self.multi_label:
+            raise ValueError(
+                "The data and the model must both be multi-label or both not. Received: data with "
+                f"multi_label={multi_label}, a model with multi_label={self.multi_label}"
+            )
+        indices = self.class_indices(class_names)
+        batches = EvaluationBatches(
+            examples, lambda example: self._read(example["image"]), self._stack, batch_size
+        )
+        labels = np.stack([examples[index]["label"] for index in range(len(examples))])
+        outputs = self.predict(batches, verbose=0)
+        if self.multi_label:
+            targets = np.zeros((len(labels), self.num_classes), "float32")
+            targets[:, indices] = labels
+            return self._multi_label_results(targets, outputs)
+        return self._single_label_results(indices[labels], outputs)
+
+    def _single_label_results(self, labels, outputs):
+        top = np.argsort(-outputs, axis=-1, kind="stable")[:, :_TOP]
+        correct = top == labels[:, None]
+        loss = keras.losses.sparse_categorical_crossentropy(
+            labels, outputs, from_logits=self._outputs_logits
+        )
+        results = {"accuracy": float(correct[:, 0].mean())}
+        if self.num_classes > _TOP:
+            results["top_5_accuracy"] = float(correct.any(axis=-1).mean())
+        return {**results, "loss": float(np.mean(keras.ops.convert_to_numpy(loss)))}
+
+    def _multi_label_results(self, labels, outputs):
+        metrics = [keras.metrics.BinaryCrossentropy("loss", from_logits=self._outputs_logits)]
+        metrics += self.multi_label_metrics()
+        for metric in metrics:
+            metric.update_state(labels, outputs)
+        return {metric.name: float(metric.result()) for metric in metrics}
+
+    def _read(self, images):
+        return read_images(images) if self.preprocessing is None else self.preprocessing(images)
+
+    def _stack(self, images):
+        """A batch in the backbone's data format."""
+        images = np.stack(images)
+        is_channels_first = self.backbone.data_format == "channels_first"
+        return images.transpose(0, 3, 1, 2) if is_channels_first else images
+
+    def _predict_probabilities(self, images, batch_size):
+        """(images, num_classes), or (num_classes,) for a single image."""
+        images = self._read(images)
         single = images.ndim == 3
-        images = images[None] if single else images
-        if self.backbone.data_format == "channels_first":
-            images = images.transpose(0, 3, 1, 2)
-        outputs = self.predict(images, batch_size, verbose=0)
-        names = self.class_names or [str(index) for index in range(self.num_classes)]
-        results = [
-            [(names[index], float(row[index])) for index in np.argsort(-row, kind="stable")[:top]]
-            for row in self._probabilities(outputs)
-        ]
-        return results[0] if single else results
+        images = self._stack(images[None] if single else images)
+        probabilities = self._probabilities(self.predict(images, batch_size, verbose=0))
+        return probabilities[0] if single else probabilities
+
+    def _most_probable(self, probabilities, top):
+        """[(class name, probability)], in descending order."""
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        return [(self.display_names[index], float(probabilities[index])) for index in order]
 
     def _probabilities(self, outputs):
         if not self._outputs_logits:
@@ -224,3 +325,15 @@ class ImageClassifier(ImageTask):
     def get_config(self) -> dict[str, typing.Any]:
         activation = keras.activations.serialize(self.activation)
         return {**super().get_config(), "activation": activation}
+
+
+def _title(label, class_names):
+    """The name of a class; for soft or multiple labels, all names with their weights."""
+    if np.ndim(label) == 0:
+        return class_names[label]
+    indices = [index for index in np.argsort(-label, kind="stable") if label[index] > 0]
+    if not indices:
+        return "none"
+    if np.all(label[indices] == 1):
+        return ", ".join(class_names[index] for index in indices)
+    return ", ".join(f"{class_names[index]} {label[index]:.2f}" for index in indices)

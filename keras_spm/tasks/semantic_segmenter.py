@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_spm.backend.resizing import resize_bilinear
+from keras_spm.backend import resize_bilinear
+from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data.batching import ImageBatching
 from keras_spm.heads.semantic_fpn import SemanticFPN
 from keras_spm.layers.image_normalization import IMAGENET_MEAN
@@ -17,8 +18,11 @@ from keras_spm.metrics.segmentation import PixelAccuracy
 from keras_spm.optimizers import AdamW
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.dense_task import checked_batching
-from keras_spm.tasks.dense_task import connect_head
-from keras_spm.tasks.image_task import data_format_of
+from keras_spm.tasks.graph import connect_head
+from keras_spm.tasks.graph import data_format_of
+from keras_spm.types import PathLike
+from keras_spm.visualize import class_colors
+from keras_spm.visualize import plot_segmentations
 
 
 class SemanticSegmenter(DenseTask):
@@ -61,6 +65,7 @@ class SemanticSegmenter(DenseTask):
 
     pipeline_tag = "image-segmentation"
     head_argument = "decoder"
+    default_output = "predictions"
 
     def __init__(
         self,
@@ -149,6 +154,68 @@ class SemanticSegmenter(DenseTask):
             for outputs, geometries in self.batches(images, batch_size)
             for logits, geometry in zip(outputs, geometries, strict=True)
         ]
+
+    def predict_images(self, images: typing.Sequence, batch_size: int = 8) -> list[np.ndarray]:
+        """Returns the segmentation map of each image, as `segment`."""
+        return self.segment(images, batch_size)
+
+    def predict_record(
+        self,
+        prediction: np.ndarray,
+        image: typing.Any,
+        top: int = 5,
+        score_threshold: float = 0.3,
+        output: PathLike | None = None,
+    ) -> tuple[dict, str]:
+        """Describes the areas of the largest classes; the PNG is the segmentation map."""
+        names = self.display_names
+        shares = np.bincount(prediction.ravel(), minlength=len(names)) / prediction.size
+        largest = np.argsort(-shares, kind="stable")[:top]
+        shares = {names[index]: float(shares[index]) for index in largest if shares[index]}
+        record = {"shares": shares}
+        text = "  ".join(f"{name} {share:.1%}" for name, share in shares.items())
+        if output is not None:
+            _write_segmentation_map(prediction, len(names), output)
+            record = {"segmentation_map": str(output), **record}
+            text = f"{text}  → {output}"
+        return record, text
+
+    def draw(
+        self,
+        images: typing.Sequence,
+        path: PathLike,
+        targets: typing.Any = None,
+        predictions: typing.Sequence | None = None,
+    ) -> None:
+        if targets is not None:
+            targets = [
+                target["segmentation_map"] if isinstance(target, dict) else target
+                for target in targets[: len(images)]
+            ]
+        plot_segmentations(images, targets, predictions, self.display_names, path)
+
+    def evaluate_on(
+        self,
+        examples: typing.Sequence[dict],
+        class_names: typing.Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> dict[str, float]:
+        """Returns `mean_iou`, `pixel_accuracy`, and `iou/class` for each class."""
+        self.check_class_order(class_names)
+        evaluation = SegmentationEvaluation(examples, batch_size=batch_size)
+        metrics = evaluation.measure(self)
+        names = class_names or self.display_names
+        per_class = zip(names, evaluation.per_class.tolist(), strict=True)
+        return {**metrics, **{f"iou/{name}": value for name, value in per_class}}
+
+
+def _write_segmentation_map(segmentation_map, num_classes, path):
+    """Writes a PNG with the classes as palette indices, shown in their colors."""
+    from PIL import Image
+
+    picture = Image.fromarray(segmentation_map.astype("uint8"))
+    picture.putpalette(class_colors(num_classes).ravel().tolist())
+    picture.save(path)
 
 
 def _segmentation_map(logits, geometry):

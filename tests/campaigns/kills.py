@@ -130,7 +130,7 @@ def campaign(folder, kills, per_run=_KILLS_PER_RUN, seed=0):
     moments = random.Random(seed)
     whole = Run(folder / "whole")
     seconds = whole.finish()
-    expected = small_training.left(whole.output)
+    expected = small_training.read_run(whole.output)
     runs, equal = [], []
     while sum(run.kills for run in runs) < kills or 3 * sum(run.inside for run in runs) < kills:
         run = Run(folder / f"run{len(runs)}")
@@ -142,7 +142,7 @@ def campaign(folder, kills, per_run=_KILLS_PER_RUN, seed=0):
         if not run.output.exists():
             run.finish()
         runs.append(run)
-        equal.append(small_training.left(run.output) == expected)
+        equal.append(small_training.read_run(run.output) == expected)
     return runs, equal
 
 

@@ -61,7 +61,7 @@ _SWIN = {
     "schedule": "cosine_by_step",
     "warmup_epochs": 20,
     "global_clipnorm": 5.0,
-    "repeats": 1,
+    "repeated_augmentation": 1,
 }
 # Presets whose values differ, the same with Stepwise Patch Merging.
 variants = {
