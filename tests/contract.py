@@ -22,7 +22,7 @@ from tests.helpers import randomize
 from tests.helpers import to_numpy
 
 TOLERANCE = 1e-5
-DEAD = 1e-5  # What rounding leaves of a gradient that is zero, as a share of the largest.
+ZERO = 1e-5  # What rounding leaves of a gradient that is zero, as a share of the largest.
 
 
 def _of_golden(name, **own):
@@ -171,18 +171,18 @@ def check_mixed_precision(build, policy, compute_dtype):
 
 
 def check_gradients(build):
-    """Every parameter learns, but for those that a layer declares dead in training."""
+    """Every parameter has a gradient, except for the layers' `zero_gradient_variables`."""
     model = randomize(build())
     batch = images(*USUAL)
     cotangent = random_array(*flat(model).compute_output_shape(batch.shape), seed=1) / 10
     outputs, by_path, _ = gradients(flat(model), batch, cotangent)
     assert np.isfinite(outputs).all()
-    dead = {variable.path for variable in _zero_gradient_variables(model)}
+    zero = {variable.path for variable in _zero_gradient_variables(model)}
     sizes = {path: np.abs(gradient).max() for path, gradient in by_path.items()}
     assert np.isfinite(list(sizes.values())).all(), sizes
     largest = max(sizes.values())
     for path, size in sizes.items():
-        assert (size <= DEAD * largest) == (path in dead), (path, size, largest)
+        assert (size <= ZERO * largest) == (path in zero), (path, size, largest)
 
 
 def check_rows_are_independent(build):

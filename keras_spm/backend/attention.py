@@ -16,7 +16,6 @@ products. Eight 56x56 maps of 64 channels with 49 keys take 5.2 / 10.8 ms instea
 
 import functools
 import math
-from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -48,7 +47,7 @@ def dot_product_attention(
     return _tensorflow(query, key, value, bias)
 
 
-def _tensorflow(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+def _tensorflow(query, key, value, bias):
     import tensorflow as tf
 
     query = ops.swapaxes(query / math.sqrt(query.shape[-1]), 1, 2)
@@ -62,7 +61,7 @@ def _tensorflow(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) 
     return ops.swapaxes(ops.matmul(weights, value), 1, 2)
 
 
-def _torch(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+def _torch(query, key, value, bias):
     import torch
 
     arrays = [array.transpose(1, 2) for array in (query, key, value)]
@@ -72,7 +71,7 @@ def _torch(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Te
 
 
 @functools.cache
-def _jax_attention() -> Callable[..., Tensor]:
+def _jax_attention():
     """Returns the JAX function, which chooses its form when a program is lowered."""
     import jax
 
@@ -86,13 +85,13 @@ def _jax_attention() -> Callable[..., Tensor]:
     return attention
 
 
-def _jax_in_float32(*arrays: Tensor) -> Tensor:
+def _jax_in_float32(*arrays):
     """Computes in float32: XLA on CPU lacks a half-precision product that Keras needs."""
     dtype = arrays[0].dtype
     return ops.dot_product_attention(*(array.astype("float32") for array in arrays)).astype(dtype)
 
 
-def _jax_by_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def _jax_by_blocks(query, key, value):
     """Computes head by head, and a block of queries of each head at a time."""
     import jax
 

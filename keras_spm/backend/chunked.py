@@ -52,7 +52,7 @@ def chunked_by_head(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
     return function(*arrays)
 
 
-def _torch_compiles() -> bool:
+def _torch_compiles():
     if keras.config.backend() != "torch":
         return False
     import torch
@@ -60,7 +60,7 @@ def _torch_compiles() -> bool:
     return torch.compiler.is_compiling()
 
 
-def _torch(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def _torch(function, images):
     import torch
 
     if images.device.type != "cpu":
@@ -68,7 +68,7 @@ def _torch(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     return torch.cat([function(image) for image in images.split(1)])
 
 
-def _jax(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
+def _jax(function, *arrays):
     import jax
 
     def one(slices):

@@ -44,9 +44,7 @@ def conv2d(
     return add_bias(outputs, bias)
 
 
-def _torch(
-    inputs: Tensor, kernel: Tensor, strides: int, padding: int, bias: Tensor | None
-) -> Tensor:
+def _torch(inputs, kernel, strides, padding, bias):
     import torch
 
     kernel = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
@@ -56,7 +54,7 @@ def _torch(
     return outputs.permute(0, 2, 3, 1)
 
 
-def _dense_patches(inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+def _dense_patches(inputs, kernel, bias):
     """Convolves non-overlapping patches; incomplete patches are ignored."""
     size, _, channels, filters = kernel.shape
     _, height, width, _ = inputs.shape

@@ -46,7 +46,7 @@ def dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     return ops.reshape(outputs, (*leading, kernel.shape[1]))
 
 
-def _tensorflow_product(inputs: Tensor, kernel: Tensor) -> Tensor:
+def _tensorflow_product(inputs, kernel):
     import tensorflow as tf
 
     @tf.custom_gradient

@@ -18,7 +18,6 @@ on CPU computes tap by tap, so zeros cost as much as other taps.
 """
 
 import functools
-from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -85,12 +84,12 @@ def depthwise_scales(inputs: Tensor, kernels: list[Tensor]) -> Tensor:
     return ops.reshape(outputs, (*ops.shape(inputs)[:-1], len(kernels), kernels[0].shape[2]))
 
 
-def _padded_kernel(kernel: Tensor, size: int) -> Tensor:
+def _padded_kernel(kernel, size):
     border = (size - kernel.shape[0]) // 2
     return pad(kernel, ((border, border), (border, border), (0, 0), (0, 0)))
 
 
-def _tensorflow(inputs: Tensor, kernel: Tensor, strides: int, padding: int) -> Tensor:
+def _tensorflow(inputs, kernel, strides, padding):
     import tensorflow as tf
 
     # Explicit padding in this operation crashes the graph optimizer of TensorFlow 2.21 on
@@ -101,9 +100,7 @@ def _tensorflow(inputs: Tensor, kernel: Tensor, strides: int, padding: int) -> T
     return tf.nn.depthwise_conv2d(padded, kernel, [1, strides, strides, 1], "VALID")
 
 
-def _torch(
-    inputs: Tensor, kernel: Tensor, strides: int, padding: int, bias: Tensor | None
-) -> Tensor:
+def _torch(inputs, kernel, strides, padding, bias):
     import torch
 
     outputs = torch.nn.functional.conv2d(
@@ -118,7 +115,7 @@ def _torch(
 
 
 @functools.cache
-def _jax_depthwise() -> Callable[..., Tensor]:
+def _jax_depthwise():
     """Returns the JAX function, which chooses its form when a program is lowered.
 
     It has a custom gradient in reverse mode, and none in forward mode.
@@ -161,7 +158,7 @@ def _jax_depthwise() -> Callable[..., Tensor]:
     return depthwise
 
 
-def _jax_convolution(inputs: Tensor, kernel: Tensor, strides: int, padding: int) -> Tensor:
+def _jax_convolution(inputs, kernel, strides, padding):
     import jax
 
     return jax.lax.conv_general_dilated(

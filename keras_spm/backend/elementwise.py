@@ -46,15 +46,15 @@ def gelu(inputs: Tensor) -> Tensor:
     return ops.cast(outputs, dtype)
 
 
-def _gelu(values: Tensor) -> Tensor:
+def _gelu(values):
     return values * _normal_cdf(values)
 
 
-def _normal_cdf(values: Tensor) -> Tensor:
+def _normal_cdf(values):
     return 0.5 + 0.5 * ops.erf(values * math.sqrt(0.5))
 
 
-def _tensorflow_gelu(values: Tensor) -> Tensor:
+def _tensorflow_gelu(values):
     """A gradient that keeps only the values; TensorFlow's keeps two more maps."""
     import tensorflow as tf
 
@@ -68,6 +68,6 @@ def _tensorflow_gelu(values: Tensor) -> Tensor:
     return exact(values)
 
 
-def _gelu_gradient(values: Tensor, upstream: Tensor) -> Tensor:
+def _gelu_gradient(values, upstream):
     density = ops.exp(-0.5 * ops.square(values)) * (1 / math.sqrt(2 * math.pi))
     return upstream * (_normal_cdf(values) + values * density)

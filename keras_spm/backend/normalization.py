@@ -68,15 +68,11 @@ def layer_normalization(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: fl
     return ops.cast(_tensorflow_layer(inputs, gamma, beta, epsilon), dtype)
 
 
-def _normalize(
-    inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
-) -> Tensor:
+def _normalize(inputs, mean, variance, gamma, beta, epsilon):
     return ops.batch_normalization(inputs, mean, variance, -1, beta, gamma, epsilon)
 
 
-def _batch(
-    inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _batch(inputs, gamma, beta, epsilon):
     axes = tuple(range(len(inputs.shape) - 1))
     mean = ops.mean(inputs, axes)
     variance = ops.mean(ops.square(inputs - mean), axes)
@@ -85,9 +81,7 @@ def _batch(
     return outputs, mean, variance * count / ops.maximum(count - 1, 1)
 
 
-def _torch_batch(
-    inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _torch_batch(inputs, gamma, beta, epsilon):
     import torch
 
     channels = inputs.shape[-1]
@@ -101,9 +95,7 @@ def _torch_batch(
     return outputs.movedim(1, -1), mean, variance
 
 
-def _tensorflow_batch(
-    inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _tensorflow_batch(inputs, gamma, beta, epsilon):
     import tensorflow as tf
 
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -117,7 +109,7 @@ def _tensorflow_batch(
     return tf.reshape(outputs, tf.shape(inputs)), mean, variance
 
 
-def _tensorflow_layer(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
+def _tensorflow_layer(inputs, gamma, beta, epsilon):
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -133,21 +125,19 @@ def _tensorflow_layer(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: floa
     return normalized(inputs, gamma, beta)
 
 
-def _standardize(inputs: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+def _standardize(inputs, epsilon):
     """Returns the inputs with mean 0 and variance 1, and the scale of their deviations."""
     deviations = inputs - ops.mean(inputs, axis=-1, keepdims=True)
     scale = ops.rsqrt(ops.mean(ops.square(deviations), axis=-1, keepdims=True) + epsilon)
     return deviations * scale, scale
 
 
-def _layer_outputs(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
+def _layer_outputs(inputs, gamma, beta, epsilon):
     standardized, _ = _standardize(inputs, epsilon)
     return standardized * gamma + beta
 
 
-def _layer_gradients(
-    inputs: Tensor, gamma: Tensor, upstream: Tensor, epsilon: float
-) -> tuple[Tensor, Tensor]:
+def _layer_gradients(inputs, gamma, upstream, epsilon):
     """Returns the gradient of the inputs, and that of gamma before the sum over positions."""
     standardized, scale = _standardize(inputs, epsilon)
     gradient = upstream * gamma

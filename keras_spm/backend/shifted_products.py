@@ -85,7 +85,7 @@ def kernel_gradient(
     return total[..., None].astype(kernel.dtype)
 
 
-def _sum_of_taps(inputs: Tensor, kernel: Tensor, strides: int, padding: int) -> Tensor:
+def _sum_of_taps(inputs, kernel, strides, padding):
     padded = _pad(inputs, (padding, padding), (padding, padding))
     out_height, out_width = (
         (padded.shape[axis + 1] - kernel.shape[axis]) // strides + 1 for axis in range(2)
@@ -98,9 +98,7 @@ def _sum_of_taps(inputs: Tensor, kernel: Tensor, strides: int, padding: int) -> 
     return total.astype(inputs.dtype)
 
 
-def _row_gradient(
-    padded: Tensor, cotangent: Tensor, row: Tensor, columns: int, strides: int
-) -> Tensor:
+def _row_gradient(padded, cotangent, row, columns, strides):
     """Returns the gradient of one kernel row from one image, (columns, channels)."""
     import jax
     from jax import numpy as jnp
@@ -127,21 +125,19 @@ def _row_gradient(
     return jnp.stack([jnp.sum(total, (0, 1)) for total in sums])
 
 
-def _rows_per_block(rows: int, row_size: int) -> int:
+def _rows_per_block(rows, row_size):
     """Returns the largest divisor of `rows` for which a block fits the fast cache."""
     fitting = (block for block in range(rows, 1, -1) if block * row_size <= 2**14)
     return next((block for block in fitting if rows % block == 0), 1)
 
 
-def _pad(maps: Tensor, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+def _pad(maps, rows, columns):
     from jax import numpy as jnp
 
     return jnp.pad(maps, ((0, 0), rows, columns, (0, 0)))
 
 
-def _window(
-    padded: Tensor, row: int, column: int, out_height: int, out_width: int, strides: int
-) -> Tensor:
+def _window(padded, row, column, out_height, out_width, strides):
     """Returns the inputs that one tap multiplies."""
     return padded[
         :,

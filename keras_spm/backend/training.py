@@ -6,8 +6,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_spm.types import Tensor
-
 
 def bytes_kept_for_gradient(model: keras.Model, images: np.ndarray, targets: Any) -> int:
     """Returns the bytes of all intermediate results that the gradient of the loss needs.
@@ -55,12 +53,12 @@ def set_random_state(states: dict[str, np.ndarray]) -> None:
             torch.cuda.set_rng_state(torch.from_numpy(state), device)
 
 
-def _loss(model: keras.Model, images: Tensor, targets: Any) -> Tensor:
+def _loss(model, images, targets):
     outputs = model(images, training=True)
     return model.compute_loss(images, targets, outputs, training=True)
 
 
-def _tensorflow_bytes(model: keras.Model, images: np.ndarray, targets: Any) -> int:
+def _tensorflow_bytes(model, images, targets):
     import tensorflow as tf
 
     forward_operations = []
@@ -86,7 +84,7 @@ def _tensorflow_bytes(model: keras.Model, images: np.ndarray, targets: Any) -> i
     return sum(math.prod(tensor.shape) * tensor.dtype.size for tensor in kept.values())
 
 
-def _jax_bytes(model: keras.Model, images: np.ndarray, targets: Any) -> int:
+def _jax_bytes(model, images, targets):
     import jax
 
     variables = [*model.non_trainable_variables, *model.metrics_variables]
@@ -105,7 +103,7 @@ def _jax_bytes(model: keras.Model, images: np.ndarray, targets: Any) -> int:
     return sum(math.prod(array.shape) * array.dtype.itemsize for array in jax.tree.leaves(arrays))
 
 
-def _torch_bytes(model: keras.Model, images: np.ndarray, targets: Any) -> int:
+def _torch_bytes(model, images, targets):
     import torch
 
     sizes = {}

@@ -72,9 +72,8 @@ class CocoDetection(DetectionFiles):
 
     Raises:
         FileNotFoundError: if the JSON file does not exist.
-        ValueError: if the file is not a COCO file, or annotations are invalid and not
-            dropped; when an example is read, if the image cannot be read or has another size
-            than the file lists.
+        ValueError: if the file is not a COCO file, or annotations are invalid; when an example
+            is read, if the image has another size than listed.
 
     Example:
 

@@ -8,9 +8,12 @@ recipes find it by its task and name:
 ...     return MyDetection(folder, split)  # A sequence of dicts with `class_names`.
 """
 
-import collections.abc
 import functools
 import typing
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Sequence
 
 from keras_spm.registry import READERS
 from keras_spm.types import Example
@@ -30,20 +33,9 @@ InvalidAnnotations: typing.TypeAlias = dict[str, list]
 
 
 class Reader:
-    """A registered data format; `register_reader` makes it.
+    """A registered data format; see `register_reader`."""
 
-    Args:
-        read: function (folder, split, class_names, invalid, verify) that returns a sequence of
-            examples with the attributes `class_names` and, where annotations can be invalid,
-            `invalid_annotations`; for classification also `multi_label`.
-        splits: see `register_reader`.
-    """
-
-    def __init__(
-        self,
-        read: collections.abc.Callable,
-        splits: Splits | collections.abc.Callable[[PathLike], Splits],
-    ) -> None:
+    def __init__(self, read: Callable, splits: Splits | Callable[[PathLike], Splits]) -> None:
         functools.update_wrapper(self, read)
         self._read = read
         self._splits = splits
@@ -59,10 +51,10 @@ class Reader:
         self,
         folder: PathLike,
         split: str | None,
-        class_names: collections.abc.Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         invalid: str = "raise",
         verify: bool = True,
-    ) -> collections.abc.Sequence[Example]:
+    ) -> Sequence[Example]:
         """Reads a split.
 
         Args:
@@ -88,10 +80,8 @@ class Reader:
 
 
 def register_reader(
-    task: str,
-    name: str,
-    splits: Splits | collections.abc.Callable[[PathLike], Splits],
-) -> collections.abc.Callable[[collections.abc.Callable], collections.abc.Callable]:
+    task: str, name: str, splits: Splits | Callable[[PathLike], Splits]
+) -> Callable[[Callable], Callable]:
     """Returns a decorator that registers a reading function in `registry.READERS`.
 
     Args:
@@ -100,7 +90,9 @@ def register_reader(
         splits: which of "train", "validation" and "test" there are, and their names in the
             format: a dict, or a function of the folder that returns it.
 
-    The decorated function takes (folder, split, class_names, invalid, verify); see `Reader`.
+    The decorated function takes (folder, split, class_names, invalid, verify), as `Reader`
+    does. It returns a sequence of examples with the attributes `class_names`; for
+    classification `multi_label`; and, if annotations can be invalid, `invalid_annotations`.
     """
 
     def register(read):
@@ -120,7 +112,7 @@ def readers_of(task: str) -> dict[str, Reader]:
     }
 
 
-def find_splits(names: collections.abc.Collection[str]) -> Splits:
+def find_splits(names: Collection[str]) -> Splits:
     """Returns the splits among the names that a data set uses; see `Reader.splits`."""
     return {
         split: next(alias for alias in aliases if alias in names)
@@ -140,9 +132,7 @@ def check_invalid(invalid: str) -> None:
 
 
 def read_annotations(
-    annotations: collections.abc.Iterable[tuple],
-    read: collections.abc.Callable,
-    invalid_annotations: InvalidAnnotations,
+    annotations: Iterable[tuple], read: Callable, invalid_annotations: InvalidAnnotations
 ) -> list:
     """Reads annotations and collects the ids of invalid ones.
 
@@ -150,9 +140,6 @@ def read_annotations(
         annotations: iterable of (id, annotation).
         read: function of an annotation, which may raise `InvalidAnnotation`.
         invalid_annotations: {reason: [ids]}; updated in place.
-
-    Returns:
-        List of the results of `read`.
     """
     objects = []
     for annotation_id, annotation in annotations:

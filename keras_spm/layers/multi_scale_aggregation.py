@@ -71,19 +71,15 @@ class MultiScaleAggregation(CompositeLayer):
         self.kernel_sizes = tuple(kernel_sizes)
         self.expansion = expansion
         self.fused = fused
+        dtype = self.dtype_policy
         self.depthwise = [
-            DepthwiseConv2D(
-                size, use_bias=not fused, dtype=self.dtype_policy, name=f"depthwise_{size}x{size}"
-            )
+            DepthwiseConv2D(size, use_bias=not fused, dtype=dtype, name=f"depthwise_{size}x{size}")
             for size in self.kernel_sizes
         ]
         if not fused:
-            self.norm = BatchNormalization(dtype=self.dtype_policy, name="norm")
+            self.norm = BatchNormalization(dtype=dtype, name="norm")
         self.projection = Dense(
-            output_dim,
-            kernel_initializer=conv_initializer(),
-            dtype=self.dtype_policy,
-            name="projection",
+            output_dim, kernel_initializer=conv_initializer(), dtype=dtype, name="projection"
         )
 
     def build(self, input_shape: Shape) -> None:

@@ -42,17 +42,9 @@ class PatchEmbedding(CompositeLayer):
         self._padding = 0
 
     def build(self, input_shape: Shape) -> None:
-        self.projection = Conv2D(
-            self.output_dim,
-            self.patch_size,
-            self.strides,
-            self._padding,
-            dtype=self.dtype_policy,
-            name="projection",
-        )
-        self.norm = LayerNormalization(
-            epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="norm"
-        )
+        sizes, dtype = (self.patch_size, self.strides, self._padding), self.dtype_policy
+        self.projection = Conv2D(self.output_dim, *sizes, dtype=dtype, name="projection")
+        self.norm = LayerNormalization(epsilon=self.norm_epsilon, dtype=dtype, name="norm")
         # Maps smaller than a patch are padded.
         self.projection.build((None, None, None, input_shape[-1]))
         self.norm.build(self.compute_output_shape(input_shape))

@@ -39,10 +39,9 @@ class PatchMerging(CompositeLayer):
         super().__init__(**kwargs)
         self.output_dim = output_dim
         self.norm_epsilon = norm_epsilon
-        self.norm = LayerNormalization(epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm")
-        self.reduction = Dense(
-            output_dim, use_bias=False, dtype=self.dtype_policy, name="reduction"
-        )
+        dtype = self.dtype_policy
+        self.norm = LayerNormalization(epsilon=norm_epsilon, dtype=dtype, name="norm")
+        self.reduction = Dense(output_dim, use_bias=False, dtype=dtype, name="reduction")
 
     def build(self, input_shape: Shape) -> None:
         for layer in (self.norm, self.reduction):

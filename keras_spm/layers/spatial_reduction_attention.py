@@ -60,18 +60,17 @@ class SpatialReductionAttention(CompositeLayer):
         channels = input_shape[-1]
         check_num_heads(self.num_heads, channels)
         self._check_size(input_shape)
-        self.query = Dense(channels, dtype=self.dtype_policy, name="query")
-        self.key_value = Dense(2 * channels, dtype=self.dtype_policy, name="key_value")
-        self.projection = Dense(channels, dtype=self.dtype_policy, name="projection")
+        dtype = self.dtype_policy
+        self.query = Dense(channels, dtype=dtype, name="query")
+        self.key_value = Dense(2 * channels, dtype=dtype, name="key_value")
+        self.projection = Dense(channels, dtype=dtype, name="projection")
         for layer in (self.query, self.key_value, self.projection):
             layer.build(input_shape)
         if self.reduces:
             ratio = 1 if self.linear_attention else self.sr_ratio
-            self.reduction = Conv2D(
-                channels, ratio, ratio, dtype=self.dtype_policy, name="reduction"
-            )
+            self.reduction = Conv2D(channels, ratio, ratio, dtype=dtype, name="reduction")
             self.reduction_norm = LayerNormalization(
-                epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="reduction_norm"
+                epsilon=self.norm_epsilon, dtype=dtype, name="reduction_norm"
             )
             self.reduction.build(input_shape)
             self.reduction_norm.build(input_shape)

@@ -67,20 +67,13 @@ class StepwisePatchMerging(CompositeLayer):
         self.num_heads = num_heads
         self.guide_kernel_size = guide_kernel_size
         self.fused = fused
+        dtype, name = self.dtype_policy, "multi_scale_aggregation"
         self.multi_scale_aggregation = MultiScaleAggregation(
-            output_dim,
-            kernel_sizes,
-            expansion,
-            fused,
-            dtype=self.dtype_policy,
-            name="multi_scale_aggregation",
+            output_dim, kernel_sizes, expansion, fused, dtype=dtype, name=name
         )
+        name = "guided_local_enhancement"
         self.guided_local_enhancement = GuidedLocalEnhancement(
-            num_heads,
-            guide_kernel_size,
-            fused,
-            dtype=self.dtype_policy,
-            name="guided_local_enhancement",
+            num_heads, guide_kernel_size, fused, dtype=dtype, name=name
         )
 
     def build(self, input_shape: Shape) -> None:

@@ -1,7 +1,5 @@
 """The pre-norm transformer block of the hierarchical families, and stochastic depth."""
 
-from collections.abc import Callable
-
 import keras
 from keras import ops
 
@@ -106,9 +104,7 @@ class TransformerBlock(CompositeLayer):
             maps = maps + self.drop_path(branch, training=training)
         return maps
 
-    def _branch(
-        self, norm: keras.layers.Layer, layer: keras.layers.Layer, training: bool
-    ) -> Callable[[Tensor], Tensor]:
+    def _branch(self, norm, layer, training):
         def branch(maps):
             return layer(norm(maps))
 
