@@ -177,7 +177,7 @@ def check_gradients(build):
     cotangent = random_array(*flat(model).compute_output_shape(batch.shape), seed=1) / 10
     outputs, by_path, _ = gradients(flat(model), batch, cotangent)
     assert np.isfinite(outputs).all()
-    dead = {variable.path for variable in _dead_in_training(model)}
+    dead = {variable.path for variable in _zero_gradient_variables(model)}
     sizes = {path: np.abs(gradient).max() for path, gradient in by_path.items()}
     assert np.isfinite(list(sizes.values())).all(), sizes
     largest = max(sizes.values())
@@ -311,7 +311,6 @@ def check_gradient_checkpointing(build):
         assert difference(value, other) <= TOLERANCE * max(np.abs(value).max(), 1)
 
 
-def _dead_in_training(model):
-    for stage in getattr(model, "backbone", model).stages:
-        for layer in getattr(stage.merging, "layers", [stage.merging]):
-            yield from getattr(layer, "dead_in_training", ())
+def _zero_gradient_variables(model):
+    for layer in model._flatten_layers():
+        yield from getattr(layer, "zero_gradient_variables", ())

@@ -15,9 +15,9 @@ from keras_spm.backbones.pyramid_backbone import PyramidBackbone
 from keras_spm.backbones.pyramid_backbone import four_each
 from keras_spm.backbones.pyramid_backbone import make_blocks
 from keras_spm.backbones.pyramid_backbone import spatial_sizes
-from keras_spm.layers.depthwise_convolution import ceil_divide
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
+from keras_spm.layers.padding import ceil_divide
 from keras_spm.layers.patch_embedding import PatchEmbedding
 from keras_spm.layers.position_embedding import PositionEmbedding
 from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttention
@@ -49,7 +49,6 @@ VARIANTS = {
 }
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class PVT(PyramidBackbone):
     """PVT: patch embedding, position embeddings, spatial-reduction attention, class token.
 
@@ -173,7 +172,6 @@ class PVT(PyramidBackbone):
         )
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class PVTSPM(PVT):
     """PVT with Stepwise Patch Merging as its three mergings.
 

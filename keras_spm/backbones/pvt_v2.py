@@ -58,7 +58,6 @@ VARIANTS = {
 }
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class PVTv2(PyramidBackbone):
     """PVT v2: overlapping patch embedding, spatial-reduction attention, convolutional MLP.
 
@@ -162,7 +161,6 @@ class PVTv2(PyramidBackbone):
         )
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class PVTv2SPM(PVTv2):
     """PVT v2 with Stepwise Patch Merging as its three mergings.
 

@@ -5,6 +5,7 @@ import typing
 import keras
 import numpy as np
 
+from keras_spm.layers.composite import policy_with_quantization
 from keras_spm.layers.macs import macs
 from keras_spm.layers.shared_layer import SharedLayer
 from keras_spm.registry import BACKBONES
@@ -30,7 +31,8 @@ class PyramidBackbone(keras.Model):
     Images are (batch, height, width, channels), or (batch, channels, height, width) with
     `data_format="channels_first"`. Feature maps have the same format; all layers inside
     use channels_last. A subclass registers itself under its class name when it is defined,
-    so that presets, converters, recipes and commands find it.
+    here and for Keras's serialization, so that presets, converters, recipes, commands and
+    saved models find it.
 
     Args:
         stem: layer from images to a map of stride 4.
@@ -63,6 +65,7 @@ class PyramidBackbone(keras.Model):
     def __init_subclass__(cls, **kwargs: typing.Any) -> None:
         super().__init_subclass__(**kwargs)
         BACKBONES.register(cls.__name__, cls)
+        keras.saving.register_keras_serializable("keras_spm")(cls)
 
     def __init__(
         self,
@@ -283,7 +286,7 @@ class PyramidBackbone(keras.Model):
             **{name: getattr(self, name) for name in self._family_arguments},
             "image_shape": self.image_shape,
             "data_format": self.data_format,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "dtype": keras.dtype_policies.serialize(policy_with_quantization(self)),
             "frozen_stages": self.frozen_stages,
             "frozen_batch_normalization": self.frozen_batch_normalization,
             "gradient_checkpointing": self.gradient_checkpointing,

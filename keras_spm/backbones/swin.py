@@ -32,7 +32,6 @@ VARIANTS = {
 }
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class Swin(PyramidBackbone):
     """Swin: attention within windows, shifted in every second block.
 
@@ -119,7 +118,6 @@ class Swin(PyramidBackbone):
         )
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class SwinSPM(Swin):
     """Swin with Stepwise Patch Merging as its three mergings.
 

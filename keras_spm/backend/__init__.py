@@ -7,7 +7,7 @@ pays for one that they do not use.
 
 from keras_spm.backend.attention import dot_product_attention
 from keras_spm.backend.batch_normalization import batch_normalization
-from keras_spm.backend.batch_normalization import normalized_by
+from keras_spm.backend.batch_normalization import normalize
 from keras_spm.backend.chunked import chunked_by_head
 from keras_spm.backend.chunked import chunked_by_image
 from keras_spm.backend.convolution import conv2d
@@ -39,7 +39,7 @@ __all__ = [
     "fused_elementwise",
     "layer_normalization",
     "dense",
-    "normalized_by",
+    "normalize",
     "pad",
     "random_state",
     "set_random_state",

@@ -34,12 +34,12 @@ def batch_normalization(inputs, gamma, beta, epsilon):
     return _FORMULATIONS[keras.config.backend()](inputs, gamma, beta, epsilon)
 
 
-def normalized_by(inputs, mean, variance, gamma, beta, epsilon):
+def normalize(inputs, mean, variance, gamma, beta, epsilon):
     """Returns the inputs, normalized by the mean and variance, (channels,), of every channel."""
-    return fused_elementwise(_normalized)(inputs, mean, variance, gamma, beta, epsilon)
+    return fused_elementwise(_normalize)(inputs, mean, variance, gamma, beta, epsilon)
 
 
-def _normalized(inputs, mean, variance, gamma, beta, epsilon):
+def _normalize(inputs, mean, variance, gamma, beta, epsilon):
     return ops.batch_normalization(inputs, mean, variance, -1, beta, gamma, epsilon)
 
 
@@ -48,7 +48,7 @@ def _by_parts(inputs, gamma, beta, epsilon):
     mean = ops.mean(inputs, axes)
     variance = ops.mean(ops.square(inputs - mean), axes)
     count = ops.cast(math.prod(ops.shape(inputs)[:-1]), "float32")
-    outputs = normalized_by(inputs, mean, variance, gamma, beta, epsilon)
+    outputs = normalize(inputs, mean, variance, gamma, beta, epsilon)
     return outputs, mean, variance * count / ops.maximum(count - 1, 1)
 
 

@@ -16,7 +16,7 @@ from keras_spm.backend.dense import dense
 from keras_spm.backend.padding import pad
 
 
-def conv2d(inputs, kernel, strides, padding, bias):
+def conv2d(inputs, kernel, strides, padding, bias=None):
     """Convolves maps.
 
     Args:
@@ -24,7 +24,7 @@ def conv2d(inputs, kernel, strides, padding, bias):
         kernel: (kernel_height, kernel_width, channels, filters).
         strides: int, the same along both axes.
         padding: int, zeros on each of the four sides.
-        bias: (filters,).
+        bias: optional (filters,).
 
     Returns:
         (batch, out_height, out_width, filters) with
@@ -37,7 +37,7 @@ def conv2d(inputs, kernel, strides, padding, bias):
     if padding:
         inputs = pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     outputs = ops.conv(inputs, kernel, strides, "valid", data_format="channels_last")
-    return add_bias(outputs, bias)
+    return outputs if bias is None else add_bias(outputs, bias)
 
 
 def _torch(inputs, kernel, strides, padding, bias):

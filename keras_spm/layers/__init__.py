@@ -1,7 +1,9 @@
 """Layers on channels_last maps (batch, height, width, channels), each usable alone."""
 
 from keras_spm.layers.batch_normalization import BatchNormalization
-from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
+from keras_spm.layers.convolution import Conv2D
+from keras_spm.layers.convolution import DepthwiseConv2D
+from keras_spm.layers.dense import Dense
 from keras_spm.layers.drop_path import DropPath
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
 from keras_spm.layers.image_normalization import ImageNormalization
@@ -24,7 +26,9 @@ from keras_spm.layers.window_attention import WindowAttention
 __all__ = [
     "BatchNormalization",
     "ClassTokenStage",
+    "Conv2D",
     "ConvolutionalMLP",
+    "Dense",
     "DepthwiseConv2D",
     "DropPath",
     "GuidedLocalEnhancement",

@@ -1,36 +1,46 @@
-"""The pre-norm transformer block of the hierarchical families, on maps."""
+"""The pre-norm transformer block of the hierarchical families."""
+
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
+from keras_spm.layers.composite import CompositeLayer
+from keras_spm.layers.composite import build_once
 from keras_spm.layers.drop_path import DropPath
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.macs import macs
+from keras_spm.types import Shape
+from keras_spm.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class TransformerBlock(keras.layers.Layer):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, each branch with drop path.
+class TransformerBlock(CompositeLayer):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, both branches with drop path.
 
     Args:
-        attention: layer that keeps a map's shape.
-        mlp: layer that keeps a map's shape.
+        attention: layer that keeps the map's shape.
+        mlp: layer that keeps the map's shape.
         drop_path_rate: float in [0, 1).
         norm_epsilon: float, epsilon of both layer normalizations.
-        gradient_checkpointing: bool, whether training keeps of each branch its input alone
-            and computes the branch again for the gradient: less memory, more time.
+        gradient_checkpointing: bool, whether training recomputes the branches in the
+            backward pass instead of storing their intermediate results. This takes less
+            memory and more time.
 
     Input and output: (batch, height, width, channels).
     """
 
+    child_arguments = ("attention", "mlp")
+
     def __init__(
         self,
-        attention,
-        mlp,
-        drop_path_rate=0.0,
-        norm_epsilon=1e-6,
-        gradient_checkpointing=False,
+        attention: keras.layers.Layer,
+        mlp: keras.layers.Layer,
+        drop_path_rate: float = 0.0,
+        norm_epsilon: float = 1e-6,
+        gradient_checkpointing: bool = False,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.attention = attention
         self.mlp = mlp
@@ -43,44 +53,40 @@ class TransformerBlock(keras.layers.Layer):
         )
         self.drop_path = DropPath(drop_path_rate, dtype=self.dtype_policy, name="drop_path")
 
-    def build(self, input_shape):
-        parts = (self.attention_norm, self.attention, self.mlp_norm, self.mlp, self.drop_path)
-        for layer in parts:
-            layer.build(input_shape)
+    def build(self, input_shape: Shape) -> None:
+        for layer in (
+            *(self.attention_norm, self.attention),
+            *(self.mlp_norm, self.mlp),
+            self.drop_path,
+        ):
+            build_once(layer, input_shape)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         maps = inputs
         for norm, layer in ((self.attention_norm, self.attention), (self.mlp_norm, self.mlp)):
             branch = self._branch(norm, layer, training)(maps)
             maps = maps + self.drop_path(branch, training=training)
         return maps
 
-    def _branch(self, norm, layer, training):
+    def _branch(
+        self, norm: keras.layers.Layer, layer: keras.layers.Layer, training: bool
+    ) -> Callable[[Tensor], Tensor]:
         def branch(maps):
             return layer(norm(maps))
 
-        # Drop path stays outside: drawn again for the gradient, it would be another one.
+        # Drop path is not recomputed: it would draw other random numbers.
         return keras.remat(branch) if training and self.gradient_checkpointing else branch
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def macs(self, input_shape):
+    def macs(self, input_shape: Shape) -> int:
         return macs(self.attention, input_shape) + macs(self.mlp, input_shape)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {
-            "attention": keras.saving.serialize_keras_object(self.attention),
-            "mlp": keras.saving.serialize_keras_object(self.mlp),
             "drop_path_rate": self.drop_path_rate,
             "norm_epsilon": self.norm_epsilon,
             "gradient_checkpointing": self.gradient_checkpointing,
         }
         return {**super().get_config(), **config}
-
-    @classmethod
-    def from_config(cls, config):
-        layers = {
-            key: keras.saving.deserialize_keras_object(config[key]) for key in ("attention", "mlp")
-        }
-        return cls(**{**config, **layers})

@@ -1,7 +1,6 @@
-"""What every task shares: raw images in, a backbone inside, compiled by default."""
+"""The base class of all tasks: raw images in, a backbone inside, compiled by default."""
 
-import collections.abc
-import pathlib
+import functools
 import typing
 import warnings
 
@@ -12,102 +11,230 @@ from keras_spm.backbones import PyramidBackbone
 from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.registry import PRESET_FUNCTIONS
-from keras_spm.tasks.pixel_range import looks_scaled
+from keras_spm.registry import TASKS
+from keras_spm.types import PathLike
+from keras_spm.types import Shape
 from keras_spm.visualize import plot_images
+
+# Images whose pixel range is checked.
+_CHECKED_IMAGES = 8
 
 
 class ImageTask(keras.Model):
-    """A functional model from raw images to a result, around a backbone.
+    """A functional model from raw images to the outputs of a task, around a backbone.
 
-    Subclasses set `backbone` and define `compile` with default arguments.
+    A subclass builds the graph, passes it to this constructor with its other arguments,
+    overrides `compile` with defaults and calls it, and implements `predict_images`,
+    `predict_record`, `draw` and `evaluate_on`, which commands and recipes use. It registers
+    itself under its class name when it is defined, here and for Keras's serialization.
+
+    The dtype policy is that of the backbone. Images are never cast to half precision.
+
+    Args:
+        inputs: symbolic images.
+        outputs: symbolic outputs.
+        backbone: the backbone in the graph.
+        config: dict of the task's other constructor arguments. Each becomes an attribute
+            and is part of `get_config`. `class_names`, if given, is checked here.
+        name: str.
+        trainable: bool.
+
+    Raises:
+        ValueError: if `class_names` are not `num_classes` distinct names.
     """
 
-    def __init__(self, inputs, outputs, name=None, trainable=True):
-        # Named here: Keras's functional models take any argument in silence.
+    # What the hub calls the task.
+    pipeline_tag: typing.ClassVar[str | None] = None
+    # Name of the constructor argument that is a `heads.Head`, if there is one.
+    head_argument: typing.ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **kwargs: typing.Any) -> None:
+        super().__init_subclass__(**kwargs)
+        TASKS.register(cls.__name__, cls)
+        keras.saving.register_keras_serializable("keras_spm")(cls)
+
+    def __init__(
+        self,
+        inputs: keras.KerasTensor,
+        outputs: typing.Any,
+        backbone: keras.Model,
+        config: dict[str, typing.Any],
+        name: str | None = None,
+        trainable: bool = True,
+    ) -> None:
+        # No other arguments: Keras's functional models ignore unknown ones silently.
+        config = {**config, "class_names": _checked_names(config)}
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
+        self.dtype_policy = backbone.dtype_policy
+        self.autocast = False
+        self.backbone = backbone
+        self._task_arguments = tuple(config)
+        for argument, value in config.items():
+            setattr(self, argument, value)
+
+    # === Presets ===
 
     @classmethod
-    def from_preset(cls, name, load_weights=True, **arguments):
-        """Builds the task and loads its weights; `load_report` on it says what was done.
+    def from_preset(
+        cls, name: PathLike, load_weights: bool = True, **arguments: typing.Any
+    ) -> "ImageTask":
+        """Builds the task and loads its weights; its `load_report` lists what was loaded.
 
-        Called on `ImageTask` itself it builds the task that the preset was saved as.
+        Called on `ImageTask` itself, it builds the task that the preset was saved as.
 
         Args:
             name: long name of a backbone preset, see `keras_spm.list_presets()`, or a
-                folder or address as `PyramidBackbone.from_preset` takes them.
+                folder or address as in `PyramidBackbone.from_preset`.
             load_weights: bool; `False` for random weights.
-            **arguments: of the task's constructor, without the backbone. What a folder
-                says of the task need not be given; for another `num_classes` the layer
-                that tells the classes apart is fresh.
+            **arguments: of the task's constructor, without the backbone; by default as in
+                the folder. With another `num_classes`, the layers that depend on it are
+                randomly initialized.
 
         Raises:
-            ValueError: for an unknown name (says the nearest), and for a preset without
+            ValueError: for an unknown name (suggests the nearest) or a preset without
                 published weights.
-            keras_spm.weights.WeightsError: where files cannot be had whole or do not fit.
+            keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
         """
         return PRESET_FUNCTIONS["load"](cls, name, load_weights, arguments)
 
-    def save_to_preset(self, folder):
+    def save_to_preset(self, folder: PathLike) -> None:
         """Writes configuration, class names and weights to a new folder, for `from_preset`.
 
         Args:
-            folder: path; what is there already must be an empty folder.
+            folder: path; it must not exist or be empty.
 
         Raises:
-            FileExistsError: otherwise. Nothing half-written stays behind.
+            FileExistsError: if the folder is not empty. No partial folder is left behind.
         """
         PRESET_FUNCTIONS["save"](self, folder)
 
-    def freeze(self, up_to_stage=4, batch_normalization=False):
-        """Freezes the backbone's stem and stages 1 to `up_to_stage`; 0 freezes nothing.
+    def class_predictors(self) -> list[keras.layers.Layer]:
+        """Returns the layers whose weights depend on `num_classes`."""
+        return []
 
-        Frozen batch normalizations stay in evaluation. The model is compiled anew as it
-        was, with a fresh optimizer state, so this works between two calls of `fit`. Of a
-        backbone of another package the stages are not known: it is frozen whole or not.
+    # === Training ===
+
+    def compile(self, **arguments: typing.Any) -> None:
+        """Configures training, as `keras.Model.compile`; subclasses add defaults."""
+        # In a closure: Keras would track metrics in an attribute a second time.
+        self._compile_again = functools.partial(self.compile, **arguments)
+        self._jit_compile = arguments.get("jit_compile", "auto")
+        super().compile(**arguments)
+
+    def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
+        """Freezes the backbone's stem and first stages; 0 freezes nothing.
+
+        Frozen batch normalization layers run in inference mode. A compiled model is
+        compiled again with the same arguments and a new optimizer state, so that this can
+        be called between two calls of `fit`. The stages of a backbone of another package
+        are unknown: it can be frozen as a whole or not at all.
 
         Args:
-            up_to_stage: int from 0 to 4.
-            batch_normalization: bool, whether the backbone's batch normalizations are
-                frozen in all stages, for small batches.
+            up_to_stage: int, the number of frozen stages; `None` for all.
+            batch_normalization: bool, whether the batch normalization layers of all stages
+                are frozen, for small batches.
 
         Raises:
-            ValueError: for another `up_to_stage`; with a backbone of another package, for
-                what is neither all of it nor nothing.
+            ValueError: if there are fewer stages; with a backbone of another package, if
+                only a part of it is to be frozen.
         """
-        # Refused here, where something compiled cannot be rebuilt, nothing is frozen yet.
-        arguments = keras.saving.deserialize_keras_object(self.get_compile_config())
         if isinstance(self.backbone, PyramidBackbone):
             self.backbone.freeze(up_to_stage, batch_normalization)
         else:
             _freeze_whole(self.backbone, up_to_stage, batch_normalization)
-        self._compile_again(arguments)
+        if self.compiled:
+            optimizer = self._compile_again.keywords.get("optimizer")
+            if isinstance(optimizer, keras.optimizers.Optimizer):
+                # Its slots are those of the variables that were trainable before.
+                optimizer = type(optimizer).from_config(optimizer.get_config())
+            self._compile_again(optimizer=optimizer)
 
-    def get_compile_config(self):
-        # Saved with the model: a model that never trained has no optimizer state to load.
-        return {**super().get_compile_config(), "optimizer_built": self.optimizer.built}
+    def get_compile_config(self) -> dict[str, typing.Any]:
+        config = super().get_compile_config()
+        # As the user chose it: Keras would save what "auto" means on this backend.
+        config["jit_compile"] = self._jit_compile
+        # A model that was never trained has no optimizer state to load.
+        config["optimizer_built"] = self.optimizer is not None and self.optimizer.built
+        return config
 
-    def compile_from_config(self, config):
-        self._compile_again(keras.saving.deserialize_keras_object(config))
-
-    def _compile_again(self, arguments):
+    def compile_from_config(self, config: dict[str, typing.Any]) -> None:
+        arguments = keras.saving.deserialize_keras_object(config)
         optimizer_built = arguments.pop("optimizer_built")
         self.compile(**arguments)
         if optimizer_built:
             self.optimizer.build(self.trainable_variables)
 
+    def fit(
+        self, x: typing.Any = None, *args: typing.Any, **kwargs: typing.Any
+    ) -> keras.callbacks.History:
+        self._check_pixels(x)
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x: typing.Any = None, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        self._check_pixels(x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x: typing.Any, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+        self._check_pixels(x)
+        return super().predict(x, *args, **kwargs)
+
+    def make_train_function(self, force: bool = False) -> typing.Any:
+        # Not in the first step: on JAX, an error there loses the values of the variables.
+        for layer in self._flatten_layers():
+            if hasattr(layer, "fold"):
+                refuse_training(layer, training=True)
+        # Not in the first step: TensorFlow traces a step that creates variables twice.
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
+    def _check_pixels(self, x):
+        """Warns once if images seem to be scaled to [0, 1]: they would look black."""
+        if getattr(self, "_pixels_checked", False):
+            return
+        self._pixels_checked = True
+        if _look_scaled(x):
+            warnings.warn(
+                "The first images have no pixel above 1: they seem to be scaled to [0, 1]. "
+                f"{type(self).__name__} takes raw pixels in [0, 255] and normalizes them itself.",
+                stacklevel=3,
+            )
+
+    # === Serialization ===
+
+    def get_config(self) -> dict[str, typing.Any]:
+        config = {name: getattr(self, name) for name in self._task_arguments}
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            **{name: _serialized(value) for name, value in config.items()},
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, typing.Any]) -> "ImageTask":
+        backbone = keras.saving.deserialize_keras_object(config["backbone"])
+        if not backbone.trainable:
+            # Keras sets a functional model's `trainable` before the model has its layers.
+            for layer in backbone.layers:
+                layer.trainable = False
+        config = {**config, "backbone": backbone}
+        if cls.head_argument is not None:
+            head = keras.saving.deserialize_keras_object(config[cls.head_argument])
+            config[cls.head_argument] = head
+        return cls(**config)
+
+    # === Commands and recipes ===
+
     # Folder of `keras-spm predict` for pictures of predictions, if none is given.
-    default_output: str | None = None
+    default_output: typing.ClassVar[str | None] = None
 
-    def predict_images(
-        self, images: collections.abc.Sequence, batch_size: int = 8
-    ) -> list[typing.Any]:
-        """Returns one prediction per image.
-
-        By default the outputs of the model for images of one size, as arrays.
+    def predict_images(self, images: typing.Sequence, batch_size: int = 8) -> list:
+        """Returns one prediction per image; by default the outputs for images of one size.
 
         Args:
-            images: sequence of paths of image files, `PIL.Image`s, or (height, width, 3)
-                arrays with pixels in [0, 255].
+            images: sequence of paths of image files, `PIL.Image`s, or arrays (height,
+                width, channels) with pixels in [0, 255].
             batch_size: int.
         """
         outputs = self.predict(read_images(list(images)), batch_size=batch_size, verbose=0)
@@ -119,19 +246,19 @@ class ImageTask(keras.Model):
         image: typing.Any,
         top: int = 5,
         score_threshold: float = 0.3,
-        output: pathlib.Path | None = None,
-    ) -> tuple[dict[str, typing.Any], str]:
-        """Describes the prediction for one image.
+        output: PathLike | None = None,
+    ) -> tuple[dict, str]:
+        """Describes the prediction for one image; by default as a list of numbers.
 
         Args:
             prediction: element of the result of `predict_images`.
-            image: the image.
-            top: number of classes.
-            score_threshold: lowest score of objects.
-            output: path for a picture (PNG) of the prediction, or None.
+            image: the image, as it was passed to `predict_images`.
+            top: int, largest number of classes.
+            score_threshold: float, lowest score of an object.
+            output: path of a PNG file for a picture of the prediction, or None.
 
         Returns:
-            (record, text): a JSON-serializable dict, and one line.
+            (record, text): a JSON-serializable dict, and one line of text.
         """
         if output is not None:
             self.draw([image], output, predictions=[prediction])
@@ -140,18 +267,18 @@ class ImageTask(keras.Model):
 
     def draw(
         self,
-        images: collections.abc.Sequence,
-        path: str | pathlib.Path,
+        images: typing.Sequence,
+        path: PathLike,
         targets: typing.Any = None,
-        predictions: collections.abc.Sequence | None = None,
+        predictions: typing.Any = None,
     ) -> None:
-        """Draws images with targets and predictions.
+        """Draws images with their targets, predictions, or both; by default predictions only.
 
         Args:
             images: sequence of images, as in `predict_images`, or a batch.
-            path: path of the PNG file.
-            targets: batch of targets as in `fit`, or sequence of examples; may be longer than
-                `images`.
+            path: of the PNG file.
+            targets: as in a batch of `fit`, or a sequence of examples. More than `images` are
+                allowed.
             predictions: result of `predict_images`.
         """
         titles = [
@@ -162,94 +289,35 @@ class ImageTask(keras.Model):
 
     def evaluate_on(
         self,
-        examples: collections.abc.Sequence,
-        class_names: collections.abc.Sequence[str] | None = None,
+        examples: typing.Sequence[dict],
+        class_names: typing.Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> dict[str, float]:
-        """Returns metrics on examples of a data set.
+        """Measures the model on examples at their own size.
 
         Args:
-            examples: sequence of examples.
-            class_names: the data's class names; by default those of the model.
+            examples: sequence of dicts, as the readers of `keras_spm.data` return them.
+            class_names: names of the classes in the examples; the model's by default.
             batch_size: int.
 
         Returns:
-            {metric: float}. Metrics of a class have names "metric/class".
+            {metric: float}; the metrics of a single class have "/" in their name.
+        """
+        raise self._not_implemented("evaluate_on")
+
+    def _not_implemented(self, method):
+        return NotImplementedError(f"{type(self).__name__} does not implement `{method}`.")
+
+    def macs(self, input_shape: Shape) -> int:
+        """Returns the multiply-accumulate operations of one image.
+
+        Args:
+            input_shape: (batch, height, width, channels); the batch is ignored.
 
         Raises:
-            ValueError: if the classes of the data and the model do not match.
+            TypeError: for a layer whose operations cannot be counted.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement `evaluate_on`.")
-
-    def fit(self, x=None, *args, **kwargs):
-        self._check_pixels(x)
-        return super().fit(x, *args, **kwargs)
-
-    def make_train_function(self, force=False):
-        # Not first within the step: JAX's has taken the variables' values away by then.
-        for layer in self._flatten_layers():
-            if hasattr(layer, "fold"):
-                refuse_training(layer, training=True)
-        # Nor this: TensorFlow traces a step twice that makes variables.
-        if not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
-        return super().make_train_function(force)
-
-    def evaluate(self, x=None, *args, **kwargs):
-        self._check_pixels(x)
-        return super().evaluate(x, *args, **kwargs)
-
-    def predict(self, x, *args, **kwargs):
-        self._check_pixels(x)
-        return super().predict(x, *args, **kwargs)
-
-    @classmethod
-    def from_config(cls, config):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"])
-        if not backbone.trainable:
-            # Keras tells a functional model so before it has its layers.
-            for layer in backbone.layers:
-                layer.trainable = False
-        return cls(**{**config, "backbone": backbone})
-
-    def _check_pixels(self, x):
-        """Warns once where images look scaled to [0, 1]: they would come out all black."""
-        if getattr(self, "_pixels_checked", False):
-            return
-        self._pixels_checked = True
-        if looks_scaled(x):
-            warnings.warn(
-                "The first images have no pixel above 1: they look scaled to [0, 1] already. "
-                f"{type(self).__name__} takes raw pixels in [0, 255] and normalizes them itself.",
-                stacklevel=3,
-            )
-
-
-def _freeze_whole(backbone, up_to_stage, batch_normalization):
-    if up_to_stage not in (0, 4) or batch_normalization:
-        raise ValueError(
-            f"The stages of a {type(backbone).__name__} are not known, so it can be frozen whole, "
-            "`up_to_stage=4`, or not at all, 0. Received: "
-            f"up_to_stage={up_to_stage}, batch_normalization={batch_normalization}"
-        )
-    backbone.trainable = up_to_stage == 0
-
-
-def checked_names(class_names, num_classes):
-    """Returns class names as a list of strings, or None.
-
-    Raises:
-        ValueError: where they are not distinct, or not as many as classes.
-    """
-    if class_names is None:
-        return None
-    class_names = [str(name) for name in class_names]
-    if len(class_names) != num_classes or len(set(class_names)) != num_classes:
-        raise ValueError(
-            f"`class_names` must be {num_classes} distinct names, one per class. "
-            f"Received {len(class_names)}: {class_names}"
-        )
-    return class_names
+        raise TypeError(f"{type(self).__name__} does not count its operations.")
 
 
 def display_names(model: ImageTask) -> list[str]:
@@ -257,9 +325,7 @@ def display_names(model: ImageTask) -> list[str]:
     return model.class_names or [str(index) for index in range(model.num_classes)]
 
 
-def class_indices(
-    model: ImageTask, class_names: collections.abc.Sequence[str] | None
-) -> np.ndarray:
+def class_indices(model: ImageTask, class_names: typing.Sequence[str] | None) -> np.ndarray:
     """Returns the index in the model of each class of the data, by name, or else by order.
 
     Args:
@@ -283,10 +349,115 @@ def class_indices(
     return np.arange(model.num_classes)
 
 
-def check_class_order(model: ImageTask, class_names: collections.abc.Sequence[str] | None) -> None:
+def check_class_order(model: ImageTask, class_names: typing.Sequence[str] | None) -> None:
     """Raises a `ValueError` if the data do not have the model's classes in the same order."""
     if class_indices(model, class_names).tolist() != list(range(model.num_classes)):
         raise ValueError(
             f"The data must have the model's classes in the same order, {model.class_names}. "
             f"Received: {class_names}"
         )
+
+
+def connect_backbone(
+    backbone: keras.Model, images: keras.KerasTensor, levels: typing.Sequence[str] = ()
+) -> tuple[dict[str, keras.KerasTensor], keras.KerasTensor | None]:
+    """Applies a backbone to symbolic normalized images.
+
+    Args:
+        backbone: a `PyramidBackbone`, whose stages become layers of the new graph, or
+            another functional model with `pyramid_outputs`, which becomes one layer.
+        images: symbolic images in the backbone's data format.
+        levels: names of pyramid levels.
+
+    Returns:
+        (maps, pooled_output): {level: symbolic map}, and the pooled output, or `None` if
+        levels were asked for.
+
+    Raises:
+        ValueError: if the backbone does not have one of the levels.
+    """
+    if isinstance(backbone, PyramidBackbone):
+        outputs, pooled_output = backbone.connect(images)
+    else:
+        outputs, pooled_output = dict(backbone.pyramid_outputs), None
+        if list(outputs) == ["P1", "P2", "P3", "P4"]:
+            # KerasHub's MiT numbers its stages, not the powers of their strides.
+            outputs = dict(zip(("P2", "P3", "P4", "P5"), outputs.values(), strict=True))
+    if not set(levels) <= set(outputs):
+        raise ValueError(
+            f"`backbone` must have {', '.join(levels)} in its `pyramid_outputs`. "
+            f"Received: {type(backbone).__name__} with {', '.join(outputs)}"
+        )
+    outputs = {level: outputs[level] for level in levels}
+    if not isinstance(backbone, PyramidBackbone):
+        outputs = keras.Model(backbone.input, outputs, name="features")(images)
+    return outputs, pooled_output
+
+
+def data_format_of(backbone: keras.Model) -> str:
+    """Returns a backbone's data format, Keras's default for one that has no such attribute."""
+    return getattr(backbone, "data_format", keras.config.image_data_format())
+
+
+def _freeze_whole(backbone, up_to_stage, batch_normalization):
+    if up_to_stage not in (0, 4, None) or batch_normalization:
+        raise ValueError(
+            f"The stages of a {type(backbone).__name__} are unknown: it can be frozen as a whole, "
+            "`up_to_stage=None`, or not at all, 0. Received: "
+            f"up_to_stage={up_to_stage}, batch_normalization={batch_normalization}"
+        )
+    backbone.trainable = up_to_stage == 0
+
+
+def _checked_names(config):
+    """The class names as a list of strings, or None."""
+    class_names, num_classes = config.get("class_names"), config.get("num_classes")
+    if class_names is None:
+        return None
+    class_names = [str(name) for name in class_names]
+    if len(class_names) != num_classes or len(set(class_names)) != num_classes:
+        raise ValueError(
+            f"`class_names` must be {num_classes} distinct names, one per class. "
+            f"Received {len(class_names)}: {class_names}"
+        )
+    return class_names
+
+
+def _serialized(value):
+    """A constructor argument as JSON can hold it."""
+    if isinstance(value, keras.layers.Layer):
+        # Without its build configuration: the task builds it.
+        config = keras.saving.serialize_keras_object(value)
+        return {key: value for key, value in config.items() if key != "build_config"}
+    return value.get_config() if hasattr(value, "get_config") else value
+
+
+def _look_scaled(data):
+    """Whether the first images are floats with no pixel above 1 and not all black.
+
+    Checks arrays, and data sets whose first element can be read without consuming it.
+    Other iterators are left alone and count as not scaled.
+    """
+    images = _first_images(data)
+    if not hasattr(images, "shape"):
+        return False
+    if hasattr(images, "detach"):  # A torch tensor, perhaps on a GPU.
+        images = images.detach().cpu()
+    images = np.asarray(images)
+    return images.dtype.kind == "f" and images.size > 0 and 0 < images.max() <= 1
+
+
+def _first_images(data):
+    if hasattr(data, "shape"):
+        return data[:_CHECKED_IMAGES]
+    if hasattr(data, "element_spec") and hasattr(data, "take"):  # tf.data.Dataset
+        return _inputs(next(iter(data.take(1)), None))
+    if hasattr(data, "collate_fn"):  # torch DataLoader
+        data = data.dataset
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
+        return _inputs(data[0])
+    return None
+
+
+def _inputs(batch):
+    return batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch

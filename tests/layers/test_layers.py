@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from keras_spm import layers
-from keras_spm.layers.adaptive_average_pooling import adaptive_average_pooling
+from keras_spm.layers.spatial_reduction_attention import adaptive_average_pooling
 from tests.helpers import difference
 from tests.helpers import gradients
 from tests.helpers import random_array
