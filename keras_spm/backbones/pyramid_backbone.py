@@ -132,18 +132,18 @@ class PyramidBackbone(keras.Model):
         return [self.get_layer(name) for name in self._stage_names]
 
     @property
-    def layer_groups(self) -> list[list[keras.layers.Layer]]:
-        """The layers in order of depth: the stem, then one group per block.
+    def layer_groups(self) -> list[list[keras.layers.Layer | keras.Variable]]:
+        """Layers and variables by depth: the stem, then one group per block.
 
-        The layers of a stage before its first block (merging, position embedding, class
-        token) belong to the group of the block before it; the norm of a stage belongs to
-        the group of its last block. The final norm is in no group: it trains like a head.
+        What precedes the first block of a stage (merging, position embedding, class token)
+        belongs to the group of the block before it; the norm of a stage belongs to the
+        group of its last block. The final norm is in no group: it is trained like a head.
         """
         groups = [[self.stem]]
         for stage in self.stages:
-            groups[-1] += getattr(stage, "layers_before_blocks", [])
+            groups[-1] += getattr(stage, "before_blocks", [])
             groups += [[block] for block in _blocks(stage)]
-            groups[-1] += getattr(stage, "layers_after_blocks", [])
+            groups[-1] += getattr(stage, "after_blocks", [])
         return groups
 
     def connect(
@@ -163,25 +163,6 @@ class PyramidBackbone(keras.Model):
         """
         pyramid_outputs, _, pooled_output = self._connect(images, shared=True)
         return pyramid_outputs, pooled_output
-
-    @property
-    def layer_groups(self):
-        """List of lists of layers and variables, in order: the stem, then one group per block.
-
-        Layers before a stage's first block belong to the group of the block before; a stage's
-        normalization belongs to the group of its last block.
-        """
-        groups = [[self.stem]]
-        for stage in self.stages:
-            groups[-1] += [
-                part for part in (stage.merging, stage.position_embedding) if part is not None
-            ]
-            if hasattr(stage, "class_token"):
-                groups[-1] += [stage.class_token, stage.class_position]
-            groups += [[block] for block in stage.blocks]
-            if stage.norm is not None:
-                groups[-1].append(stage.norm)
-        return groups
 
     @classmethod
     def from_preset(

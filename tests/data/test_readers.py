@@ -15,8 +15,6 @@ from keras_spm.trainer import load_recipe
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
-RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
-
 
 def test_all_formats_are_registered():
     expected = {
@@ -110,7 +108,7 @@ def stripes(tmp_path):
 
 def test_a_registered_format_is_known_to_recipes(stripes):
     overrides = ["dataset=stripes", f"data_folder={stripes}"]
-    data = load_recipe("segmentation_ade20k", RECIPES, overrides).splits()
+    data = load_recipe("segmentation_ade20k", overrides).splits()
     assert data.class_names == ["dark", "light"]
     assert (len(data.train), len(data.validation), len(data.test)) == (3, 2, 2)
     assert data.train[1]["segmentation_map"].max() == 0
