@@ -5,9 +5,9 @@ import json
 import pathlib
 import sys
 
-from keras_spm.data.image_dataset import has_image_extension
-from keras_spm.data.image_dataset import is_passed_over
-from keras_spm.data.preprocessing import read_image
+from keras_spm.data.images import has_image_extension
+from keras_spm.data.images import is_system_file
+from keras_spm.data.images import read_image
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import PathLike
 
@@ -84,7 +84,7 @@ def image_paths(names: collections.abc.Iterable[PathLike]) -> list[pathlib.Path]
         found = [
             path
             for path in sorted(name.rglob("*"))
-            if has_image_extension(path) and not is_passed_over(path.name) and path.is_file()
+            if has_image_extension(path) and not is_system_file(path.name) and path.is_file()
         ]
         if not found:
             raise ValueError(f"{name} contains no images.")

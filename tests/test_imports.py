@@ -19,7 +19,7 @@ ALLOWED = {
     "backbones": {"layers", "registry", "keras", "numpy"},
     "fusion": {"keras"},
     "optimizers": {"keras"},
-    "heads": {"backend", "layers", "keras", "numpy"},
+    "heads": {"backend", "layers", "losses", "registry", "keras", "numpy"},
     "losses": {"keras"},
     "metrics": {"keras", "numpy"},
     "callbacks": {"metrics", "keras"},
@@ -40,8 +40,8 @@ ALLOWED = {
     "prediction": {"data", "tasks"},
     "cli": {"converters", "prediction", "trainer", "weights", "keras"},
     "trainer": {
-        *("backbones", "backend", "callbacks", "data", "environment", "layers", "optimizers"),
-        *("registry", "tasks", "visualize", "weights", "keras", "numpy"),
+        *("backbones", "backend", "callbacks", "data", "environment", "heads", "layers"),
+        *("optimizers", "registry", "tasks", "visualize", "weights", "keras", "numpy"),
     },
 }
 

@@ -12,7 +12,6 @@ import numpy as np
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.data import ImagePreprocessing
 from keras_spm.data import load_dataset
-from keras_spm.data.image_dataset import ImageDataset
 from keras_spm.data.pipeline import training_batches
 from keras_spm.data.readers import readers_of
 from keras_spm.optimizers import AdamW
@@ -26,6 +25,7 @@ from keras_spm.trainer.classification_data import PreprocessedImages
 from keras_spm.trainer.classification_data import class_counts
 from keras_spm.trainer.data import SPLITS
 from keras_spm.trainer.data import DataSplits
+from keras_spm.trainer.data import read_labels
 from keras_spm.trainer.data import read_splits
 from keras_spm.trainer.data import read_test_split
 from keras_spm.trainer.recipe import SCHEDULES
@@ -183,7 +183,7 @@ class ClassificationRecipe(Recipe):
             examples = (ArrayExamples(*getattr(splits, split)) for split in SPLITS)
             return DataSplits(*examples, splits.class_names)
         data = read_splits(self.kind, self.dataset, self.data_folder, **self._reader_arguments())
-        if isinstance(data.train, ImageDataset):  # Whose labels are in memory.
+        if hasattr(data.train, "labels"):  # Known without reading the images.
             counts = zip(data.class_names, class_counts(data), strict=True)
             missing = [name for name, count in counts if not count]
             if missing:
@@ -218,7 +218,7 @@ class ClassificationRecipe(Recipe):
         if model.multi_label or model.num_classes > _MAX_CONFUSION_CLASSES:
             return
         images = PreprocessedImages(examples, model.preprocessing)
-        labels = np.array([examples[index].label for index in range(len(examples))])
+        labels = read_labels(examples)
         probabilities = model.predict_images([images[index] for index in range(len(examples))])
         predictions = np.argmax(probabilities, axis=-1)
         path = folder / "confusion_matrix.png"

@@ -5,7 +5,6 @@ import collections.abc
 import keras
 import numpy as np
 
-from keras_spm.data import ClassificationExample
 from keras_spm.data import ImagePreprocessing
 from keras_spm.data.classification_augmentation import ClassificationAugmentation
 from keras_spm.data.classification_augmentation import Mixing
@@ -13,6 +12,7 @@ from keras_spm.data.pipeline import EvaluationBatches
 from keras_spm.data.pipeline import repeated_batches
 from keras_spm.tasks import ImageClassifier
 from keras_spm.trainer.data import DataSplits
+from keras_spm.trainer.data import read_labels
 from keras_spm.trainer.recipe import Recipe
 
 
@@ -63,7 +63,7 @@ class FilePipeline:
         )
 
         def augment(example, generator):
-            return example._replace(image=augmentation(example.image, generator))
+            return {**example, "image": augmentation(example["image"], generator)}
 
         is_mixed = recipe.mixup or recipe.cutmix
         batches = repeated_batches(
@@ -77,14 +77,14 @@ class FilePipeline:
         """Returns the batches of the validation split."""
 
         def preprocess(example):
-            return example._replace(image=self._model.preprocessing(example.image))
+            return {**example, "image": self._model.preprocessing(example["image"])}
 
         examples, batch_size = self._data.validation, self._recipe.batch_size
         return EvaluationBatches(examples, preprocess, self._collate, batch_size)
 
     def _collate(self, examples):
-        images = np.stack([example.image for example in examples])
-        labels = np.stack([example.label for example in examples])
+        images = np.stack([example["image"] for example in examples])
+        labels = np.stack([example["label"] for example in examples])
         if self._model.multi_label:
             return images, labels
         return images, (labels[:, None] == np.arange(self._model.num_classes)).astype("float32")
@@ -97,7 +97,7 @@ class FilePipeline:
 
 def class_counts(data: DataSplits) -> np.ndarray:
     """Returns (classes,) ints, the number of training images of each class."""
-    labels = np.stack([data.train[index].label for index in range(len(data.train))])
+    labels = read_labels(data.train)
     if labels.ndim == 2:
         return labels.sum(axis=0).astype(int)
     return np.bincount(labels, minlength=len(data.class_names))
@@ -113,13 +113,13 @@ class ArrayExamples:
 
     def __init__(self, images: np.ndarray, labels: np.ndarray):
         self._images = images
-        self._labels = labels
+        self.labels = labels
 
     def __len__(self):
-        return len(self._labels)
+        return len(self.labels)
 
     def __getitem__(self, index):
-        return ClassificationExample(self._images[index], self._labels[index])
+        return {"image": self._images[index], "label": self.labels[index]}
 
 
 class PreprocessedImages:
@@ -137,4 +137,4 @@ class PreprocessedImages:
         self._preprocessing = preprocessing or np.asarray
 
     def __getitem__(self, index):
-        return self._preprocessing(self._examples[int(index)].image)
+        return self._preprocessing(self._examples[int(index)]["image"])

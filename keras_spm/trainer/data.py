@@ -122,9 +122,7 @@ def _hold_out(examples, folder, share, seed):
             f"{folder} has no validation split. Add one, `val`, or hold out a share of the "
             "training split with `validation_share`. Received: validation_share=0.0"
         )
-    labels = None
-    if not getattr(examples, "multi_label", True):
-        labels = [examples[index].label for index in range(len(examples))]
+    labels = None if getattr(examples, "multi_label", True) else read_labels(examples)
     try:
         train, validation = train_test_split(
             np.arange(len(examples)), test_size=share, stratify=labels, random_state=seed
@@ -137,12 +135,21 @@ def _hold_out(examples, folder, share, seed):
     return _Subset(examples, train), _Subset(examples, validation)
 
 
+def read_labels(examples: collections.abc.Sequence) -> np.ndarray:
+    """Returns the labels of classification examples, (examples,) or (examples, classes)."""
+    if hasattr(examples, "labels"):  # Known without reading the images.
+        return examples.labels
+    return np.stack([examples[index]["label"] for index in range(len(examples))])
+
+
 class _Subset:
     """The elements of a sequence at some indices, in ascending order."""
 
     def __init__(self, examples, indices):
         self._examples = examples
         self._indices = np.sort(indices)
+        if hasattr(examples, "labels"):
+            self.labels = examples.labels[self._indices]
 
     def __getattr__(self, name):
         return getattr(self._examples, name)  # Such as `class_names` and `multi_label`.

@@ -97,7 +97,7 @@ class DenseRecipe(Recipe):
         # Each scene is used once in a training.
         counts = (self.steps * self.batch_size, VALIDATION_SCENES, TEST_SCENES)
         count = dict(zip(SPLITS, counts, strict=True))[split]
-        return DigitScenes(split, count, getattr(self, self.scene_size))
+        return DigitScenes(split, count, getattr(self, self.scene_size), masks=False)
 
     def backbone(self) -> PyramidBackbone:
         """Builds the backbone."""

@@ -4,15 +4,15 @@ import dataclasses
 import typing
 
 import keras
-import numpy as np
 
 from keras_spm.callbacks import CocoEvaluation
 from keras_spm.data import DetectionBatching
 from keras_spm.data import ImageBatching
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.data.preprocessing import read_image
-from keras_spm.data.transforms import mirrored
+from keras_spm.data.transforms import horizontal_flip
+from keras_spm.data.transforms import to_pixels
+from keras_spm.heads import RetinaNet
 from keras_spm.tasks import ObjectDetector
 from keras_spm.trainer.dense import DenseRecipe
 from keras_spm.trainer.recipe import Setup
@@ -62,12 +62,14 @@ class DetectionRecipe(DenseRecipe):
         model = ObjectDetector(
             backbone,
             len(data.class_names),
+            RetinaNet(
+                pyramid_channels=self.pyramid_channels,
+                channels=self.head_channels,
+                num_convs=self.num_convs,
+                anchor_scale=self.anchor_scale,
+                box_loss=self.box_loss,
+            ),
             data.class_names,
-            pyramid_channels=self.pyramid_channels,
-            head_channels=self.head_channels,
-            num_convs=self.num_convs,
-            anchor_scale=self.anchor_scale,
-            box_loss=self.box_loss,
             batching=ImageBatching(self.min_size, self.max_size),
         )
         backbone.freeze(self.frozen_stages)
@@ -77,7 +79,6 @@ class DetectionRecipe(DenseRecipe):
         return self.compiled_setup(model, batches, data, evaluation, "AP")
 
     def _augment(self, example, generator):
-        image, boxes = np.asarray(read_image(example.image)), example.boxes
         if generator.random() < self.flip:
-            image, boxes = mirrored(image, boxes)
-        return example._replace(image=image, boxes=boxes)
+            return horizontal_flip(example)
+        return {**example, "image": to_pixels(example["image"])}

@@ -11,9 +11,8 @@ import types
 import typing
 
 import keras
-import numpy as np
 
-from keras_spm.data.preprocessing import read_image
+from keras_spm.data.transforms import to_pixels
 from keras_spm.optimizers import LinearWarmup
 from keras_spm.registry import RECIPES
 from keras_spm.registry import lookup
@@ -164,7 +163,7 @@ class Recipe:
         """Draws predictions for the first examples into `predictions.png` in a folder."""
         count = min(_DRAWN_PREDICTIONS, len(examples))
         drawn = [examples[index] for index in range(count)]
-        images = [np.asarray(read_image(example.image)) for example in drawn]
+        images = [to_pixels(example["image"]) for example in drawn]
         model.draw(images, folder / "predictions.png", drawn, model.predict_images(images))
 
     def as_dict(self) -> dict[str, typing.Any]:

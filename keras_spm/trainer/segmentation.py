@@ -11,6 +11,7 @@ from keras_spm.data import ImageBatching
 from keras_spm.data import SegmentationAugmentation
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.data.pipeline import repeated_batches
+from keras_spm.heads import SemanticFPN
 from keras_spm.tasks import SemanticSegmenter
 from keras_spm.trainer.dense import DenseRecipe
 from keras_spm.trainer.recipe import Setup
@@ -48,9 +49,8 @@ class SegmentationRecipe(DenseRecipe):
         model = SemanticSegmenter(
             self.backbone(),
             len(data.class_names),
+            SemanticFPN(pyramid_channels=self.pyramid_channels, channels=self.head_channels),
             data.class_names,
-            pyramid_channels=self.pyramid_channels,
-            head_channels=self.head_channels,
             batching=ImageBatching(self.test_min_size, self.test_max_size, resize_to_divisor=True),
         )
         augmentation = SegmentationAugmentation(
@@ -65,6 +65,6 @@ class SegmentationRecipe(DenseRecipe):
         return self.compiled_setup(model, batches, data, evaluation, "mean_iou")
 
 
-def _stack(pairs):
-    images, segmentation_maps = zip(*pairs, strict=True)
-    return np.stack(images), np.stack(segmentation_maps)
+def _stack(examples):
+    names = ("image", "segmentation_map")
+    return tuple(np.stack([example[name] for example in examples]) for name in names)

@@ -12,11 +12,8 @@ from keras_spm.data.readers import readers_of
 from keras_spm.data.readers import register_reader
 from keras_spm.registry import READERS
 from keras_spm.trainer import load_recipe
-from keras_spm.trainer.dense_data import segmentation_data
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
-
-RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
 
 
 def test_all_formats_are_registered():
@@ -111,7 +108,7 @@ def stripes(tmp_path):
 
 def test_a_registered_format_is_known_to_recipes(stripes):
     overrides = ["dataset=stripes", f"data_folder={stripes}"]
-    data = segmentation_data(load_recipe("segmentation_ade20k", RECIPES, overrides))
+    data = load_recipe("segmentation_ade20k", overrides).splits()
     assert data.class_names == ["dark", "light"]
     assert (len(data.train), len(data.validation), len(data.test)) == (3, 2, 2)
     assert data.train[1]["segmentation_map"].max() == 0

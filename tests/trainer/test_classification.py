@@ -13,7 +13,6 @@ from PIL import Image
 
 from keras_spm import trainer
 from keras_spm.cli import main
-from keras_spm.data import ClassificationExample
 from keras_spm.data import ImageFolder
 from keras_spm.data import load_dataset
 from keras_spm.presets import list_presets
@@ -75,15 +74,15 @@ def test_all_optimizer_settings_at_once(photos, tmp_path):
     assert (tmp_path / "run/confusion_matrix.png").exists()
     # The averages were validated and saved.
     examples = ImageFolder(photos / "val")
-    images = model.preprocessing([example.image for example in examples])
-    labels = np.eye(3)[[example.label for example in examples]]
+    images = model.preprocessing([example["image"] for example in examples])
+    labels = np.eye(3)[[example["label"] for example in examples]]
     again = model.evaluate(images, labels, verbose=0, return_dict=True)
     assert again["accuracy"] == pytest.approx(result["validation_accuracy"], abs=1e-6)
     rows = list(csv.DictReader((tmp_path / "run/metrics.csv").read_text().splitlines()))
     best = rows[result["best_epoch"] - 1]
     assert again["loss"] == pytest.approx(float(best["val_loss"]), abs=1e-5)
     assert result["test_accuracy"] == pytest.approx(again["accuracy"], abs=1e-6)
-    (named,) = model.classify([examples[0].image], top=1)
+    (named,) = model.classify([examples[0]["image"]], top=1)
     assert named[0][0] in model.class_names
 
 
@@ -149,11 +148,13 @@ def test_the_held_out_share_is_stratified(photos):
     data = recipe.splits()
     assert class_counts(data).tolist() == [9, 5, 4] and len(data.validation) == 5
     train, validation = (
-        {example.image for example in split} for split in (data.train, data.validation)
+        {example["image"] for example in split} for split in (data.train, data.validation)
     )
     assert len(train | validation) == 23
     again = recipe.splits()
-    assert [each.image for each in again.validation] == [each.image for each in data.validation]
+    assert [each["image"] for each in again.validation] == [
+        each["image"] for each in data.validation
+    ]
     for override, message in (
         ("validation_share=0", "Add one, `val`, or hold out a share"),
         ("validation_share=0.05", "cannot be divided by `validation_share`"),
@@ -172,7 +173,7 @@ def test_invalid_data_are_reported_before_the_training(photos, tmp_path, capsys)
     assert main(arguments) == 2
     assert "1 × empty file (heron/a.jpg)" in capsys.readouterr().err
     for folder, message in (
-        (tmp_path / "nowhere", "nowhere is no folder"),
+        (tmp_path / "nowhere", "nowhere is not a folder"),
         ("", "must be the path"),
     ):
         assert main([*arguments[:-1], f"data_folder={folder}"]) == 2
@@ -192,9 +193,9 @@ def test_imagenet_classes(tmp_path):
     )
     data = recipe.splits()
     assert len(data.train) == len(data.validation) == 3 and len(data.class_names) == 1000
-    labels = sorted(example.label for example in data.train)
+    labels = sorted(example["label"] for example in data.train)
     assert [data.class_names[label] for label in labels][0] == "tench, Tinca tinca"
-    assert isinstance(data.train[0], ClassificationExample)
+    assert set(data.train[0]) == {"image", "label"}
     by_format = trainer.load_recipe(
         "classification_imagenet", [f"data_folder={folder}", "dataset=tfds"]
     )

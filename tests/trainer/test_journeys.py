@@ -12,6 +12,8 @@ from keras_spm import trainer
 from keras_spm.cli import main
 from keras_spm.data import DigitScenes
 from keras_spm.data import load_dataset
+from keras_spm.heads import RetinaNet
+from keras_spm.heads import SemanticFPN
 from keras_spm.trainer import dense
 from tests.helpers import randomize
 
@@ -90,7 +92,9 @@ def _backbone():
 @pytest.mark.only("torch")
 def test_a_segmenter_from_the_command_line(tmp_path, capsys, monkeypatch):
     names = ["background", *map(str, range(10))]
-    model = keras_spm.SemanticSegmenter(_backbone(), 11, names, pyramid_channels=8, head_channels=8)
+    model = keras_spm.SemanticSegmenter(
+        _backbone(), 11, SemanticFPN(pyramid_channels=8, channels=8), names
+    )
     randomize(model).save(tmp_path / "model.keras")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dense, "TEST_SCENES", 16)
@@ -129,8 +133,8 @@ def test_a_detector_from_the_command_line(tmp_path, capsys, monkeypatch):
     model = keras_spm.ObjectDetector(
         _backbone(),
         10,
+        RetinaNet(pyramid_channels=8, channels=8, num_convs=1),
         list(map(str, range(10))),
-        **{"pyramid_channels": 8, "head_channels": 8, "num_convs": 1},
     )
     randomize(model).save(tmp_path / "model.keras")
     monkeypatch.chdir(tmp_path)

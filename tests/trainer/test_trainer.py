@@ -157,7 +157,8 @@ def test_a_segmentation_run(tmp_path, capsys):
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files == FILES | {"metrics_per_class.csv"}
     images, segmentation_maps = zip(
-        *((each.image, each.segmentation_map) for each in DigitScenes("test", 256, 64)), strict=True
+        *((each["image"], each["segmentation_map"]) for each in DigitScenes("test", 256, 64)),
+        strict=True,
     )
     again = model.evaluate(
         np.stack(images), np.stack(segmentation_maps), verbose=0, return_dict=True
@@ -190,8 +191,8 @@ def test_the_ade20k_recipe(tmp_path):
         for kind in "images", "annotations":
             (tmp_path / kind / split).mkdir(parents=True)
         for number, scene in enumerate(DigitScenes("train", count, 80)):
-            Image.fromarray(scene.image).save(tmp_path / "images" / split / f"{number}.jpg")
-            labels = scene.segmentation_map  # 0 is ignored in this data set.
+            Image.fromarray(scene["image"]).save(tmp_path / "images" / split / f"{number}.jpg")
+            labels = scene["segmentation_map"]  # 0 is ignored in this data set.
             Image.fromarray(labels).save(tmp_path / "annotations" / split / f"{number}.png")
     overrides = (
         *("preset=pvt_v2_spm_mini", "load_weights=false", f"data_folder={tmp_path}"),
@@ -208,9 +209,9 @@ def test_the_coco_recipe_on_custom_data(tmp_path):
         records, pictures = [], []
         for number, scene in enumerate(DigitScenes(split, 4, 80)):
             name = f"{split}{number}.png"
-            Image.fromarray(scene.image).save(tmp_path / "images" / name)
+            Image.fromarray(scene["image"]).save(tmp_path / "images" / name)
             pictures.append({"id": number, "file_name": name, "height": 80, "width": 80})
-            for box, label in zip(scene.boxes.tolist(), scene.labels.tolist(), strict=True):
+            for box, label in zip(scene["boxes"].tolist(), scene["labels"].tolist(), strict=True):
                 left, top, right, bottom = box
                 sides = [right - left, bottom - top]
                 records.append(
