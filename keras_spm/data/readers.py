@@ -35,10 +35,13 @@ InvalidAnnotations: typing.TypeAlias = dict[str, list]
 class Reader:
     """A registered data format; see `register_reader`."""
 
-    def __init__(self, read: Callable, splits: Splits | Callable[[PathLike], Splits]) -> None:
+    def __init__(
+        self, read: Callable, splits: Splits | Callable[[PathLike], Splits], invalid: str = "raise"
+    ) -> None:
         functools.update_wrapper(self, read)
         self._read = read
         self._splits = splits
+        self.invalid = invalid
 
     def splits(self, folder: PathLike) -> Splits:
         """Returns {"train", "validation" or "test": name in this format}.
@@ -52,7 +55,7 @@ class Reader:
         folder: PathLike,
         split: str | None,
         class_names: Sequence[str] | None = None,
-        invalid: str = "raise",
+        invalid: str | None = None,
         verify: bool = True,
     ) -> Sequence[Example]:
         """Reads a split.
@@ -62,7 +65,8 @@ class Reader:
             split: name of the split, a value of `splits(folder)`.
             class_names: classes that the split must have, in the order of labels, or `None`
                 for those that the format finds.
-            invalid: `"raise"`, or `"drop"` to leave out invalid annotations and files.
+            invalid: `"raise"`, or `"drop"` to leave out invalid annotations and files; `None`
+                for the default of the format.
             verify: whether the reader may decode all images to check them.
 
         Raises:
@@ -70,7 +74,7 @@ class Reader:
             ValueError: if the data are not of this format, are invalid, or have other
                 classes than `class_names`.
         """
-        examples = self._read(folder, split, class_names, invalid, verify)
+        examples = self._read(folder, split, class_names, invalid or self.invalid, verify)
         if class_names is not None and list(examples.class_names) != list(class_names):
             raise ValueError(
                 f"{folder}: the split {split!r} must have the classes {list(class_names)}. "
@@ -80,7 +84,10 @@ class Reader:
 
 
 def register_reader(
-    task: str, name: str, splits: Splits | Callable[[PathLike], Splits]
+    task: str,
+    name: str,
+    splits: Splits | Callable[[PathLike], Splits],
+    invalid: str = "raise",
 ) -> Callable[[Callable], Callable]:
     """Returns a decorator that registers a reading function in `registry.READERS`.
 
@@ -89,6 +96,7 @@ def register_reader(
         name: name of the format in recipes.
         splits: which of "train", "validation" and "test" there are, and their names in the
             format: a dict, or a function of the folder that returns it.
+        invalid: default treatment of invalid annotations, `"raise"` or `"drop"`.
 
     The decorated function takes (folder, split, class_names, invalid, verify), as `Reader`
     does. It returns a sequence of examples with the attributes `class_names`; for
@@ -96,7 +104,7 @@ def register_reader(
     """
 
     def register(read):
-        READERS.register(f"{task}/{name}", Reader(read, splits))
+        READERS.register(f"{task}/{name}", Reader(read, splits, invalid))
         return read
 
     return register

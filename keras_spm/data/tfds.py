@@ -106,10 +106,10 @@ class TfdsCoco(_Examples):
         return {"image": example["image"], "image_id": image_id, **object_fields(objects)}
 
 
-@register_reader("detection", "tfds_coco", {"train": "train", "validation": "validation"})
+# The training split has two boxes without area.
+@register_reader("detection", "tfds_coco", {"train": "train", "validation": "validation"}, "drop")
 def _read_coco(folder, split, class_names, invalid, verify):
-    """Always drops invalid objects: the training split has two boxes without area."""
-    return TfdsCoco(folder, split, invalid="drop")
+    return TfdsCoco(folder, split, invalid)
 
 
 class TfdsAde20k(_Examples):
