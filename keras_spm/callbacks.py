@@ -1,7 +1,7 @@
 """Callbacks for `fit`."""
 
 import abc
-import collections.abc
+from collections.abc import Sequence
 
 import keras
 
@@ -20,11 +20,7 @@ class _Evaluation(keras.callbacks.Callback, abc.ABC):
     names: tuple[str, ...]
 
     def __init__(
-        self,
-        examples: collections.abc.Sequence[Example],
-        every: int = 1,
-        batch_size: int = 8,
-        prefix: str = "val_",
+        self, examples: Sequence[Example], every: int = 1, batch_size: int = 8, prefix: str = "val_"
     ) -> None:
         super().__init__()
         if every < 1:
@@ -82,11 +78,11 @@ class CocoEvaluation(_Evaluation):
 
     def __init__(
         self,
-        examples: collections.abc.Sequence[Example],
+        examples: Sequence[Example],
         every: int = 1,
         batch_size: int = 8,
         prefix: str = "val_",
-        class_names: collections.abc.Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         super().__init__(examples, every, batch_size, prefix)
         self.class_names = class_names

@@ -1,6 +1,6 @@
 """Plots of trainings and their results, saved as PNG."""
 
-import collections.abc
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ _MAX_LEGEND = 24  # Classes in a legend.
 
 
 def plot_training_curves(
-    metrics: dict[str, collections.abc.Sequence[float]],
+    metrics: dict[str, Sequence[float]],
     path: PathLike,
     names: tuple[str, str] = ("loss", "accuracy"),
 ) -> None:
@@ -39,11 +39,7 @@ def plot_training_curves(
     figure.savefig(path, dpi=120)
 
 
-def plot_images(
-    images: collections.abc.Sequence[ImageLike],
-    titles: collections.abc.Sequence[str],
-    path: PathLike,
-) -> None:
+def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLike) -> None:
     """Plots images with titles, four per row.
 
     Args:
@@ -66,8 +62,8 @@ def plot_images(
 def plot_confusion_matrix(
     labels: np.ndarray,
     predictions: np.ndarray,
-    images: collections.abc.Sequence[np.ndarray],
-    class_names: collections.abc.Sequence[str],
+    images: Sequence[np.ndarray],
+    class_names: Sequence[str],
     path: PathLike,
 ) -> None:
     """Plots the confusion matrix beside misclassified images.
@@ -108,10 +104,10 @@ def plot_confusion_matrix(
 
 
 def plot_segmentations(
-    images: collections.abc.Sequence[ImageLike],
-    segmentation_maps: collections.abc.Sequence[np.ndarray] | None,
-    predictions: collections.abc.Sequence[np.ndarray] | None,
-    class_names: collections.abc.Sequence[str],
+    images: Sequence[ImageLike],
+    segmentation_maps: Sequence[np.ndarray] | None,
+    predictions: Sequence[np.ndarray] | None,
+    class_names: Sequence[str],
     path: PathLike,
 ) -> None:
     """Plots images beside their true and predicted segmentation maps.
@@ -149,10 +145,10 @@ def _colored(segmentation_map, colors):
 
 
 def plot_detections(
-    images: collections.abc.Sequence[ImageLike],
-    truth: collections.abc.Sequence[Example] | None,
-    detections: collections.abc.Sequence[Example] | None,
-    class_names: collections.abc.Sequence[str],
+    images: Sequence[ImageLike],
+    truth: Sequence[Example] | None,
+    detections: Sequence[Example] | None,
+    class_names: Sequence[str],
     path: PathLike,
 ) -> None:
     """Plots images with their true boxes beside the same images with the detected boxes.

@@ -73,8 +73,9 @@ class PVTv2(PyramidBackbone):
         linear_attention: bool, whether keys and values are pooled to 7x7 (the `_li`
             variants).
         drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a strided 3x3 convolution), `"spm"` (Stepwise Patch Merging), or for
-            ablation one of its halves, `"msa"` or `"gle"`, see `make_merging`.
+        merging: `"default"` (a strided 3x3 convolution), `"spm"` (Stepwise Patch
+            Merging), or for ablation one of its halves, `"msa"` or `"gle"`, see
+            `make_merging`. `None` for the class\'s own default.
         fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code and timm, 1e-6 in transformers).
@@ -102,7 +103,7 @@ class PVTv2(PyramidBackbone):
         sr_ratios: typing.Sequence[int],
         linear_attention: bool = False,
         drop_path_rate: float = 0.0,
-        merging: str = "default",
+        merging: str | None = None,
         fused: bool = False,
         embedding_norm_epsilon: float = 1e-5,
         dtype: str | keras.DTypePolicy | None = None,
@@ -115,6 +116,7 @@ class PVTv2(PyramidBackbone):
             mlp_ratios=mlp_ratios,
             sr_ratios=sr_ratios,
         )
+        merging = self.default_merging if merging is None else merging
         embedding = functools.partial(
             OverlappingPatchEmbedding, norm_epsilon=embedding_norm_epsilon
         )
@@ -169,6 +171,3 @@ class PVTv2SPM(PVTv2):
 
     preset_prefix = "pvt_v2_spm_"
     default_merging = "spm"
-
-    def __init__(self, *args: typing.Any, merging: str = "spm", **kwargs: typing.Any) -> None:
-        super().__init__(*args, merging=merging, **kwargs)

@@ -45,8 +45,9 @@ class Swin(PyramidBackbone):
         window_size: int, height and width of a window.
         mlp_ratio: number, hidden channels of the MLP over the stage's channels.
         drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a linear map of 2x2 patches), `"spm"` (Stepwise Patch Merging), or for
-            ablation one of its halves, `"msa"` or `"gle"`, see `make_merging`.
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"` (Stepwise Patch
+            Merging), or for ablation one of its halves, `"msa"` or `"gle"`, see
+            `make_merging`. `None` for the class\'s own default.
         fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
         dtype: dtype policy of the layers.
         **kwargs: `image_shape`, `data_format`, `frozen_stages`,
@@ -71,12 +72,13 @@ class Swin(PyramidBackbone):
         window_size: int = 7,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
-        merging: str = "default",
+        merging: str | None = None,
         fused: bool = False,
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: typing.Any,
     ) -> None:
         per_stage = four_each(depths=depths, num_heads=num_heads)
+        merging = self.default_merging if merging is None else merging
         default_merging = functools.partial(PatchMerging, norm_epsilon=NORM_EPSILON)
 
         def make_block(stage, block, rate, name):
@@ -126,6 +128,3 @@ class SwinSPM(Swin):
 
     preset_prefix = "swin_spm_"
     default_merging = "spm"
-
-    def __init__(self, *args: typing.Any, merging: str = "spm", **kwargs: typing.Any) -> None:
-        super().__init__(*args, merging=merging, **kwargs)

@@ -42,13 +42,9 @@ class Ade20k(SegmentationFiles):
         folder: path of `ADEChallengeData2016`.
         split: `"training"` or `"validation"`.
 
-    Attributes:
-        class_names: list of 150 str.
-
     Raises:
         FileNotFoundError: if the folder has no images, or a map is missing.
-        ValueError: if the split is unknown; when an example is read, if a file cannot be read
-            or a map has another size than its image or an invalid value.
+        ValueError: if the split is unknown; when an example is read, if a file is invalid.
     """
 
     def __init__(self, folder: PathLike, split: str) -> None:

@@ -1,9 +1,10 @@
 """Sequences of examples whose images are files: objects with boxes, and segmentation maps."""
 
-import collections.abc
 import math
 import pathlib
 import typing
+from collections.abc import Callable
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -56,21 +57,14 @@ class DetectionFiles:
         annotations: iterable of (id, annotation).
         read: function that turns an annotation into an `ObjectEntry`.
         invalid: `"raise"` or `"drop"`.
-
-    Attributes:
-        invalid_annotations: {reason: [ids]} of dropped annotations and images.
-
-    Raises:
-        ValueError: if annotations are invalid and not dropped; when an example is read, if
-            the image has another size than listed.
     """
 
     def __init__(
         self,
         source: object,
         images: list[ImageEntry],
-        annotations: collections.abc.Iterable[tuple],
-        read: collections.abc.Callable[..., ObjectEntry],
+        annotations: Iterable[tuple],
+        read: Callable[..., ObjectEntry],
         invalid: str,
     ) -> None:
         check_invalid(invalid)
@@ -124,8 +118,7 @@ def object_fields(objects: list[ObjectEntry]) -> dict[str, np.ndarray]:
 def clip_box(box: Box, height: int, width: int) -> Box:
     """Clips a box (left, top, right, bottom) to its image.
 
-    Annotators draw boxes slightly past the edge. A box that is completely outside belongs to
-    another image or has other units.
+    Annotators draw boxes slightly past the edge, but not completely outside.
 
     Raises:
         InvalidAnnotation: if the box is not finite, is empty, or is outside the image.
@@ -140,7 +133,7 @@ def clip_box(box: Box, height: int, width: int) -> Box:
     return left, top, right, bottom
 
 
-def check_finite(numbers: collections.abc.Iterable[float]) -> None:
+def check_finite(numbers: Iterable[float]) -> None:
     """Raises `InvalidAnnotation` if a number is not finite as a float."""
     try:
         finite = all(map(math.isfinite, numbers))
@@ -166,16 +159,12 @@ class SegmentationFiles:
         pairs: list of (path of an image, path of its segmentation map).
         class_names: names in the order of class indices.
         first_class: stored value of class 0, see `to_segmentation_map`.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: when an example is read, if a file cannot be read or a map is invalid.
     """
 
     def __init__(
         self,
         pairs: list[tuple[pathlib.Path, pathlib.Path]],
-        class_names: collections.abc.Iterable[str],
+        class_names: Iterable[str],
         first_class: int = 0,
     ) -> None:
         missing = sorted(missing_files(path for pair in pairs for path in pair))
@@ -204,11 +193,7 @@ class SegmentationFiles:
 
 
 def to_segmentation_map(
-    stored: np.ndarray,
-    size: tuple[int, int],
-    num_classes: int,
-    first_class: int,
-    source: object,
+    stored: np.ndarray, size: tuple[int, int], num_classes: int, first_class: int, source: object
 ) -> np.ndarray:
     """Converts a stored map to class indices from 0, with 255 where ignored.
 

@@ -1,8 +1,8 @@
 """Batches of images of different sizes."""
 
-import collections.abc
 import dataclasses
 import typing
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -65,9 +65,7 @@ class ImageBatching:
         self.size_divisor = size_divisor
         self.resize_to_divisor = resize_to_divisor
 
-    def __call__(
-        self, images: collections.abc.Sequence[ImageLike]
-    ) -> tuple[np.ndarray, list[ImageGeometry]]:
+    def __call__(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, list[ImageGeometry]]:
         """Makes a batch of images.
 
         Args:
@@ -77,20 +75,12 @@ class ImageBatching:
         Returns:
             (batch, geometries): (count, height, width, 3) uint8, and an `ImageGeometry` per
             image.
-
-        Raises:
-            FileNotFoundError: if a path does not exist.
-            ValueError: if a file or array is not a readable image.
         """
         examples, geometries = self.transform([{"image": image} for image in images])
         return np.stack([example["image"] for example in examples]), geometries
 
     def transform(self, examples: list[Example]) -> tuple[list[Example], list[ImageGeometry]]:
-        """Resizes and pads examples, with all their fields, to one size.
-
-        Returns:
-            (examples, geometries)
-        """
+        """Returns examples with all fields resized and padded to one size, and geometries."""
         examples = [{**each, "image": read_image(each["image"])} for each in examples]
         geometries = []
         for number, example in enumerate(examples):
@@ -133,18 +123,13 @@ class DetectionBatching:
     """
 
     def __init__(
-        self,
-        images: ImageBatching,
-        max_objects: int = 100,
-        bounding_box_format: str = "xyxy",
+        self, images: ImageBatching, max_objects: int = 100, bounding_box_format: str = "xyxy"
     ) -> None:
         self.images = images
         self.max_objects = max_objects
         self.bounding_box_format = bounding_box_format
 
-    def __call__(
-        self, examples: collections.abc.Sequence[Example]
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def __call__(self, examples: Sequence[Example]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Makes a batch.
 
         Args:
@@ -163,9 +148,7 @@ class DetectionBatching:
             - `masks` (count, max_objects, height, width) bool, if examples have masks.
 
         Raises:
-            FileNotFoundError: if a path does not exist.
-            ValueError: if a file is not a readable image, or an image has more than
-                `max_objects` objects.
+            ValueError: if an image has more than `max_objects` objects.
         """
         most = max(len(example["labels"]) for example in examples)
         if most > self.max_objects:

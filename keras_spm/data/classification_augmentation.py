@@ -68,10 +68,6 @@ class ClassificationAugmentation:
 
         Returns:
             (image_size, image_size, 3) uint8.
-
-        Raises:
-            FileNotFoundError: if a path does not exist.
-            ValueError: if the file is not a readable image.
         """
         from PIL import ImageOps
 
@@ -117,14 +113,9 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """Returns (left, top, right, bottom) of a crop of random area and aspect ratio.
 
-    If ten attempts do not fit into the image, it is the largest central crop with the nearest
-    allowed aspect ratio.
-
-    Args:
-        height: of the image.
-        width: of the image.
-        generator: source of the random numbers.
-        crop_scale: smallest area as a fraction of the image.
+    If ten attempts do not fit into the image of this height and width, it is the largest
+    central crop with the nearest allowed aspect ratio. `crop_scale` is the smallest area as a
+    fraction of the image.
     """
     for _ in range(_ATTEMPTS):
         columns, rows = _random_sides(height * width, generator, (crop_scale, 1), _RATIOS)
@@ -245,7 +236,7 @@ def operations() -> dict[str, typing.Callable]:
 
 
 class Mixing:
-    """Mixup or cutmix of a batch with itself in reverse order, for a whole batch.
+    """Mixup or cutmix of a batch with itself in reverse order.
 
     Args:
         mixup: parameter of the beta distribution of the first image's weight; 0 disables

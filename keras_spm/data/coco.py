@@ -72,9 +72,8 @@ class CocoDetection(DetectionFiles):
 
     Raises:
         FileNotFoundError: if the JSON file does not exist.
-        ValueError: if the file is not a COCO file, or annotations are invalid and not
-            dropped; when an example is read, if the image cannot be read or has another size
-            than the file lists.
+        ValueError: if the file is not a COCO file, or annotations are invalid; when an example
+            is read, if the image has another size than listed.
 
     Example:
 
@@ -104,15 +103,13 @@ class CocoDetection(DetectionFiles):
         super().__init__(annotations, entries, pairs, read, invalid)
 
 
-@register_reader("detection", "coco", {"train": "train2017", "validation": "val2017"})
+# The training split has two boxes without area.
+@register_reader("detection", "coco", {"train": "train2017", "validation": "val2017"}, "drop")
 def _read_coco(folder, split, class_names, invalid, verify):
-    """COCO's own folders: `annotations/instances_train2017.json`, `train2017`, and so on.
-
-    Its training split has two boxes without area, so invalid annotations are always dropped.
-    """
+    """COCO's own folders: `annotations/instances_train2017.json`, `train2017`, and so on."""
     folder = pathlib.Path(folder)
     annotations = folder / "annotations" / f"instances_{split}.json"
-    return CocoDetection(annotations, folder / split, invalid="drop")
+    return CocoDetection(annotations, folder / split, invalid)
 
 
 @register_reader("detection", "coco_format", {"train": "train", "validation": "validation"})

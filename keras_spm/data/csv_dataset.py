@@ -1,8 +1,8 @@
 """Labeled images listed in a CSV file."""
 
-import collections.abc
 import csv
 import pathlib
+from collections.abc import Sequence
 
 from keras_spm.data.image_folder import LabeledFiles
 from keras_spm.data.readers import Splits
@@ -52,7 +52,7 @@ class CsvDataset(LabeledFiles):
         table: PathLike,
         images: PathLike | None = None,
         split: str | None = None,
-        class_names: collections.abc.Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         invalid: str = "raise",
         verify: bool = True,
     ) -> None:

@@ -32,15 +32,11 @@ _NOISE = 6  # Standard deviation, levels.
 class DigitScenes:
     """A split of the data set, a sequence of examples that are made on access.
 
-    An example is a dict of
-
-    - `image` (height, width, 3) uint8;
-    - `segmentation_map` (height, width) uint8; 0 is background, digit d is d + 1;
-    - `boxes` (digits, 4) float32, left, top, right and bottom of the visible part, pixels;
-    - `labels` (digits,) int64, from 0 to 9;
-    - `crowd` (digits,) bool, all false;
-    - `areas` (digits,) int64, visible pixels;
-    - `masks` (digits, height, width) bool, the visible pixels.
+    An example is a dict of `image` (height, width, 3) uint8; `segmentation_map` (height,
+    width) uint8, where 0 is background and d + 1 digit d; and for the visible part of each
+    digit `boxes` (digits, 4) float32, left, top, right and bottom in pixels, `labels`
+    (digits,), from 0 to 9, `crowd`, all false, `areas`, and `masks` (digits, height, width)
+    bool.
 
     Args:
         split: `"train"`, `"validation"` or `"test"`.

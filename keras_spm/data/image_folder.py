@@ -1,9 +1,10 @@
 """Labeled image files, and the format with one folder per class."""
 
 import collections
-import collections.abc
 import os
 import pathlib
+from collections.abc import Collection
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,13 +38,7 @@ class LabeledFiles:
         verify: whether every image is decoded to check it.
 
     Attributes:
-        class_names: list of str.
-        multi_label: bool.
         labels: (count,) int64, or (count, classes) float32 of 0 and 1 if `multi_label`.
-        invalid_annotations: {reason: [ids]} of dropped files.
-
-    Raises:
-        ValueError: if files are invalid and not dropped, or none is left.
     """
 
     def __init__(
@@ -51,7 +46,7 @@ class LabeledFiles:
         source: object,
         files: list[tuple],
         class_names: list[str],
-        required: collections.abc.Collection[str],
+        required: Collection[str],
         invalid_annotations: InvalidAnnotations,
         multi_label: bool = False,
         prune: bool = False,
@@ -140,8 +135,8 @@ class ImageFolder(LabeledFiles):
 
     Invalid are: a class without images, a file beside the class folders or without an image
     extension, a folder inside a class folder, and, with `verify`, a file that is empty, not an
-    image, truncated or not readable, an image smaller than 8 pixels, or one with more pixels
-    than Pillow's limit (178 million). Class names that differ only in case are an error.
+    image, truncated, unreadable, smaller than 8 pixels, or above Pillow's limit of 178 million
+    pixels. Class names that differ only in case are an error.
 
     Args:
         folder: path.
@@ -170,7 +165,7 @@ class ImageFolder(LabeledFiles):
     def __init__(
         self,
         folder: PathLike,
-        class_names: collections.abc.Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         invalid: str = "raise",
         verify: bool = True,
     ) -> None:

@@ -1,6 +1,5 @@
 """Reading and checking image files."""
 
-import collections.abc
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -10,6 +9,8 @@ import os
 import pathlib
 import struct
 import typing
+from collections.abc import Iterable
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -70,22 +71,14 @@ def is_image_file(image: object) -> bool:
 
 
 def image_size(image: ImageFile) -> tuple[int, int]:
-    """Returns the (height, width) that `read_image` gives, without decoding the image.
-
-    Raises:
-        FileNotFoundError: if a path does not exist.
-        ValueError: if the file is not a readable image.
-    """
+    """Returns the (height, width) that `read_image` gives, without decoding; raises likewise."""
     with open_image(image) as file:
         turned = file.getexif().get(_ORIENTATION) in _QUARTER_TURNS
         return file.size if turned else file.size[::-1]
 
 
 def read_index_image(path: PathLike) -> np.ndarray:
-    """Returns the values of an 8-bit grayscale or palette image.
-
-    Returns:
-        (height, width) uint8; palette indices, not colors.
+    """Returns the (height, width) uint8 gray values or palette indices of an image.
 
     Raises:
         FileNotFoundError: if the path does not exist.
@@ -98,13 +91,9 @@ def read_index_image(path: PathLike) -> np.ndarray:
 
 
 def find_invalid_images(paths: list[pathlib.Path]) -> list[str | None]:
-    """Decodes image files to find those that cannot be used for training.
+    """Decodes image files; returns for each the reason why it is invalid, or `None`.
 
-    JPEG files are decoded at 1/8 of their size, which is faster and still finds truncated
-    files.
-
-    Returns:
-        For each file the reason why it is invalid, or `None`.
+    JPEG files are decoded at 1/8 of their size, which still finds truncated files.
     """
     # Pillow releases the GIL while it decodes.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
@@ -135,7 +124,7 @@ def _invalid_reason(path):
     return None
 
 
-def missing_files(paths: collections.abc.Iterable[pathlib.Path]) -> set[pathlib.Path]:
+def missing_files(paths: Iterable[pathlib.Path]) -> set[pathlib.Path]:
     """Returns the paths that do not exist; each folder is listed once."""
     paths = set(paths)
     folders = {path.parent for path in paths}
@@ -156,7 +145,7 @@ def has_image_extension(path: PathLike) -> bool:
 
 
 @contextlib.contextmanager
-def open_image(image: ImageFile) -> collections.abc.Iterator[PilImage]:
+def open_image(image: ImageFile) -> Iterator[PilImage]:
     """Opens an image file with Pillow; errors inside the block name the file.
 
     Raises:

@@ -1,8 +1,10 @@
 """Batches for `fit` in a deterministic order, made by Grain."""
 
-import collections.abc
 import functools
 import typing
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -15,16 +17,16 @@ _THREADS, _PREFETCHED_BATCHES = 8, 8
 
 
 def repeated_batches(
-    examples: collections.abc.Sequence,
-    transform: collections.abc.Callable,
-    collate: collections.abc.Callable,
+    examples: Sequence,
+    transform: Callable,
+    collate: Callable,
     batch_size: int,
     seed: int,
     repeats: int = 1,
-    batch_transform: collections.abc.Callable | None = None,
+    batch_transform: Callable | None = None,
     shard: int = 0,
     shards: int = 1,
-) -> collections.abc.Sequence:
+) -> Sequence:
     """Returns an endless sequence of batches, a Grain `MapDataset`, shuffled in each pass.
 
     Processes that train together draw the same order, and each takes every `shards`-th
@@ -71,7 +73,7 @@ def repeated_batches(
     return batches
 
 
-def read_ahead(batches: collections.abc.Sequence, start: int = 0) -> collections.abc.Iterable:
+def read_ahead(batches: Sequence, start: int = 0) -> Iterable:
     """Returns a Grain `IterDataset` for `fit` whose batches are made by threads.
 
     Args:
@@ -96,11 +98,7 @@ class EvaluationBatches(keras.utils.PyDataset):
     """
 
     def __init__(
-        self,
-        examples: collections.abc.Sequence,
-        transform: collections.abc.Callable,
-        collate: collections.abc.Callable,
-        batch_size: int,
+        self, examples: Sequence, transform: Callable, collate: Callable, batch_size: int
     ) -> None:
         super().__init__(workers=_THREADS)
         self._examples = examples
@@ -125,7 +123,7 @@ def training_batches(
     rotation: float,
     zoom: float,
     translation: float,
-) -> tuple[collections.abc.Sequence, int]:
+) -> tuple[Sequence, int]:
     """Returns the augmented batches of a whole training on images in memory, by Grain.
 
     Every epoch is shuffled and augmented anew; the same seed gives the same batches. An

@@ -126,8 +126,7 @@ def read_images(images: ImageLike | typing.Iterable[ImageLike]) -> np.ndarray:
         Array (height, width, 3) for one image, (count, height, width, 3) for several.
 
     Raises:
-        FileNotFoundError: if a path does not exist.
-        ValueError: if a file is not a readable image, or images differ in size.
+        ValueError: if images differ in size.
     """
     if hasattr(images, "ndim"):
         return np.asarray(images)

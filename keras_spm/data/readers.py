@@ -8,9 +8,12 @@ recipes find it by its task and name:
 ...     return MyDetection(folder, split)  # A sequence of dicts with `class_names`.
 """
 
-import collections.abc
 import functools
 import typing
+from collections.abc import Callable
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Sequence
 
 from keras_spm.registry import READERS
 from keras_spm.types import Example
@@ -30,23 +33,15 @@ InvalidAnnotations: typing.TypeAlias = dict[str, list]
 
 
 class Reader:
-    """A registered data format; `register_reader` makes it.
-
-    Args:
-        read: function (folder, split, class_names, invalid, verify) that returns a sequence of
-            examples with the attributes `class_names` and, where annotations can be invalid,
-            `invalid_annotations`; for classification also `multi_label`.
-        splits: see `register_reader`.
-    """
+    """A registered data format; see `register_reader`."""
 
     def __init__(
-        self,
-        read: collections.abc.Callable,
-        splits: Splits | collections.abc.Callable[[PathLike], Splits],
+        self, read: Callable, splits: Splits | Callable[[PathLike], Splits], invalid: str = "raise"
     ) -> None:
         functools.update_wrapper(self, read)
         self._read = read
         self._splits = splits
+        self.invalid = invalid
 
     def splits(self, folder: PathLike) -> Splits:
         """Returns {"train", "validation" or "test": name in this format}.
@@ -59,10 +54,10 @@ class Reader:
         self,
         folder: PathLike,
         split: str | None,
-        class_names: collections.abc.Sequence[str] | None = None,
-        invalid: str = "raise",
+        class_names: Sequence[str] | None = None,
+        invalid: str | None = None,
         verify: bool = True,
-    ) -> collections.abc.Sequence[Example]:
+    ) -> Sequence[Example]:
         """Reads a split.
 
         Args:
@@ -70,7 +65,8 @@ class Reader:
             split: name of the split, a value of `splits(folder)`.
             class_names: classes that the split must have, in the order of labels, or `None`
                 for those that the format finds.
-            invalid: `"raise"`, or `"drop"` to leave out invalid annotations and files.
+            invalid: `"raise"`, or `"drop"` to leave out invalid annotations and files; `None`
+                for the default of the format.
             verify: whether the reader may decode all images to check them.
 
         Raises:
@@ -78,7 +74,7 @@ class Reader:
             ValueError: if the data are not of this format, are invalid, or have other
                 classes than `class_names`.
         """
-        examples = self._read(folder, split, class_names, invalid, verify)
+        examples = self._read(folder, split, class_names, invalid or self.invalid, verify)
         if class_names is not None and list(examples.class_names) != list(class_names):
             raise ValueError(
                 f"{folder}: the split {split!r} must have the classes {list(class_names)}. "
@@ -90,8 +86,9 @@ class Reader:
 def register_reader(
     task: str,
     name: str,
-    splits: Splits | collections.abc.Callable[[PathLike], Splits],
-) -> collections.abc.Callable[[collections.abc.Callable], collections.abc.Callable]:
+    splits: Splits | Callable[[PathLike], Splits],
+    invalid: str = "raise",
+) -> Callable[[Callable], Callable]:
     """Returns a decorator that registers a reading function in `registry.READERS`.
 
     Args:
@@ -99,12 +96,15 @@ def register_reader(
         name: name of the format in recipes.
         splits: which of "train", "validation" and "test" there are, and their names in the
             format: a dict, or a function of the folder that returns it.
+        invalid: default treatment of invalid annotations, `"raise"` or `"drop"`.
 
-    The decorated function takes (folder, split, class_names, invalid, verify); see `Reader`.
+    The decorated function takes (folder, split, class_names, invalid, verify), as `Reader`
+    does. It returns a sequence of examples with the attributes `class_names`; for
+    classification `multi_label`; and, if annotations can be invalid, `invalid_annotations`.
     """
 
     def register(read):
-        READERS.register(f"{task}/{name}", Reader(read, splits))
+        READERS.register(f"{task}/{name}", Reader(read, splits, invalid))
         return read
 
     return register
@@ -120,7 +120,7 @@ def readers_of(task: str) -> dict[str, Reader]:
     }
 
 
-def find_splits(names: collections.abc.Collection[str]) -> Splits:
+def find_splits(names: Collection[str]) -> Splits:
     """Returns the splits among the names that a data set uses; see `Reader.splits`."""
     return {
         split: next(alias for alias in aliases if alias in names)
@@ -140,9 +140,7 @@ def check_invalid(invalid: str) -> None:
 
 
 def read_annotations(
-    annotations: collections.abc.Iterable[tuple],
-    read: collections.abc.Callable,
-    invalid_annotations: InvalidAnnotations,
+    annotations: Iterable[tuple], read: Callable, invalid_annotations: InvalidAnnotations
 ) -> list:
     """Reads annotations and collects the ids of invalid ones.
 
@@ -150,9 +148,6 @@ def read_annotations(
         annotations: iterable of (id, annotation).
         read: function of an annotation, which may raise `InvalidAnnotation`.
         invalid_annotations: {reason: [ids]}; updated in place.
-
-    Returns:
-        List of the results of `read`.
     """
     objects = []
     for annotation_id, annotation in annotations:

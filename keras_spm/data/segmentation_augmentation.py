@@ -48,12 +48,7 @@ class SegmentationAugmentation:
         self.color_jitter = color_jitter
 
     def __call__(self, example: Example, generator: np.random.Generator) -> Example:
-        """Augments an example.
-
-        Args:
-            example: dict of `image`, a path, `PIL.Image.Image` or array, and
-                `segmentation_map` (height, width) uint8, 255 where ignored.
-            generator: source of the random numbers.
+        """Augments an example of `image` and `segmentation_map`, 255 where ignored.
 
         Returns:
             The example with `image` (crop_size, crop_size, 3) and `segmentation_map`

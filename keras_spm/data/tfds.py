@@ -68,12 +68,12 @@ class TfdsCoco(_Examples):
 
     Attributes:
         class_names: list of 80 str.
-        category_ids: list of 80 int, COCO's own id of each label, from 1 to 90.
+        category_ids: list of COCO's own id of each label, from 1 to 90.
 
     Raises:
         FileNotFoundError: if the folder has no data set.
-        ValueError: if the split is unknown, or the data set or file format is another one;
-            when an example is read, if objects are invalid and not dropped.
+        ValueError: if the split is unknown or the format is another one; when an example is
+            read, if objects are invalid and not dropped.
     """
 
     def __init__(self, folder: PathLike, split: str, invalid: str = "raise") -> None:
@@ -106,10 +106,10 @@ class TfdsCoco(_Examples):
         return {"image": example["image"], "image_id": image_id, **object_fields(objects)}
 
 
-@register_reader("detection", "tfds_coco", {"train": "train", "validation": "validation"})
+# The training split has two boxes without area.
+@register_reader("detection", "tfds_coco", {"train": "train", "validation": "validation"}, "drop")
 def _read_coco(folder, split, class_names, invalid, verify):
-    """Always drops invalid objects: the training split has two boxes without area."""
-    return TfdsCoco(folder, split, invalid="drop")
+    return TfdsCoco(folder, split, invalid)
 
 
 class TfdsAde20k(_Examples):
@@ -135,9 +135,8 @@ class TfdsAde20k(_Examples):
 
     Raises:
         FileNotFoundError: if the folder has no data set.
-        ValueError: if the split is unknown, or the data set or file format is another one;
-            when an example is read, if a map has another size than its image or a value above
-            150.
+        ValueError: if the split is unknown or the format is another one; when an example is
+            read, if its map is invalid.
     """
 
     def __init__(self, folder: PathLike, split: str) -> None:
@@ -179,9 +178,8 @@ class TfdsClassification(_Examples):
 
     Raises:
         FileNotFoundError: if the folder has no data set.
-        ValueError: if the split is unknown, or the data set or file format is another one;
-            when an example is read, if it has no known class, as in the test splits of some
-            data sets.
+        ValueError: if the split is unknown or the format is another one; when an example is
+            read, if it has no known class, as in some test splits.
     """
 
     def __init__(self, folder: PathLike, split: str) -> None:

@@ -4,8 +4,8 @@ An example is a dict. Fields that are not in the table of kinds are returned unc
 them `areas`, which stay as annotated. Inputs are not modified.
 """
 
-import collections.abc
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -110,11 +110,8 @@ def pad(
         return padded
 
     def pad_map(array):
-        padded = np.full(
-            (*array.shape[:-2], *size),
-            False if array.dtype == bool else segmentation_fill,
-            array.dtype,
-        )
+        fill = False if array.dtype == bool else segmentation_fill
+        padded = np.full((*array.shape[:-2], *size), fill, array.dtype)
         padded[..., : array.shape[-2], : array.shape[-1]] = array
         return padded
 
@@ -132,14 +129,11 @@ def random_affine(
     """Rotates, scales and shifts an image about its center; added pixels are black.
 
     Args:
-        image: (height, width, 3) uint8.
+        image: (height, width, 3) uint8, as the result.
         generator: source of the random numbers.
         rotation: largest angle in degrees, in both directions.
         zoom: largest relative change of size, in both directions.
         translation: largest shift as a fraction of the side, in both directions.
-
-    Returns:
-        (height, width, 3) uint8
     """
     from PIL import Image
 
@@ -170,7 +164,7 @@ def to_pixels(image: ImageLike) -> np.ndarray:
     return np.asarray(read_image(image))
 
 
-def _apply(example: Example, **functions: collections.abc.Callable) -> Example:
+def _apply(example: Example, **functions: Callable) -> Example:
     """Applies to each field the function of its kind."""
     kinds = {name: _KINDS.get(name) for name in example}
     return {

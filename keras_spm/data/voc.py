@@ -1,8 +1,8 @@
 """Objects and segmentation maps from folders in Pascal VOC's layout."""
 
-import collections.abc
 import functools
 import pathlib
+from collections.abc import Sequence
 
 from keras_spm.data.annotated_files import DetectionFiles
 from keras_spm.data.annotated_files import ImageEntry
@@ -56,15 +56,14 @@ class VocDetection(DetectionFiles):
     Raises:
         FileNotFoundError: if the folder has no such lists, or an annotation file is missing.
         ValueError: if the split is unknown, a file is not a VOC annotation, or objects are
-            invalid and not dropped; when an example is read, if the image cannot be read or
-            has another size than its annotation lists.
+            invalid; when an example is read, if the image has another size than listed.
     """
 
     def __init__(
         self,
         folder: PathLike,
         split: str,
-        class_names: collections.abc.Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         invalid: str = "raise",
     ) -> None:
         folder = pathlib.Path(folder)
@@ -106,15 +105,11 @@ class VocSegmentation(SegmentationFiles):
 
     Raises:
         FileNotFoundError: if the folder has no such lists, or a file is missing.
-        ValueError: if the split is unknown; when an example is read, if a file cannot be read
-            or a map has another size than its image or an invalid value.
+        ValueError: if the split is unknown; when an example is read, if a file is invalid.
     """
 
     def __init__(
-        self,
-        folder: PathLike,
-        split: str,
-        class_names: collections.abc.Sequence[str] | None = None,
+        self, folder: PathLike, split: str, class_names: Sequence[str] | None = None
     ) -> None:
         folder = pathlib.Path(folder)
         pairs = [

@@ -4,7 +4,6 @@ from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.convolution import DepthwiseConv2D
 from keras_spm.layers.dense import Dense
-from keras_spm.layers.drop_path import DropPath
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
 from keras_spm.layers.image_normalization import ImageNormalization
 from keras_spm.layers.layer_normalization import LayerNormalization
@@ -20,6 +19,7 @@ from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttenti
 from keras_spm.layers.stage import ClassTokenStage
 from keras_spm.layers.stage import Stage
 from keras_spm.layers.stepwise_patch_merging import StepwisePatchMerging
+from keras_spm.layers.transformer_block import DropPath
 from keras_spm.layers.transformer_block import TransformerBlock
 from keras_spm.layers.window_attention import WindowAttention
 

@@ -9,7 +9,7 @@ from keras_spm.types import Tensor
 
 
 class CompositeLayer(keras.layers.Layer):
-    """Base class of layers that contain other layers.
+    """Base class of layers that contain other layers; by default they keep the map's shape.
 
     A child is built by its parent, which gives its variables their paths. Children that
     are constructor arguments are therefore serialized without their build shapes.
@@ -19,7 +19,10 @@ class CompositeLayer(keras.layers.Layer):
     # Names of the constructor arguments that are layers, lists of layers, or None.
     child_arguments: tuple[str, ...] = ()
 
-    def get_config(self) -> dict[str, Any]:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def get_config(self) -> dict:
         config = super().get_config()
         config["dtype"] = keras.dtype_policies.serialize(policy_with_quantization(self))
         for name in self.child_arguments:
@@ -28,7 +31,7 @@ class CompositeLayer(keras.layers.Layer):
         return config
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "CompositeLayer":
+    def from_config(cls, config: dict) -> "CompositeLayer":
         children = {
             name: keras.saving.deserialize_keras_object(config[name])
             for name in cls.child_arguments

@@ -18,11 +18,12 @@ class _ExplicitPadding:
     above 1 it pads the bottom and right more.
     """
 
-    def _set_padding(self, padding: int | str) -> None:
-        """Splits `padding` into `explicit_padding`, an int, and Keras's `padding`."""
-        self.explicit_padding = padding if isinstance(padding, int) else 0
-        if self.explicit_padding < 0:
+    def __init__(self, *args, padding: int | str, **kwargs) -> None:
+        is_explicit = isinstance(padding, int)
+        if is_explicit and padding < 0:
             raise ValueError(f"`padding` must be at least 0. Received: padding={padding}")
+        super().__init__(*args, padding="valid" if is_explicit else padding, **kwargs)
+        self.explicit_padding = padding if is_explicit else 0
 
     def _widths(self) -> list[tuple[int, int]]:
         """Returns (before, after) for each axis of the input."""
@@ -49,7 +50,7 @@ class _ExplicitPadding:
         )
         return super().compute_output_shape(padded_shape)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict:
         return {**super().get_config(), "padding": self.explicit_padding or self.padding}
 
 
@@ -83,16 +84,9 @@ class Conv2D(_ExplicitPadding, keras.layers.Conv2D):
         kernel_initializer: Any = None,
         **kwargs,
     ) -> None:
-        super().__init__(
-            filters,
-            kernel_size,
-            strides,
-            "valid" if isinstance(padding, int) else padding,
-            data_format,
-            kernel_initializer=kernel_initializer or conv_initializer(),
-            **kwargs,
-        )
-        self._set_padding(padding)
+        kwargs["kernel_initializer"] = kernel_initializer or conv_initializer()
+        kwargs.update(padding=padding, data_format=data_format)
+        super().__init__(filters, kernel_size, strides, **kwargs)
 
     def call(self, inputs: Tensor) -> Tensor:
         if self.groups > 1 or not self._has_fast_form():
@@ -139,15 +133,9 @@ class DepthwiseConv2D(_ExplicitPadding, keras.layers.DepthwiseConv2D):
                     f"Received: kernel_size={kernel_size}"
                 )
             padding = kernel_size // 2
-        super().__init__(
-            kernel_size,
-            strides,
-            "valid" if isinstance(padding, int) else padding,
-            data_format=data_format,
-            depthwise_initializer=depthwise_initializer or conv_initializer(),
-            **kwargs,
-        )
-        self._set_padding(padding)
+        kwargs["depthwise_initializer"] = depthwise_initializer or conv_initializer()
+        kwargs.update(padding=padding, data_format=data_format)
+        super().__init__(kernel_size, strides, **kwargs)
         # Keras's jit_compile="auto" asks every layer.
         self.supports_jit = backend.depthwise_supports_xla()
 

@@ -1,7 +1,6 @@
 """Guided Local Enhancement, the second step of Stepwise Patch Merging."""
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
@@ -16,9 +15,9 @@ from keras_spm.layers.convolution import DepthwiseConv2D
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.macs import macs
-from keras_spm.layers.padding import ceil_divide
-from keras_spm.layers.padding import is_multiple
-from keras_spm.layers.padding import pad_to_multiple
+from keras_spm.layers.resizing import ceil_divide
+from keras_spm.layers.resizing import is_multiple
+from keras_spm.layers.resizing import pad_to_multiple
 from keras_spm.types import Shape
 from keras_spm.types import Tensor
 
@@ -163,13 +162,13 @@ class GuidedLocalEnhancement(CompositeLayer):
         attention = 3 * channels**2 + 2 * _TOKENS * self.num_heads * channels
         return macs(self.guide_depthwise, input_shape) + rows * columns * attention
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "num_heads": self.num_heads,
             "guide_kernel_size": self.guide_kernel_size,
             "fused": self.fused,
         }
-        return {**super().get_config(), **config}
 
 
 def _padding_bias(maps: Tensor, guides: Tensor) -> Tensor:

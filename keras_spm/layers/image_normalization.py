@@ -1,7 +1,6 @@
 """Normalization of raw pixels."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import ops
@@ -56,7 +55,7 @@ class ImageNormalization(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict:
         config = {"mean": self.mean, "std": self.std, "data_format": self.data_format}
         return {**super().get_config(), **config}
 

@@ -2,7 +2,6 @@
 
 import math
 import random
-from typing import Any
 
 import keras
 import numpy as np
@@ -36,7 +35,7 @@ class Normal(keras.initializers.Initializer):
         values = np.random.default_rng(self.seed).normal(0, std, shape)
         return ops.convert_to_tensor(values.astype("float32"), dtype)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict:
         return {"std": self.std, "seed": self.seed}
 
 

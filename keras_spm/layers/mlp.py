@@ -1,7 +1,6 @@
 """The MLPs of the transformer blocks."""
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
@@ -42,13 +41,10 @@ class MLP(CompositeLayer):
     def call(self, inputs: Tensor) -> Tensor:
         return self.fc2(backend.gelu(self.fc1(inputs)))
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
-
     def macs(self, input_shape: Shape) -> int:
         return macs(self.fc1, input_shape) + macs(self.fc2, self._hidden_shape(input_shape))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict:
         return {**super().get_config(), "hidden_dim": self.hidden_dim}
 
 
@@ -92,5 +88,5 @@ class ConvolutionalMLP(MLP):
     def macs(self, input_shape: Shape) -> int:
         return super().macs(input_shape) + macs(self.depthwise, self._hidden_shape(input_shape))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict:
         return {**super().get_config(), "linear_attention": self.linear_attention}

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
@@ -72,19 +71,15 @@ class MultiScaleAggregation(CompositeLayer):
         self.kernel_sizes = tuple(kernel_sizes)
         self.expansion = expansion
         self.fused = fused
+        dtype = self.dtype_policy
         self.depthwise = [
-            DepthwiseConv2D(
-                size, use_bias=not fused, dtype=self.dtype_policy, name=f"depthwise_{size}x{size}"
-            )
+            DepthwiseConv2D(size, use_bias=not fused, dtype=dtype, name=f"depthwise_{size}x{size}")
             for size in self.kernel_sizes
         ]
         if not fused:
-            self.norm = BatchNormalization(dtype=self.dtype_policy, name="norm")
+            self.norm = BatchNormalization(dtype=dtype, name="norm")
         self.projection = Dense(
-            output_dim,
-            kernel_initializer=conv_initializer(),
-            dtype=self.dtype_policy,
-            name="projection",
+            output_dim, kernel_initializer=conv_initializer(), dtype=dtype, name="projection"
         )
 
     def build(self, input_shape: Shape) -> None:
@@ -172,11 +167,11 @@ class MultiScaleAggregation(CompositeLayer):
             + macs(self.projection, self._expanded_shape(input_shape))
         )
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "output_dim": self.output_dim,
             "kernel_sizes": self.kernel_sizes,
             "expansion": self.expansion,
             "fused": self.fused,
         }
-        return {**super().get_config(), **config}

@@ -1,15 +1,14 @@
 """Patch embeddings: the stems, and the patch mergings of PVT and PVT v2."""
 
-from typing import Any
+import math
 
 import keras
 
 from keras_spm.layers.composite import CompositeLayer
 from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.layer_normalization import LayerNormalization
-from keras_spm.layers.macs import macs
-from keras_spm.layers.padding import ceil_divide
-from keras_spm.layers.padding import pad_to_multiple
+from keras_spm.layers.resizing import ceil_divide
+from keras_spm.layers.resizing import pad_to_multiple
 from keras_spm.types import Shape
 from keras_spm.types import Tensor
 
@@ -39,56 +38,37 @@ class PatchEmbedding(CompositeLayer):
         self.output_dim = output_dim
         self.patch_size = patch_size
         self.norm_epsilon = norm_epsilon
-
-    @property
-    def _strides(self) -> int:
-        return self.patch_size
-
-    @property
-    def _padding(self) -> int:
-        return 0
+        self.strides = patch_size
+        self._padding = 0
 
     def build(self, input_shape: Shape) -> None:
-        self.projection = Conv2D(
-            self.output_dim,
-            self.patch_size,
-            self._strides,
-            self._padding,
-            dtype=self.dtype_policy,
-            name="projection",
-        )
-        self.norm = LayerNormalization(
-            epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="norm"
-        )
-        self.projection.build(self._padded_shape(input_shape))
+        sizes, dtype = (self.patch_size, self.strides, self._padding), self.dtype_policy
+        self.projection = Conv2D(self.output_dim, *sizes, dtype=dtype, name="projection")
+        self.norm = LayerNormalization(epsilon=self.norm_epsilon, dtype=dtype, name="norm")
+        # Maps smaller than a patch are padded.
+        self.projection.build((None, None, None, input_shape[-1]))
         self.norm.build(self.compute_output_shape(input_shape))
 
     def call(self, inputs: Tensor) -> Tensor:
-        return self.norm(self.projection(self._pad(inputs)))
-
-    def _pad(self, maps: Tensor) -> Tensor:
-        return pad_to_multiple(maps, self.patch_size)
-
-    def _padded_shape(self, input_shape: Shape) -> Shape:
-        batch, *sizes, channels = input_shape
-        sizes = [None if size is None else size + -size % self.patch_size for size in sizes]
-        return (batch, *sizes, channels)
+        maps = inputs if self._padding else pad_to_multiple(inputs, self.patch_size)
+        return self.norm(self.projection(maps))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, _ = input_shape
-        rows, columns = ceil_divide(height, self._strides), ceil_divide(width, self._strides)
+        rows, columns = ceil_divide(height, self.strides), ceil_divide(width, self.strides)
         return (batch, rows, columns, self.output_dim)
 
     def macs(self, input_shape: Shape) -> int:
-        return macs(self.projection, self._padded_shape(input_shape))
+        _, rows, columns, _ = self.compute_output_shape(input_shape)
+        return rows * columns * math.prod(self.projection.kernel.shape)
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "output_dim": self.output_dim,
             "patch_size": self.patch_size,
             "norm_epsilon": self.norm_epsilon,
         }
-        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -121,20 +101,7 @@ class OverlappingPatchEmbedding(PatchEmbedding):
                 f"Received: patch_size={patch_size}, strides={strides}"
             )
         self.strides = strides
+        self._padding = patch_size // 2
 
-    @property
-    def _strides(self) -> int:
-        return self.strides
-
-    @property
-    def _padding(self) -> int:
-        return self.patch_size // 2
-
-    def _pad(self, maps: Tensor) -> Tensor:
-        return maps
-
-    def _padded_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
-
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict:
         return {**super().get_config(), "strides": self.strides}

@@ -1,7 +1,5 @@
 """Patch merging of Swin."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -10,8 +8,8 @@ from keras_spm.layers.composite import build_once
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.macs import macs
-from keras_spm.layers.padding import ceil_divide
-from keras_spm.layers.padding import pad_to_multiple
+from keras_spm.layers.resizing import ceil_divide
+from keras_spm.layers.resizing import pad_to_multiple
 from keras_spm.types import Shape
 from keras_spm.types import Tensor
 
@@ -41,10 +39,9 @@ class PatchMerging(CompositeLayer):
         super().__init__(**kwargs)
         self.output_dim = output_dim
         self.norm_epsilon = norm_epsilon
-        self.norm = LayerNormalization(epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm")
-        self.reduction = Dense(
-            output_dim, use_bias=False, dtype=self.dtype_policy, name="reduction"
-        )
+        dtype = self.dtype_policy
+        self.norm = LayerNormalization(epsilon=norm_epsilon, dtype=dtype, name="norm")
+        self.reduction = Dense(output_dim, use_bias=False, dtype=dtype, name="reduction")
 
     def build(self, input_shape: Shape) -> None:
         for layer in (self.norm, self.reduction):
@@ -66,6 +63,6 @@ class PatchMerging(CompositeLayer):
     def macs(self, input_shape: Shape) -> int:
         return macs(self.reduction, self._merged_shape(input_shape))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict:
         config = {"output_dim": self.output_dim, "norm_epsilon": self.norm_epsilon}
         return {**super().get_config(), **config}

@@ -1,7 +1,5 @@
 """Learned position embeddings for maps of any size."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -53,7 +51,7 @@ class PositionEmbedding(keras.layers.Layer):
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> dict:
         return {**super().get_config(), "grid": self.grid}
 
 

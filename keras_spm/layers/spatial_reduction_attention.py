@@ -1,7 +1,5 @@
 """Self-attention to a spatially reduced map."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -62,18 +60,17 @@ class SpatialReductionAttention(CompositeLayer):
         channels = input_shape[-1]
         check_num_heads(self.num_heads, channels)
         self._check_size(input_shape)
-        self.query = Dense(channels, dtype=self.dtype_policy, name="query")
-        self.key_value = Dense(2 * channels, dtype=self.dtype_policy, name="key_value")
-        self.projection = Dense(channels, dtype=self.dtype_policy, name="projection")
+        dtype = self.dtype_policy
+        self.query = Dense(channels, dtype=dtype, name="query")
+        self.key_value = Dense(2 * channels, dtype=dtype, name="key_value")
+        self.projection = Dense(channels, dtype=dtype, name="projection")
         for layer in (self.query, self.key_value, self.projection):
             layer.build(input_shape)
         if self.reduces:
             ratio = 1 if self.linear_attention else self.sr_ratio
-            self.reduction = Conv2D(
-                channels, ratio, ratio, dtype=self.dtype_policy, name="reduction"
-            )
+            self.reduction = Conv2D(channels, ratio, ratio, dtype=dtype, name="reduction")
             self.reduction_norm = LayerNormalization(
-                epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="reduction_norm"
+                epsilon=self.norm_epsilon, dtype=dtype, name="reduction_norm"
             )
             self.reduction.build(input_shape)
             self.reduction_norm.build(input_shape)
@@ -111,9 +108,6 @@ class SpatialReductionAttention(CompositeLayer):
                 "smaller `sr_ratio`."
             )
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
-
     def macs(self, input_shape: Shape) -> int:
         batch, height, width, channels = input_shape
         keys_shape = input_shape
@@ -127,14 +121,14 @@ class SpatialReductionAttention(CompositeLayer):
         queries, keys = height * width, keys_shape[1] * keys_shape[2]
         return total + macs(self.key_value, keys_shape) + 2 * queries * keys * channels
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "num_heads": self.num_heads,
             "sr_ratio": self.sr_ratio,
             "linear_attention": self.linear_attention,
             "norm_epsilon": self.norm_epsilon,
         }
-        return {**super().get_config(), **config}
 
 
 def adaptive_average_pooling(maps: Tensor, size: int) -> Tensor:

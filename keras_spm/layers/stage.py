@@ -44,13 +44,23 @@ class Stage(CompositeLayer):
         self.position_embedding = position_embedding
 
     @property
-    def _embedding_layers(self) -> list[keras.layers.Layer]:
+    def before_blocks(self) -> list[keras.layers.Layer | keras.Variable]:
+        """Layers and own variables that precede the first block."""
+        return self._embedding_layers
+
+    @property
+    def after_blocks(self) -> list[keras.layers.Layer]:
+        """Layers after the last block."""
+        return [] if self.norm is None else [self.norm]
+
+    @property
+    def _embedding_layers(self):
         layers = (self.merging, self.position_embedding)
         return [layer for layer in layers if layer is not None]
 
     @property
-    def _token_layers(self) -> list[keras.layers.Layer]:
-        return self.blocks if self.norm is None else [*self.blocks, self.norm]
+    def _token_layers(self):
+        return [*self.blocks, *self.after_blocks]
 
     def build(self, input_shape: Shape) -> None:
         for layer in self._embedding_layers:
@@ -93,6 +103,10 @@ class ClassTokenStage(Stage):
     Reference:
         Wang et al., Pyramid Vision Transformer, arXiv 2102.12122, section 3.4.
     """
+
+    @property
+    def before_blocks(self) -> list[keras.layers.Layer | keras.Variable]:
+        return [*super().before_blocks, self.class_token, self.class_position]
 
     def build(self, input_shape: Shape) -> None:
         channels = Stage.compute_output_shape(self, input_shape)[-1]

@@ -1,7 +1,6 @@
 """Stepwise Patch Merging."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 
@@ -68,20 +67,13 @@ class StepwisePatchMerging(CompositeLayer):
         self.num_heads = num_heads
         self.guide_kernel_size = guide_kernel_size
         self.fused = fused
+        dtype, name = self.dtype_policy, "multi_scale_aggregation"
         self.multi_scale_aggregation = MultiScaleAggregation(
-            output_dim,
-            kernel_sizes,
-            expansion,
-            fused,
-            dtype=self.dtype_policy,
-            name="multi_scale_aggregation",
+            output_dim, kernel_sizes, expansion, fused, dtype=dtype, name=name
         )
+        name = "guided_local_enhancement"
         self.guided_local_enhancement = GuidedLocalEnhancement(
-            num_heads,
-            guide_kernel_size,
-            fused,
-            dtype=self.dtype_policy,
-            name="guided_local_enhancement",
+            num_heads, guide_kernel_size, fused, dtype=dtype, name=name
         )
 
     def build(self, input_shape: Shape) -> None:
@@ -106,8 +98,9 @@ class StepwisePatchMerging(CompositeLayer):
         aggregation = self.multi_scale_aggregation.macs(input_shape)
         return aggregation + self.guided_local_enhancement.macs(shape)
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "output_dim": self.output_dim,
             "kernel_sizes": self.kernel_sizes,
             "expansion": self.expansion,
@@ -115,4 +108,3 @@ class StepwisePatchMerging(CompositeLayer):
             "guide_kernel_size": self.guide_kernel_size,
             "fused": self.fused,
         }
-        return {**super().get_config(), **config}

@@ -1,17 +1,56 @@
-"""The pre-norm transformer block of the hierarchical families."""
-
-from collections.abc import Callable
-from typing import Any
+"""The pre-norm transformer block of the hierarchical families, and stochastic depth."""
 
 import keras
+from keras import ops
 
 from keras_spm.layers.composite import CompositeLayer
 from keras_spm.layers.composite import build_once
-from keras_spm.layers.drop_path import DropPath
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.macs import macs
 from keras_spm.types import Shape
 from keras_spm.types import Tensor
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class DropPath(keras.layers.Layer):
+    """Drops the residual branch of random examples in training.
+
+    Each example is set to zero with probability `rate`. The others are divided by
+    `1 - rate`, which keeps the expected value. At inference the layer is the identity.
+
+    Args:
+        rate: float in [0, 1).
+        seed: int, or `None` for a random seed.
+
+    Raises:
+        ValueError: if `rate` is out of range.
+
+    Reference:
+        Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382.
+    """
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"`rate` must be in [0, 1). Received: rate={rate}")
+        self.rate = rate
+        self.seed = seed
+        if rate > 0:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
+        if not training or self.rate == 0:
+            return inputs
+        shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
+        uniform = keras.random.uniform(shape, seed=self.seed_generator)
+        kept = ops.cast(uniform >= self.rate, inputs.dtype)
+        return inputs * kept / (1 - self.rate)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -54,11 +93,8 @@ class TransformerBlock(CompositeLayer):
         self.drop_path = DropPath(drop_path_rate, dtype=self.dtype_policy, name="drop_path")
 
     def build(self, input_shape: Shape) -> None:
-        for layer in (
-            *(self.attention_norm, self.attention),
-            *(self.mlp_norm, self.mlp),
-            self.drop_path,
-        ):
+        branches = (self.attention_norm, self.attention, self.mlp_norm, self.mlp)
+        for layer in (*branches, self.drop_path):
             build_once(layer, input_shape)
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
@@ -68,25 +104,20 @@ class TransformerBlock(CompositeLayer):
             maps = maps + self.drop_path(branch, training=training)
         return maps
 
-    def _branch(
-        self, norm: keras.layers.Layer, layer: keras.layers.Layer, training: bool
-    ) -> Callable[[Tensor], Tensor]:
+    def _branch(self, norm, layer, training):
         def branch(maps):
             return layer(norm(maps))
 
         # Drop path is not recomputed: it would draw other random numbers.
         return keras.remat(branch) if training and self.gradient_checkpointing else branch
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
-
     def macs(self, input_shape: Shape) -> int:
         return macs(self.attention, input_shape) + macs(self.mlp, input_shape)
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "drop_path_rate": self.drop_path_rate,
             "norm_epsilon": self.norm_epsilon,
             "gradient_checkpointing": self.gradient_checkpointing,
         }
-        return {**super().get_config(), **config}

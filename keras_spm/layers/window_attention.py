@@ -1,7 +1,5 @@
 """Self-attention within windows, which may be shifted."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -11,8 +9,8 @@ from keras_spm.layers.composite import check_num_heads
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
-from keras_spm.layers.padding import ceil_divide
-from keras_spm.layers.padding import pad_to_multiple
+from keras_spm.layers.resizing import ceil_divide
+from keras_spm.layers.resizing import pad_to_multiple
 from keras_spm.types import Shape
 from keras_spm.types import Tensor
 
@@ -153,9 +151,6 @@ class WindowAttention(CompositeLayer):
         masked = ops.not_equal(ops.expand_dims(region, 1), ops.expand_dims(region, 2))
         return ops.where(masked, MASKED_SCORE, 0.0)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return input_shape
-
     def macs(self, input_shape: Shape) -> int:
         batch, *sizes, channels = input_shape
         height, width = (ceil_divide(size, self.window_size) * self.window_size for size in sizes)
@@ -163,10 +158,10 @@ class WindowAttention(CompositeLayer):
         attention = 2 * height * width * self.window_size**2 * channels
         return macs(self.qkv, padded_shape) + macs(self.projection, padded_shape) + attention
 
-    def get_config(self) -> dict[str, Any]:
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "num_heads": self.num_heads,
             "window_size": self.window_size,
             "shifted": self.shifted,
         }
-        return {**super().get_config(), **config}

@@ -1,4 +1,4 @@
-"""Losses of detection: functions of tensors, in float32 whatever comes in."""
+"""Losses of detection: functions of tensors, computed in float32."""
 
 from keras_spm.losses.boxes import generalized_iou_loss
 from keras_spm.losses.boxes import l1_loss

@@ -1,8 +1,8 @@
 """COCO average precision, computed by pycocotools."""
 
-import collections.abc
 import contextlib
 import io
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -18,9 +18,9 @@ METRIC_NAMES = (
 
 @keras.saving.register_keras_serializable("keras_spm")
 def coco_average_precision(
-    annotations: collections.abc.Sequence[Example],
-    detections: collections.abc.Sequence[Example],
-    class_names: collections.abc.Sequence[str] | None = None,
+    annotations: Sequence[Example],
+    detections: Sequence[Example],
+    class_names: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """Evaluates detected boxes with pycocotools, without its output.
 

@@ -14,15 +14,13 @@ from keras_spm.layers.image_normalization import ImageNormalization
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
 from keras_spm.optimizers import AdamW
+from keras_spm.tasks.graph import connect_backbone
 from keras_spm.tasks.image_task import ImageTask
-from keras_spm.tasks.image_task import class_indices
-from keras_spm.tasks.image_task import connect_backbone
-from keras_spm.tasks.image_task import display_names
 from keras_spm.types import PathLike
 from keras_spm.types import Shape
 from keras_spm.visualize import plot_images
 
-_TOP = 5
+_TOP = 5  # Of top-5 accuracy.
 
 
 class ImageClassifier(ImageTask):
@@ -203,17 +201,14 @@ class ImageClassifier(ImageTask):
             FileNotFoundError: for a path without a file.
             ValueError: for a file that is not a readable image.
         """
-        probabilities = self._predict(images, batch_size)
-        single = probabilities.ndim == 1
-        results = [
-            self._most_likely(row, top)
-            for row in (probabilities[None] if single else probabilities)
-        ]
-        return results[0] if single else results
+        probabilities = self._predict_probabilities(images, batch_size)
+        if probabilities.ndim == 1:
+            return self._most_probable(probabilities, top)
+        return [self._most_probable(row, top) for row in probabilities]
 
     def predict_images(self, images: typing.Sequence, batch_size: int = 32) -> list[np.ndarray]:
         """Returns the probabilities of each image, (num_classes,); see `classify`."""
-        return list(self._predict(list(images), batch_size))
+        return list(self._predict_probabilities(list(images), batch_size))
 
     def predict_record(
         self,
@@ -222,10 +217,10 @@ class ImageClassifier(ImageTask):
         top: int = 5,
         score_threshold: float = 0.3,
         output: PathLike | None = None,
-    ) -> tuple[dict[str, typing.Any], str]:
-        classes = self._most_likely(prediction, top)
+    ) -> tuple[dict, str]:
         if output is not None:
             self.draw([image], output, predictions=[prediction])
+        classes = self._most_probable(prediction, top)
         record = {"classes": [{"name": name, "probability": share} for name, share in classes]}
         return record, "  ".join(f"{name} {share:.1%}" for name, share in classes)
 
@@ -236,27 +231,26 @@ class ImageClassifier(ImageTask):
         targets: typing.Any = None,
         predictions: typing.Sequence | None = None,
     ) -> None:
-        names = display_names(self)
         titles = [[] for _ in images]
         for index, title in enumerate(titles):
             if targets is not None:
                 target = targets[index]
                 label = target["label"] if isinstance(target, dict) else target
-                title.append(_title(label, names))
+                title.append(_title(label, self.display_names))
             if predictions is not None:
-                ((name, share),) = self._most_likely(predictions[index], 1)
-                title.append(f"predicted: {name} {share:.0%}")
+                ((name, probability),) = self._most_probable(predictions[index], 1)
+                title.append(f"predicted: {name} {probability:.0%}")
         plot_images(images, ["\n".join(title) for title in titles], path)
 
     def evaluate_on(
         self,
-        examples: typing.Sequence,
+        examples: typing.Sequence[dict],
         class_names: typing.Sequence[str] | None = None,
         batch_size: int = 32,
     ) -> dict[str, float]:
-        """Returns `accuracy` and `loss`.
+        """Returns `accuracy`, `loss`, and `top_5_accuracy` for more than 5 classes.
 
-        Also `top_5_accuracy` of more than 5 classes, or `average_precision` if `multi_label`.
+        With `multi_label`: `accuracy`, `loss` and `average_precision`.
         """
         multi_label = getattr(examples, "multi_label", False)
         if multi_label != self.multi_label:
@@ -264,7 +258,7 @@ class ImageClassifier(ImageTask):
                 "The data and the model must both be multi-label or both not. Received: data with "
                 f"multi_label={multi_label}, a model with multi_label={self.multi_label}"
             )
-        indices = class_indices(self, class_names)
+        indices = self.class_indices(class_names)
         batches = EvaluationBatches(
             examples, lambda example: self._read(example["image"]), self._stack, batch_size
         )
@@ -298,23 +292,23 @@ class ImageClassifier(ImageTask):
         return read_images(images) if self.preprocessing is None else self.preprocessing(images)
 
     def _stack(self, images):
+        """A batch in the backbone's data format."""
         images = np.stack(images)
         is_channels_first = self.backbone.data_format == "channels_first"
         return images.transpose(0, 3, 1, 2) if is_channels_first else images
 
-    def _predict(self, images, batch_size):
-        """Returns probabilities, (images, num_classes), or (num_classes,) for a single image."""
+    def _predict_probabilities(self, images, batch_size):
+        """(images, num_classes), or (num_classes,) for a single image."""
         images = self._read(images)
         single = images.ndim == 3
         images = self._stack(images[None] if single else images)
         probabilities = self._probabilities(self.predict(images, batch_size, verbose=0))
         return probabilities[0] if single else probabilities
 
-    def _most_likely(self, probabilities, top):
-        """Returns [(class name, probability)], the highest first."""
-        names = display_names(self)
+    def _most_probable(self, probabilities, top):
+        """[(class name, probability)], in descending order."""
         order = np.argsort(-probabilities, kind="stable")[:top]
-        return [(names[index], float(probabilities[index])) for index in order]
+        return [(self.display_names[index], float(probabilities[index])) for index in order]
 
     def _probabilities(self, outputs):
         if not self._outputs_logits:
@@ -334,7 +328,7 @@ class ImageClassifier(ImageTask):
 
 
 def _title(label, class_names):
-    """Returns the class name, or for soft or multiple labels all names with their weights."""
+    """The name of a class; for soft or multiple labels, all names with their weights."""
     if np.ndim(label) == 0:
         return class_names[label]
     indices = [index for index in np.argsort(-label, kind="stable") if label[index] > 0]

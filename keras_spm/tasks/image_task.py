@@ -12,12 +12,10 @@ from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.registry import PRESET_FUNCTIONS
 from keras_spm.registry import TASKS
+from keras_spm.tasks.pixel_range import looks_scaled
 from keras_spm.types import PathLike
 from keras_spm.types import Shape
 from keras_spm.visualize import plot_images
-
-# Images whose pixel range is checked.
-_CHECKED_IMAGES = 8
 
 
 class ImageTask(keras.Model):
@@ -45,8 +43,10 @@ class ImageTask(keras.Model):
 
     # What the hub calls the task.
     pipeline_tag: typing.ClassVar[str | None] = None
-    # Name of the constructor argument that is a `heads.Head`, if there is one.
+    # Name of the constructor argument that is a head, if there is one.
     head_argument: typing.ClassVar[str | None] = None
+    # Folder to which `keras-spm predict` writes pictures if no other is given.
+    default_output: typing.ClassVar[str | None] = None
 
     def __init_subclass__(cls, **kwargs: typing.Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -118,7 +118,6 @@ class ImageTask(keras.Model):
         """Configures training, as `keras.Model.compile`; subclasses add defaults."""
         # In a closure: Keras would track metrics in an attribute a second time.
         self._compile_again = functools.partial(self.compile, **arguments)
-        self._jit_compile = arguments.get("jit_compile", "auto")
         super().compile(**arguments)
 
     def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
@@ -152,16 +151,21 @@ class ImageTask(keras.Model):
     def get_compile_config(self) -> dict[str, typing.Any]:
         config = super().get_compile_config()
         # As the user chose it: Keras would save what "auto" means on this backend.
-        config["jit_compile"] = self._jit_compile
-        # A model that was never trained has no optimizer state to load.
-        config["optimizer_built"] = self.optimizer is not None and self.optimizer.built
+        config["jit_compile"] = self._compile_again.keywords.get("jit_compile", "auto")
+        if self.optimizer is not None:
+            # A model that was never trained has no optimizer state to load. Keras ignores
+            # further entries of a serialized object.
+            optimizer = keras.optimizers.get(self._compile_again.keywords["optimizer"])
+            config["optimizer"] = {
+                **keras.saving.serialize_keras_object(optimizer),
+                "is_built": self.optimizer.built,
+            }
         return config
 
     def compile_from_config(self, config: dict[str, typing.Any]) -> None:
-        arguments = keras.saving.deserialize_keras_object(config)
-        optimizer_built = arguments.pop("optimizer_built")
-        self.compile(**arguments)
-        if optimizer_built:
+        optimizer = config["optimizer"]
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if optimizer is not None and optimizer["is_built"]:
             self.optimizer.build(self.trainable_variables)
 
     def fit(
@@ -193,7 +197,7 @@ class ImageTask(keras.Model):
         if getattr(self, "_pixels_checked", False):
             return
         self._pixels_checked = True
-        if _look_scaled(x):
+        if looks_scaled(x):
             warnings.warn(
                 "The first images have no pixel above 1: they seem to be scaled to [0, 1]. "
                 f"{type(self).__name__} takes raw pixels in [0, 255] and normalizes them itself.",
@@ -226,19 +230,15 @@ class ImageTask(keras.Model):
 
     # === Commands and recipes ===
 
-    # Folder of `keras-spm predict` for pictures of predictions, if none is given.
-    default_output: typing.ClassVar[str | None] = None
-
     def predict_images(self, images: typing.Sequence, batch_size: int = 8) -> list:
-        """Returns one prediction per image; by default the outputs for images of one size.
+        """Returns a prediction for each image: by default the outputs, for images of one size.
 
         Args:
             images: sequence of paths of image files, `PIL.Image`s, or arrays (height,
                 width, channels) with pixels in [0, 255].
             batch_size: int.
         """
-        outputs = self.predict(read_images(list(images)), batch_size=batch_size, verbose=0)
-        return list(outputs)
+        return list(self.predict(read_images(list(images)), batch_size=batch_size, verbose=0))
 
     def predict_record(
         self,
@@ -248,17 +248,17 @@ class ImageTask(keras.Model):
         score_threshold: float = 0.3,
         output: PathLike | None = None,
     ) -> tuple[dict, str]:
-        """Describes the prediction for one image; by default as a list of numbers.
+        """Describes a prediction for the command `keras-spm predict`.
 
         Args:
-            prediction: element of the result of `predict_images`.
-            image: the image, as it was passed to `predict_images`.
-            top: int, largest number of classes.
-            score_threshold: float, lowest score of an object.
-            output: path of a PNG file for a picture of the prediction, or None.
+            prediction: one of the results of `predict_images`.
+            image: the image.
+            top: int, largest number of classes to list.
+            score_threshold: float, lowest score of the objects to list.
+            output: path of the PNG file to write, or `None`.
 
         Returns:
-            (record, text): a JSON-serializable dict, and one line of text.
+            (record, text): a dict that JSON can hold, and one line of text.
         """
         if output is not None:
             self.draw([image], output, predictions=[prediction])
@@ -270,21 +270,19 @@ class ImageTask(keras.Model):
         images: typing.Sequence,
         path: PathLike,
         targets: typing.Any = None,
-        predictions: typing.Any = None,
+        predictions: typing.Sequence | None = None,
     ) -> None:
-        """Draws images with their targets, predictions, or both; by default predictions only.
+        """Draws images with their targets, predictions, or both.
 
         Args:
             images: sequence of images, as in `predict_images`, or a batch.
             path: of the PNG file.
-            targets: as in a batch of `fit`, or a sequence of examples. More than `images` are
-                allowed.
-            predictions: result of `predict_images`.
+            targets: a batch of targets, as in `fit`, or a sequence of examples.
+            predictions: results of `predict_images`.
         """
-        titles = [
-            "" if predictions is None else np.array2string(np.asarray(predictions[index]))
-            for index in range(len(images))
-        ]
+        titles = [""] * len(images)
+        if predictions is not None:
+            titles = [np.array2string(np.asarray(prediction)) for prediction in predictions]
         plot_images(images, titles, path)
 
     def evaluate_on(
@@ -293,7 +291,7 @@ class ImageTask(keras.Model):
         class_names: typing.Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> dict[str, float]:
-        """Measures the model on examples at their own size.
+        """Measures the model on examples.
 
         Args:
             examples: sequence of dicts, as the readers of `keras_spm.data` return them.
@@ -301,12 +299,39 @@ class ImageTask(keras.Model):
             batch_size: int.
 
         Returns:
-            {metric: float}; the metrics of a single class have "/" in their name.
-        """
-        raise self._not_implemented("evaluate_on")
+            {metric: float}; the metric of a single class is named "metric/class".
 
-    def _not_implemented(self, method):
-        return NotImplementedError(f"{type(self).__name__} does not implement `{method}`.")
+        Raises:
+            ValueError: if the classes of the examples and of the model do not match.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `evaluate_on`.")
+
+    @property
+    def display_names(self) -> list[str]:
+        """The class names, or the indices of the classes as strings."""
+        return self.class_names or [str(index) for index in range(self.num_classes)]
+
+    def class_indices(self, class_names: typing.Sequence[str] | None) -> np.ndarray:
+        """Returns the model's index of each class of a data set, by name or else by order.
+
+        Args:
+            class_names: the data set's class names, or `None` for the model's.
+
+        Raises:
+            ValueError: for other class names and another number of classes.
+        """
+        if class_names is None:
+            return np.arange(self.num_classes)
+        known = self.class_names or list(class_names)
+        if set(class_names) <= set(known) and len(known) == self.num_classes:
+            return np.array([known.index(name) for name in class_names])
+        if len(class_names) != self.num_classes:
+            unknown = [name for name in class_names if name not in known]
+            raise ValueError(
+                f"The data must have the model's {self.num_classes} classes, or some of them by "
+                f"name. Received: {len(class_names)} classes, unknown are {unknown[:5]}"
+            )
+        return np.arange(self.num_classes)
 
     def macs(self, input_shape: Shape) -> int:
         """Returns the multiply-accumulate operations of one image.
@@ -318,85 +343,6 @@ class ImageTask(keras.Model):
             TypeError: for a layer whose operations cannot be counted.
         """
         raise TypeError(f"{type(self).__name__} does not count its operations.")
-
-
-def display_names(model: ImageTask) -> list[str]:
-    """Returns the class names of a model, or the numbers of its classes."""
-    return model.class_names or [str(index) for index in range(model.num_classes)]
-
-
-def class_indices(model: ImageTask, class_names: typing.Sequence[str] | None) -> np.ndarray:
-    """Returns the index in the model of each class of the data, by name, or else by order.
-
-    Args:
-        model: task.
-        class_names: the data's class names, or None for those of the model.
-
-    Raises:
-        ValueError: if the data have other class names, and another number of classes.
-    """
-    if class_names is None:
-        return np.arange(model.num_classes)
-    known = model.class_names or list(class_names)
-    if set(class_names) <= set(known) and len(known) == model.num_classes:
-        return np.array([known.index(name) for name in class_names])
-    if len(class_names) != model.num_classes:
-        unknown = [name for name in class_names if name not in known]
-        raise ValueError(
-            f"The data must have the model's {model.num_classes} classes, or some of them by "
-            f"name. Received: {len(class_names)} classes, unknown are {unknown[:5]}"
-        )
-    return np.arange(model.num_classes)
-
-
-def check_class_order(model: ImageTask, class_names: typing.Sequence[str] | None) -> None:
-    """Raises a `ValueError` if the data do not have the model's classes in the same order."""
-    if class_indices(model, class_names).tolist() != list(range(model.num_classes)):
-        raise ValueError(
-            f"The data must have the model's classes in the same order, {model.class_names}. "
-            f"Received: {class_names}"
-        )
-
-
-def connect_backbone(
-    backbone: keras.Model, images: keras.KerasTensor, levels: typing.Sequence[str] = ()
-) -> tuple[dict[str, keras.KerasTensor], keras.KerasTensor | None]:
-    """Applies a backbone to symbolic normalized images.
-
-    Args:
-        backbone: a `PyramidBackbone`, whose stages become layers of the new graph, or
-            another functional model with `pyramid_outputs`, which becomes one layer.
-        images: symbolic images in the backbone's data format.
-        levels: names of pyramid levels.
-
-    Returns:
-        (maps, pooled_output): {level: symbolic map}, and the pooled output, or `None` if
-        levels were asked for.
-
-    Raises:
-        ValueError: if the backbone does not have one of the levels.
-    """
-    if isinstance(backbone, PyramidBackbone):
-        outputs, pooled_output = backbone.connect(images)
-    else:
-        outputs, pooled_output = dict(backbone.pyramid_outputs), None
-        if list(outputs) == ["P1", "P2", "P3", "P4"]:
-            # KerasHub's MiT numbers its stages, not the powers of their strides.
-            outputs = dict(zip(("P2", "P3", "P4", "P5"), outputs.values(), strict=True))
-    if not set(levels) <= set(outputs):
-        raise ValueError(
-            f"`backbone` must have {', '.join(levels)} in its `pyramid_outputs`. "
-            f"Received: {type(backbone).__name__} with {', '.join(outputs)}"
-        )
-    outputs = {level: outputs[level] for level in levels}
-    if not isinstance(backbone, PyramidBackbone):
-        outputs = keras.Model(backbone.input, outputs, name="features")(images)
-    return outputs, pooled_output
-
-
-def data_format_of(backbone: keras.Model) -> str:
-    """Returns a backbone's data format, Keras's default for one that has no such attribute."""
-    return getattr(backbone, "data_format", keras.config.image_data_format())
 
 
 def _freeze_whole(backbone, up_to_stage, batch_normalization):
@@ -430,34 +376,3 @@ def _serialized(value):
         config = keras.saving.serialize_keras_object(value)
         return {key: value for key, value in config.items() if key != "build_config"}
     return value.get_config() if hasattr(value, "get_config") else value
-
-
-def _look_scaled(data):
-    """Whether the first images are floats with no pixel above 1 and not all black.
-
-    Checks arrays, and data sets whose first element can be read without consuming it.
-    Other iterators are left alone and count as not scaled.
-    """
-    images = _first_images(data)
-    if not hasattr(images, "shape"):
-        return False
-    if hasattr(images, "detach"):  # A torch tensor, perhaps on a GPU.
-        images = images.detach().cpu()
-    images = np.asarray(images)
-    return images.dtype.kind == "f" and images.size > 0 and 0 < images.max() <= 1
-
-
-def _first_images(data):
-    if hasattr(data, "shape"):
-        return data[:_CHECKED_IMAGES]
-    if hasattr(data, "element_spec") and hasattr(data, "take"):  # tf.data.Dataset
-        return _inputs(next(iter(data.take(1)), None))
-    if hasattr(data, "collate_fn"):  # torch DataLoader
-        data = data.dataset
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and len(data):
-        return _inputs(data[0])
-    return None
-
-
-def _inputs(batch):
-    return batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch

@@ -18,17 +18,14 @@ from keras_spm.optimizers import AdamW
 from keras_spm.registry import lookup
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.dense_task import checked_batching
-from keras_spm.tasks.dense_task import connect_head
 from keras_spm.tasks.evaluation import Evaluation
-from keras_spm.tasks.image_task import check_class_order
-from keras_spm.tasks.image_task import data_format_of
-from keras_spm.tasks.image_task import display_names
+from keras_spm.tasks.graph import connect_head
+from keras_spm.tasks.graph import data_format_of
 from keras_spm.types import PathLike
 from keras_spm.types import Tensor
 from keras_spm.visualize import plot_detections
 
-_DRAWN_SCORE = 0.3
-
+_DRAWN_SCORE = 0.3  # Lowest score of the detections that are drawn.
 _FORMATS = {name: name for name in ("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw")}
 
 
@@ -221,65 +218,6 @@ class ObjectDetector(DenseTask):
             detections += self.to_image_pixels(outputs, scales, sizes)
         return detections
 
-    def predict_images(
-        self, images: typing.Sequence, batch_size: int = 8
-    ) -> list[dict[str, np.ndarray]]:
-        """Returns the detections of each image, as `detect`."""
-        return self.detect(images, batch_size)
-
-    def predict_record(
-        self,
-        prediction: dict[str, np.ndarray],
-        image: typing.Any,
-        top: int = 5,
-        score_threshold: float = 0.3,
-        output: PathLike | None = None,
-    ) -> tuple[dict[str, typing.Any], str]:
-        names = display_names(self)
-        found = _above(prediction, score_threshold)
-        if output is not None:
-            plot_detections([image], None, [found], names, output)
-        objects = [
-            {"name": names[label], "score": float(score), "box": [round(float(x), 1) for x in box]}
-            for box, score, label in zip(
-                *(found[name] for name in ("boxes", "scores", "labels")), strict=True
-            )
-        ]
-        texts = ["{name} {score:.2f} {box}".format(**each) for each in objects]
-        return {"objects": objects}, "  ".join(texts) or "no objects"
-
-    def draw(
-        self,
-        images: typing.Sequence,
-        path: PathLike,
-        targets: typing.Any = None,
-        predictions: typing.Sequence | None = None,
-    ) -> None:
-        """Draws targets beside predictions with a score of at least 0.3."""
-        if isinstance(targets, dict):
-            targets = [
-                {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0]}
-                for boxes, labels in zip(targets["boxes"], targets["labels"], strict=True)
-            ]
-        plot_detections(
-            images,
-            targets and targets[: len(images)],
-            predictions and [_above(each, _DRAWN_SCORE) for each in predictions],
-            display_names(self),
-            path,
-        )
-
-    def evaluate_on(
-        self,
-        examples: typing.Sequence,
-        class_names: typing.Sequence[str] | None = None,
-        batch_size: int = 8,
-    ) -> dict[str, float]:
-        """Returns COCO's metrics, and `AP/class` for each class."""
-        check_class_order(self, class_names)
-        names = class_names or display_names(self)
-        return CocoEvaluation(examples, batch_size=batch_size, class_names=names).measure(self)
-
     def to_image_pixels(
         self,
         outputs: dict[str, np.ndarray],
@@ -311,6 +249,64 @@ class ObjectDetector(DenseTask):
                 }
             )
         return detections
+
+    def predict_images(
+        self, images: typing.Sequence, batch_size: int = 8
+    ) -> list[dict[str, np.ndarray]]:
+        """Returns the detections of each image, as `detect`."""
+        return self.detect(images, batch_size)
+
+    def predict_record(
+        self,
+        prediction: dict[str, np.ndarray],
+        image: typing.Any,
+        top: int = 5,
+        score_threshold: float = _DRAWN_SCORE,
+        output: PathLike | None = None,
+    ) -> tuple[dict, str]:
+        names = self.display_names
+        detections = _with_score(prediction, score_threshold)
+        if output is not None:
+            plot_detections([image], None, [detections], names, output)
+        columns = (detections[name] for name in ("boxes", "scores", "labels"))
+        objects = [
+            {"name": names[label], "score": float(score), "box": [round(float(x), 1) for x in box]}
+            for box, score, label in zip(*columns, strict=True)
+        ]
+        texts = ["{name} {score:.2f} {box}".format(**each) for each in objects]
+        return {"objects": objects}, "  ".join(texts) or "no objects"
+
+    def draw(
+        self,
+        images: typing.Sequence,
+        path: PathLike,
+        targets: typing.Any = None,
+        predictions: typing.Sequence[dict] | None = None,
+    ) -> None:
+        """Draws targets beside the predictions with a score of at least 0.3."""
+        if isinstance(targets, dict):
+            targets = [
+                {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0]}
+                for boxes, labels in zip(targets["boxes"], targets["labels"], strict=True)
+            ]
+        plot_detections(
+            images,
+            targets and targets[: len(images)],
+            predictions and [_with_score(each, _DRAWN_SCORE) for each in predictions],
+            self.display_names,
+            path,
+        )
+
+    def evaluate_on(
+        self,
+        examples: typing.Sequence[dict],
+        class_names: typing.Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> dict[str, float]:
+        """Returns COCO's metrics, and `AP/class` for each class."""
+        self.check_class_order(class_names)
+        names = class_names or self.display_names
+        return CocoEvaluation(examples, batch_size=batch_size, class_names=names).measure(self)
 
     # === Evaluation ===
 
@@ -353,7 +349,7 @@ class ObjectDetector(DenseTask):
         return shape[2:4] if data_format_of(self.backbone) == "channels_first" else shape[1:3]
 
 
-def _above(detections, threshold):
-    """The detections with a score of at least `threshold`."""
+def _with_score(detections, threshold):
+    """The detections with at least that score."""
     selected = detections["scores"] >= threshold
     return {name: values[selected] for name, values in detections.items()}

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_spm.backend.resizing import resize_bilinear
+from keras_spm.backend import resize_bilinear
 from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data.batching import ImageBatching
 from keras_spm.heads.semantic_fpn import SemanticFPN
@@ -18,10 +18,8 @@ from keras_spm.metrics.segmentation import PixelAccuracy
 from keras_spm.optimizers import AdamW
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.dense_task import checked_batching
-from keras_spm.tasks.dense_task import connect_head
-from keras_spm.tasks.image_task import check_class_order
-from keras_spm.tasks.image_task import data_format_of
-from keras_spm.tasks.image_task import display_names
+from keras_spm.tasks.graph import connect_head
+from keras_spm.tasks.graph import data_format_of
 from keras_spm.types import PathLike
 from keras_spm.visualize import class_colors
 from keras_spm.visualize import plot_segmentations
@@ -168,9 +166,9 @@ class SemanticSegmenter(DenseTask):
         top: int = 5,
         score_threshold: float = 0.3,
         output: PathLike | None = None,
-    ) -> tuple[dict[str, typing.Any], str]:
-        """Describes the areas of the largest classes. The picture is the segmentation map."""
-        names = display_names(self)
+    ) -> tuple[dict, str]:
+        """Describes the areas of the largest classes; the PNG is the segmentation map."""
+        names = self.display_names
         shares = np.bincount(prediction.ravel(), minlength=len(names)) / prediction.size
         largest = np.argsort(-shares, kind="stable")[:top]
         shares = {names[index]: float(shares[index]) for index in largest if shares[index]}
@@ -189,31 +187,30 @@ class SemanticSegmenter(DenseTask):
         targets: typing.Any = None,
         predictions: typing.Sequence | None = None,
     ) -> None:
-        """Draws images, targets and predictions side by side."""
         if targets is not None:
             targets = [
                 target["segmentation_map"] if isinstance(target, dict) else target
                 for target in targets[: len(images)]
             ]
-        plot_segmentations(images, targets, predictions, display_names(self), path)
+        plot_segmentations(images, targets, predictions, self.display_names, path)
 
     def evaluate_on(
         self,
-        examples: typing.Sequence,
+        examples: typing.Sequence[dict],
         class_names: typing.Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> dict[str, float]:
         """Returns `mean_iou`, `pixel_accuracy`, and `iou/class` for each class."""
-        check_class_order(self, class_names)
+        self.check_class_order(class_names)
         evaluation = SegmentationEvaluation(examples, batch_size=batch_size)
         metrics = evaluation.measure(self)
-        names = class_names or display_names(self)
+        names = class_names or self.display_names
         per_class = zip(names, evaluation.per_class.tolist(), strict=True)
         return {**metrics, **{f"iou/{name}": value for name, value in per_class}}
 
 
 def _write_segmentation_map(segmentation_map, num_classes, path):
-    """Writes a PNG with the classes as palette indices, in their colors."""
+    """Writes a PNG with the classes as palette indices, shown in their colors."""
     from PIL import Image
 
     picture = Image.fromarray(segmentation_map.astype("uint8"))

@@ -6,7 +6,7 @@ import typing
 import keras
 import numpy as np
 
-from keras_spm.backend.kept_for_gradient import bytes_kept_for_gradient
+from keras_spm.backend import bytes_kept_for_gradient
 from keras_spm.layers.macs import macs
 from keras_spm.trainer.recipe import Recipe
 from keras_spm.trainer.recipe import Setup

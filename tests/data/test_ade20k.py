@@ -23,7 +23,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_zero_does_not_count_and_classes_start_at_one(folder):
+def test_zero_is_ignored_and_classes_start_at_one(folder):
     examples = Ade20k(folder, "training")
     assert len(examples) == 2 and len(set(examples.class_names)) == 150
     assert examples.class_names[0] == "wall" and examples.class_names[149] == "flag"
@@ -36,7 +36,7 @@ def test_zero_does_not_count_and_classes_start_at_one(folder):
         )
 
 
-def test_what_is_missing_or_no_class_is_named(folder):
+def test_missing_files_and_invalid_values_are_errors(folder):
     examples = Ade20k(folder, "training")
     values = np.array([0, 150, 151, 255], "uint8").repeat(216).reshape(24, 36)
     Image.fromarray(values).save(folder / "annotations/training/1.png")

@@ -1,4 +1,4 @@
-"""Batching and augmentation of annotated images."""
+"""Batching and augmentation for dense tasks."""
 
 import types
 
@@ -29,23 +29,23 @@ def _bounds(mask):
 # Batching
 
 
-def test_a_batch_keeps_ratios_and_remembers_sizes():
+def test_batches_keep_aspect_ratios_and_return_sizes():
     images = [np.full((*size, 3), 9, "uint8") for size in ((40, 100), (50, 20))]
     batch, geometries = ImageBatching(32, 64)(images)
-    # The first is limited by its longer side, the second reaches both limits' first.
+    # Both are limited by their longer side.
     assert [each.resized for each in geometries] == [(26, 64), (64, 26)]
     assert batch.shape == (2, 64, 64, 3)
     assert (batch[0, :26] == 9).all() and (batch[0, 26:] == [124, 116, 104]).all()
     _, (geometry, _) = ImageBatching(32, 64, resize_to_divisor=True)(images)
     assert geometry.resized == (32, 64) and geometry.scale == (0.8, 0.64)
-    # From the longer side on, the divisor makes all batches of one size.
+    # A divisor of at least the longer side gives all batches one size.
     assert {ImageBatching(32, 64, size_divisor=64)([each])[0].shape for each in images} == {
         (1, 64, 64, 3)
     }
 
 
-def test_targets_follow_their_images(scene):
-    """Boxes of the enlarged masks are the enlarged boxes."""
+def test_targets_are_scaled_with_their_images(scene):
+    """The boxes of resized masks are the resized boxes."""
     fields = ("boxes", "labels", "crowd", "areas", "masks")
     half = {**scene, **{name: scene[name][:1] for name in fields}}
     batching = DetectionBatching(ImageBatching(192), max_objects=7, bounding_box_format="xywh")
@@ -68,14 +68,14 @@ def test_targets_follow_their_images(scene):
         DetectionBatching(ImageBatching(), max_objects=1)([scene])
 
 
-def test_mirrored_boxes_are_those_of_the_mirrored_image(scene):
+def test_flipped_boxes_are_those_of_the_flipped_masks(scene):
     flipped = horizontal_flip(scene)
     assert (flipped["image"] == scene["image"][:, ::-1]).all()
     expected = [_bounds(mask[:, ::-1]) for mask in scene["masks"]]
     assert flipped["boxes"].tolist() == expected
 
 
-def test_repeated_batches_are_decided_by_the_seed():
+def test_repeated_batches_depend_on_the_seed():
     def take(seed):
         batches = repeated_batches(range(5), lambda each, generator: each, list, 2, seed)
         iterator = iter(batches)
@@ -101,12 +101,12 @@ def _augmented(example, seed=0, **arguments):
     return result["image"], result["segmentation_map"]
 
 
-def test_nothing_asked_for_changes_nothing(scene):
+def test_augmentation_can_be_disabled(scene):
     image, segmentation_map = _augmented(scene)
     assert (image == scene["image"]).all() and (segmentation_map == scene["segmentation_map"]).all()
 
 
-def test_what_a_crop_lacks_does_not_count(scene):
+def test_padding_is_ignored(scene):
     image, segmentation_map = _augmented(scene, crop_size=128)
     assert (image[:96, :96] == scene["image"]).all() and not image[96:].any()
     assert (segmentation_map[:96, :96] == scene["segmentation_map"]).all() and (
@@ -114,8 +114,8 @@ def test_what_a_crop_lacks_does_not_count(scene):
     ).all()
 
 
-def test_image_and_class_map_move_together(scene):
-    """A picture of the segmentation map goes the way of the segmentation map itself."""
+def test_image_and_segmentation_map_are_transformed_alike(scene):
+    """An image of the segmentation map stays equal to the segmentation map."""
     segmentation_map = scene["segmentation_map"]
     picture = {
         "image": np.repeat(segmentation_map[..., None], 3, axis=2),
@@ -132,8 +132,8 @@ def test_image_and_class_map_move_together(scene):
     assert (flipped[0] == scene["image"][:, ::-1]).all()
 
 
-def test_a_crop_of_many_classes_is_preferred():
-    """Of crops of one class, which are three quarters, ten in a row are rare."""
+def test_crops_with_several_classes_are_preferred():
+    """75 % of the crops have one class; ten of those in a row are rare."""
     segmentation_map = np.zeros((96, 96), "uint8")
     segmentation_map[40:56] = np.arange(96) % 2 + 1
     example = {"image": np.zeros((96, 96, 3), "uint8"), "segmentation_map": segmentation_map}
@@ -144,7 +144,7 @@ def test_a_crop_of_many_classes_is_preferred():
     assert np.mean(np.array(shares) <= 0.75) > 0.8
 
 
-def test_colors_change_and_classes_do_not(scene):
+def test_color_jitter_changes_only_the_image(scene):
     image, segmentation_map = _augmented(scene, 1, color_jitter=True)
     assert (image != scene["image"]).any() and image.dtype == np.uint8
     assert (segmentation_map == scene["segmentation_map"]).all()
@@ -153,7 +153,7 @@ def test_colors_change_and_classes_do_not(scene):
 # Evaluation
 
 
-def test_segmentations_are_measured_at_their_own_sizes(scene):
+def test_segmentation_evaluation_at_original_sizes(scene):
     generator = np.random.default_rng(0)
     sizes = [(30, 40), (25, 25), (61, 12)]
     truth = [generator.integers(0, 3, size).astype("uint8") for size in sizes]

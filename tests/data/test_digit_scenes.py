@@ -1,4 +1,4 @@
-"""Scenes of digits: what they say of themselves is what is in them."""
+"""Scenes of digits: images, masks, boxes and segmentation maps are consistent."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ def scenes():
     return list(DigitScenes("test", 40, 128))
 
 
-def test_class_map_masks_and_boxes_agree(scenes):
+def test_segmentation_map_masks_and_boxes_agree(scenes):
     for scene in scenes:
         count = len(scene["labels"])
         assert scene["image"].shape == (128, 128, 3) and scene["image"].dtype == np.uint8
         assert scene["masks"].shape == (count, 128, 128) and scene["boxes"].shape == (count, 4)
         assert 2 <= count <= 7
-        assert (scene["masks"].sum(0) <= 1).all()  # What is behind is not visible.
+        assert (scene["masks"].sum(0) <= 1).all()  # Masks do not overlap.
         by_mask = (scene["masks"] * (scene["labels"] + 1)[:, None, None]).sum(0)
         np.testing.assert_array_equal(scene["segmentation_map"], by_mask)
         for mask, (left, top, right, bottom) in zip(scene["masks"], scene["boxes"], strict=True):
@@ -30,7 +30,7 @@ def test_class_map_masks_and_boxes_agree(scenes):
             assert (top, bottom) == (rows.min(), rows.max() + 1)
 
 
-def test_a_scene_is_decided_by_part_and_number(scenes):
+def test_scenes_depend_on_split_and_index(scenes):
     again = DigitScenes("test", 5, 128)
     for index in (3, 0):
         for name, values in scenes[index].items():
@@ -57,8 +57,8 @@ def _any_overlap(boxes):
     return np.triu((end > start).all(-1), 1).any()
 
 
-def test_the_digits_of_a_part_are_its_own(monkeypatch):
-    """Of splits that hold but 0s, 1s and 2s, scenes hold the same."""
+def test_scenes_use_the_digits_of_their_split(monkeypatch):
+    """With one digit per split, all scenes of a split have that digit."""
     digits = load_digits()
     splits = {
         split: LabeledImages(images, np.full(len(images), label))
@@ -72,7 +72,7 @@ def test_the_digits_of_a_part_are_its_own(monkeypatch):
             assert set(scene["labels"]) == {label}
 
 
-def test_no_digit_is_in_two_parts():
+def test_no_digit_is_in_two_splits():
     splits = load_digits()[:3]
     scans = [{image.tobytes() for image in split.images} for split in splits]
     assert not (scans[0] & scans[1] or scans[0] & scans[2] or scans[1] & scans[2])

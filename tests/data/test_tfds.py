@@ -1,4 +1,4 @@
-"""What TensorFlow Datasets' own builders write of small data, read back."""
+"""Small data sets written by TensorFlow Datasets' own builders, read back."""
 
 import io
 import os
@@ -45,7 +45,7 @@ def _coco(source, folder, file_format="array_record"):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """COCO's own folders: (JSON, images, what TensorFlow Datasets makes of them)."""
+    """COCO's own folders: (JSON, images, builder of TensorFlow Datasets)."""
     source = tmp_path_factory.mktemp("source")
     contents = coco_files.contents()
     contents["categories"] = [{"id": key, "name": name} for key, name in COCO_CATEGORIES.items()]
@@ -56,14 +56,14 @@ def files(tmp_path_factory):
     annotations, images = coco_files.write(source / "val2017", contents)
     for image_id in coco_files.SIZES:
         with Image.open(images / f"{image_id:06}.png") as image:
-            # One gray image, as COCO has them.
+            # One grayscale image, as in COCO.
             image.convert("L" if image_id == 9 else "RGB").save(images / f"{image_id:06}.jpg")
     (source / "annotations").mkdir()
     annotations = annotations.rename(source / "annotations/instances_val2017.json")
     return annotations, images, _coco(source, tmp_path_factory.mktemp("tfds"))
 
 
-def test_coco_is_what_its_own_file_says(files):
+def test_coco_equals_its_json_file(files):
     annotations, images, builder = files
     ours, theirs = TfdsCoco(builder.data_dir, "validation"), CocoDetection(annotations, images)
     assert ours.class_names == theirs.class_names and ours.category_ids == theirs.category_ids
@@ -71,7 +71,7 @@ def test_coco_is_what_its_own_file_says(files):
     by_id = {example["image_id"]: example for example in ours}
     for expected in theirs:
         example = by_id[expected["image_id"]]
-        # TensorFlow Datasets sorts by the annotations' ids.
+        # TensorFlow Datasets sorts by annotation id.
         order = [1, 0] if expected["image_id"] == 5 else slice(None)
         np.testing.assert_allclose(example["boxes"], expected["boxes"][order], rtol=0, atol=1e-5)
         assert (
@@ -87,8 +87,8 @@ def test_coco_is_what_its_own_file_says(files):
             np.testing.assert_array_equal(example["image"], np.asarray(image.convert("RGB")))
 
 
-def test_coco_is_what_tensorflow_datasets_reads(files, tmp_path):
-    """Its own reader takes its default files, which ours does not."""
+def test_coco_equals_the_reader_of_tensorflow_datasets(files, tmp_path):
+    """Its own reader reads tfrecord files, which this package does not."""
     annotations, _, builder = files
     records = _coco(annotations.parents[1], tmp_path, "tfrecord")
     examples = TfdsCoco(builder.data_dir, "validation")
@@ -105,7 +105,7 @@ def test_coco_is_what_tensorflow_datasets_reads(files, tmp_path):
         np.testing.assert_array_equal(example["areas"], objects["area"])
 
 
-def test_any_order_and_in_another_process(files):
+def test_random_access_and_pickling(files):
     examples = TfdsCoco(files[2].data_dir, "validation")
     copied = pickle.loads(pickle.dumps(examples))
     for name, values in examples[2].items():
@@ -114,7 +114,7 @@ def test_any_order_and_in_another_process(files):
         examples[3]
 
 
-def test_tensorflow_stays_out(files):
+def test_tensorflow_is_not_imported(files):
     code = (
         "import sys; from keras_spm.data import TfdsCoco; "
         f"TfdsCoco({str(files[2].data_dir)!r}, 'validation')[0]; "
@@ -123,7 +123,7 @@ def test_tensorflow_stays_out(files):
     assert subprocess.run([sys.executable, "-c", code], env=dict(os.environ)).returncode == 0
 
 
-def test_objects_that_break_rules(files, tmp_path):
+def test_invalid_objects(files, tmp_path):
     annotations, _, _ = files
     source = tmp_path / "source"
     (source / "annotations").mkdir(parents=True)
@@ -140,7 +140,7 @@ def test_objects_that_break_rules(files, tmp_path):
         TfdsCoco(folder, "validation", invalid="ignore")
 
 
-def test_what_cannot_be_read_is_explained(files, tmp_path):
+def test_other_data_sets_and_formats_are_errors(files, tmp_path):
     *_, builder = files
     with pytest.raises(ValueError, match="Did you mean 'validation'"):
         TfdsCoco(builder.data_dir, "valid")
@@ -189,7 +189,7 @@ def test_scene_parse(tmp_path):
         examples[2]
 
 
-def test_maps_that_do_not_fit_their_images(tmp_path):
+def test_maps_with_another_size_or_value_are_errors(tmp_path):
     for kind in ("images", "annotations"):
         (tmp_path / kind).mkdir()
     for place, (size, value) in enumerate([((5, 4), 1), ((4, 4), 151)]):
@@ -211,7 +211,7 @@ def test_imagenet(tmp_path):
     examples = TfdsClassification(imagenet(images, tmp_path), "validation")
     assert len(examples) == 3 and not examples.multi_label
     assert len(examples.class_names) == 1000
-    # Labels are places of synsets in order, as in PyTorch's and timm's heads.
+    # Labels are indices of sorted synsets, as in PyTorch's and timm's heads.
     assert sorted(example["label"] for example in examples) == [0, 134, 999]
     by_label = dict(zip([0, 999, 134], images.values(), strict=True))
     for example in pickle.loads(pickle.dumps(examples)):
@@ -223,7 +223,7 @@ def test_imagenet(tmp_path):
         TfdsClassification(examples._folder, "valid")
 
 
-def test_images_in_a_set_that_are_cut_off_are_named(tmp_path):
+def test_truncated_images_are_named(tmp_path):
     images = jpegs(["n01440764"])
     images = {name: (content[:300], synset) for name, (content, synset) in images.items()}
     folder = imagenet(images, tmp_path)
@@ -232,14 +232,14 @@ def test_images_in_a_set_that_are_cut_off_are_named(tmp_path):
         read_image(example["image"])
 
 
-def test_imagenet_as_tfrecord_says_how_to_convert(tmp_path):
+def test_tfrecord_error_shows_how_to_convert(tmp_path):
     folder = imagenet(jpegs(["n01440764"]), tmp_path, "tfrecord")
     command = f"tfds convert_format --dataset_version_dir={folder} --out_file_format=array_record"
     with pytest.raises(ValueError, match=command):
         TfdsClassification(folder, "validation")
 
 
-def test_several_labels_and_none(tmp_path):
+def test_multi_label_data(tmp_path):
     import tensorflow_datasets as tfds
 
     class Sky(tfds.core.GeneratorBasedBuilder):
@@ -277,12 +277,12 @@ def test_several_labels_and_none(tmp_path):
     assert found == {0: [0, 1], 1: [1, 1], 2: [0, 0]}
 
 
-def test_sets_of_another_kind(files):
+def test_detection_data_are_not_classification_data(files):
     with pytest.raises(ValueError, match="a classification data set.* Received: supervised"):
         TfdsClassification(files[2].data_dir, "validation")
 
 
-def test_a_record_that_is_cut_off_later_is_named(tmp_path):
+def test_truncated_records_are_named(tmp_path):
     folder = imagenet(jpegs(["n01440764", "n02012849"]), tmp_path)
     examples = TfdsClassification(folder, "validation")
     (path,) = (each for each in pathlib.Path(folder).iterdir() if "array_record-" in each.name)

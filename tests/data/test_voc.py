@@ -1,4 +1,4 @@
-"""Folders laid out as Pascal VOC's."""
+"""Folders in Pascal VOC's layout."""
 
 from xml.etree import ElementTree
 
@@ -37,7 +37,7 @@ def _document(height, width, objects):
         for field, value in zip(("xmin", "ymin", "xmax", "ymax"), each["box"], strict=True):
             box.insert(0, ElementTree.Element(field))
             box[0].text = str(value)
-        part = ElementTree.SubElement(element, "part")  # A person's head: no object.
+        part = ElementTree.SubElement(element, "part")  # The head of a person is not an object.
         ElementTree.SubElement(part, "name").text = "head"
         ElementTree.SubElement(part, "bndbox")
     return ElementTree.tostring(root)
@@ -69,7 +69,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_boxes_count_from_one_and_hold_their_last_pixel(folder):
+def test_boxes_are_converted_from_inclusive_pixels(folder):
     examples = VocDetection(folder, "train")
     assert len(examples) == 2 and examples.invalid_annotations == {}
     example = examples[0]
@@ -84,8 +84,8 @@ def test_boxes_count_from_one_and_hold_their_last_pixel(folder):
     assert examples[1]["image_id"] == "a" and examples[1]["boxes"].shape == (0, 4)
 
 
-def test_a_box_covers_the_pixels_that_voc_names(folder):
-    """Xmin to xmax of the object's own pixels, counted from 1, as VOC measured them."""
+def test_boxes_cover_the_pixels_of_the_object(folder):
+    """VOC stores the first and last pixel of an object, counted from 1."""
     mask = np.zeros((30, 50), bool)
     mask[4:9, 7:31] = True
     rows, columns = np.nonzero(mask)
@@ -98,7 +98,7 @@ def test_a_box_covers_the_pixels_that_voc_names(folder):
     np.testing.assert_array_equal(inside, mask)
 
 
-def test_your_own_classes(folder):
+def test_custom_classes(folder):
     document = _document(20, 20, [{"name": "heron", "box": (1, 1, 9, 9)}])
     (folder / "Annotations/b.xml").write_bytes(_document(30, 50, []))
     (folder / "Annotations/a.xml").write_bytes(document)
@@ -118,7 +118,7 @@ def test_your_own_classes(folder):
         ("malformed difficult", {"difficult": "yes"}),
     ],
 )
-def test_what_breaks_a_rule_is_counted_and_named(folder, rule, changes):
+def test_invalid_annotations_are_reported_or_dropped(folder, rule, changes):
     broken = {"name": "cat", "box": (1, 1, 9, 9), **changes}
     document = _document(30, 50, [*OBJECTS["b"], broken])
     (folder / "Annotations/b.xml").write_bytes(document)
@@ -129,7 +129,7 @@ def test_what_breaks_a_rule_is_counted_and_named(folder, rule, changes):
     assert len(examples[0]["boxes"]) == 3
 
 
-def test_images_are_there_and_of_their_size(folder):
+def test_missing_images_and_other_sizes_are_errors(folder):
     examples = VocDetection(folder, "train")
     Image.new("RGB", (30, 50)).save(folder / "JPEGImages/b.jpg")
     with pytest.raises(ValueError, match="b.jpg has width 30 and height 50"):
@@ -162,14 +162,14 @@ ENTITIES = (
         (ENTITIES.decode().encode("utf-16"), "declares a document type"),
     ],
 )
-def test_what_is_no_voc_annotation_is_refused(folder, document, message):
+def test_malformed_annotations_are_errors(folder, document, message):
     (folder / "Annotations/b.xml").write_bytes(document)
     for invalid in ("raise", "drop"):
         with pytest.raises(ValueError, match=f"b.xml is not a VOC annotation: .*{message}"):
             VocDetection(folder, "train", invalid=invalid)
 
 
-def test_lists_of_images(folder):
+def test_image_lists(folder):
     with pytest.raises(ValueError, match="Did you mean 'train'"):
         VocDetection(folder, "training")
     with pytest.raises(ValueError, match="cat_train.txt must have one name per line"):
@@ -184,7 +184,7 @@ def test_lists_of_images(folder):
         VocSegmentation(folder / "JPEGImages", "train")
 
 
-def test_class_maps_are_the_palettes_places(folder):
+def test_segmentation_maps_are_palette_indices(folder):
     examples = VocSegmentation(folder, "train")
     assert len(examples) == 2 and len(examples.class_names) == 21
     assert examples.class_names[15] == "person"
@@ -196,7 +196,7 @@ def test_class_maps_are_the_palettes_places(folder):
         examples[2]
 
 
-def test_maps_that_do_not_fit_are_refused(folder):
+def test_invalid_maps_are_errors(folder):
     examples = VocSegmentation(folder, "train")
     file = folder / "SegmentationClass/b.png"
     Image.fromarray(np.zeros((50, 30), "uint8")).save(file)

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from keras_spm import environment
-from keras_spm.backend.kept_for_gradient import bytes_kept_for_gradient
+from keras_spm.backend import bytes_kept_for_gradient
 from keras_spm.trainer import Setup
 from keras_spm.trainer.callbacks import DrawSamples
 from keras_spm.trainer.callbacks import TensorBoard

@@ -1,4 +1,4 @@
-"""Folders and tables of labeled images, with all that goes wrong in them."""
+"""Folders and tables of labeled images, and invalid files in them."""
 
 import pathlib
 
@@ -23,15 +23,15 @@ def _write(path, mode="RGB", **options):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Two classes of two images."""
+    """Two classes with two images each."""
     for name in ("heron/b.png", "heron/a.jpg", "stork/a.png", "stork/c.webp"):
         _write(tmp_path / "photos" / name)
     return tmp_path / "photos"
 
 
-def test_a_folder_is_read_in_the_order_of_names(photos):
+def test_folders_are_read_in_the_order_of_names(photos):
     for name in (".DS_Store", "heron/Thumbs.db", "stork/.hidden.png"):
-        (photos / name).write_bytes(b"left by a system")
+        (photos / name).write_bytes(b"system file")
     examples = ImageFolder(photos)
     assert examples.class_names == ["heron", "stork"] and not examples.invalid_annotations
     found = [(each["image"].relative_to(photos).as_posix(), each["label"]) for each in examples]
@@ -47,7 +47,7 @@ def test_a_folder_is_read_in_the_order_of_names(photos):
     assert [each["label"] for each in ImageFolder(photos, names)] == [1, 1, 0, 0]
 
 
-def _cut_off(photos, name, share):
+def _truncated(photos, name, share):
     path = photos / "heron" / name
     large = Image.fromarray(PIXELS).resize((320, 240))
     large.save(path)
@@ -57,7 +57,7 @@ def _cut_off(photos, name, share):
 BROKEN = {
     "empty file": lambda photos: (photos / "heron/x.jpg").touch(),
     "not an image": lambda photos: (photos / "heron/x.jpg").write_text("a letter"),
-    "truncated or corrupt image": lambda photos: _cut_off(photos, "x.jpg", 0.6),
+    "truncated or corrupt image": lambda photos: _truncated(photos, "x.jpg", 0.6),
     "image smaller than 8 pixels": lambda photos: Image.new("RGB", (1, 1)).save(
         photos / "heron/x.jpg"
     ),
@@ -70,7 +70,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("rule", BROKEN)
-def test_what_breaks_a_rule_is_refused_or_counted(photos, rule):
+def test_invalid_files_are_reported_or_dropped(photos, rule):
     BROKEN[rule](photos)
     with pytest.raises(ValueError, match=rf"1 × {rule} \(.*x\.jpg.*invalid=\"drop\""):
         ImageFolder(photos)
@@ -84,16 +84,16 @@ def test_what_breaks_a_rule_is_refused_or_counted(photos, rule):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "gif", "bmp"])
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.99])
-def test_images_that_are_cut_off_are_found(photos, suffix, share):
-    _cut_off(photos, f"x.{suffix}", share)
+def test_truncated_images_are_found(photos, suffix, share):
+    _truncated(photos, f"x.{suffix}", share)
     invalid_annotations = ImageFolder(photos, invalid="drop").invalid_annotations
     assert [name for names in invalid_annotations.values() for name in names] == [
         f"heron/x.{suffix}"
     ]
 
 
-def test_files_that_must_not_be_read(photos, monkeypatch):
-    """Whoever runs the tests may be root, who may read all."""
+def test_files_without_permission(photos, monkeypatch):
+    """Simulated, because tests may run as root."""
     opened = Image.open
 
     def guarded(path, *arguments):
@@ -112,7 +112,7 @@ def test_too_many_pixels(photos, monkeypatch):
         ImageFolder(photos)
 
 
-def test_every_problem_is_in_one_message(photos):
+def test_all_reasons_are_in_one_message(photos):
     for rule in ("empty file", "class without images", "file beside the class folders"):
         BROKEN[rule](photos) if rule != "class without images" else (photos / "crane").mkdir()
     with pytest.raises(ValueError) as raised:
@@ -122,7 +122,7 @@ def test_every_problem_is_in_one_message(photos):
 
 
 @pytest.mark.parametrize("invalid", ["raise", "drop"])
-def test_folders_that_are_no_data_set(tmp_path, invalid):
+def test_folders_that_are_not_a_data_set(tmp_path, invalid):
     with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
         ImageFolder(tmp_path / "nowhere", invalid=invalid)
     with pytest.raises(ValueError, match="must contain one folder per class"):
@@ -138,7 +138,7 @@ def test_folders_that_are_no_data_set(tmp_path, invalid):
         ImageFolder(tmp_path, invalid="ignore")
 
 
-def test_a_class_that_is_emptied_goes_with_its_images(photos):
+def test_classes_without_valid_images_are_dropped(photos):
     for path in (photos / "heron").iterdir():
         path.write_bytes(b"")
     examples = ImageFolder(photos, invalid="drop")
@@ -150,19 +150,19 @@ def test_a_class_that_is_emptied_goes_with_its_images(photos):
         ImageFolder(photos, ["stork"])
 
 
-def test_without_verification_an_example_says_what_is_wrong(photos):
+def test_without_verification_errors_are_raised_when_read(photos):
     (photos / "heron/a.jpg").write_bytes(b"")
     examples = ImageFolder(photos, verify=False)
     with pytest.raises(ValueError, match="a.jpg cannot be read as an image"):
         read_image(examples[0]["image"])
     (photos / "heron/c.jpg").symlink_to("nowhere.jpg")
-    assert ImageFolder(photos, verify=False, invalid="drop")  # A link is there, its file is not.
+    assert ImageFolder(photos, verify=False, invalid="drop")  # A broken link.
     (photos / "stork/a.png").unlink()
     with pytest.raises(FileNotFoundError):
         read_image(examples[2]["image"])
 
 
-def test_every_kind_of_image_becomes_rgb(tmp_path):
+def test_all_modes_become_rgb(tmp_path):
     gray = np.asarray(Image.fromarray(PIXELS).convert("L"))
     cmyk = Image.fromarray(PIXELS).convert("CMYK")
     deep = PIXELS[..., 0].astype("uint16") * 257
@@ -211,7 +211,7 @@ def _table(tmp_path, text, **arguments):
     return CsvDataset(tmp_path / "table.csv", tmp_path / "images", **arguments)
 
 
-def test_a_table_with_one_label_an_image(tmp_path):
+def test_tables_with_one_label_per_image(tmp_path):
     text = '\ufeffpath,label,by\nb.png,"stork, white",Ada\n\na.png,heron ,Ben\n'
     examples = _table(tmp_path, text)
     assert examples.class_names == ["heron", "stork, white"] and not examples.multi_label
@@ -222,7 +222,7 @@ def test_a_table_with_one_label_an_image(tmp_path):
     assert CsvDataset(beside)[1]["image"] == tmp_path / "images/a.png"
 
 
-def test_a_table_with_several_labels_an_image(tmp_path):
+def test_tables_with_several_labels_per_image(tmp_path):
     text = "labels,path\nbird|water,a.png\n,b.png\n water,c.png\n"
     examples = _table(tmp_path, text, class_names=["water", "bird", "sky"])
     assert examples.multi_label
@@ -233,7 +233,7 @@ def test_a_table_with_several_labels_an_image(tmp_path):
     assert examples[0]["label"].max() == 1 and examples[0]["label"].dtype == "float32"
 
 
-def test_parts_of_a_table_share_their_classes(tmp_path):
+def test_splits_of_a_table_share_their_classes(tmp_path):
     text = "path,label,split\na.png,heron,train\nb.png,stork,train\nc.png,stork,val\n"
     train, val = (_table(tmp_path, text, split=split) for split in ("train", "val"))
     assert train.class_names == val.class_names == ["heron", "stork"]
@@ -254,7 +254,7 @@ def test_parts_of_a_table_share_their_classes(tmp_path):
         ("x.png,heron", "missing image file"),
     ],
 )
-def test_rows_that_break_rules(tmp_path, row, rule):
+def test_invalid_rows(tmp_path, row, rule):
     text = f"path,label\nb.png,heron\nc.png,stork\n{row}\n"
     names = ["heron", "stork"]
     with pytest.raises(ValueError, match=rf"1 × {rule} \(row 4\)"):
@@ -263,7 +263,7 @@ def test_rows_that_break_rules(tmp_path, row, rule):
     assert examples.invalid_annotations == {rule: ["row 4"]} and len(examples) == 2
 
 
-def test_tables_that_are_none(tmp_path):
+def test_malformed_tables(tmp_path):
     for text, message in (
         ("", "must have the columns"),
         ("path,class\na.png,heron\n", r"Received: \['path', 'class'\]"),
