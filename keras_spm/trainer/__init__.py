@@ -7,6 +7,7 @@ from keras_spm.trainer.dense import DenseRecipe
 from keras_spm.trainer.detection import DetectionRecipe
 from keras_spm.trainer.evaluation import evaluate
 from keras_spm.trainer.evaluation import find_recipe
+from keras_spm.trainer.evaluation import load_keras_file
 from keras_spm.trainer.evaluation import load_task
 from keras_spm.trainer.recipe import Recipe
 from keras_spm.trainer.recipe import Setup
@@ -29,6 +30,7 @@ __all__ = [
     "TrainingError",
     "evaluate",
     "find_recipe",
+    "load_keras_file",
     "load_recipe",
     "load_task",
     "recipes_folder",

@@ -10,6 +10,7 @@ from keras_spm.tasks.image_task import ImageTask
 from keras_spm.trainer.recipe import Recipe
 from keras_spm.trainer.recipe import load_recipe
 from keras_spm.trainer.recipe import load_saved_recipe
+from keras_spm.types import PathLike
 
 
 def load_task(name: str) -> ImageTask:
@@ -27,10 +28,25 @@ def load_task(name: str) -> ImageTask:
     best = path / "best.keras"
     if path.suffix != ".keras" and not best.is_file():
         return ImageTask.from_preset(name)
-    model = keras.saving.load_model(path if path.suffix == ".keras" else best)
+    model = load_keras_file(path if path.suffix == ".keras" else best)
     if not isinstance(model, ImageTask):
         raise ValueError(f"{path} must contain a task. Received: {type(model).__name__}")
     return model
+
+
+def load_keras_file(path: PathLike) -> keras.Model:
+    """Loads a `.keras` file.
+
+    Raises:
+        ValueError: for a missing file, and for a model of an unknown class.
+    """
+    try:
+        return keras.saving.load_model(path)
+    except TypeError as error:
+        message = str(error).partition(". ")[0]
+        if "locate class" not in message:
+            raise
+        raise ValueError(f"{path}: {message}. Import its module with `--import`.") from error
 
 
 def find_recipe(
