@@ -9,15 +9,14 @@ from keras_spm.backbones.connection import Connection
 from keras_spm.layers.composite import policy_with_quantization
 from keras_spm.layers.macs import macs
 from keras_spm.registry import BACKBONES
-from keras_spm.registry import PRESET_FUNCTIONS
-from keras_spm.types import PathLike
+from keras_spm.registry import PresetMixin
 from keras_spm.types import Shape
 
 _STEM_STRIDE = 4
 _ANY_SIZE = {"channels_last": (None, None, 3), "channels_first": (3, None, None)}
 
 
-class PyramidBackbone(keras.Model):
+class PyramidBackbone(PresetMixin, keras.Model):
     """A hierarchical vision transformer: a stem, then stages that halve the feature map.
 
     A family's class creates the stem and the stages and passes them to this constructor,
@@ -163,38 +162,6 @@ class PyramidBackbone(keras.Model):
         """
         pyramid_outputs, _, pooled_output = self._connect(images, shared=True)
         return pyramid_outputs, pooled_output
-
-    @classmethod
-    def from_preset(
-        cls, name: PathLike, load_weights: bool = True, **overrides: typing.Any
-    ) -> "PyramidBackbone":
-        """Builds a backbone and loads its weights; its `load_report` lists what was loaded.
-
-        Args:
-            name: one of `cls.presets`, or its long name (`"pvt_v2_b1"`; on
-                `PyramidBackbone` itself, the long name of any family's preset); a folder
-                written by `save_to_preset`, transformers or timm; or the address of such a
-                folder on the hub, `"hf://owner/name"`, optionally with `"@revision"`.
-            load_weights: bool; `False` for random weights.
-            **overrides: constructor arguments that replace the preset's.
-
-        Raises:
-            ValueError: for an unknown name (suggests the nearest), a preset without
-                published weights, or a folder that holds another family.
-            keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
-        """
-        return PRESET_FUNCTIONS["load"](cls, name, load_weights, overrides)
-
-    def save_to_preset(self, folder: PathLike) -> None:
-        """Writes configuration and weights to a new folder, for `from_preset`.
-
-        Args:
-            folder: path; it must not exist or be empty.
-
-        Raises:
-            FileExistsError: if the folder is not empty. No partial folder is left behind.
-        """
-        PRESET_FUNCTIONS["save"](self, folder)
 
     def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
         """Freezes the stem and the first stages; later stages stay trainable.

@@ -10,15 +10,15 @@ import numpy as np
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.batch_normalization import refuse_training
-from keras_spm.registry import PRESET_FUNCTIONS
 from keras_spm.registry import TASKS
+from keras_spm.registry import PresetMixin
 from keras_spm.tasks.pixel_range import looks_scaled
 from keras_spm.types import PathLike
 from keras_spm.types import Shape
 from keras_spm.visualize import plot_images
 
 
-class ImageTask(keras.Model):
+class ImageTask(PresetMixin, keras.Model):
     """A functional model from raw images to the outputs of a task, around a backbone.
 
     A subclass builds the graph, passes it to this constructor with its other arguments,
@@ -71,42 +71,6 @@ class ImageTask(keras.Model):
         self._task_arguments = tuple(config)
         for argument, value in config.items():
             setattr(self, argument, value)
-
-    # === Presets ===
-
-    @classmethod
-    def from_preset(
-        cls, name: PathLike, load_weights: bool = True, **arguments: typing.Any
-    ) -> "ImageTask":
-        """Builds the task and loads its weights; its `load_report` lists what was loaded.
-
-        Called on `ImageTask` itself, it builds the task that the preset was saved as.
-
-        Args:
-            name: long name of a backbone preset, see `keras_spm.list_presets()`, or a
-                folder or address as in `PyramidBackbone.from_preset`.
-            load_weights: bool; `False` for random weights.
-            **arguments: of the task's constructor, without the backbone; by default as in
-                the folder. With another `num_classes`, the layers that depend on it are
-                randomly initialized.
-
-        Raises:
-            ValueError: for an unknown name (suggests the nearest) or a preset without
-                published weights.
-            keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
-        """
-        return PRESET_FUNCTIONS["load"](cls, name, load_weights, arguments)
-
-    def save_to_preset(self, folder: PathLike) -> None:
-        """Writes configuration, class names and weights to a new folder, for `from_preset`.
-
-        Args:
-            folder: path; it must not exist or be empty.
-
-        Raises:
-            FileExistsError: if the folder is not empty. No partial folder is left behind.
-        """
-        PRESET_FUNCTIONS["save"](self, folder)
 
     def class_predictors(self) -> list[keras.layers.Layer]:
         """Returns the layers whose weights depend on `num_classes`."""
