@@ -107,7 +107,7 @@ def test_custom_classes(folder):
 
 
 @pytest.mark.parametrize(
-    ("rule", "changes"),
+    ("reason", "changes"),
     [
         ("unknown class", {"name": "heron"}),
         ("malformed bndbox", {"box": (1, 2, "x", 4)}),
@@ -118,14 +118,14 @@ def test_custom_classes(folder):
         ("malformed difficult", {"difficult": "yes"}),
     ],
 )
-def test_invalid_annotations_are_reported_or_dropped(folder, rule, changes):
-    broken = {"name": "cat", "box": (1, 1, 9, 9), **changes}
-    document = _document(30, 50, [*OBJECTS["b"], broken])
+def test_invalid_annotations_are_reported_or_dropped(folder, reason, changes):
+    bad = {"name": "cat", "box": (1, 1, 9, 9), **changes}
+    document = _document(30, 50, [*OBJECTS["b"], bad])
     (folder / "Annotations/b.xml").write_bytes(document)
-    with pytest.raises(ValueError, match=rf"1 × {rule} \(b #4\)"):
+    with pytest.raises(ValueError, match=rf"1 × {reason} \(b #4\)"):
         VocDetection(folder, "train")
     examples = VocDetection(folder, "train", invalid="drop")
-    assert examples.invalid_annotations == {rule: ["b #4"]}
+    assert examples.invalid_annotations == {reason: ["b #4"]}
     assert len(examples[0]["boxes"]) == 3
 
 
