@@ -46,7 +46,7 @@ class RetinaNet(Head):
         box_loss: `"l1"`, `"smooth_l1"` or `"generalized_iou"`.
         candidates_per_level: int, number of (anchor, class) pairs of a level, those with the
             highest scores, that are decoded.
-        score_threshold: float; pairs with a lower score are dropped.
+        score_threshold: float; only pairs with a higher score are kept.
         iou_threshold: float, of non-maximum suppression within a class.
         max_detections: int, per image.
 
@@ -204,7 +204,8 @@ class RetinaNet(Head):
 
         Args:
             outputs: outputs of the layer.
-            image_size: (height, width) of the batch, at which boxes are clipped.
+            image_size: (height, width) of the batch, at which boxes are clipped. Boxes
+                without area are dropped.
 
         Returns:
             dict of `boxes` (batch, max_detections, 4), xyxy in pixels, `scores` and
@@ -217,7 +218,9 @@ class RetinaNet(Head):
         height, width = image_size
         limits = ops.cast(ops.stack([width, height, width, height]), "float32")
         boxes = ops.clip(boxes, 0, limits)
-        scores = ops.where(scores > self.score_threshold, scores, 0.0)
+        # A box outside the image has no area left.
+        has_area = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+        scores = ops.where(has_area & (scores > self.score_threshold), scores, 0.0)
         boxes, scores, labels = non_max_suppression(
             boxes, scores, labels, self.iou_threshold, self.max_detections
         )

@@ -229,7 +229,8 @@ class ObjectDetector(DenseTask):
         Args:
             outputs: dict of arrays, from `predict`.
             scales: (vertical, horizontal) scale of each image in the batch.
-            sizes: (height, width) of each image, at which boxes are clipped.
+            sizes: (height, width) of each image, at which boxes are clipped. Boxes without
+                area are dropped.
 
         Returns:
             List of dicts, as `detect` returns them.
@@ -239,11 +240,13 @@ class ObjectDetector(DenseTask):
         for box, score, label, scale, size in zip(
             boxes, outputs["scores"], outputs["labels"], scales, sizes, strict=True
         ):
-            valid = np.asarray(label) >= 0
             scale, limits = (np.tile(np.float32(each)[::-1], 2) for each in (scale, size))
+            box = (box / scale).clip(0, limits)
+            # A box inside the padding of its batch has no area left.
+            valid = (np.asarray(label) >= 0) & (box[:, 2:] > box[:, :2]).all(axis=1)
             detections.append(
                 {
-                    "boxes": (box[valid] / scale).clip(0, limits),
+                    "boxes": box[valid],
                     "scores": np.asarray(score)[valid],
                     "labels": np.asarray(label)[valid].astype("int64"),
                 }
