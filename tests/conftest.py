@@ -35,6 +35,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "only(backend): runs on this backend only")
     config.addinivalue_line("markers", "release: runs with --all only")
+    config.addinivalue_line("markers", "xdist_group(name): runs on one worker of pytest-xdist")
 
 
 def pytest_collection_modifyitems(config, items):
