@@ -2,6 +2,7 @@
 
 import collections.abc
 import pathlib
+import re
 
 import keras
 
@@ -43,10 +44,10 @@ def load_keras_file(path: PathLike) -> keras.Model:
     try:
         return keras.saving.load_model(path)
     except TypeError as error:
-        message = str(error).partition(". ")[0]
-        if "locate class" not in message:
+        unknown = re.search(r"Could not locate (class|function) '[^']*'", str(error))
+        if unknown is None:
             raise
-        raise ValueError(f"{path}: {message}. Import its module with `--import`.") from error
+        raise ValueError(f"{path}: {unknown[0]}. Import its module with `--import`.") from error
 
 
 def find_recipe(
