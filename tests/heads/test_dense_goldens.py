@@ -1,4 +1,4 @@
-"""Heads against mmdetection's RetinaNet and mmsegmentation's Semantic FPN, on the official PVT v2."""
+"""Heads against RetinaNet of mmdetection and Semantic FPN of mmsegmentation, on PVT v2."""
 
 import re
 
