@@ -51,6 +51,8 @@ class ImageClassifier(ImageTask):
     [('3', 0.2), ('7', 0.1)]
     """
 
+    pipeline_tag = "image-classification"
+
     def __init__(
         self,
         backbone,

@@ -7,6 +7,7 @@ import keras
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.registry import PRESET_FUNCTIONS
+from keras_spm.registry import TASKS
 from keras_spm.tasks.pixel_range import looks_scaled
 
 
@@ -15,6 +16,16 @@ class ImageTask(keras.Model):
 
     Subclasses set `backbone` and define `compile` with default arguments.
     """
+
+    pipeline_tag = "image-feature-extraction"
+    head_argument = None
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        TASKS.register(cls.__name__, cls)
+
+    def class_predictors(self):
+        return [self.get_layer("head")]
 
     def __init__(self, inputs, outputs, name=None, trainable=True):
         # Named here: Keras's functional models take any argument in silence.

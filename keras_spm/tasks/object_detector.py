@@ -125,6 +125,11 @@ class ObjectDetector(DenseTask):
 
     levels = ("P3", "P4", "P5")
 
+    pipeline_tag = "object-detection"
+
+    def class_predictors(self):
+        return [self.get_layer("head").class_tower[-1]]
+
     def __init__(
         self,
         backbone,

@@ -63,6 +63,11 @@ class SemanticSegmenter(DenseTask):
 
     levels = ("P2", "P3", "P4", "P5")
 
+    pipeline_tag = "image-segmentation"
+
+    def class_predictors(self):
+        return [self.get_layer("head").classifier]
+
     def __init__(
         self,
         backbone,
