@@ -179,20 +179,12 @@ def _foreign_config(library, contents, processor):
         raise ValueError(f"`{key}` {architecture!r} is none of {', '.join(patterns)}")
     class_name, variant, arguments = CONFIGS[f"{library}/{match.re.pattern}"](contents, match)
     read_task = {"transformers": _transformers_task, "timm": _timm_task}[library]
-    return classifier_config(
-        library, class_name, arguments, variant, read_task(contents, processor)
-    )
+    config = ModelConfig(library, class_name, arguments, variant)
+    return as_classifier(config, read_task(contents, processor))
 
 
-def classifier_config(
-    layout: str,
-    backbone: str,
-    arguments: dict[str, typing.Any],
-    variant: str | None,
-    task_arguments: dict[str, typing.Any] | None,
-) -> ModelConfig:
-    """Returns the configuration of an image classifier; of a backbone without its arguments."""
-    config = ModelConfig(layout, backbone, arguments, variant)
+def as_classifier(config: ModelConfig, task_arguments: dict[str, typing.Any] | None) -> ModelConfig:
+    """Returns the configuration with an image classifier of these arguments, if any."""
     if task_arguments is None:
         return config
     task, layers = _CLASSIFIER

@@ -14,6 +14,7 @@ from keras_spm.converters.conversion import find_layouts
 from keras_spm.converters.conversion import values_of
 from keras_spm.converters.conversion import variables_of
 from keras_spm.converters.hf_config import CONFIG
+from keras_spm.converters.validation import check_arguments
 from keras_spm.presets.sources import WEIGHTS
 from keras_spm.presets.sources import folder_source
 from keras_spm.registry import HEADS
@@ -122,12 +123,14 @@ def predictor_paths(model: keras.Model) -> list[str]:
 def _config(model, sha256):
     backbone = getattr(model, "backbone", model)
     backbone_config = {**_constructor_config(backbone), "dtype": backbone.dtype_policy.name}
+    check_arguments(backbone_config, type(backbone).__name__)
     task = None
     if model is not backbone:
         config, own = _constructor_config(model), variables_of(backbone)
         if model.head_argument is not None:
             config[model.head_argument] = _head_config(getattr(model, model.head_argument))
         layers = {path.partition("/")[0] for path in variables_of(model) if path not in own}
+        check_arguments(config, type(model).__name__)
         task = {"class": type(model).__name__, "config": config, "layers": sorted(layers)}
     return {
         "format": OWN_FORMAT,

@@ -12,7 +12,7 @@ from keras_spm.cards import Card
 from keras_spm.cards import read_card
 from keras_spm.converters.hf_config import CONFIG
 from keras_spm.converters.hf_config import ModelConfig
-from keras_spm.converters.hf_config import classifier_config
+from keras_spm.converters.hf_config import as_classifier
 from keras_spm.converters.hf_config import read_config
 from keras_spm.registry import BACKBONES
 from keras_spm.registry import lookup
@@ -108,8 +108,8 @@ def find_source(wanted: type[PyramidBackbone], name: PathLike, with_weights: boo
     card = _find_card(cls, variant)
     if with_weights:
         return _published(cls, variant, card, name)
-    config = classifier_config(OWN_FORMAT, cls.__name__, {}, variant, card.classifier)
-    return Source(name, cls, config)
+    config = ModelConfig(OWN_FORMAT, cls.__name__, {}, variant)
+    return Source(name, cls, as_classifier(config, card.classifier))
 
 
 def folder_source(folder: PathLike, wanted: type[PyramidBackbone] = PyramidBackbone) -> Source:
@@ -158,9 +158,7 @@ def _published(cls, variant, card, name):
                 f"{card.address} has another variant than {variant!r}: "
                 f"{argument}={described[argument]}, not {value}."
             )
-    config = classifier_config(
-        config.layout, config.backbone, config.arguments, config.variant, card.classifier
-    )
+    config = as_classifier(config, card.classifier)
     return Source(name, cls, config, snapshot=snapshot, card=card)
 
 
