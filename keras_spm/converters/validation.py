@@ -18,8 +18,12 @@ _MAX_STRINGS = 1 << 16  # Of lists of strings, such as class names.
 _MAX_TEXT = 1000
 _MAX_NESTING = 4
 # Without weights to compare with: several times the largest preset.
-_MAX_LAYERS = 500
+_MAX_BLOCKS = 500
 _MAX_PARAMETERS = 500_000_000
+_DTYPES = (
+    *(None, "float16", "bfloat16", "float32", "float64"),
+    *("mixed_float16", "mixed_bfloat16"),
+)
 
 
 def check_arguments(arguments: dict[str, typing.Any], source: PathLike) -> None:
@@ -58,23 +62,34 @@ def _is_plain(value, nesting):
     return len(value) <= limit and all(_is_plain(item, nesting - 1) for item in value)
 
 
-def check_depths(depths: typing.Any, arrays: dict[str, np.ndarray] | None, source: str) -> None:
-    """Limits the number of blocks to the number of tensors, since layers take memory too.
+def check_backbone(
+    arguments: dict[str, typing.Any], arrays: dict[str, np.ndarray] | None, source: str
+) -> None:
+    """Checks the arguments of a backbone that the comparison with the weights does not cover.
+
+    The number of blocks is limited to the number of tensors, since layers take memory too,
+    and the dtype must be able to hold the weights.
 
     Args:
-        depths: the backbone's argument, of any type, or `None`.
+        arguments: of the constructor, of any types.
         arrays: the weights, or `None`.
         source: name of the configuration, for messages.
 
     Raises:
-        FormatError: if there are more blocks.
+        FormatError: names the argument and its value.
     """
-    limit = _MAX_LAYERS if arrays is None else len(arrays)
-    depths = depths if isinstance(depths, (list, tuple)) else [depths]
-    if sum(depth for depth in depths if isinstance(depth, (int, float))) > limit:
+    limit = _MAX_BLOCKS if arrays is None else len(arrays)
+    depths = arguments.get("depths")
+    blocks = depths if isinstance(depths, (list, tuple)) else [depths]
+    if sum(count for count in blocks if isinstance(count, (int, float))) > limit:
         raise FormatError(
             f"{source}: `depths` must be at most {limit} blocks in total. "
             f"Received: {reprlib.repr(depths)}"
+        )
+    if arguments.get("dtype") not in _DTYPES:
+        raise FormatError(
+            f"{source}: `dtype` must be one of {_DTYPES}. "
+            f"Received: {reprlib.repr(arguments['dtype'])}"
         )
 
 

@@ -11,7 +11,7 @@ from keras_spm.backbones import PyramidBackbone
 from keras_spm.converters.conversion import detect_layout
 from keras_spm.converters.conversion import variables_of
 from keras_spm.converters.validation import build_without_memory
-from keras_spm.converters.validation import check_depths
+from keras_spm.converters.validation import check_backbone
 from keras_spm.converters.validation import check_size
 from keras_spm.presets.saving import own_arrays
 from keras_spm.presets.saving import own_layout
@@ -164,7 +164,7 @@ def _check_config(source, saved_task, weights):
     So a configuration cannot make this package allocate more than the weights need.
     """
     arguments = _backbone_arguments(source)
-    check_depths(arguments.get("depths"), weights and weights.arrays, source.name)
+    check_backbone(arguments, weights and weights.arrays, source.name)
 
     def build():
         backbone = BACKBONES[source.config.backbone](**arguments)
