@@ -90,10 +90,11 @@ def read_card_file(path: PathLike) -> Card:
     fields = read_json(pathlib.Path(path), "card")
     if not isinstance(fields, dict):
         raise FormatError(f"{path} has a {type(fields).__name__}, expected a card.")
+    known = [field.name for field in dataclasses.fields(Card)]
     for name, value in fields.items():
-        if name not in _FIELDS:
+        if name not in known:
             raise FormatError(f"{path}: unknown field {shorten(repr(name))}.")
-        if value is not None and not _FIELDS[name](value):
+        if value is not None and not _is_valid(name, value):
             raise FormatError(f"{path}: {name} cannot be {shorten(repr(value))}.")
     return Card(**fields)
 
@@ -118,33 +119,21 @@ def read_class_names(classes: str) -> list[str]:
     return (_FOLDER / f"{classes}.txt").read_text().splitlines()
 
 
-def _matches(pattern):
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII)
+def _is_valid(name, value):
+    if name in _PATTERNS:
+        return isinstance(value, str) and bool(re.fullmatch(_PATTERNS[name], value, re.ASCII))
+    if name == "classes":
+        return value in CLASSES
+    if name == "preprocessing":
+        return isinstance(value, dict) and value.keys() == _PREPROCESSING
+    if name == "first_logits":
+        return isinstance(value, list) and all(type(item) in (int, float) for item in value)
+    return type(value) in ((int, float) if name.endswith("_top1") else (str,))
 
 
-def _is_text(value):
-    return isinstance(value, str)
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_preprocessing(value):
-    keys = {"image_size", "crop_pct", "interpolation", "mean", "std"}
-    return isinstance(value, dict) and value.keys() == keys
-
-
-# Predicates of the fields' values other than null.
-_FIELDS = {
-    "repository": _matches(r"\w[\w.-]*/\w[\w.-]*"),
-    "revision": _matches("[0-9a-f]{40}"),
-    "sha256": _matches("[0-9a-f]{64}"),
-    "license": _is_text,
-    "preprocessing": _is_preprocessing,
-    "classes": lambda value: value in CLASSES,
-    "published_top1": _is_number,
-    "published_by": _is_text,
-    "measured_top1": _is_number,
-    "first_logits": lambda value: isinstance(value, list) and all(map(_is_number, value)),
+_PATTERNS = {
+    "repository": r"\w[\w.-]*/\w[\w.-]*",
+    "revision": "[0-9a-f]{40}",
+    "sha256": "[0-9a-f]{64}",
 }
+_PREPROCESSING = {"image_size", "crop_pct", "interpolation", "mean", "std"}

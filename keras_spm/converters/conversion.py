@@ -35,8 +35,7 @@ def register_layouts(
 
     Args:
         class_name: name of the class.
-        layouts: see `keras_spm.weights.key_mapping.Layout`. The forms of a layout with and
-            without a classifier have the same name.
+        layouts: see `keras_spm.weights.key_mapping.Layout`.
         own_layout: optional layout of preset files. It needs only rules for variables that
             are resized, and the names of optional tensors; all other variables are stored
             under their paths.
@@ -69,11 +68,10 @@ def load_torch_weights(
 ) -> state_dict.LoadReport:
     """Loads weights of a PyTorch implementation, all of them or none.
 
-    Every variable is assigned once, and every tensor is used, except derived buffers and
-    tensors that the model does not have: a classifier's head, and the class token and final
-    norm of a PVT. A head for another number of classes is not loaded. Position embeddings
-    of another grid and bias tables of another window size are resized. Everything is
-    checked before the first assignment.
+    Every variable is assigned once, and every tensor is used, except derived buffers, a
+    classifier's head that the model lacks or has for other classes, and the class token and
+    final norm of a PVT without them. Position embeddings of another grid and bias tables of
+    another window size are resized. Everything is checked before the first assignment.
 
     Args:
         model_or_layer: a built backbone, a task, or a layer with layouts.
@@ -103,18 +101,8 @@ def load_torch_weights(
     """
     candidates = _candidates(model_or_layer, layout)  # Before the source is read.
     arrays, name = read_arrays(source)
-    return load_arrays(model_or_layer, arrays, name, candidates)
-
-
-def load_arrays(
-    model_or_layer: AnyModel,
-    arrays: dict[str, np.ndarray],
-    source: str,
-    candidates: collections.abc.Sequence[Layout] | None = None,
-) -> state_dict.LoadReport:
-    """Loads {name: array} like `load_torch_weights`; `source` is its name for messages."""
-    chosen = detect_layout(model_or_layer, arrays, source, candidates)
-    return state_dict.load(variables_of(model_or_layer), arrays, chosen, source)
+    chosen = detect_layout(model_or_layer, arrays, name, candidates)
+    return state_dict.load(variables_of(model_or_layer), arrays, chosen, name)
 
 
 def detect_layout(

@@ -134,23 +134,24 @@ register_layouts(
     _OWN_LAYOUT,
 )
 
+# Also keys of PVT v2's configuration.
+CONFIG_ARGUMENTS = {
+    "embed_dims": "hidden_sizes",
+    "depths": "depths",
+    "num_heads": "num_attention_heads",
+    "mlp_ratios": "mlp_ratios",
+    "embedding_norm_epsilon": "layer_norm_eps",
+}
+CONFIG_CONSTANTS = {
+    "strides": [4, 2, 2, 2],
+    "layer_norm_eps": 1e-6,
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+}
 _TABLE = ConfigTable(
     "PVT",
-    arguments={
-        "embed_dims": "hidden_sizes",
-        "depths": "depths",
-        "num_heads": "num_attention_heads",
-        "mlp_ratios": "mlp_ratios",
-        "sr_ratios": "sequence_reduction_ratios",
-        "embedding_norm_epsilon": "layer_norm_eps",
-    },
-    constants={
-        "patch_sizes": [4, 2, 2, 2],
-        "strides": [4, 2, 2, 2],
-        "layer_norm_eps": 1e-6,
-        "hidden_act": "gelu",
-        "qkv_bias": True,
-    },
+    {**CONFIG_ARGUMENTS, "sr_ratios": "sequence_reduction_ratios"},
+    {**CONFIG_CONSTANTS, "patch_sizes": [4, 2, 2, 2]},
 )
 
 

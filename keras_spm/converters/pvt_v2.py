@@ -3,6 +3,8 @@
 from keras_spm.converters.conversion import register_layouts
 from keras_spm.converters.hf_config import ConfigTable
 from keras_spm.converters.hf_config import register_config
+from keras_spm.converters.pvt import CONFIG_ARGUMENTS
+from keras_spm.converters.pvt import CONFIG_CONSTANTS
 from keras_spm.converters.pvt import OFFICIAL_BLOCK
 from keras_spm.converters.pvt import OFFICIAL_EMBEDDINGS
 from keras_spm.converters.pvt import embedding
@@ -90,29 +92,12 @@ register_layouts(
     ),
 )
 
-register_config(
-    "transformers",
-    "pvt_v2",
-    ConfigTable(
-        "PVTv2",
-        arguments={
-            "embed_dims": "hidden_sizes",
-            "depths": "depths",
-            "num_heads": "num_attention_heads",
-            "mlp_ratios": "mlp_ratios",
-            "sr_ratios": "sr_ratios",
-            "linear_attention": "linear_attention",
-            "embedding_norm_epsilon": "layer_norm_eps",
-        },
-        constants={
-            "patch_sizes": [7, 3, 3, 3],
-            "strides": [4, 2, 2, 2],
-            "layer_norm_eps": 1e-6,
-            "hidden_act": "gelu",
-            "qkv_bias": True,
-        },
-    ),
+_TABLE = ConfigTable(
+    "PVTv2",
+    {**CONFIG_ARGUMENTS, "sr_ratios": "sr_ratios", "linear_attention": "linear_attention"},
+    {**CONFIG_CONSTANTS, "patch_sizes": [7, 3, 3, 3]},
 )
+register_config("transformers", "pvt_v2", _TABLE)
 
 
 def _read_timm(config, match):

@@ -169,27 +169,16 @@ register_layouts(
     ),
 )
 
-register_config(
-    "transformers",
-    "swin",
-    ConfigTable(
-        "Swin",
-        arguments={
-            "embed_dim": "embed_dim",
-            "depths": "depths",
-            "num_heads": "num_heads",
-            "window_size": "window_size",
-            "mlp_ratio": "mlp_ratio",
-        },
-        constants={
-            "patch_size": 4,
-            "layer_norm_eps": 1e-5,
-            "hidden_act": "gelu",
-            "qkv_bias": True,
-            "use_absolute_embeddings": False,
-        },
-    ),
-)
+_NAMES = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")
+_CONSTANTS = {
+    "patch_size": 4,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+    "use_absolute_embeddings": False,
+}
+_TABLE = ConfigTable("Swin", {name: name for name in _NAMES}, _CONSTANTS)
+register_config("transformers", "swin", _TABLE)
 
 
 def _read_timm(config, match):

@@ -30,14 +30,10 @@ def check_arguments(arguments: dict[str, typing.Any], source: PathLike) -> None:
     """Refuses constructor arguments that are not plain values of limited size.
 
     Allowed are null, booleans, strings, finite numbers up to 2**16, and lists and objects
-    of them. An object that Keras could deserialize (`"class_name"`) is not allowed.
-
-    Args:
-        arguments: of a constructor.
-        source: name of the configuration, for messages.
+    of them, but not objects that Keras could deserialize (`"class_name"`).
 
     Raises:
-        FormatError: names the argument and its value.
+        FormatError: names the source, the argument and its value.
     """
     for name, value in arguments.items():
         if not isinstance(name, str) or not _is_plain(value, _MAX_NESTING):
@@ -65,18 +61,13 @@ def _is_plain(value, nesting):
 def check_backbone(
     arguments: dict[str, typing.Any], arrays: dict[str, np.ndarray] | None, source: str
 ) -> None:
-    """Checks the arguments of a backbone that the comparison with the weights does not cover.
+    """Checks a backbone's arguments that the comparison with the weights does not cover.
 
     The number of blocks is limited to the number of tensors, since layers take memory too,
     and the dtype must be able to hold the weights.
 
-    Args:
-        arguments: of the constructor, of any types.
-        arrays: the weights, or `None`.
-        source: name of the configuration, for messages.
-
     Raises:
-        FormatError: names the argument and its value.
+        FormatError: names the source, the argument and its value.
     """
     limit = _MAX_BLOCKS if arrays is None else len(arrays)
     depths = arguments.get("depths")
@@ -110,11 +101,7 @@ def build_without_memory(build: collections.abc.Callable[[], keras.Model]) -> ke
 
 
 def check_size(model: keras.Model, source: str) -> None:
-    """Limits the parameters of a model that is built without weights to compare with.
-
-    Raises:
-        FormatError: if it has more.
-    """
+    """Limits the parameters of a model without weights to compare with."""
     count = sum(math.prod(variable.shape) for variable in model.weights)
     if count > _MAX_PARAMETERS:
         raise FormatError(

@@ -98,12 +98,7 @@ def own_arrays(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def own_layout(model: keras.Model, optional: tuple[str, ...] = ()) -> Layout:
-    """Returns the layout of a model's weights in this package's files.
-
-    Args:
-        model: backbone or task.
-        optional: further names that a file may have.
-    """
+    """Returns the layout of this package's files, which may have `optional` tensors."""
     layout = find_layouts(model).own
     predictors = predictor_paths(model)
     return dataclasses.replace(

@@ -88,15 +88,11 @@ class Source:
 
 
 def find_source(wanted: type[PyramidBackbone], name: PathLike, with_weights: bool) -> Source:
-    """Finds a model by name.
-
-    Args:
-        wanted: backbone class.
-        name: short or long name of a preset, a folder, or an address on the hub.
-        with_weights: whether a preset's published weights are needed.
+    """Finds a model by the name of a preset, its folder, or its address on the hub.
 
     Raises:
-        ValueError: for an unknown name, and for a preset without published weights.
+        ValueError: for an unknown name, and for a preset without published weights if
+            `with_weights`.
         WeightsError: if a configuration cannot be downloaded or is invalid.
     """
     if hub.is_address(name):

@@ -20,13 +20,9 @@ _TEMPORARY = ".temporary.safetensors"
 
 
 def cache_folder(snapshot: Snapshot, version: str) -> pathlib.Path:
-    """Returns the path of a snapshot's cache folder.
+    """Returns the path of a snapshot's cache folder for a version of this package.
 
     It is part of huggingface_hub's cache for derived files (HF_HOME, HF_ASSETS_CACHE).
-
-    Args:
-        snapshot: of the hub.
-        version: of this package. Another version converts again.
     """
     from huggingface_hub import constants
 
@@ -41,10 +37,6 @@ def read_or_convert(
 
     If several processes need them, one converts and the others wait for it. If the folder
     is not writable, the weights are converted each time, with a warning.
-
-    Args:
-        folder: path, see `cache_folder`.
-        convert: function that returns the converted arrays.
 
     Returns:
         (arrays, path of the file or None)

@@ -18,12 +18,8 @@ _MAX_HEADER = 4 << 20
 def check_is_file(path: pathlib.Path, kind: str) -> None:
     """Refuses pipes, devices and folders, which may never end or change while they are read.
 
-    Args:
-        path: of the file.
-        kind: what the file is, for messages.
-
     Raises:
-        FileNotFoundError: if there is no such file.
+        FileNotFoundError: if there is no such file; the message has its `kind`.
         FormatError: if it is not a regular file.
     """
     try:
@@ -35,11 +31,7 @@ def check_is_file(path: pathlib.Path, kind: str) -> None:
 
 
 def read_start(path: pathlib.Path, count: int) -> bytes:
-    """Returns the first `count` bytes of a file, or all of a shorter one.
-
-    Raises:
-        FormatError: if the file cannot be read.
-    """
+    """Returns the first `count` bytes of a file, or all of a shorter one."""
     try:
         with path.open("rb") as file:
             return file.read(count)
@@ -48,25 +40,17 @@ def read_start(path: pathlib.Path, count: int) -> bytes:
 
 
 def check_header_size(path: pathlib.Path, size: int, kind: str) -> None:
-    """Limits the size in bytes of a header, pickle or configuration.
-
-    Raises:
-        FormatError: if `size` exceeds the limit.
-    """
+    """Limits the size in bytes of a header, pickle or configuration."""
     if size > _MAX_HEADER:
         raise FormatError(f"{path}: the {kind} is longer than the limit of {_MAX_HEADER} bytes.")
 
 
 def read_json(path: pathlib.Path, kind: str) -> typing.Any:
-    """Reads a JSON file.
-
-    Args:
-        path: of the file.
-        kind: what the file is, for messages.
+    """Reads a JSON file, see `parse_json`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        FormatError: if it is too long, is not JSON, or has a duplicate key.
+        FormatError: if it is too long or is not JSON.
     """
     check_is_file(path, kind)
     text = read_start(path, _MAX_HEADER + 1)
@@ -78,9 +62,8 @@ def parse_json(path: pathlib.Path, text: str | bytes, kind: str) -> typing.Any:
     """Parses JSON strictly.
 
     Args:
-        path: of the file, for messages.
+        path, kind: name and kind of the file, for messages.
         text: JSON.
-        kind: what the text is, for messages.
 
     Raises:
         FormatError: if it is not JSON, has a duplicate key, or has NaN or infinity.

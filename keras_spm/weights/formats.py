@@ -89,10 +89,6 @@ def write_safetensors(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
     """Writes {name: array} to a `.safetensors` file; no partial file is left on failure.
 
     The metadata declare PyTorch tensors, which transformers requires.
-
-    Raises:
-        FormatError: if the path has another suffix.
-        OSError: if the file cannot be written.
     """
     from safetensors.numpy import save
 

@@ -104,14 +104,9 @@ def fetch_weights(snapshot: Snapshot, sha256: str | None = None) -> pathlib.Path
 
 
 def upload_folder(folder: PathLike, address: str, private: bool) -> str:
-    """Uploads a folder in one commit; creates the repository if it does not exist.
+    """Uploads a folder in one commit, into a new repository if it does not exist.
 
-    Returns:
-        Address of the commit.
-
-    Raises:
-        huggingface_hub.errors.HfHubHTTPError: if the hub refuses.
-        ValueError: for an invalid address.
+    Returns the address of the commit. Raises errors of huggingface_hub.
     """
     import huggingface_hub
 
@@ -187,10 +182,6 @@ def _check_bytes(path):
 
     The file's name in the cache is that hash: sha256 for a large file, git's blob hash for
     a small one.
-
-    Raises:
-        DownloadError: if they differ.
-        OSError: if the file cannot be read, as when another process has removed it.
     """
     blob = path.resolve()
     declared = blob.name

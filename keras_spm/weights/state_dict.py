@@ -68,14 +68,7 @@ class LoadReport:
 
 
 class Match(typing.NamedTuple):
-    """Which tensors go to which variables.
-
-    Attributes:
-        bindings: of the variables that are loaded.
-        missing_keys: paths of the classifier's variables, if they are not loaded.
-        unexpected_keys: names of tensors without a variable.
-        resized: {tensor name: (its shape, the model's shape)}.
-    """
+    """Bindings of the variables to load; the other fields as in `LoadReport`."""
 
     bindings: list[Binding]
     missing_keys: tuple[str, ...]
@@ -130,11 +123,7 @@ def load(
 ) -> LoadReport:
     """Checks all tensors, then assigns all variables.
 
-    Args:
-        variables: {path: Keras variable} of the model or layer.
-        arrays: {name: array}.
-        layout: of the names.
-        source: name of the source, for messages.
+    The arguments are those of `match`.
 
     Raises:
         MismatchError: lists all tensors that do not fit or are not finite; no variable is
@@ -160,11 +149,7 @@ def load(
 
 
 def export(values: dict[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
-    """Returns {name: array} in a layout.
-
-    Args:
-        values: {path: array} of the model or layer.
-        layout: of the names.
+    """Returns {name: array} in a layout for {path: array} of a model or layer.
 
     Raises:
         MismatchError: lists variables that the layout does not have.

@@ -1,8 +1,6 @@
 """Reads files of `torch.save` without running code from them."""
 
 import collections.abc
-import contextlib
-import io
 import pathlib
 import tarfile
 import typing
@@ -30,8 +28,8 @@ def read_torch(path: pathlib.Path) -> dict:
             ".safetensors files do not."
         ) from error
     try:
-        with _container(path) as container:
-            contents = torch.load(container, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
     except FormatError:
         raise
     except Exception as error:  # torch raises many types of errors for malformed files.
@@ -43,17 +41,12 @@ def read_torch(path: pathlib.Path) -> dict:
     return plain_dict(contents)
 
 
-def _container(path):
-    """Returns a context manager of what `torch.load` reads from: the path, or a reader.
-
-    Raises:
-        FormatError: for archives that unpack to more than their size, or to the disk.
-    """
+def _check_archive(path):
+    """Refuses archives that unpack to more than their size, or to the disk."""
     if read_start(path, len(_ZIP_START)) != _ZIP_START:
         _check_is_not_tar(path)
-        return _LimitedReader(path)
-    # The list of entries at the end of the file is limited too.
-    with _LimitedReader(path) as file, zipfile.ZipFile(file) as archive:
+        return
+    with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     size = path.stat().st_size
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
@@ -63,7 +56,6 @@ def _container(path):
     for entry in entries:
         if entry.filename.endswith(".pkl"):
             check_header_size(path, entry.file_size, "pickle")
-    return contextlib.nullcontext(path)
 
 
 def _check_is_not_tar(path):
@@ -72,30 +64,6 @@ def _check_is_not_tar(path):
     except tarfile.TarError:
         return
     raise FormatError(f"{path} is a tar archive, not a file of `torch.save`.")
-
-
-class _LimitedReader(io.BufferedReader):
-    """A file that limits how many bytes of headers and pickles are read.
-
-    For files in the format before zip, PyTorch reads pickles through these methods, opcode
-    by opcode, but not the tensor values.
-    """
-
-    def __init__(self, path):
-        super().__init__(path.open("rb", buffering=0))
-        self._path = path
-        self._length = 0
-
-    def read(self, size=-1):
-        return self._counted(super().read(size))
-
-    def readline(self, size=-1):
-        return self._counted(super().readline(size))
-
-    def _counted(self, content):
-        self._length += len(content)
-        check_header_size(self._path, self._length, "header")
-        return content
 
 
 def plain_dict(mapping: collections.abc.Mapping) -> dict:
@@ -108,16 +76,9 @@ def plain_dict(mapping: collections.abc.Mapping) -> dict:
 
 
 def check_views(values: collections.abc.Iterable[typing.Any], source: str) -> None:
-    """Refuses PyTorch tensors that are much larger than their storage.
+    """Refuses PyTorch tensors with more than twice the bytes of their storages.
 
     A view that repeats one value can have any size. Some sharing is normal.
-
-    Args:
-        values: arrays and tensors.
-        source: name of the source, for messages.
-
-    Raises:
-        FormatError: if the tensors have more than twice the bytes of their storages.
     """
     tensors = [value for value in values if hasattr(type(value), "untyped_storage")]
     storages = [tensor.untyped_storage() for tensor in tensors]
