@@ -139,13 +139,6 @@ def test_failed_save_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-class LargerPVTv2(PVTv2):
-    """A user's family with its own presets, but without layouts or cards."""
-
-    presets = {"small": {**PVTv2.presets["mini"], "depths": (1, 2, 1, 1)}}
-    preset_prefix = "larger_"
-
-
 class Bottleneck(keras_spm.ImageClassifier):
     """A user's task with an own layer, which is an argument."""
 
@@ -175,6 +168,12 @@ HEADS.register("reduction", Reduction)
 
 
 def test_user_backbone(tmp_path):
+    class LargerPVTv2(PVTv2):
+        """A user's family with its own presets, but without layouts or cards."""
+
+        presets = {"small": {**PVTv2.presets["mini"], "depths": (1, 2, 1, 1)}}
+        preset_prefix = "larger_"
+
     assert "larger_small" in keras_spm.list_presets()
     backbone = randomize(PyramidBackbone.from_preset("larger_small", load_weights=False))
     assert type(backbone) is LargerPVTv2 and backbone.depths == (1, 2, 1, 1)

@@ -17,6 +17,7 @@ _MAX_ITEMS = 64  # Of lists and objects.
 _MAX_STRINGS = 1 << 16  # Of lists of strings, such as class names.
 _MAX_TEXT = 1000
 _MAX_NESTING = 4
+_MIN_LARGEST = 256  # Allowed whatever the sizes in the weights.
 # Without weights to compare with: several times the largest preset.
 _MAX_BLOCKS = 500
 _MAX_PARAMETERS = 500_000_000
@@ -63,8 +64,9 @@ def check_backbone(
 ) -> None:
     """Checks a backbone's arguments that the comparison with the weights does not cover.
 
-    The number of blocks is limited to the number of tensors, since layers take memory too,
-    and the dtype must be able to hold the weights.
+    The number of blocks is limited to the number of tensors, since layers take memory too.
+    Integers are sizes of layers and limited to the largest size in the weights, since layers
+    may compute constants of any power of them. The dtype must be able to hold the weights.
 
     Raises:
         FormatError: names the source, the argument and its value.
@@ -77,6 +79,11 @@ def check_backbone(
             f"{source}: `depths` must be at most {limit} blocks in total. "
             f"Received: {reprlib.repr(depths)}"
         )
+    sizes = [size for array in (arrays or {}).values() for size in array.shape]
+    largest = _MAX_NUMBER if arrays is None else max([_MIN_LARGEST, *sizes])
+    for name, value in arguments.items():
+        if isinstance(value, int) and value > largest:
+            raise FormatError(f"{source}: `{name}` must be at most {largest}. Received: {value}")
     if arguments.get("dtype") not in _DTYPES:
         raise FormatError(
             f"{source}: `dtype` must be one of {_DTYPES}. "

@@ -28,6 +28,7 @@ from keras_spm.version import __version__
 from keras_spm.weights import cache
 from keras_spm.weights import state_dict
 from keras_spm.weights.errors import FormatError
+from keras_spm.weights.errors import WeightsError
 from keras_spm.weights.errors import shorten
 from keras_spm.weights.key_mapping import OWN_FORMAT
 
@@ -179,13 +180,15 @@ def _check_config(source, saved_task, weights):
 
     try:
         model = build_without_memory(build)
+        if weights is None:
+            check_size(model, source.name)
+        else:
+            layout = _layout(model, source, weights)
+            state_dict.match(variables_of(model), weights.arrays, layout, weights.source)
+    except WeightsError:
+        raise
     except Exception as error:  # Of any constructor.
         raise FormatError(f"{source.name} cannot be built: {shorten(error)}") from error
-    if weights is None:
-        check_size(model, source.name)
-    else:
-        layout = _layout(model, source, weights)
-        state_dict.match(variables_of(model), weights.arrays, layout, weights.source)
 
 
 # Loading

@@ -77,6 +77,7 @@ def _edit_config(folder, **arguments):
         ({"sr_ratios": [4096, 1, 1, 1]}, MismatchError, "shape: stage1/block1/attention/reduction"),
         ({"mlp_ratios": [65536] * 4}, MismatchError, "shape: .*mlp"),
         ({"depths": [65536] * 4}, FormatError, "`depths` must be at most"),
+        ({"image_shape": None, "drop_path_rate": 300}, FormatError, "`drop_path_rate` must be at"),
         ({"dtype": "int8"}, FormatError, "`dtype` must be one of"),
     ],
 )

@@ -194,7 +194,6 @@ _DETECTORS = {
     "batching by an unknown part": _task(batching={"x": 1}),
     "another number of classes": _task(num_classes=5),
     "an argument of a classifier": _task(activation="relu"),
-    "another task": _set("task", **{"class": "SemanticSegmenter"}),
 }
 _SEGMENTERS = {
     "10**9 classes": _task(num_classes=_HUGE),
