@@ -40,13 +40,13 @@ class Registry(collections.abc.Mapping):
         """Registers an object and returns it.
 
         The same class or function defined again, as in a notebook cell that runs twice,
-        replaces the earlier one.
+        replaces the earlier one. An equal object may be registered again.
 
         Raises:
             ValueError: if another object has the name.
         """
-        known = self._objects.get(name)
-        if known is not None and _origin(known) != _origin(value):
+        known = self._objects.get(name, value)
+        if known != value and _origin(known) != _origin(value):
             raise ValueError(f"{self._kind} {name!r} is already registered, as {known!r}.")
         self._objects[name] = value
         return value
@@ -65,7 +65,7 @@ class Registry(collections.abc.Mapping):
 
 
 def _origin(value):
-    """Module and name of a class or function; other objects are only equal to themselves."""
+    """Module and name of a class or function; the identity of any other object."""
     return getattr(value, "__module__", None), getattr(value, "__qualname__", id(value))
 
 

@@ -28,10 +28,11 @@ ALLOWED = {
         *("callbacks", "optimizers", "registry", "visualize", "keras", "numpy"),
     },
     "weights": {"ml_dtypes", "numpy"},
-    "converters": {"weights", "keras", "numpy"},
+    "converters": {"registry", "weights", "keras", "numpy"},
     "parity": {"keras", "numpy"},
     "presets": {
         *("registry", "backbones", "tasks", "converters", "weights", "cards", "version"),
+        *("keras", "numpy"),
     },
     "cards": {"weights"},
     "version": set(),

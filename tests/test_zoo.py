@@ -60,8 +60,8 @@ def test_class_names_are_in_the_order_of_labels():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ([], "holds a list"),
-        ({"source": "x"}, "'source' is no field"),
+        ([], "has a list"),
+        ({"source": "x"}, "unknown field 'source'"),
         ({"repository": "../x"}, r"repository cannot be '\.\./x'"),
         ({"repository": "/etc/passwd"}, "repository cannot be"),
         ({"repository": "owner/na\0me"}, "repository cannot be"),

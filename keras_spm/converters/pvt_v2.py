@@ -1,5 +1,10 @@
-"""PVT v2 as its official code, timm and transformers name it."""
+"""PVT v2 in the official code, timm and transformers."""
 
+from keras_spm.converters.conversion import register_layouts
+from keras_spm.converters.hf_config import ConfigTable
+from keras_spm.converters.hf_config import register_config
+from keras_spm.converters.pvt import CONFIG_ARGUMENTS
+from keras_spm.converters.pvt import CONFIG_CONSTANTS
 from keras_spm.converters.pvt import OFFICIAL_BLOCK
 from keras_spm.converters.pvt import OFFICIAL_EMBEDDINGS
 from keras_spm.converters.pvt import embedding
@@ -20,7 +25,7 @@ def _block(depthwise):
 _OFFICIAL = (
     *OFFICIAL_EMBEDDINGS,
     *(
-        rule.under("stage{stage}/block{block}", "block{stage}.{block_index}")
+        rule.nested("stage{stage}/block{block}", "block{stage}.{block_index}")
         for rule in _block("mlp.dwconv.dwconv")
     ),
     *normalization("stage{stage}/norm", "norm{stage}"),
@@ -30,11 +35,11 @@ _TIMM = (
     *embedding("stem", "patch_embed", "proj", "norm"),
     *embedding("stage{stage}/merging", "stages.{stage_index}.downsample", "proj", "norm"),
     *(
-        rule.under("stage{stage}/merging", "stages.{stage_index}.downsample")
+        rule.nested("stage{stage}/merging", "stages.{stage_index}.downsample")
         for rule in MERGING_RULES
     ),
     *(
-        rule.under("stage{stage}/block{block}", "stages.{stage_index}.blocks.{block_index}")
+        rule.nested("stage{stage}/block{block}", "stages.{stage_index}.blocks.{block_index}")
         for rule in _block("mlp.dwconv")
     ),
     *normalization("stage{stage}/norm", "stages.{stage_index}.norm"),
@@ -63,7 +68,7 @@ _TRANSFORMERS = (
         "stage{stage}/merging", f"{_TRANSFORMERS_STAGE}.patch_embedding", "proj", "layer_norm"
     ),
     *(
-        rule.under("stage{stage}/block{block}", f"{_TRANSFORMERS_STAGE}.blocks.{{block_index}}")
+        rule.nested("stage{stage}/block{block}", f"{_TRANSFORMERS_STAGE}.blocks.{{block_index}}")
         for rule in _TRANSFORMERS_BLOCK
     ),
     *normalization("stage{stage}/norm", f"{_TRANSFORMERS_STAGE}.layer_norm"),
@@ -77,9 +82,26 @@ _TRANSFORMERS_LAYOUT = Layout(
 )
 _HEAD = affine("head", "head", LINEAR)
 
-LAYOUTS = (
-    Layout("official", _OFFICIAL, _HEAD, attributes={"embedding_norm_epsilon": 1e-5}),
-    Layout("timm", _TIMM, _HEAD, attributes={"embedding_norm_epsilon": 1e-5}),
-    _TRANSFORMERS_LAYOUT,
-    _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+register_layouts(
+    "PVTv2",
+    (
+        Layout("official", _OFFICIAL, _HEAD, attributes={"embedding_norm_epsilon": 1e-5}),
+        Layout("timm", _TIMM, _HEAD, attributes={"embedding_norm_epsilon": 1e-5}),
+        _TRANSFORMERS_LAYOUT,
+        _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+    ),
 )
+
+_TABLE = ConfigTable(
+    "PVTv2",
+    {**CONFIG_ARGUMENTS, "sr_ratios": "sr_ratios", "linear_attention": "linear_attention"},
+    {**CONFIG_CONSTANTS, "patch_sizes": [7, 3, 3, 3]},
+)
+register_config("transformers", "pvt_v2", _TABLE)
+
+
+def _read_timm(config, match):
+    return "PVTv2", match[1], {}
+
+
+register_config("timm", "pvt_v2_(b[0-5]|b2_li)", _read_timm)

@@ -1,5 +1,6 @@
-"""Stepwise Patch Merging as its official code names it."""
+"""Stepwise Patch Merging in the official code."""
 
+from keras_spm.converters.conversion import register_layouts
 from keras_spm.weights.key_mapping import Layout
 from keras_spm.weights.key_mapping import Rule
 from keras_spm.weights.key_mapping import affine
@@ -32,10 +33,10 @@ ENHANCEMENT_RULES = (
 )
 
 MERGING_RULES = (
-    *(rule.under("multi_scale_aggregation", "msa") for rule in AGGREGATION_RULES),
-    *(rule.under("guided_local_enhancement", "gle") for rule in ENHANCEMENT_RULES),
+    *(rule.nested("multi_scale_aggregation", "msa") for rule in AGGREGATION_RULES),
+    *(rule.nested("guided_local_enhancement", "gle") for rule in ENHANCEMENT_RULES),
 )
 
-AGGREGATION_LAYOUTS = (Layout("official", AGGREGATION_RULES),)
-ENHANCEMENT_LAYOUTS = (Layout("official", ENHANCEMENT_RULES),)
-MERGING_LAYOUTS = (Layout("official", MERGING_RULES),)
+register_layouts("MultiScaleAggregation", [Layout("official", AGGREGATION_RULES)])
+register_layouts("GuidedLocalEnhancement", [Layout("official", ENHANCEMENT_RULES)])
+register_layouts("StepwisePatchMerging", [Layout("official", MERGING_RULES)])

@@ -42,7 +42,7 @@ class ImageTask(PresetMixin, keras.Model):
     """
 
     # What the hub calls the task.
-    pipeline_tag: typing.ClassVar[str | None] = None
+    pipeline_tag: typing.ClassVar[str] = "image-feature-extraction"
     # Name of the constructor argument that is a head, if there is one.
     head_argument: typing.ClassVar[str | None] = None
     # Folder to which `keras-spm predict` writes pictures if no other is given.

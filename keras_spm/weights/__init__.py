@@ -1,4 +1,4 @@
-"""Weight files: reading them, the rule language, and loading all or nothing."""
+"""Weight files: reading, key mapping, and loading all or nothing."""
 
 from keras_spm.weights.errors import DownloadError
 from keras_spm.weights.errors import FormatError

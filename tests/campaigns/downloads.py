@@ -71,7 +71,7 @@ class Case:
 # What the error says of each fault; those that are not here do no harm.
 _REASONS = {
     "401": "401 Unauthorized",
-    "404": "there is no such file|holds none of",
+    "404": "there is no such file|has none of",
     "429": "429 Too Many Requests",
     "500": "500 Internal Server Error",
     "gated": "access is restricted",
@@ -83,7 +83,7 @@ _REASONS = {
     "stalls at 50 %": "timed out",
     "too long": "Consistency check failed",
     "too short": "Consistency check failed",
-    "wrong bytes": "not those that the hub declared",
+    "wrong bytes": "download incomplete or corrupt",
 }
 
 
