@@ -14,7 +14,7 @@ ALLOWED = {
     "environment": set(),
     "registry": set(),
     "types": set(),
-    "backend": {"keras"},
+    "backend": {"keras", "numpy"},
     "layers": {"backend", "keras", "numpy"},
     "backbones": {"layers", "registry", "keras", "numpy"},
     "fusion": {"keras"},

@@ -144,9 +144,10 @@ def _task_arguments(task, source, arguments, whole):
     if not whole:
         saved = {key: saved[key] for key in ("mean", "std") if key in saved}
     merged = {**_with_head(task, saved), **arguments}
-    if "num_classes" not in merged:
+    has_classes = task.class_predictors is not ImageTask.class_predictors
+    if has_classes and "num_classes" not in merged:
         raise ValueError(f"`num_classes` must be given: {source.name} has no {task.__name__}.")
-    if saved.get("num_classes") != merged["num_classes"] and "class_names" not in arguments:
+    if saved.get("num_classes") != merged.get("num_classes") and "class_names" not in arguments:
         merged.pop("class_names", None)
     return merged
 

@@ -45,6 +45,8 @@ class ImageTask(PresetMixin, keras.Model):
     pipeline_tag: typing.ClassVar[str] = "image-feature-extraction"
     # Name of the constructor argument that is a head, if there is one.
     head_argument: typing.ClassVar[str | None] = None
+    # Names of the classes, for tasks that have any.
+    class_names: list[str] | None = None
     # Folder to which `keras-spm predict` writes pictures if no other is given.
     default_output: typing.ClassVar[str | None] = None
 
@@ -63,7 +65,8 @@ class ImageTask(PresetMixin, keras.Model):
         trainable: bool = True,
     ) -> None:
         # No other arguments: Keras's functional models ignore unknown ones silently.
-        config = {**config, "class_names": _checked_names(config)}
+        if "class_names" in config:
+            config = {**config, "class_names": _checked_names(config)}
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
         self.dtype_policy = backbone.dtype_policy
         self.autocast = False
@@ -321,7 +324,7 @@ def _freeze_whole(backbone, up_to_stage, batch_normalization):
 
 def _checked_names(config):
     """The class names as a list of strings, or None."""
-    class_names, num_classes = config.get("class_names"), config.get("num_classes")
+    class_names, num_classes = config["class_names"], config["num_classes"]
     if class_names is None:
         return None
     class_names = [str(name) for name in class_names]
