@@ -107,10 +107,7 @@ class ConfigTable:
 
 
 def read_config(folder: PathLike) -> ModelConfig:
-    """Reads the configuration of a folder.
-
-    Args:
-        folder: path of a folder with a `config.json`.
+    """Reads the configuration of a folder with a `config.json`.
 
     Raises:
         FileNotFoundError: if the folder has no `config.json`.

@@ -92,10 +92,7 @@ def check_backbone(
 
 
 def build_without_memory(build: collections.abc.Callable[[], keras.Model]) -> keras.Model:
-    """Calls a function that builds a model, without memory for the model's variables.
-
-    The variables have names and shapes, but no values.
-    """
+    """Calls a function that builds a model; the variables have shapes, but no values."""
 
     def build_in_scope():
         with keras.StatelessScope(initialize_variables=False):

@@ -43,7 +43,7 @@ def _long_names():
 
 
 class Weights(typing.NamedTuple):
-    """Arrays, their layout, and their source for messages."""
+    """Arrays, their layout, and the name of their source."""
 
     arrays: dict[str, np.ndarray]
     layout: str

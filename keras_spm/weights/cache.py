@@ -1,7 +1,6 @@
-"""Cache of converted weights, so that weights from the hub are converted only once.
+"""Cache of converted weights: one folder per commit of the hub, with one file.
 
-There is one folder per commit of a repository, with one file that is named by its sha256.
-A file whose hash differs from its name is removed and written again.
+The file is named by its sha256; if they differ, it is removed and written again.
 """
 
 import collections.abc

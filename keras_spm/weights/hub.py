@@ -118,11 +118,7 @@ def upload_folder(folder: PathLike, address: str, private: bool) -> str:
 
 
 def parse_address(address: str) -> tuple[str, str | None]:
-    """Returns (`owner/name`, revision or None).
-
-    Raises:
-        ValueError: for an invalid address.
-    """
+    """Returns (`owner/name`, revision or None); raises ValueError for another address."""
     match = _ADDRESS.fullmatch(str(address))
     if match is None:
         raise ValueError(

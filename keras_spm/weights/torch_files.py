@@ -67,11 +67,8 @@ def _check_is_not_tar(path):
 
 
 def plain_dict(mapping: collections.abc.Mapping) -> dict:
-    """Returns a plain dict of the same items.
-
-    A pickle can give a dict attributes that shadow its methods, so the methods of the class
-    are called.
-    """
+    """Returns a plain dict of the same items."""
+    # A pickle can give a dict attributes that shadow its methods.
     return dict(dict.items(mapping) if isinstance(mapping, dict) else mapping)
 
 

@@ -175,9 +175,6 @@ BIAS_TABLE = Transform(
 )
 
 
-# Resizing of tables
-
-
 def _square_side(count):
     side = math.isqrt(count)
     if count < 1 or side * side != count:
@@ -186,15 +183,9 @@ def _square_side(count):
 
 
 def _resize(grid, size, kernel):
-    """Resizes a grid like PyTorch's `interpolate`: half-pixel centers, no antialiasing.
+    """Resizes (rows, columns, channels) to (*size, channels) in float64.
 
-    Args:
-        grid: (rows, columns, channels), float32.
-        size: (rows, columns) of the result.
-        kernel: `_linear` or `_cubic`.
-
-    Returns:
-        (*size, channels), float32, computed in float64.
+    Like PyTorch's `interpolate`, with half-pixel centers and without antialiasing.
     """
     by_rows, by_columns = (
         _matrix(old, new, kernel) for old, new in zip(grid.shape, size, strict=False)
