@@ -63,7 +63,8 @@ class ImageTask(PresetMixin, keras.Model):
         trainable: bool = True,
     ) -> None:
         # No other arguments: Keras's functional models ignore unknown ones silently.
-        config = {**config, "class_names": _checked_names(config)}
+        if "class_names" in config:
+            config = {**config, "class_names": _checked_names(config)}
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
         self.dtype_policy = backbone.dtype_policy
         self.autocast = False
