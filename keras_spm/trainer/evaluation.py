@@ -39,15 +39,17 @@ def load_keras_file(path: PathLike) -> keras.Model:
     """Loads a `.keras` file.
 
     Raises:
-        ValueError: for a missing file, and for a model of an unknown class.
+        ValueError: for a missing file, an unknown class, and an invalid configuration.
     """
     try:
         return keras.saving.load_model(path)
     except TypeError as error:
+        # Keras's message contains the whole configuration.
         unknown = re.search(r"Could not locate (class|function) '[^']*'", str(error))
-        if unknown is None:
-            raise
-        raise ValueError(f"{path}: {unknown[0]}. Import its module with `--import`.") from error
+        reason = str(error).splitlines()[-1]
+        if unknown is not None:
+            reason = f"{unknown[0]}. Import its module with `--import`."
+        raise ValueError(f"{path}: {reason}") from error
 
 
 def find_recipe(
