@@ -82,7 +82,7 @@ def test_logits_of_a_pvt_with_a_class_token():
     [
         (lambda given: {**given, "stage1": given["P2"]}, r"Received: .*'stage1'"),
         (lambda given: {"P2": given["P2"]}, "must have 'images'"),
-        (lambda given: {"images": given["images"]}, "at least one output"),
+        (lambda given: {"images": given["images"]}, "at least one of P2"),
         (lambda given: {**given, "P3": given["P2"]}, r"'P3' must have the shape"),
         (lambda given: {**given, "images": given["P2"]}, "images with 3 channels"),
         (lambda given: list(given), "Received: list"),
