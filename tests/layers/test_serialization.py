@@ -99,7 +99,10 @@ rows = pytest.mark.parametrize("name", ROWS)
 def _model(name, **kwargs):
     """Returns a functional model of the layer with random weights, and inputs for it."""
     make, shapes = ROWS[name]
-    inputs = keras.tree.map_shape_structure(keras.Input, shapes)
+    if isinstance(shapes, dict):
+        inputs = {level: keras.Input(shape, name=level) for level, shape in shapes.items()}
+    else:
+        inputs = keras.tree.map_shape_structure(keras.Input, shapes)
     model = randomize(keras.Model(inputs, make(**kwargs)(inputs)))
     return model, keras.tree.map_shape_structure(lambda shape: random_array(2, *shape), shapes)
 
