@@ -11,14 +11,15 @@ class Head(keras.layers.Layer):
     """A layer from a backbone's pyramid to the outputs of a task.
 
     A subclass registers itself under its class name when it is defined, for Keras's
-    serialization and for presets. It names the pyramid levels that it reads in `levels`.
+    serialization and for presets. It names the pyramid levels that it reads in `levels`, all
+    four by default.
 
     Args:
         num_classes: int; `None` to let the task set it.
         **kwargs: of `keras.layers.Layer`.
     """
 
-    levels: typing.ClassVar[tuple[str, ...]] = ()
+    levels: typing.ClassVar[tuple[str, ...]] = ("P2", "P3", "P4", "P5")
 
     def __init_subclass__(cls, **kwargs: typing.Any) -> None:
         super().__init_subclass__(**kwargs)

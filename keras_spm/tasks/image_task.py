@@ -81,11 +81,17 @@ class ImageTask(PresetMixin, keras.Model):
 
     # === Training ===
 
-    def compile(self, **arguments: typing.Any) -> None:
+    def compile(
+        self, optimizer: typing.Any = "rmsprop", loss: typing.Any = None, **kwargs: typing.Any
+    ) -> None:
         """Configures training, as `keras.Model.compile`; subclasses add defaults."""
+        if isinstance(optimizer, (str, dict)):
+            optimizer = keras.optimizers.get(optimizer)
         # In a closure: Keras would track metrics in an attribute a second time.
-        self._compile_again = functools.partial(self.compile, **arguments)
-        super().compile(**arguments)
+        self._compile_again = functools.partial(
+            self.compile, optimizer=optimizer, loss=loss, **kwargs
+        )
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
     def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
         """Freezes the backbone's stem and first stages; 0 freezes nothing.
@@ -109,8 +115,8 @@ class ImageTask(PresetMixin, keras.Model):
         else:
             _freeze_whole(self.backbone, up_to_stage, batch_normalization)
         if self.compiled:
-            optimizer = self._compile_again.keywords.get("optimizer")
-            if isinstance(optimizer, keras.optimizers.Optimizer):
+            optimizer = self._compile_again.keywords["optimizer"]
+            if optimizer is not None:
                 # Its slots are those of the variables that were trainable before.
                 optimizer = type(optimizer).from_config(optimizer.get_config())
             self._compile_again(optimizer=optimizer)
@@ -122,7 +128,7 @@ class ImageTask(PresetMixin, keras.Model):
         if self.optimizer is not None:
             # A model that was never trained has no optimizer state to load. Keras ignores
             # further entries of a serialized object.
-            optimizer = keras.optimizers.get(self._compile_again.keywords["optimizer"])
+            optimizer = self._compile_again.keywords["optimizer"]
             config["optimizer"] = {
                 **keras.saving.serialize_keras_object(optimizer),
                 "is_built": self.optimizer.built,

@@ -120,13 +120,14 @@ def test_sampled_counts(num_samples, positive_fraction):
 
 
 def test_samples_are_random_and_seeded():
-    matches = _random_matches()
+    matches = np.repeat([[0, 1, BACKGROUND, IGNORE]], [10, 10, 30, 10], axis=1).astype("int32")
     first, second = (to_numpy(BalancedSampler(12, 0.25, seed=7)(matches)) for _ in range(2))
     assert (first == second).all()
     assert (to_numpy(BalancedSampler(12, 0.25, seed=8)(matches)) != first).any()
+    # 3 positives and 9 of the background, each candidate with the same probability.
     sampler = BalancedSampler(12, 0.25, seed=keras.random.SeedGenerator(0))
-    counts = sum(to_numpy(sampler(matches)).astype(int) for _ in range(200))
-    # Every eligible candidate is equally probable: 3 positives and 9 of the background.
-    for eligible, number in (matches[0] >= 0, 3), (matches[0] == BACKGROUND, 9):
-        expected = 200 * number / eligible.sum()
-        assert np.abs(counts[0][eligible] - expected).max() < 5 * expected**0.5
+    counts = sum(to_numpy(sampler(matches))[0].astype(int) for _ in range(200))
+    for eligible, number in (slice(0, 20), 3), (slice(20, 50), 9):
+        expected = 200 * number / len(counts[eligible])
+        assert np.abs(counts[eligible] - expected).max() < 5 * expected**0.5
+    assert not counts[50:].any()

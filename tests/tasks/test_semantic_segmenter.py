@@ -129,14 +129,14 @@ def test_a_decoder_of_ones_own(tmp_path):
     """Any layer from maps to logits, of any stride."""
 
     class Decoder(heads.Head):
-        levels = ("P4",)
+        levels = ("P5",)
 
         def build(self, input_shape):
             self.classifier = keras.layers.Dense(self.num_classes, name="classifier")
-            self.classifier.build(input_shape["P4"])
+            self.classifier.build(input_shape["P5"])
 
         def call(self, inputs):
-            return self.classifier(inputs["P4"])
+            return self.classifier(inputs["P5"])
 
     model = SemanticSegmenter(golden.short_backbone("pvt_v2"), 3, Decoder())
     images, labels = _examples()
