@@ -1,20 +1,26 @@
-"""Vision backbones for Keras 3 around Stepwise Patch Merging.
+"""Vision backbones for Keras 3 with Stepwise Patch Merging, on TensorFlow, JAX and PyTorch.
 
-One source for TensorFlow, JAX and PyTorch; the environment variable KERAS_BACKEND
-chooses. See the README for a tour.
+The backend is that of Keras, see the environment variable `KERAS_BACKEND`.
 """
 
 from keras_spm.environment import check_backend
 
 check_backend()
 
+from keras_spm import backbones  # noqa: E402
 from keras_spm import callbacks  # noqa: E402
+from keras_spm import converters  # noqa: E402
 from keras_spm import data  # noqa: E402
 from keras_spm import heads  # noqa: E402
 from keras_spm import layers  # noqa: E402
 from keras_spm import losses  # noqa: E402
 from keras_spm import metrics  # noqa: E402
+from keras_spm import optimizers  # noqa: E402
+from keras_spm import presets  # noqa: E402
+from keras_spm import tasks  # noqa: E402
+from keras_spm import trainer  # noqa: E402
 from keras_spm import visualize  # noqa: E402
+from keras_spm import weights  # noqa: E402
 from keras_spm.backbones import PVT  # noqa: E402
 from keras_spm.backbones import PVTSPM  # noqa: E402
 from keras_spm.backbones import PVTv2  # noqa: E402
@@ -43,8 +49,10 @@ __all__ = [
     "SemanticSegmenter",
     "Swin",
     "SwinSPM",
+    "backbones",
     "callbacks",
     "compare",
+    "converters",
     "data",
     "fuse",
     "heads",
@@ -54,7 +62,12 @@ __all__ = [
     "load_torch_weights",
     "losses",
     "metrics",
+    "optimizers",
+    "presets",
+    "tasks",
     "to_torch_state_dict",
+    "trainer",
     "upload_preset",
     "visualize",
+    "weights",
 ]

@@ -1,6 +1,7 @@
 """The base class of all backbones: a functional model of a stem and stages."""
 
-import typing
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -8,8 +9,7 @@ import numpy as np
 from keras_spm.backbones.connection import Connection
 from keras_spm.layers.composite import policy_with_quantization
 from keras_spm.layers.macs import macs
-from keras_spm.registry import BACKBONES
-from keras_spm.registry import PresetMixin
+from keras_spm.registry import BACKBONES, PresetMixin
 from keras_spm.types import Shape
 
 _STEM_STRIDE = 4
@@ -56,12 +56,12 @@ class PyramidBackbone(PresetMixin, keras.Model):
     """
 
     # {short name: constructor arguments}, and the prefix of their long names.
-    presets: typing.ClassVar[dict[str, dict]] = {}
-    preset_prefix: typing.ClassVar[str] = ""
+    presets: ClassVar[dict[str, dict]] = {}
+    preset_prefix: ClassVar[str] = ""
     # The family's default value of `merging`, if it has that argument.
-    default_merging: typing.ClassVar[str] = "default"
+    default_merging: ClassVar[str] = "default"
 
-    def __init_subclass__(cls, **kwargs: typing.Any) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         BACKBONES.register(cls.__name__, cls)
         keras.saving.register_keras_serializable("keras_spm")(cls)
@@ -70,7 +70,7 @@ class PyramidBackbone(PresetMixin, keras.Model):
         self,
         stem: keras.layers.Layer,
         stages: list[keras.layers.Layer],
-        config: dict[str, typing.Any],
+        config: dict[str, Any],
         final_norm: keras.layers.Layer | None = None,
         image_shape: Shape | None = None,
         data_format: str | None = None,
@@ -229,7 +229,7 @@ class PyramidBackbone(PresetMixin, keras.Model):
             shapes[level] = shape
         return shapes
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         return {
             **{name: getattr(self, name) for name in self._family_arguments},
             "image_shape": self.image_shape,
@@ -242,7 +242,7 @@ class PyramidBackbone(PresetMixin, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, typing.Any]) -> "PyramidBackbone":
+    def from_config(cls, config: dict[str, Any]) -> "PyramidBackbone":
         return cls(**config)
 
 
@@ -256,7 +256,7 @@ def spatial_sizes(
     return tuple(image_shape[1:] if channels_first else image_shape[:-1])
 
 
-def four_each(**values: typing.Sequence) -> dict[str, tuple]:
+def four_each(**values: Sequence) -> dict[str, tuple]:
     """Returns {argument: tuple of four values, one per stage}.
 
     Raises:
@@ -270,9 +270,9 @@ def four_each(**values: typing.Sequence) -> dict[str, tuple]:
 
 
 def make_blocks(
-    depths: typing.Sequence[int],
+    depths: Sequence[int],
     drop_path_rate: float,
-    make_block: typing.Callable[[int, int, float, str], keras.layers.Layer],
+    make_block: Callable[[int, int, float, str], keras.layers.Layer],
 ) -> list[list[keras.layers.Layer]]:
     """Returns a list of blocks for each stage.
 

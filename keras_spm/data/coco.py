@@ -5,14 +5,15 @@ import functools
 import json
 import pathlib
 
-from keras_spm.data.annotated_files import DetectionFiles
-from keras_spm.data.annotated_files import ImageEntry
-from keras_spm.data.annotated_files import ObjectEntry
-from keras_spm.data.annotated_files import box_area
-from keras_spm.data.annotated_files import check_finite
-from keras_spm.data.annotated_files import clip_box
-from keras_spm.data.readers import InvalidAnnotation
-from keras_spm.data.readers import register_reader
+from keras_spm.data.annotated_files import (
+    DetectionFiles,
+    ImageEntry,
+    ObjectEntry,
+    box_area,
+    check_finite,
+    clip_box,
+)
+from keras_spm.data.readers import InvalidAnnotation, register_reader
 from keras_spm.types import PathLike
 
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)

@@ -9,15 +9,11 @@ recipes find it by its task and name:
 """
 
 import functools
-import typing
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeAlias
 
 from keras_spm.registry import READERS
-from keras_spm.types import Example
-from keras_spm.types import PathLike
+from keras_spm.types import Example, PathLike
 
 # Names that a format without its own convention gives to splits.
 _SPLIT_NAMES = {
@@ -28,8 +24,8 @@ _SPLIT_NAMES = {
 _INVALID = ("raise", "drop")
 _LISTED = 5  # Ids per reason in an error message.
 
-Splits: typing.TypeAlias = dict[str, str | None]
-InvalidAnnotations: typing.TypeAlias = dict[str, list]
+Splits: TypeAlias = dict[str, str | None]
+InvalidAnnotations: TypeAlias = dict[str, list]
 
 
 class Reader:
@@ -84,10 +80,7 @@ class Reader:
 
 
 def register_reader(
-    task: str,
-    name: str,
-    splits: Splits | Callable[[PathLike], Splits],
-    invalid: str = "raise",
+    task: str, name: str, splits: Splits | Callable[[PathLike], Splits], invalid: str = "raise"
 ) -> Callable[[Callable], Callable]:
     """Returns a decorator that registers a reading function in `registry.READERS`.
 

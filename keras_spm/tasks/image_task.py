@@ -1,8 +1,9 @@
 """The base class of all tasks: raw images in, a backbone inside, compiled by default."""
 
 import functools
-import typing
 import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -10,11 +11,9 @@ import numpy as np
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.batch_normalization import refuse_training
-from keras_spm.registry import TASKS
-from keras_spm.registry import PresetMixin
+from keras_spm.registry import TASKS, PresetMixin
 from keras_spm.tasks.pixel_range import looks_scaled
-from keras_spm.types import PathLike
-from keras_spm.types import Shape
+from keras_spm.types import PathLike, Shape
 from keras_spm.visualize import plot_images
 
 
@@ -42,15 +41,15 @@ class ImageTask(PresetMixin, keras.Model):
     """
 
     # What the hub calls the task.
-    pipeline_tag: typing.ClassVar[str] = "image-feature-extraction"
+    pipeline_tag: ClassVar[str] = "image-feature-extraction"
     # Name of the constructor argument that is a head, if there is one.
-    head_argument: typing.ClassVar[str | None] = None
+    head_argument: ClassVar[str | None] = None
     # Names of the classes, for tasks that have any.
     class_names: list[str] | None = None
     # Folder to which `keras-spm predict` writes pictures if no other is given.
-    default_output: typing.ClassVar[str | None] = None
+    default_output: ClassVar[str | None] = None
 
-    def __init_subclass__(cls, **kwargs: typing.Any) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         TASKS.register(cls.__name__, cls)
         keras.saving.register_keras_serializable("keras_spm")(cls)
@@ -58,9 +57,9 @@ class ImageTask(PresetMixin, keras.Model):
     def __init__(
         self,
         inputs: keras.KerasTensor,
-        outputs: typing.Any,
+        outputs: Any,
         backbone: keras.Model,
-        config: dict[str, typing.Any],
+        config: dict[str, Any],
         name: str | None = None,
         trainable: bool = True,
     ) -> None:
@@ -81,9 +80,7 @@ class ImageTask(PresetMixin, keras.Model):
 
     # === Training ===
 
-    def compile(
-        self, optimizer: typing.Any = "rmsprop", loss: typing.Any = None, **kwargs: typing.Any
-    ) -> None:
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
         """Configures training, as `keras.Model.compile`; subclasses add defaults."""
         if isinstance(optimizer, (str, dict)):
             optimizer = keras.optimizers.get(optimizer)
@@ -121,7 +118,7 @@ class ImageTask(PresetMixin, keras.Model):
                 optimizer = type(optimizer).from_config(optimizer.get_config())
             self._compile_again(optimizer=optimizer)
 
-    def get_compile_config(self) -> dict[str, typing.Any]:
+    def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
         # As the user chose it: Keras would save what "auto" means on this backend.
         config["jit_compile"] = self._compile_again.keywords.get("jit_compile", "auto")
@@ -135,27 +132,25 @@ class ImageTask(PresetMixin, keras.Model):
             }
         return config
 
-    def compile_from_config(self, config: dict[str, typing.Any]) -> None:
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         optimizer = config["optimizer"]
         self.compile(**keras.saving.deserialize_keras_object(config))
         if optimizer is not None and optimizer["is_built"]:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(
-        self, x: typing.Any = None, *args: typing.Any, **kwargs: typing.Any
-    ) -> keras.callbacks.History:
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         self._check_pixels(x)
         return super().fit(x, *args, **kwargs)
 
-    def evaluate(self, x: typing.Any = None, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._check_pixels(x)
         return super().evaluate(x, *args, **kwargs)
 
-    def predict(self, x: typing.Any, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         self._check_pixels(x)
         return super().predict(x, *args, **kwargs)
 
-    def make_train_function(self, force: bool = False) -> typing.Any:
+    def make_train_function(self, force: bool = False) -> Any:
         # Not in the first step: on JAX, an error there loses the values of the variables.
         for layer in self._flatten_layers():
             if hasattr(layer, "fold"):
@@ -179,7 +174,7 @@ class ImageTask(PresetMixin, keras.Model):
 
     # === Serialization ===
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         config = {name: getattr(self, name) for name in self._task_arguments}
         return {
             "backbone": keras.saving.serialize_keras_object(self.backbone),
@@ -189,7 +184,7 @@ class ImageTask(PresetMixin, keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, typing.Any]) -> "ImageTask":
+    def from_config(cls, config: dict[str, Any]) -> "ImageTask":
         backbone = keras.saving.deserialize_keras_object(config["backbone"])
         if not backbone.trainable:
             # Keras sets a functional model's `trainable` before the model has its layers.
@@ -203,7 +198,7 @@ class ImageTask(PresetMixin, keras.Model):
 
     # === Commands and recipes ===
 
-    def predict_images(self, images: typing.Sequence, batch_size: int = 8) -> list:
+    def predict_images(self, images: Sequence, batch_size: int = 8) -> list:
         """Returns a prediction for each image: by default the outputs, for images of one size.
 
         Args:
@@ -215,8 +210,8 @@ class ImageTask(PresetMixin, keras.Model):
 
     def predict_record(
         self,
-        prediction: typing.Any,
-        image: typing.Any,
+        prediction: Any,
+        image: Any,
         top: int = 5,
         score_threshold: float = 0.3,
         output: PathLike | None = None,
@@ -240,10 +235,10 @@ class ImageTask(PresetMixin, keras.Model):
 
     def draw(
         self,
-        images: typing.Sequence,
+        images: Sequence,
         path: PathLike,
-        targets: typing.Any = None,
-        predictions: typing.Sequence | None = None,
+        targets: Any = None,
+        predictions: Sequence | None = None,
     ) -> None:
         """Draws images with their targets, predictions, or both.
 
@@ -260,8 +255,8 @@ class ImageTask(PresetMixin, keras.Model):
 
     def evaluate_on(
         self,
-        examples: typing.Sequence[dict],
-        class_names: typing.Sequence[str] | None = None,
+        examples: Sequence[dict],
+        class_names: Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> dict[str, float]:
         """Measures the model on examples.
@@ -284,7 +279,7 @@ class ImageTask(PresetMixin, keras.Model):
         """The class names, or the indices of the classes as strings."""
         return self.class_names or [str(index) for index in range(self.num_classes)]
 
-    def class_indices(self, class_names: typing.Sequence[str] | None) -> np.ndarray:
+    def class_indices(self, class_names: Sequence[str] | None) -> np.ndarray:
         """Returns the model's index of each class of a data set, by name or else by order.
 
         Args:
