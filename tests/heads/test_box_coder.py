@@ -6,8 +6,7 @@ from keras import ops
 
 from keras_spm.heads import BoxCoder
 from tests.helpers import to_numpy
-from tests.losses.differences import central_differences
-from tests.losses.differences import value_and_gradient
+from tests.losses.differences import central_differences, value_and_gradient
 
 WEIGHTS = (0.1, 0.2, 0.3, 0.4)
 
