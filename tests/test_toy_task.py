@@ -25,10 +25,7 @@ class BrightnessRegressor(ImageTask):
         _, features = connect_backbone(backbone, normalization(images))
         outputs = keras.layers.Dense(1, dtype="float32", name="head")(features)
         super().__init__(images, outputs, backbone, {}, **kwargs)
-        self.compile()
-
-    def compile(self, optimizer="adam", loss="mse", **kwargs):
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        self.compile("adam", "mse")
 
     def evaluate_on(self, examples, class_names=None, batch_size=8):
         found = self.predict_images([example["image"] for example in examples])
