@@ -4,7 +4,6 @@ import dataclasses
 
 import keras
 import numpy as np
-from PIL import Image
 
 import keras_spm
 from keras_spm import cli
@@ -70,7 +69,7 @@ def test_presets(tmp_path):
 def test_commands(tmp_path, capsys):
     lines = "preset = 'pvt_v2_mini'\nepochs = 1\nbatch_size = 4\nlearning_rate = 1e-3\n"
     (tmp_path / "brightness_noise.py").write_text(lines)
-    Image.fromarray(np.zeros((32, 32, 3), "uint8")).save(tmp_path / "image.png")
+    keras.utils.save_img(tmp_path / "image.png", np.zeros((32, 32, 3)))
     run = str(tmp_path / "run")
     assert cli.main(["train", str(tmp_path / "brightness_noise.py"), "--output", run]) == 0
     assert cli.main(["evaluate", run]) == 0 and "error" in capsys.readouterr().out
