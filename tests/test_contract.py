@@ -57,6 +57,12 @@ def test_eager_equals_compiled(name):
     contract.check_eager_equals_compiled(contract.MODELS[name])
 
 
+@pytest.mark.release
+@of(contract.COMPILED_FOR_RELEASE)
+def test_eager_equals_compiled_for_release(name):
+    contract.check_eager_equals_compiled(contract.MODELS[name])
+
+
 @full
 def test_mixed_bfloat16(name):
     contract.check_mixed_precision(contract.MODELS[name], "mixed_bfloat16", "bfloat16")

@@ -10,22 +10,15 @@ import pytest
 import sklearn.datasets
 import torch
 from PIL import Image
-from safetensors.numpy import load_file
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import keras_spm
-from keras_spm.cards import Card
-from keras_spm.cards import card_path
-from keras_spm.cards import read_card
-from keras_spm.cards import read_card_file
-from keras_spm.cards import read_class_names
-from keras_spm.cards import write_card
+from keras_spm.cards import Card, card_path, read_card, read_card_file, read_class_names, write_card
 from keras_spm.weights import FormatError
 from keras_spm.weights.formats import sha256_of
 from tests import golden
 from tests.helpers import randomize
-from zoo import port
-from zoo import verify
+from zoo import port, verify
 
 pytestmark = pytest.mark.only("torch")  # Independent of the backend.
 
@@ -59,8 +52,8 @@ def test_class_names_are_in_label_order():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ([], "holds a list"),
-        ({"source": "x"}, "'source' is no field"),
+        ([], "has a list"),
+        ({"source": "x"}, "unknown field 'source'"),
         ({"repository": "../x"}, r"repository cannot be '\.\./x'"),
         ({"repository": "/etc/passwd"}, "repository cannot be"),
         ({"repository": "owner/na\0me"}, "repository cannot be"),

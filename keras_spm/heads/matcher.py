@@ -109,6 +109,7 @@ class BalancedSampler:
         Returns:
             (batch, candidates) bool, true where a candidate is sampled.
         """
+        matches = ops.convert_to_tensor(matches)
         priorities = keras.random.uniform(ops.shape(matches), seed=self.seed)
         most_positives = int(self.num_samples * self.positive_fraction)
         positives = _highest(priorities, matches >= 0, most_positives)

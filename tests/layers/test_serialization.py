@@ -1,24 +1,20 @@
-"""Every public layer in a functional model: Keras's serialization, shapes, training, policies."""
+"""Every layer and head in a functional model: serialization, shapes, training, policies."""
 
 import functools
 import json
-import pickle
 
 import keras
 import numpy as np
 import pytest
 
-from keras_spm import layers
+from keras_spm import heads, layers
 from keras_spm.layers.composite import SequentialLayer
 from keras_spm.layers.resizing import ResizeLike
-from tests import contract
-from tests import golden
-from tests.helpers import difference
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests import contract, golden
+from tests.helpers import check_round_trips, random_array, randomize, to_numpy
 
 MAPS = (4, 6, 8)
+PYRAMID = {"P2": (8, 7, 3), "P3": (4, 4, 4), "P4": (2, 2, 5), "P5": (1, 1, 6)}
 
 
 def _sequential(name=None, **kwargs):
@@ -63,10 +59,7 @@ ROWS = {
     "PositionEmbedding": (functools.partial(layers.PositionEmbedding, (3, 3)), MAPS),
     "ResizeLike": (ResizeLike, [MAPS, (7, 5, 3)]),
     "SequentialLayer": (_sequential, MAPS),
-    "SpatialReductionAttention": (
-        functools.partial(layers.SpatialReductionAttention, 2, 2),
-        MAPS,
-    ),
+    "SpatialReductionAttention": (functools.partial(layers.SpatialReductionAttention, 2, 2), MAPS),
     "Stage": (functools.partial(_stage, layers.Stage), MAPS),
     "StepwisePatchMerging": (
         functools.partial(layers.StepwisePatchMerging, 8, (3, 5), num_heads=2, guide_kernel_size=3),
@@ -76,45 +69,46 @@ ROWS = {
     "WindowAttention": (functools.partial(layers.WindowAttention, 2, 3, True), MAPS),
 }
 
+HEADS = {
+    "Anchors": (heads.Anchors, PYRAMID),
+    "FeaturePyramid": (functools.partial(heads.FeaturePyramid, 8, 2), PYRAMID),
+    "RetinaNet": (
+        functools.partial(heads.RetinaNet, 3, pyramid_channels=8, channels=8, num_convs=1),
+        {level: PYRAMID[level] for level in heads.RetinaNet.levels},
+    ),
+    "SemanticFPN": (
+        functools.partial(heads.SemanticFPN, 3, pyramid_channels=8, channels=8),
+        PYRAMID,
+    ),
+}
+ROWS.update(HEADS)
+# Heads whose results stay in float32 under every policy.
+FLOAT32 = ("Anchors", "RetinaNet", "SemanticFPN")
+
 rows = pytest.mark.parametrize("name", ROWS)
 
 
 def _model(name, **kwargs):
     """Returns a functional model of the layer with random weights, and inputs for it."""
     make, shapes = ROWS[name]
-    inputs = keras.tree.map_shape_structure(keras.Input, shapes)
+    if isinstance(shapes, dict):
+        inputs = {level: keras.Input(shape, name=level) for level, shape in shapes.items()}
+    else:
+        inputs = keras.tree.map_shape_structure(keras.Input, shapes)
     model = randomize(keras.Model(inputs, make(**kwargs)(inputs)))
     return model, keras.tree.map_shape_structure(lambda shape: random_array(2, *shape), shapes)
 
 
-def _check_equal(model, other, inputs):
-    assert [v.path for v in other.weights] == [v.path for v in model.weights]
-    pairs = zip(*(keras.tree.flatten(each(inputs)) for each in (model, other)), strict=True)
-    assert all(difference(*pair) == 0 for pair in pairs)
-
-
-def _check_round_trips(model, inputs, folder):
-    model.save(folder / "model.keras")
-    _check_equal(model, keras.saving.load_model(folder / "model.keras"), inputs)
-    _check_equal(model, pickle.loads(pickle.dumps(model)), inputs)
-    text = json.dumps(keras.saving.serialize_keras_object(model))
-    for other in (
-        keras.models.clone_model(model),
-        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model)),
-        keras.saving.deserialize_keras_object(json.loads(text)),
-    ):
-        other.set_weights(model.get_weights())
-        _check_equal(model, other, inputs)
-
-
 def test_every_public_layer_has_a_row():
-    public = {name for name in layers.__all__ if isinstance(getattr(layers, name), type)}
-    assert public <= set(ROWS)
+    public = {name: getattr(layers, name) for name in layers.__all__}
+    public.update({name: getattr(heads, name) for name in heads.__all__ if name != "Head"})
+    classes = {name for name, value in public.items() if isinstance(value, type)}
+    assert {name for name in classes if issubclass(public[name], keras.layers.Layer)} <= set(ROWS)
 
 
 @rows
 def test_round_trips(name, tmp_path):
-    _check_round_trips(*_model(name), tmp_path)
+    check_round_trips(*_model(name), tmp_path)
 
 
 @rows
@@ -135,10 +129,13 @@ def test_output_shape_and_dtype(name):
     assert keras.tree.map_structure(lambda tensor: tensor.shape, symbolic) == expected
 
 
-@rows
+@pytest.mark.parametrize("name", [name for name in ROWS if name != "Anchors"])
 @pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
 def test_training_step(name):
     model, inputs = _model(name)
+    # Anchors have no batch axis.
+    outputs = [each for each in keras.tree.flatten(model.output) if each.shape[0] is None]
+    model = keras.Model(model.input, outputs)
     targets = keras.tree.map_structure(lambda output: np.zeros(output.shape), model(inputs))
     before = model.get_weights()
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=keras.config.backend() == "jax")
@@ -152,7 +149,8 @@ def test_training_step(name):
 def test_mixed_bfloat16(name):
     model, inputs = _model(name, dtype="mixed_bfloat16")
     for output in keras.tree.flatten(model(inputs)):
-        assert keras.backend.standardize_dtype(output.dtype) == "bfloat16"
+        expected = "float32" if name in FLOAT32 else "bfloat16"
+        assert keras.backend.standardize_dtype(output.dtype) == expected
         assert np.isfinite(to_numpy(keras.ops.cast(output, "float32"))).all()
     assert {variable.dtype for variable in model.weights} <= {"float32"}
 
@@ -165,7 +163,7 @@ def test_models_from_the_tensors_of_a_backbone(name, merging, tmp_path):
     outputs = {**backbone.pyramid_outputs, "pooled": backbone.pooled_output}
     model = randomize(keras.Model(backbone.input, outputs))
     assert {v.path for v in model.weights} <= {v.path for v in backbone.weights}
-    _check_round_trips(model, contract.images(*contract.USUAL), tmp_path)
+    check_round_trips(model, contract.images(*contract.USUAL), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
@@ -174,4 +172,4 @@ def test_quantized_children_are_saved(name, tmp_path):
     model, inputs = _model(name)
     model.quantize("int8")
     assert "int8" in {variable.dtype for variable in model.weights}
-    _check_round_trips(model, inputs, tmp_path)
+    check_round_trips(model, inputs, tmp_path)

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from keras_spm import environment
 from keras_spm.backend import bytes_kept_for_gradient
 from keras_spm.trainer import Setup
-from keras_spm.trainer.callbacks import DrawSamples
-from keras_spm.trainer.callbacks import TensorBoard
+from keras_spm.trainer.callbacks import DrawSamples, TensorBoard
 from keras_spm.trainer.dry_run import step_bytes
 
 
@@ -70,9 +69,7 @@ def _draw(model, images, targets):
 
 @pytest.mark.only("torch")
 def test_samples_of_tasks(drawn):
-    from keras_spm.tasks import ImageClassifier
-    from keras_spm.tasks import ObjectDetector
-    from keras_spm.tasks import SemanticSegmenter
+    from keras_spm.tasks import ImageClassifier, ObjectDetector, SemanticSegmenter
 
     def task(cls):
         model = cls.__new__(cls)

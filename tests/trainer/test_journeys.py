@@ -10,10 +10,8 @@ from safetensors import safe_open
 import keras_spm
 from keras_spm import trainer
 from keras_spm.cli import main
-from keras_spm.data import DigitScenes
-from keras_spm.data import load_dataset
-from keras_spm.heads import RetinaNet
-from keras_spm.heads import SemanticFPN
+from keras_spm.data import DigitScenes, load_dataset
+from keras_spm.heads import RetinaNet, SemanticFPN
 from keras_spm.trainer import dense
 from tests.helpers import randomize
 
