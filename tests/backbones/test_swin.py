@@ -1,4 +1,4 @@
-"""Swin at sizes that its windows do not divide, against a newly initialized model of transformers."""
+"""Swin at sizes that its windows do not divide, against transformers."""
 
 import numpy as np
 import pytest
