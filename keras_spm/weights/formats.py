@@ -54,8 +54,7 @@ def read_arrays(
             (NumPy's, PyTorch tensors, or of any class that has `__array__`).
 
     Returns:
-        (arrays, description): {name: array} in the source's own dtypes, and the name of
-        the source for messages.
+        ({name: array} in the source's own dtypes, name of the source for messages).
 
     Raises:
         FileNotFoundError: if there is no such file.

@@ -80,8 +80,7 @@ def fetch_weights(snapshot: Snapshot, sha256: str | None = None) -> pathlib.Path
         snapshot: from `fetch_snapshot`.
         sha256: expected hash of the weight file, or `None` to trust the hub.
 
-    Returns:
-        Path of the weight file, or of the index of several files.
+    Returns the path of the weight file, or of the index of several files.
 
     Raises:
         DownloadError: see `fetch_snapshot`; also if the hash differs.

@@ -413,7 +413,7 @@ def test_for_other_classes_all_else_is_kept(model, tmp_path):
     config = json.loads((tmp_path / "folder/config.json").read_text())
     config["task"]["config"]["num_classes"] = 4
     (tmp_path / "folder/config.json").write_text(json.dumps(config))
-    with pytest.raises(FormatError, match="weights of other classes than it describes"):
+    with pytest.raises(FormatError, match="weights for other classes than"):
         ObjectDetector.from_preset(tmp_path / "folder")
 
 
