@@ -1,22 +1,26 @@
 """Callbacks for `fit`."""
 
 import abc
+from collections.abc import Sequence
 
 import keras
 
-from keras_spm.metrics.coco import METRIC_NAMES
-from keras_spm.metrics.coco import Annotations
-from keras_spm.metrics.coco import coco_average_precision
+from keras_spm.metrics.coco import METRIC_NAMES, coco_average_precision
 from keras_spm.metrics.segmentation import MeanIoU
+from keras_spm.types import Example
 
 
 class _Evaluation(keras.callbacks.Callback, abc.ABC):
-    """Measures a model on examples at the end of epochs, and writes that into the logs.
+    """Evaluates a model on examples at the end of epochs and adds the results to the logs.
 
-    Subclasses define `names`, of the numbers, and `measure`.
+    Subclasses define `names`, the names of the results, and `measure`.
     """
 
-    def __init__(self, examples, every=1, batch_size=8, prefix="val_"):
+    names: tuple[str, ...]
+
+    def __init__(
+        self, examples: Sequence[Example], every: int = 1, batch_size: int = 8, prefix: str = "val_"
+    ) -> None:
         super().__init__()
         if every < 1:
             raise ValueError(f"`every` must be at least 1. Received: every={every}")
@@ -26,12 +30,12 @@ class _Evaluation(keras.callbacks.Callback, abc.ABC):
         self.prefix = prefix
 
     @abc.abstractmethod
-    def measure(self, model):
-        """Returns {name: float} of a model, now."""
+    def measure(self, model: keras.Model) -> dict[str, float]:
+        """Returns the results of a model on the examples."""
 
-    def on_epoch_end(self, epoch, logs=None):
-        measured = (epoch + 1) % self.every == 0
-        results = self.measure(self.model) if measured else dict.fromkeys(self.names, -1.0)
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        due = (epoch + 1) % self.every == 0
+        results = self.measure(self.model) if due else dict.fromkeys(self.names, -1.0)
         logs.update({f"{self.prefix}{name}": results[name] for name in self.names})
 
     def _batches(self):
@@ -41,23 +45,23 @@ class _Evaluation(keras.callbacks.Callback, abc.ABC):
 
 
 class CocoEvaluation(_Evaluation):
-    """Measures a detector's COCO average precision at the end of epochs.
+    """Computes the COCO average precision of a detector at the end of epochs.
 
-    The numbers of `keras_spm.metrics.coco_average_precision` go into the epoch's logs, for
-    the history and all callbacks that come after this one. In an epoch between two
-    evaluations they are -1, so that a `ModelCheckpoint` passes over it.
+    The results of `keras_spm.metrics.coco_average_precision` are added to the logs of the
+    epoch, for the history and for callbacks after this one. In epochs without an evaluation
+    they are -1, so that `ModelCheckpoint` ignores these epochs.
 
     Args:
-        examples: sequence of objects with an `image`, as the model's `detect` takes it,
-            and the attributes of `keras_spm.metrics.Annotations`. Each is asked for once
-            per evaluation, `batch_size` at a time.
-        every: int, epochs from one evaluation to the next.
-        batch_size: int, images at a time.
-        prefix: str, of the numbers' names.
-        class_names: optional strings; `measure` then tells each class's precision too.
+        examples: sequence of dicts with `image`, as `ObjectDetector.detect` takes it, and
+            `boxes`, `labels`, `crowd` and `areas`, as `coco_average_precision` takes them.
+            Each is read once per evaluation, `batch_size` at a time.
+        every: number of epochs between evaluations.
+        batch_size: number of images per batch.
+        prefix: prefix of the names in the logs.
+        class_names: optional; `measure` then also returns the precision of each class.
 
     Raises:
-        ValueError: where `every` is below 1.
+        ValueError: if `every` is below 1.
 
     Example:
 
@@ -71,48 +75,54 @@ class CocoEvaluation(_Evaluation):
 
     names = METRIC_NAMES
 
-    def __init__(self, examples, every=1, batch_size=8, prefix="val_", class_names=None):
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        every: int = 1,
+        batch_size: int = 8,
+        prefix: str = "val_",
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         super().__init__(examples, every, batch_size, prefix)
         self.class_names = class_names
 
-    def measure(self, model):
+    def measure(self, model: keras.Model) -> dict[str, float]:
         annotations, detections = [], []
         for batch in self._batches():
-            detections += model.detect([each.image for each in batch], self.batch_size)
-            # Without the images, of which no more than a batch should be held.
-            annotations += [
-                Annotations(each.boxes, each.labels, each.crowd, each.areas) for each in batch
-            ]
+            detections += model.detect([example["image"] for example in batch], self.batch_size)
+            # Without the images, so that only one batch of them is in memory.
+            fields = ("boxes", "labels", "crowd", "areas")
+            annotations += [{name: example[name] for name in fields} for example in batch]
         return coco_average_precision(annotations, detections, self.class_names)
 
 
 class SegmentationEvaluation(_Evaluation):
-    """Measures a segmenter at the images' own sizes, at the end of epochs.
+    """Evaluates a segmenter at the original image sizes, at the end of epochs.
 
-    `mean_iou` over the whole of the examples and `pixel_accuracy` go into the epoch's logs;
-    in an epoch between two evaluations they are -1. After a measurement `per_class` holds
-    each class's intersection over union, an array.
+    `mean_iou` over all examples and `pixel_accuracy` are added to the logs of the epoch; in
+    epochs without an evaluation they are -1. After an evaluation, `per_class` is an array of
+    the intersection over union of each class.
 
     Args:
-        examples: sequence of objects with an `image`, as the model's `segment` takes it, and
-            a `segmentation_map` (height, width) of ints. Each is asked for once per evaluation,
+        examples: sequence of dicts with `image`, as `SemanticSegmenter.segment` takes it, and
+            `segmentation_map` (height, width), ints. Each is read once per evaluation,
             `batch_size` at a time.
-        every: int, epochs from one evaluation to the next.
-        batch_size: int, images at a time.
-        prefix: str, of the numbers' names.
+        every: number of epochs between evaluations.
+        batch_size: number of images per batch.
+        prefix: prefix of the names in the logs.
 
     Raises:
-        ValueError: where `every` is below 1.
+        ValueError: if `every` is below 1.
     """
 
     names = ("mean_iou", "pixel_accuracy")
 
-    def measure(self, model):
+    def measure(self, model: keras.Model) -> dict[str, float]:
         metric = MeanIoU(model.num_classes, model.ignore_class)
         for batch in self._batches():
-            predictions = model.segment([each.image for each in batch], self.batch_size)
+            predictions = model.segment([example["image"] for example in batch], self.batch_size)
             for example, prediction in zip(batch, predictions, strict=True):
-                metric.update_on_host(example.segmentation_map, prediction)
+                metric.update_on_host(example["segmentation_map"], prediction)
         counts = keras.ops.convert_to_numpy(metric.counts).astype("float64")
         self.per_class = keras.ops.convert_to_numpy(metric.per_class())
         return {

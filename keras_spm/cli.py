@@ -1,6 +1,10 @@
 """The command `keras-spm`, see `keras-spm --help`."""
 
 import argparse
+import importlib
+import importlib.util
+import json
+import os
 import pathlib
 import sys
 
@@ -8,81 +12,218 @@ import keras
 
 from keras_spm import trainer
 from keras_spm.converters import to_torch_state_dict
-from keras_spm.prediction import add_prediction_arguments
-from keras_spm.prediction import run_prediction
+from keras_spm.prediction import print_predictions
+from keras_spm.trainer.dry_run import describe_plan
 from keras_spm.weights.formats import write_safetensors
 
-# Those of `training/`, which come with the package.
-RECIPES = pathlib.Path(__file__).parent / "recipes"
-
-# Which have all that the commands may import.
+# These extras include all optional packages that the commands import.
 _EXTRAS = "coco,data,plot"
+# Exceptions that are reported as one line.
+_ERRORS = (ImportError, OSError, TypeError, ValueError, trainer.TrainingError)
 
 
-def main(arguments=None):
-    """Runs the command; returns the process's exit status.
-
-    That is 0, 1 where `predict` could not read all images, or 2 for an error.
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command.
 
     Args:
-        arguments: list of strings; the process's own by default.
+        arguments: by default those of the process.
+
+    Returns:
+        The exit status: 0; 1 if `predict` could not read all images; 2 after an error; 130 after
+        an interrupt (Ctrl-C).
     """
+    options = _parser().parse_args(arguments)
+    try:
+        for name in options.imports:
+            _import(name)
+        return options.run(options) or 0
+    except ModuleNotFoundError as error:
+        print(f'error: {error}: pip install "keras-spm[{_EXTRAS}]"', file=sys.stderr)
+    except _ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        message = "interrupted"
+        if options.run is _train and not options.dry_run:
+            message += "; run the same command again to resume the training"
+        print(message, file=sys.stderr)
+        return 130
+    return 2
+
+
+def _parser():
     parser = argparse.ArgumentParser(
-        prog="keras-spm", description="Trains, measures and uses keras_spm models."
+        prog="keras-spm", description="Train, evaluate and use keras_spm models."
     )
     commands = parser.add_subparsers(required=True, metavar="command")
     for name, (summary, add_arguments, run) in _COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         add_arguments(command)
+        command.add_argument(
+            "--import",
+            dest="imports",
+            action="append",
+            default=[],
+            metavar="MODULE_OR_FILE",
+            help="Python module or file with your own models or recipes, imported first",
+        )
         command.set_defaults(run=run)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def _import(name):
+    """Imports a module, or a Python file under its name without `.py`."""
+    if not name.endswith(".py"):
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        importlib.import_module(name)
+        return
+    path = pathlib.Path(name).resolve()
+    known = sys.modules.get(path.stem)
+    if getattr(known, "__file__", None) == str(path):
+        return
+    if known is not None or path.stem in sys.stdlib_module_names:
+        raise ValueError(f"{path} must have another name: there is a module {path.stem!r}.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
     try:
-        return options.run(options) or 0
-    except ModuleNotFoundError as error:
-        print(f'error: {error}: pip install "keras-spm[{_EXTRAS}]"', file=sys.stderr)
-        return 2
-    except (OSError, TypeError, ValueError, trainer.TrainingError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[path.stem]
+        raise
+
+
+def _add_model(parser):
+    parser.add_argument(
+        "model", help="run folder, .keras file, or preset: its name, folder or hub address"
+    )
+
+
+def _add_overrides(parser):
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace a value of the recipe",
+    )
+
+
+def _add_train_arguments(parser):
+    parser.add_argument("recipe", help="name of a recipe, or path of a recipe file (.py)")
+    _add_overrides(parser)
+    parser.add_argument(
+        "--output", type=pathlib.Path, help="run folder; by default runs/RECIPE-BACKEND-seedN"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build the data and the model, print the plan, and write nothing",
+    )
 
 
 def _train(options):
-    trainer.run_training(options, RECIPES)
+    recipe = trainer.load_recipe(options.recipe, options.set)
+    if options.dry_run:
+        print(describe_plan(recipe, recipe.setup()))
+        return
+    name = f"{pathlib.Path(options.recipe).stem}-{keras.config.backend()}-seed{recipe.seed}"
+    folder = trainer.RunFolder(options.output or pathlib.Path("runs", name))
+    folder.check_recipe(recipe)
+    result = folder.result
+    if result is not None:
+        folder.remove_checkpoints()  # If the process was killed before it removed them.
+        print(f"{folder.path} is already finished. Delete it to train again.")
+    else:
+        result = trainer.run(recipe, folder, verbose=1 if sys.stdout.isatty() else 2)
+    _print_metrics({name.replace("_", " "): value for name, value in result.items()})
+    files = ", ".join(sorted(path.name for path in folder.path.iterdir()))
+    print(f"see {folder.path}: {files}")
+
+
+def _add_evaluate_arguments(parser):
+    _add_model(parser)
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="data set to use instead of the recipe's: its test split, or all images",
+    )
+    parser.add_argument(
+        "--recipe", help="recipe whose data set is used; by default the run's, or the task's"
+    )
+    _add_overrides(parser)
+    parser.add_argument("--output", metavar="FILE", help="JSON file for the metrics")
 
 
 def _evaluate(options):
-    trainer.run_evaluation(options, RECIPES)
+    model = trainer.load_task(options.model)
+    recipe = trainer.find_recipe(model, options.model, options.recipe, options.data, options.set)
+    metrics = trainer.evaluate(model, recipe)
+    _print_metrics({name: value for name, value in metrics.items() if "/" not in name})
+    if options.output:
+        source = {"model": options.model, "dataset": recipe.dataset}
+        source["data_folder"] = recipe.data_folder
+        text = json.dumps({**source, **metrics}, indent=2, ensure_ascii=False)
+        pathlib.Path(options.output).write_text(text + "\n", encoding="utf-8")
+
+
+def _print_metrics(metrics):
+    print("\n".join(f"{name}: {value:.5g}" for name, value in metrics.items()))
+
+
+def _add_predict_arguments(parser):
+    _add_model(parser)
+    parser.add_argument("images", nargs="+", help="image files, and folders of images")
+    parser.add_argument(
+        "--top", type=int, default=5, help="number of classes to print; by default 5"
+    )
+    parser.add_argument(
+        "--score-threshold",
+        type=float,
+        default=0.3,
+        help="lowest score of the printed objects; by default 0.3",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FOLDER",
+        help="folder for pictures of the predictions; by default none, but `predictions` for "
+        "the segmentation maps of a segmenter",
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each image")
 
 
 def _predict(options):
-    return int(run_prediction(options, trainer.load_task(options.model)) > 0)
+    unreadable = print_predictions(
+        trainer.load_task(options.model),
+        options.images,
+        options.top,
+        options.score_threshold,
+        options.output,
+        options.json,
+    )
+    return int(unreadable > 0)
 
 
 def _add_export_arguments(parser):
-    parser.add_argument("model", help="a backbone or task, saved as .keras")
-    parser.add_argument("target", help="the .safetensors file to write")
+    parser.add_argument("model", help=".keras file of a backbone or task")
+    parser.add_argument("target", help="path of the .safetensors file to write")
     parser.add_argument(
         "--layout",
         default="official",
-        help="whose names: official (the default), timm or transformers",
+        help="names of the weights: official (default), timm or transformers",
     )
 
 
 def _export(options):
-    model = keras.saving.load_model(options.model)
+    model = trainer.load_keras_file(options.model)
     state = to_torch_state_dict(model, options.layout)
     write_safetensors(options.target, state)
     print(f"{len(state)} tensors written to {options.target} ({options.layout} layout)")
 
 
-# {name: (what it does, function that adds its arguments, function of the parsed ones)}
+# {name: (summary, function that adds arguments, function of the parsed options)}
 _COMMANDS = {
-    "train": ("train by a recipe, and leave a run folder", trainer.add_training_arguments, _train),
-    "evaluate": (
-        "measure a model on a data set",
-        trainer.add_evaluation_arguments,
-        _evaluate,
-    ),
-    "predict": ("say what is in images", add_prediction_arguments, _predict),
-    "export": ("write a saved model's weights for PyTorch", _add_export_arguments, _export),
+    "train": ("train by a recipe and write a run folder", _add_train_arguments, _train),
+    "evaluate": ("evaluate a model on a data set", _add_evaluate_arguments, _evaluate),
+    "predict": ("run a model on images", _add_predict_arguments, _predict),
+    "export": ("write the weights of a saved model for PyTorch", _add_export_arguments, _export),
 }

@@ -1,30 +1,32 @@
-"""Models for deployment, without the normalizations that evaluation can do without."""
+"""Folding of batch normalizations, for deployment."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
 
-def fuse(model):
-    """Returns a model that computes what `model` does in evaluation, in fewer steps.
+def fuse(model: keras.Model) -> keras.Model:
+    """Returns a model that computes the inference of `model` in fewer steps.
 
-    In evaluation batch normalization is a scale and an offset of every channel. In the new
-    model they are folded away: those of Multi-Scale Aggregation into its grouped map, and
-    with them the biases of its convolutions; those of a `SemanticSegmenter`'s head into its
-    convolutions; that of Guided Local Enhancement, before which no layer stands that
-    it alone reads, becomes a scale and an offset. Where a network has its family's own
-    mergings and no such head there is nothing to fold, and the new model is a copy.
+    At inference batch normalization is a scale and an offset per channel. In the new model
+    they are folded: in Multi-Scale Aggregation into its grouped map, together with the
+    biases of its convolutions; in the head of a `SemanticSegmenter` into its convolutions.
+    In Guided Local Enhancement they remain a scale and an offset, as no layer before them
+    could absorb them. A model without such layers is copied.
 
-    The new model is of the same class, is saved, loaded and exported like any, and refuses
-    to be trained. `model` stays as it is. A task is compiled with its defaults.
+    The new model is of the same class and can be saved, loaded and exported, but not
+    trained. `model` does not change. A task is compiled with its defaults.
 
     Args:
-        model: a backbone or task of this package, or any Keras model with layers of this
-            package in it that have an argument `fused`.
+        model: a backbone or task of this package, or any Keras model that contains layers
+            of this package with an argument `fused`.
 
     Returns:
-        A model, whose outputs are `model`'s up to rounding.
+        A model with the outputs of `model` up to rounding.
 
     Raises:
-        ValueError: where no layer can be fused, and where `model` is fused already.
+        ValueError: if no layer can be fused, or `model` is fused already.
 
     Example:
 
@@ -34,22 +36,22 @@ def fuse(model):
     """
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
-    found = set(_set_fused(config))
-    if not found:
+    previous = set(_set_fused(config))
+    if not previous:
         raise ValueError(
-            "`model` must hold backbones, tasks or layers of keras_spm that can be fused. "
+            "`model` must contain backbones, tasks or layers of keras_spm that can be fused. "
             f"Received: {type(model).__name__} {model.name!r} without any"
         )
-    if found == {True}:
+    if previous == {True}:
         raise ValueError(f"`model` is fused already. Received: {type(model).__name__}")
-    # The configuration is that of a living model, not of a file: any of its code may run.
+    # The configuration comes from an object in memory, not from a file, so its code is trusted.
     fused = keras.saving.deserialize_keras_object(config, safe_mode=False)
-    _take_over(fused, model)
+    _copy_variables(fused, model)
     return fused
 
 
-def _set_fused(config):
-    """Sets every `fused` in a nested configuration; yields what it was."""
+def _set_fused(config: Any) -> Iterator[bool]:
+    """Sets every `fused` in a nested configuration to True; yields the previous values."""
     if isinstance(config, dict):
         if isinstance(config.get("fused"), bool):
             yield config["fused"]
@@ -57,22 +59,24 @@ def _set_fused(config):
         config = config.values()
     elif not isinstance(config, (list, tuple)):
         return
-    for part in config:
-        yield from _set_fused(part)
+    for value in config:
+        yield from _set_fused(value)
 
 
-def _take_over(fused, original):
-    """Gives the new model the original's variables, folded where layers fold."""
-    (layers, variables), (originals, values) = _apart(fused), _apart(original)
+def _copy_variables(fused: keras.Model, original: keras.Model) -> None:
+    """Copies the variables of `original`; layers with a method `fold` fold theirs."""
+    (layers, variables), (originals, values) = _split_foldable(fused), _split_foldable(original)
     for layer, unfused in zip(layers, originals, strict=True):
         layer.fold(unfused)
     for variable, value in zip(variables, values, strict=True):
-        # Through NumPy, so that models share no array: JAX overwrites those of either.
+        # Through NumPy, so that the models share no arrays: JAX may overwrite them in place.
         variable.assign(keras.ops.convert_to_numpy(value))
 
 
-def _apart(model):
-    """Returns the layers that fold, and the variables of all others."""
-    folding = [layer for layer in model._flatten_layers() if hasattr(layer, "fold")]
-    theirs = {id(variable) for layer in folding for variable in layer.weights}
-    return folding, [variable for variable in model.weights if id(variable) not in theirs]
+def _split_foldable(
+    model: keras.Model,
+) -> tuple[list[keras.layers.Layer], list[keras.Variable]]:
+    """Returns the layers that fold, and the variables of all other layers."""
+    foldable = [layer for layer in model._flatten_layers() if hasattr(layer, "fold")]
+    folded = {id(variable) for layer in foldable for variable in layer.weights}
+    return foldable, [variable for variable in model.weights if id(variable) not in folded]

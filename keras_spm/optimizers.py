@@ -1,120 +1,143 @@
-"""The optimizers and learning rates of the families' training recipes."""
+"""Optimizers and learning-rate schedules of the training recipes."""
 
+import collections.abc
 import math
 import re
+import typing
 
 import keras
 
-# Under PyTorch Keras makes an AdamW of a class that updates all variables at once, but not
-# of a subclass of the name it exports; so the base is the class that it would make.
+from keras_spm.types import Tensor
+
+# On PyTorch, Keras replaces `keras.optimizers.AdamW` by a class that updates all variables at
+# once, but it does not replace subclasses. This is the replacement.
 _KerasAdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
 
-# TensorFlow's own variables are called by their path, and "bias:0" at its end.
-_UNDECAYED = r"(bias|bias_table|gamma|beta|class_token)(:\d+)?$"
+# Names end in ":0" for TensorFlow's own variables.
+_NO_WEIGHT_DECAY = r"(bias|bias_table|gamma|beta|class_token)(:\d+)?$"
 
 
 @keras.saving.register_keras_serializable("keras_spm")
 class AdamW(_KerasAdamW):
-    """`keras.optimizers.AdamW` that decays kernels and position embeddings only.
+    """`keras.optimizers.AdamW` with weight decay on kernels and position embeddings only.
 
-    Norms' scales and shifts, all biases, tables of biases and class tokens keep their
-    values, as in the official code of PVT and Swin. Keras's own exclusion list is lost
-    when a model is saved; here it is part of the class. Takes the arguments of Keras's
-    AdamW.
+    Scales and shifts of normalizations, biases, bias tables and class tokens are not decayed,
+    as in the official code of PVT and Swin. Keras does not save its own exclusion list with a
+    model; here it is part of the class. The arguments are those of `keras.optimizers.AdamW`.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.exclude_from_weight_decay(var_names=[_UNDECAYED])
+        self.exclude_from_weight_decay(var_names=[_NO_WEIGHT_DECAY])
 
 
 @keras.saving.register_keras_serializable("keras_spm")
 class LayerwiseAdamW(keras.optimizers.Adam):
-    """`AdamW` whose learning rate falls from the head of a network to its stem.
+    """`AdamW` with layer-wise learning-rate decay.
 
-    The head, and a norm after the last stage, learn at the full rate; every block before
-    them at `layer_decay` times the rate of the next, and the stem at the lowest. What
-    stands before a stage's first block (its merging, position embedding and class token)
-    has the rate of the block before; a stage's own norm that of its last block. The rate
-    counts for the weight decay too, which spares what `AdamW` spares.
+    Variables of the last group in `layer_groups` are trained at `layer_decay` times the
+    learning rate, those of the group before it at `layer_decay**2` times the learning rate, and
+    so on. All other variables (the head) are trained at the full learning rate. The scaled
+    learning rate also scales the weight decay, which excludes the same variables as in `AdamW`.
 
-    Under PyTorch it updates one variable after the other, which is slower than `AdamW`.
+    On PyTorch, variables are updated one by one, which is slower than `AdamW`.
 
     Args:
-        learning_rate: of the head; float or schedule.
-        layer_decay: float above 0 and up to 1.
-        depths: ints, blocks of each stage, as a backbone's `depths`.
-        decay: float, the weight decay.
-        **kwargs: of `keras.optimizers.Adam`.
+        learning_rate: float or schedule, the learning rate of the head.
+        layer_decay: float in (0, 1], the factor between neighboring groups.
+        layer_groups: sequence of sequences of variable paths, from the input to the output.
+        weight_decay: float.
+        **kwargs: passed to `keras.optimizers.Adam`.
 
     Raises:
-        ValueError: for a `layer_decay` outside its range; when it is built, for variables
-            of a stage or block beyond `depths`, and where none belongs to a stage.
+        ValueError: if `layer_decay` is out of range; on `build`, if no variable is in a group.
+
+    Example:
+
+    >>> backbone = keras_spm.PVTv2.from_preset("mini", load_weights=False)
+    >>> model = keras_spm.ImageClassifier(backbone, num_classes=10)
+    >>> model.compile(LayerwiseAdamW.from_backbone(backbone, 1e-3, layer_decay=0.75))
 
     Reference:
-        Bao et al., "BEiT" (arXiv 2106.08254), and Swin's code for fine-tuning.
+        Bao et al., "BEiT" (arXiv 2106.08254), and Swin's fine-tuning code.
     """
 
-    def __init__(self, learning_rate, layer_decay, depths, decay=0.05, **kwargs):
+    def __init__(
+        self,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+        layer_decay: float,
+        layer_groups: collections.abc.Sequence[collections.abc.Sequence[str]],
+        weight_decay: float = 0.05,
+        **kwargs: typing.Any,
+    ):
         super().__init__(learning_rate, **kwargs)
         if not 0 < layer_decay <= 1:
             raise ValueError(
                 f"`layer_decay` must be above 0 and at most 1. Received: layer_decay={layer_decay}"
             )
         self.layer_decay = layer_decay
-        self.depths = tuple(depths)
-        # Not called `weight_decay`, which Keras would take at the full rate.
-        self.decay = decay
+        self.layer_groups = [list(paths) for paths in layer_groups]
+        # {path: number of groups from this one to the head}
+        self._distances = {
+            path: len(self.layer_groups) - depth
+            for depth, paths in enumerate(self.layer_groups)
+            for path in paths
+        }
+        # Keras would apply an attribute `weight_decay` at the full learning rate.
+        self.scaled_weight_decay = weight_decay
 
-    def build(self, variables):
+    @classmethod
+    def from_backbone(
+        cls,
+        backbone: keras.Model,
+        learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
+        layer_decay: float = 0.75,
+        weight_decay: float = 0.05,
+        **kwargs: typing.Any,
+    ) -> "LayerwiseAdamW":
+        """Creates the optimizer for a backbone, or for a task on it.
+
+        Args:
+            backbone: model with an attribute `layer_groups`, a list of lists of layers or
+                variables from the input to the output: the stem, then one group per block.
+            learning_rate, layer_decay, weight_decay, **kwargs: see the class.
+        """
+        groups = [
+            [
+                variable.path
+                for layer in group
+                for variable in getattr(layer, "trainable_variables", [layer])
+            ]
+            for group in backbone.layer_groups
+        ]
+        return cls(learning_rate, layer_decay, groups, weight_decay, **kwargs)
+
+    def build(self, variables: list[keras.Variable]) -> None:
         paths = [variable.path for variable in variables]
-        if not any(path.startswith("stage") for path in paths):
+        if not self._distances.keys() & set(paths):
             raise ValueError(
-                "`LayerwiseAdamW` must train a backbone of this package, or a task on one: the "
-                f"variables of its stages are told by their paths. Received: {paths[:3]}, …"
+                "`layer_groups` must contain variables of the model. Received: none of "
+                f"{', '.join(paths[:3])}, …"
             )
-        for path in paths:
-            layer_number(path, self.depths)
         super().build(variables)
 
-    def update_step(self, gradient, variable, learning_rate):
-        # Under TensorFlow it is the variable inside Keras's.
-        path = getattr(variable, "path", None) or variable.name
-        behind = sum(self.depths) + 1 - layer_number(path, self.depths)
-        rate = keras.ops.cast(learning_rate, variable.dtype) * self.layer_decay**behind
-        if self.decay and not re.search(_UNDECAYED, path):
-            self.assign_sub(variable, keras.ops.multiply(variable, rate * self.decay))
-        super().update_step(gradient, variable, rate)
+    def update_step(self, gradient: Tensor, variable: Tensor, learning_rate: Tensor) -> None:
+        # On TensorFlow, `variable` is the `tf.Variable` inside the Keras variable.
+        path = getattr(variable, "path", None) or variable.name.partition(":")[0]
+        scale = self.layer_decay ** self._distances.get(path, 0)
+        scaled_rate = keras.ops.cast(learning_rate, variable.dtype) * scale
+        if self.scaled_weight_decay and not re.search(_NO_WEIGHT_DECAY, path):
+            decay = keras.ops.multiply(variable, scaled_rate * self.scaled_weight_decay)
+            self.assign_sub(variable, decay)
+        super().update_step(gradient, variable, scaled_rate)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, typing.Any]:
         return {
             **super().get_config(),
             "layer_decay": self.layer_decay,
-            "depths": self.depths,
-            "decay": self.decay,
+            "layer_groups": self.layer_groups,
+            "weight_decay": self.scaled_weight_decay,
         }
-
-
-def layer_number(path, depths):
-    """Returns how deep a variable lies: 0 is the stem, the sum of `depths` + 1 the head.
-
-    Args:
-        path: of the variable, as Keras names it.
-        depths: ints, blocks of each stage.
-
-    Raises:
-        ValueError: for a stage or block beyond `depths`.
-    """
-    place = re.match(r"stage(\d+)/(?:block(\d+)|(norm))?", path)
-    if place is None:
-        return 0 if path.startswith("stem/") else sum(depths) + 1
-    stage, block = int(place[1]), int(place[2] or 0)
-    before = sum(depths[: stage - 1])
-    if stage > len(depths) or block > depths[stage - 1]:
-        raise ValueError(
-            f"`depths` must be the backbone's own, which has {path!r}. Received: depths={depths}"
-        )
-    return before + depths[stage - 1] if place[3] else before + block
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -137,20 +160,20 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         warmup_prefix: bool, whether the cosine starts after the warmup.
 
     Reference:
-        timm's `CosineLRScheduler`: by epochs for PVT, by steps and with `warmup_prefix` for
-        Swin. PVT's code sets the rate of each epoch after it, with its number, so that there
-        every rate comes an epoch later.
+        timm's `CosineLRScheduler`: per epoch for PVT, per step and with `warmup_prefix` for Swin.
+        PVT's code updates the learning rate after each epoch, with the number of the finished
+        epoch, so its learning rates are one epoch late.
     """
 
     def __init__(
         self,
-        learning_rate,
-        steps,
-        warmup_steps=0,
-        warmup_learning_rate=0.0,
-        min_learning_rate=0.0,
-        update_every=1,
-        warmup_prefix=False,
+        learning_rate: float,
+        steps: int,
+        warmup_steps: int = 0,
+        warmup_learning_rate: float = 0.0,
+        min_learning_rate: float = 0.0,
+        update_every: int = 1,
+        warmup_prefix: bool = False,
     ):
         super().__init__()
         self.learning_rate = learning_rate
@@ -161,20 +184,20 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         self.update_every = update_every
         self.warmup_prefix = warmup_prefix
 
-    def __call__(self, step):
-        # Divided as ints: a quotient of floats could round up to the next epoch.
-        held = keras.ops.cast(step // self.update_every * self.update_every, "float32")
-        rising = self.warmup_learning_rate + (self.learning_rate - self.warmup_learning_rate) * (
-            held / max(self.warmup_steps, 1)
+    def __call__(self, step: Tensor) -> Tensor:
+        # Integer division: a quotient of floats could be rounded up to the next epoch.
+        step = keras.ops.cast(step // self.update_every * self.update_every, "float32")
+        warmup = self.warmup_learning_rate + (self.learning_rate - self.warmup_learning_rate) * (
+            step / max(self.warmup_steps, 1)
         )
-        passed = self.warmup_steps if self.warmup_prefix else 0
-        share = keras.ops.minimum((held - passed) / (self.steps - passed), 1.0)
-        falling = self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * (
-            0.5 * (1.0 + keras.ops.cos(math.pi * share))
+        start = self.warmup_steps if self.warmup_prefix else 0
+        progress = keras.ops.minimum((step - start) / (self.steps - start), 1.0)
+        decay = self.min_learning_rate + (self.learning_rate - self.min_learning_rate) * (
+            0.5 * (1.0 + keras.ops.cos(math.pi * progress))
         )
-        return keras.ops.where(held < self.warmup_steps, rising, falling)
+        return keras.ops.where(step < self.warmup_steps, warmup, decay)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, typing.Any]:
         names = (
             *("learning_rate", "steps", "warmup_steps", "warmup_learning_rate"),
             *("min_learning_rate", "update_every", "warmup_prefix"),
@@ -184,27 +207,27 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("keras_spm")
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
-    """Rises linearly to where another schedule is by then, and goes on with that.
+    """Multiplies a schedule by a factor that increases linearly to 1 over the first `steps` steps.
 
     Args:
-        schedule: the `keras.optimizers.schedules` schedule.
-        steps: int, of the rise. The first step has 1 / steps of the full rate.
+        schedule: `keras.optimizers.schedules.LearningRateSchedule`.
+        steps: int. The factor of the first step is 1 / steps.
     """
 
-    def __init__(self, schedule, steps):
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
         super().__init__()
         self.schedule = schedule
         self.steps = steps
 
-    def __call__(self, step):
-        share = (keras.ops.cast(step, "float32") + 1) / max(self.steps, 1)
-        return self.schedule(step) * keras.ops.minimum(share, 1.0)
+    def __call__(self, step: Tensor) -> Tensor:
+        factor = (keras.ops.cast(step, "float32") + 1) / max(self.steps, 1)
+        return self.schedule(step) * keras.ops.minimum(factor, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, typing.Any]:
         schedule = keras.saving.serialize_keras_object(self.schedule)
         return {"schedule": schedule, "steps": self.steps}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, typing.Any]) -> "LinearWarmup":
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(**{**config, "schedule": schedule})

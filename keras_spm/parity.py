@@ -1,12 +1,13 @@
-"""Where do two implementations part? The question of everyone who ports a network."""
+"""Finds the first stage at which a model differs from a reference implementation."""
 
 import collections.abc
 import dataclasses
+import typing
 
 import keras
 import numpy as np
 
-# Rounding of float32 over a network, in units of a tensor's largest value.
+# Rounding of float32 over a network, relative to a tensor's largest absolute value.
 TOLERANCE = 1e-5
 
 IMAGES = "images"
@@ -15,13 +16,13 @@ OUTPUTS = ("P2", "P3", "P4", "P5", "pooled", "logits")
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """How far one output lies from the reference.
+    """The difference of one output from the reference.
 
     Attributes:
-        name: of the output.
-        largest: the largest absolute difference.
-        scale: the largest absolute value of the reference.
-        tolerance: what `largest` may be, in units of `scale`.
+        name: str, of the output.
+        largest: float, largest absolute difference.
+        scale: float, largest absolute value of the reference.
+        tolerance: float, relative to `scale`.
     """
 
     name: str
@@ -30,134 +31,135 @@ class Difference:
     tolerance: float
 
     @property
-    def allclose(self):
-        """Whether the difference is within the tolerance; NaN is not."""
+    def allclose(self) -> bool:
+        """Whether the difference is within the tolerance; false for NaN."""
         return self.largest <= self.tolerance * self.scale
 
-    def __str__(self):
-        verdict = "agrees" if self.allclose else "PARTS"
+    def __str__(self) -> str:
+        verdict = "matches" if self.allclose else "MISMATCH"
         return f"{self.name:>6}  {self.largest:10.3e}  of {self.scale:10.3e}  {verdict}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Differences from a reference, in the order in which a network computes.
+    """Differences from a reference, in the order of computation.
 
     Attributes:
         differences: a `Difference` for each output of the reference.
     """
 
-    differences: tuple
+    differences: tuple[Difference, ...]
 
     @property
-    def first_mismatch(self):
-        """Name of the first output that does not agree, or None."""
+    def first_mismatch(self) -> str | None:
+        """Name of the first output that does not match, or `None`."""
         return next((each.name for each in self.differences if not each.allclose), None)
 
-    def __str__(self):
-        verdict = f"parts at {self.first_mismatch}" if self.first_mismatch else "agrees throughout"
+    def __str__(self) -> str:
+        name = self.first_mismatch
+        verdict = "all outputs match" if name is None else f"first mismatch at {name}"
         return "\n".join([*map(str, self.differences), verdict])
 
 
-def compare(model, reference_outputs, tolerance=TOLERANCE):
-    """Compares a model, stage by stage, with what another implementation computed.
+def compare(
+    model: keras.Model,
+    reference_outputs: collections.abc.Mapping[str, typing.Any],
+    tolerance: float = TOLERANCE,
+) -> Comparison:
+    """Compares a model, stage by stage, with the outputs of another implementation.
 
     Args:
-        model: a backbone, or a task on one.
-        reference_outputs: {name: array}. `"images"` is what the reference was given,
-            already normalized; the rest are its results, any of `"P2"` to `"P5"` (the
-            stage maps, before or after a stage's norm as in `pyramid_outputs`),
-            `"pooled"` and `"logits"`. Images and maps are channels_last or
-            channels_first, maps also (batch, positions, channels); arrays are NumPy's
-            or PyTorch's.
-        tolerance: float, the difference that still agrees, in units of the reference's
-            largest absolute value.
+        model: a backbone, or an `ImageClassifier`.
+        reference_outputs: {name: NumPy array or torch tensor}. `"images"` is the normalized
+            input of the reference. The others are its outputs, any of `"P2"` to `"P5"` (the
+            maps of `pyramid_outputs`), `"pooled"` and `"logits"`. Images and maps are
+            channels_last or channels_first; maps can also be (batch, positions, channels).
+        tolerance: float, relative to the largest absolute value of the reference.
 
     Returns:
-        A `Comparison`; print it to read where the two part and by how much.
+        A `Comparison`; printed, it lists all differences and the first mismatch.
 
     Raises:
-        ValueError: for an unknown name, missing images, logits asked of a model without
-            them, or an array whose shape cannot be the model's.
+        ValueError: for an unknown name, missing images, logits for a model without a head,
+            or a shape that does not match the model's.
 
     Example:
 
     >>> backbone = keras_spm.PVTv2.from_preset("b0", load_weights=False)
     >>> images = np.random.rand(1, 64, 64, 3).astype("float32")
-    >>> own = keras.Model(backbone.input, backbone.pyramid_outputs).predict(images, verbose=0)
-    >>> keras_spm.compare(backbone, {"images": images, "P2": own["P2"] + 1}).first_mismatch
+    >>> maps = keras.Model(backbone.input, backbone.pyramid_outputs).predict(images, verbose=0)
+    >>> keras_spm.compare(backbone, {"images": images, "P2": maps["P2"] + 1}).first_mismatch
     'P2'
     """
+    _check_names(reference_outputs)
     backbone = getattr(model, "backbone", model)
-    reference = {name: _to_numpy(value) for name, value in _checked(reference_outputs).items()}
-    images = _images(reference.pop(IMAGES), backbone)
-    wanted = {**backbone.pyramid_outputs, "pooled": backbone.pooled_output}
+    channels_first = backbone.data_format == "channels_first"
+    reference = {name: _to_numpy(value) for name, value in reference_outputs.items()}
+    images = _channels_last_images(reference.pop(IMAGES), backbone.image_shape, channels_first)
+    outputs = {**backbone.pyramid_outputs, "pooled": backbone.pooled_output}
     if "logits" in reference:
-        if not hasattr(model, "backbone"):
-            raise ValueError("`reference_outputs` has 'logits', the model is a bare backbone.")
-        wanted["logits"] = model.get_layer("head")(backbone.pooled_output)
-    wanted = {name: wanted[name] for name in OUTPUTS if name in reference}
-    outputs = keras.Model(backbone.input, wanted).predict(images, verbose=0)
-    return Comparison(
-        tuple(
-            _difference(name, outputs[name], reference[name], backbone.data_format, tolerance)
-            for name in wanted
-        )
-    )
+        if model is backbone:
+            raise ValueError("A backbone has no logits. Received: 'logits' in `reference_outputs`")
+        outputs["logits"] = model.get_layer("head")(backbone.pooled_output)
+    outputs = {name: outputs[name] for name in OUTPUTS if name in reference}
+    if channels_first:
+        images = images.transpose(0, 3, 1, 2)
+    values = keras.Model(backbone.input, outputs).predict(images, verbose=0)
+    differences = []
+    for name in outputs:
+        value = values[name]
+        if value.ndim == 4 and channels_first:
+            value = value.transpose(0, 2, 3, 1)
+        expected = _in_shape(name, reference[name], value.shape)
+        largest = np.abs(value.astype("float32") - expected).max()
+        scale = np.abs(expected).max()
+        differences.append(Difference(name, float(largest), float(scale), tolerance))
+    return Comparison(tuple(differences))
 
 
-def _checked(reference_outputs):
+def _check_names(reference_outputs):
     if not isinstance(reference_outputs, collections.abc.Mapping):
         raise ValueError(
             "`reference_outputs` must map names to arrays. "
             f"Received: {type(reference_outputs).__name__}"
         )
-    if unknown := [name for name in reference_outputs if name not in (IMAGES, *OUTPUTS)]:
+    names = set(reference_outputs)
+    if IMAGES not in names or len(names) < 2 or not names <= {IMAGES, *OUTPUTS}:
         raise ValueError(
-            f"`reference_outputs` may have {', '.join((IMAGES, *OUTPUTS))}. Received: {unknown}"
-        )
-    if IMAGES not in reference_outputs or len(reference_outputs) < 2:
-        raise ValueError(
-            f"`reference_outputs` must have {IMAGES!r} and at least one output. "
+            f"`reference_outputs` must have {IMAGES!r} and at least one of {', '.join(OUTPUTS)}. "
             f"Received: {list(reference_outputs)}"
         )
-    return reference_outputs
 
 
 def _to_numpy(value):
-    if hasattr(value, "detach"):  # A torch tensor, whatever the backend.
+    if hasattr(value, "detach"):  # A torch tensor, on any backend.
         value = value.detach().cpu().float().numpy()
     return np.asarray(value, "float32")
 
 
-def _images(images, backbone):
-    """Images in the backbone's data format."""
-    channels_first = backbone.data_format == "channels_first"
-    channels = backbone.image_shape[0 if channels_first else -1]
-    if images.ndim != 4 or channels not in (images.shape[1], images.shape[3]):
-        raise ValueError(
-            f"{IMAGES!r} must be a batch of images with {channels} channels. "
-            f"Received: shape {images.shape}"
-        )
-    if images.shape[1 if channels_first else 3] == channels:
+def _channels_last_images(images, image_shape, channels_first):
+    channels = image_shape[0 if channels_first else -1]
+    if images.ndim == 4 and images.shape[3] == channels:
         return images
-    return images.transpose(0, 2, 3, 1) if not channels_first else images.transpose(0, 3, 1, 2)
+    if images.ndim == 4 and images.shape[1] == channels:
+        return images.transpose(0, 2, 3, 1)
+    raise ValueError(
+        f"{IMAGES!r} must be a batch of images with {channels} channels. "
+        f"Received: shape {images.shape}"
+    )
 
 
-def _difference(name, output, reference, data_format, tolerance):
-    if output.ndim == 4 and data_format == "channels_first":
-        output = output.transpose(0, 2, 3, 1)
-    shape = reference.shape
-    if output.ndim == 4 and reference.shape != output.shape:
-        batch, height, width, channels = output.shape
-        if reference.shape == (batch, channels, height, width):
-            reference = reference.transpose(0, 2, 3, 1)
-        elif reference.shape == (batch, height * width, channels):
-            reference = reference.reshape(output.shape)
-    if reference.shape != output.shape:
+def _in_shape(name, reference, shape):
+    """The reference in the shape of the model's output, which is channels_last."""
+    if len(shape) == 4:
+        batch, height, width, channels = shape
+        if reference.shape == (batch, height * width, channels):
+            return reference.reshape(shape)
+        if reference.shape == (batch, channels, height, width) != shape:
+            return reference.transpose(0, 2, 3, 1)
+    if reference.shape != shape:
         raise ValueError(
-            f"{name!r} of the reference has shape {shape}, the model's is {output.shape} "
-            "(channels_last)."
+            f"{name!r} must have the shape of the model's output, {shape} (channels_last). "
+            f"Received: shape {reference.shape}"
         )
-    largest = np.abs(output.astype("float32") - reference).max()
-    return Difference(name, float(largest), float(np.abs(reference).max()), tolerance)
+    return reference

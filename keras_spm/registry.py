@@ -1,11 +1,13 @@
 """Registries: families, tasks, heads, readers, layouts and recipes register themselves here.
 
-Imports nothing of this package, so that every module can register and look up.
+Imports nothing of this package but types, so that every module can register and look up.
 """
 
 import collections.abc
 import difflib
 import typing
+
+from keras_spm.types import PathLike
 
 _Value = typing.TypeVar("_Value")
 
@@ -77,3 +79,43 @@ RECIPES = Registry("kind of recipe")
 
 # Functions that `presets` registers, because backbones and tasks cannot import it.
 PRESET_FUNCTIONS = Registry("preset function")
+
+
+class PresetMixin:
+    """`from_preset` and `save_to_preset` of backbones and tasks."""
+
+    @classmethod
+    def from_preset(
+        cls, name: PathLike, load_weights: bool = True, **arguments: typing.Any
+    ) -> typing.Any:
+        """Builds a model and loads its weights; its `load_report` lists what was loaded.
+
+        Called on a base class (`PyramidBackbone`, `ImageTask`), it builds the class that the
+        preset was saved as.
+
+        Args:
+            name: a preset of the class or its long name, see `keras_spm.list_presets()`; a
+                folder written by `save_to_preset`, transformers or timm; or the address of
+                such a folder on the hub, `"hf://owner/name"`, optionally with
+                `"@revision"`. Tasks take long names only.
+            load_weights: bool; `False` for random weights.
+            **arguments: constructor arguments that replace those of the preset. A task with
+                another `num_classes` has new class predictors.
+
+        Raises:
+            ValueError: for an unknown name (suggests the nearest), a preset without
+                published weights, or a folder with another model.
+            keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
+        """
+        return PRESET_FUNCTIONS["load"](cls, name, load_weights, arguments)
+
+    def save_to_preset(self, folder: PathLike) -> None:
+        """Writes configuration and weights to a new folder, for `from_preset`.
+
+        Args:
+            folder: path; it must not exist or be empty.
+
+        Raises:
+            FileExistsError: if the folder is not empty. No partial folder is left behind.
+        """
+        PRESET_FUNCTIONS["save"](self, folder)

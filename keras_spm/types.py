@@ -7,3 +7,9 @@ import typing
 Tensor: typing.TypeAlias = typing.Any
 Shape: typing.TypeAlias = tuple[int | None, ...]
 PathLike: typing.TypeAlias = str | os.PathLike[str]
+
+# An image with its annotations, or what a model finds in it. Keys: `image` (path,
+# `EncodedImage`, PIL image or array (height, width, 3)); `image_id`; of a classification
+# `label`; of objects `boxes`, `labels`, `crowd`, `areas`, `masks`, `scores`; of a
+# segmentation `segmentation_map`.
+Example: typing.TypeAlias = dict[str, typing.Any]

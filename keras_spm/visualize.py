@@ -1,20 +1,27 @@
-"""Pictures of a training and its result, as PNG."""
+"""Plots of trainings and their results, saved as PNG."""
+
+from collections.abc import Sequence
 
 import numpy as np
 
-from keras_spm.data.preprocessing import read_image
+from keras_spm.data.images import ImageLike, read_image
+from keras_spm.types import Example, PathLike
 
-_SHOWN_ERRORS = 12
+_MAX_ERRORS = 12  # Misclassified images beside a confusion matrix.
 _COLUMNS = 4
-_LONGEST_LEGEND = 24
+_MAX_LEGEND = 24  # Classes in a legend.
 
 
-def plot_training_curves(metrics, path, names=("loss", "accuracy")):
-    """Draws the loss, and another metric, over the epochs.
+def plot_training_curves(
+    metrics: dict[str, Sequence[float]],
+    path: PathLike,
+    names: tuple[str, str] = ("loss", "accuracy"),
+) -> None:
+    """Plots the loss and another metric over the epochs.
 
     Args:
-        metrics: {name: values per epoch}, each name with or without `val_` or both.
-        path: where the PNG goes.
+        metrics: {name: values per epoch}, with and without the prefix `val_`.
+        path: of the PNG.
         names: of the loss and the other metric.
     """
     figure, (axes,) = _figure(1, 2, (9, 3.5))
@@ -30,14 +37,14 @@ def plot_training_curves(metrics, path, names=("loss", "accuracy")):
     figure.savefig(path, dpi=120)
 
 
-def plot_images(images, titles, path):
-    """Draws images, four in a row, each under its title.
+def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLike) -> None:
+    """Plots images with titles, four per row.
 
     Args:
-        images: sequence of paths of image files, `PIL.Image`s, or arrays (height, width, 3)
-            with pixels in [0, 255].
-        titles: one string per image.
-        path: where the PNG goes.
+        images: paths of image files, `PIL.Image.Image`s, or arrays (height, width, 3) with
+            pixels in [0, 255].
+        titles: one per image.
+        path: of the PNG.
     """
     columns = min(len(images), _COLUMNS)
     rows = -(-len(images) // columns)
@@ -50,15 +57,21 @@ def plot_images(images, titles, path):
     figure.savefig(path, dpi=120)
 
 
-def plot_confusion_matrix(labels, predictions, images, class_names, path):
-    """Draws how classes are confused, and images that were misread.
+def plot_confusion_matrix(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    images: Sequence[np.ndarray],
+    class_names: Sequence[str],
+    path: PathLike,
+) -> None:
+    """Plots the confusion matrix beside misclassified images.
 
     Args:
         labels: (count,) ints, the true classes.
         predictions: (count,) ints, the predicted classes.
         images: (count, height, width, 3) uint8.
-        class_names: one string per class.
-        path: where the PNG goes.
+        class_names: one per class.
+        path: of the PNG.
     """
     classes = len(class_names)
     counts = np.zeros((classes, classes), int)
@@ -74,34 +87,39 @@ def plot_confusion_matrix(labels, predictions, images, class_names, path):
     matrix.set_yticks(range(classes), class_names)
     matrix.set_xlabel("predicted")
     matrix.set_ylabel("true")
-    matrix.set_title(f"{len(labels) - len(wrong)} of {len(labels)} right")
+    matrix.set_title(f"{len(labels) - len(wrong)} of {len(labels)} correct")
 
     gallery.axis("off")
-    gallery.set_title(f"misread: {min(len(wrong), _SHOWN_ERRORS)} of {len(wrong)}")
-    for place, index in enumerate(wrong[:_SHOWN_ERRORS]):
-        row, column = divmod(place, 4)
+    gallery.set_title(f"misclassified: {min(len(wrong), _MAX_ERRORS)} of {len(wrong)}")
+    for number, index in enumerate(wrong[:_MAX_ERRORS]):
+        row, column = divmod(number, 4)
         tile = gallery.inset_axes((column / 4 + 0.02, 0.7 - row / 3, 0.21, 0.25))
         tile.imshow(images[index])
         tile.axis("off")
         names = class_names[labels[index]], class_names[predictions[index]]
-        tile.set_title("true {}, read {}".format(*names), fontsize=8)
+        tile.set_title("true {}, predicted {}".format(*names), fontsize=8)
     figure.savefig(path, dpi=120)
 
 
-def plot_segmentations(images, segmentation_maps, predictions, class_names, path):
-    """Draws images beside their true and their predicted segmentation maps.
+def plot_segmentations(
+    images: Sequence[ImageLike],
+    segmentation_maps: Sequence[np.ndarray] | None,
+    predictions: Sequence[np.ndarray] | None,
+    class_names: Sequence[str],
+    path: PathLike,
+) -> None:
+    """Plots images beside their true and predicted segmentation maps.
 
     Args:
-        images: sequence of paths of image files, `PIL.Image`s, or arrays (height, width, 3)
-            with pixels in [0, 255].
-        segmentation_maps: sequence of (height, width) ints, the truth; white where it is no class.
-            `None` where it is not known.
-        predictions: likewise, what was predicted.
-        class_names: one string per class.
-        path: where the PNG goes.
+        images: as `plot_images` takes them.
+        segmentation_maps: (height, width) ints each, the truth, or `None` if unknown. Values
+            that are not a class are white.
+        predictions: likewise.
+        class_names: one per class.
+        path: of the PNG.
     """
     colors = class_colors(len(class_names))
-    columns = _known(truth=segmentation_maps, prediction=predictions)
+    columns = _given(truth=segmentation_maps, prediction=predictions)
     count = 1 + len(columns)
     figure, axes = _figure(len(images), count, (2.5 * count, 2.3 * len(images)))
     for row, image, *maps in zip(axes, images, *columns.values(), strict=True):
@@ -111,7 +129,7 @@ def plot_segmentations(images, segmentation_maps, predictions, class_names, path
             axis.axis("off")
     for axis, title in zip(axes[0], ("image", *columns), strict=True):
         axis.set_title(title)
-    if len(class_names) <= _LONGEST_LEGEND:
+    if len(class_names) <= _MAX_LEGEND:
         for color, name in zip(colors, class_names, strict=True):
             axes[0][0].plot([], [], "s", color=color / 255, label=name)
         figure.legend(loc="outside lower center", ncols=6)
@@ -119,45 +137,51 @@ def plot_segmentations(images, segmentation_maps, predictions, class_names, path
 
 
 def _colored(segmentation_map, colors):
-    """(height, width, 3): each pixel in its class's color, white where it has no class."""
+    """Returns (height, width, 3), each pixel in the color of its class, or white."""
     with_white = np.concatenate([colors, np.full((1, 3), 255, "uint8")])
     return with_white[np.minimum(segmentation_map, len(colors))]
 
 
-def plot_detections(images, truth, detections, class_names, path):
-    """Draws images with their true boxes beside the same with the predicted ones.
+def plot_detections(
+    images: Sequence[ImageLike],
+    truth: Sequence[Example] | None,
+    detections: Sequence[Example] | None,
+    class_names: Sequence[str],
+    path: PathLike,
+) -> None:
+    """Plots images with their true boxes beside the same images with the detected boxes.
 
     Args:
-        images: as `plot_segmentations` takes them.
-        truth: sequence of objects with `boxes` (objects, 4), left, top, right and bottom in
-            pixels, and `labels` (objects,). `None` where it is not known.
-        detections: sequence of objects with `scores` (found,) besides.
-        class_names: one string per class.
-        path: where the PNG goes.
+        images: as `plot_images` takes them.
+        truth: one dict per image of `boxes` (objects, 4), left, top, right and bottom in
+            pixels, and `labels` (objects,). `None` if unknown.
+        detections: likewise, with `scores` (found,).
+        class_names: one per class.
+        path: of the PNG.
     """
     colors = class_colors(len(class_names) + 1)[1:] / 255
-    columns = _known(truth=truth, prediction=detections)
+    columns = _given(truth=truth, prediction=detections)
     figure, axes = _figure(len(images), len(columns), (3.75 * len(columns), 3.5 * len(images)))
-    for row, image, *found in zip(axes, images, *columns.values(), strict=True):
+    for row, image, *objects in zip(axes, images, *columns.values(), strict=True):
         picture = read_image(image)
-        for axis, boxes in zip(row, found, strict=True):
+        for axis, each in zip(row, objects, strict=True):
             axis.imshow(picture)
             axis.axis("off")
-            _draw_boxes(axis, boxes, class_names, colors)
+            _draw_boxes(axis, each, class_names, colors)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title)
     figure.savefig(path, dpi=120)
 
 
-def _known(**columns):
+def _given(**columns):
     return {title: values for title, values in columns.items() if values is not None}
 
 
-def _draw_boxes(axis, found, class_names, colors):
+def _draw_boxes(axis, objects, class_names, colors):
     from matplotlib.patches import Rectangle
 
-    scores = getattr(found, "scores", [None] * len(found.labels))
-    for box, label, score in zip(found.boxes, found.labels, scores, strict=True):
+    scores = objects.get("scores", [None] * len(objects["labels"]))
+    for box, label, score in zip(objects["boxes"], objects["labels"], scores, strict=True):
         left, top, right, bottom = box
         color = colors[label]
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color))
@@ -165,8 +189,8 @@ def _draw_boxes(axis, found, class_names, colors):
         axis.text(left, top, text, fontsize=7, va="bottom", color="white", backgroundcolor=color)
 
 
-def class_colors(count):
-    """Returns (count, 3) uint8, a color for each class; the first is black."""
+def class_colors(count: int) -> np.ndarray:
+    """Returns (count, 3) uint8, a color per class; the first is black."""
     from matplotlib import colormaps
 
     colors = np.zeros((count, 3))
@@ -177,7 +201,7 @@ def class_colors(count):
 
 
 def _figure(rows, columns, size):
-    # A figure of its own, without pyplot: no display and no global state is touched.
+    # Without pyplot, which needs a display and has global state.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")

@@ -84,30 +84,40 @@ def short_backbone(name, /, **overrides):
 def classifier(name, /, **overrides):
     """Returns our classifier of a golden's configuration, with random weights.
 
-    Its normalization undoes the scaling from pixels: the goldens' images are what
-    follows normalization, so it takes 255 times those.
+    The goldens' images are already normalized. This normalization only divides by 255, so the
+    classifier takes 255 times the images.
     """
     return keras_spm.ImageClassifier(
         backbone(name, **overrides), CLASSES, mean=(0, 0, 0), std=(1, 1, 1)
     )
 
 
-def detector(name="pvt_v2", **arguments):
-    """Returns a small detector on the backbone of a golden, with initial weights."""
-    small = {"pyramid_channels": 8, "head_channels": 8, "num_convs": 1, "max_detections": 5}
-    return keras_spm.ObjectDetector(short_backbone(name), 3, **{**small, **arguments})
+def segmenter(name="pvt_v2", num_classes=3, **arguments):
+    """Returns a small segmenter on the backbone of a golden, with initial weights."""
+    decoder = keras_spm.heads.SemanticFPN(pyramid_channels=8, channels=8)
+    return keras_spm.SemanticSegmenter(short_backbone(name), num_classes, decoder, **arguments)
+
+
+def detector(name="pvt_v2", num_classes=3, class_names=None, **arguments):
+    """Returns a small detector on the backbone of a golden, with initial weights.
+
+    The arguments are those of `RetinaNet`.
+    """
+    small = {"pyramid_channels": 8, "channels": 8, "num_convs": 1, "max_detections": 5}
+    head = keras_spm.heads.RetinaNet(**{**small, **arguments})
+    return keras_spm.ObjectDetector(short_backbone(name), num_classes, head, class_names)
 
 
 def random_detector(name="pvt_v2", **arguments):
-    """Returns one with known random weights, which finds much, and all wrong."""
+    """Returns a small detector with known random weights, which detects many objects."""
     return randomize_task(detector(name, score_threshold=0.3, **arguments))
 
 
 def randomize_task(model):
-    """Gives a task on a feature pyramid known random weights."""
+    """Assigns known random weights to a task on a feature pyramid."""
     randomize(model)
     for variable in model.weights:
-        if variable.path.startswith("head/"):
-            # Else probabilities are 1 to the last digit, and nobody knows the best.
+        if variable.path.startswith(("decoder/", "detector/")):
+            # Smaller, or many scores would be exactly 1 and have no order.
             variable.assign(keras.ops.convert_to_numpy(variable) * 0.2)
     return model

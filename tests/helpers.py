@@ -1,6 +1,8 @@
 """What tests on three backends need: numpy in and out, gradients, known weights."""
 
 import inspect
+import json
+import pickle
 
 import keras
 import numpy as np
@@ -28,6 +30,28 @@ def randomize(model, seed=0):
             value = 1 + np.abs(value)
         variable.assign(value.astype("float32"))
     return model
+
+
+def check_equal(model, other, inputs):
+    """Checks that two models have the same variable paths, and the same outputs to the bit."""
+    assert [v.path for v in other.weights] == [v.path for v in model.weights]
+    pairs = zip(*(keras.tree.flatten(each(inputs)) for each in (model, other)), strict=True)
+    assert all(difference(*pair) == 0 for pair in pairs)
+
+
+def check_round_trips(model, inputs, folder):
+    """Checks saving, pickling, cloning and serialization of a model."""
+    model.save(folder / "model.keras")
+    check_equal(model, keras.saving.load_model(folder / "model.keras"), inputs)
+    check_equal(model, pickle.loads(pickle.dumps(model)), inputs)
+    text = json.dumps(keras.saving.serialize_keras_object(model))
+    for other in (
+        keras.models.clone_model(model),
+        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model)),
+        keras.saving.deserialize_keras_object(json.loads(text)),
+    ):
+        other.set_weights(model.get_weights())
+        check_equal(model, other, inputs)
 
 
 def gradients(layer, inputs, cotangent):
@@ -84,8 +108,4 @@ def _torch_gradients(layer, inputs, cotangent):
     return outputs, by_variable, inputs.grad
 
 
-_GRADIENTS = {
-    "tensorflow": _tensorflow_gradients,
-    "jax": _jax_gradients,
-    "torch": _torch_gradients,
-}
+_GRADIENTS = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients, "torch": _torch_gradients}

@@ -1,7 +1,6 @@
-"""The evaluation of a detector in `fit`, with a model that stands in for one."""
+"""Evaluation of a detector in `fit`, with a fake detector."""
 
 import csv
-import types
 
 import keras
 import numpy as np
@@ -14,7 +13,7 @@ COUNT = 5
 
 
 class Detector(keras.Model):
-    """Learns to give back its input, and detects one box per image, as wide as it gives."""
+    """Learns the identity, and detects one box per image whose width is its output."""
 
     def __init__(self):
         inputs = keras.Input((1,))
@@ -26,35 +25,37 @@ class Detector(keras.Model):
         self.batches.append((len(images), batch_size))
         widths = self.predict_on_batch(np.stack(images))[:, 0]
         return [
-            types.SimpleNamespace(
-                boxes=np.array([[0, 0, 40 * width, 40]]), scores=np.ones(1), labels=np.zeros(1, int)
-            )
+            {
+                "boxes": np.array([[0, 0, 40 * width, 40]]),
+                "scores": np.ones(1),
+                "labels": np.zeros(1, int),
+            }
             for width in widths
         ]
 
 
 class Examples:
-    """Images are single ones; in each is a box 40 pixels wide."""
+    """Images are single ones; each has a box 40 pixels wide."""
 
     def __init__(self):
-        self.asked_for = []
+        self.read = []
 
     def __len__(self):
         return COUNT
 
     def __getitem__(self, index):
-        self.asked_for.append(range(COUNT)[index])
-        return types.SimpleNamespace(
-            image=np.ones(1, "float32"),
-            boxes=np.array([[0, 0, 40, 40]], "float32"),
-            labels=np.array([0]),
-            crowd=np.array([False]),
-            areas=np.array([1600.0]),
-        )
+        self.read.append(range(COUNT)[index])
+        return {
+            "image": np.ones(1, "float32"),
+            "boxes": np.array([[0, 0, 40, 40]], "float32"),
+            "labels": np.array([0]),
+            "crowd": np.array([False]),
+            "areas": np.array([1600.0]),
+        }
 
 
 def _fit(callbacks, epochs):
-    """Full-batch descent that brings the width to 0.4, 0.64, 0.784, … of what it is."""
+    """Full-batch descent after which the width is 0.4, 0.64, 0.784, … of the target."""
     keras.utils.set_random_seed(0)
     model = Detector()
     model.compile(keras.optimizers.SGD(0.2), "mse")
@@ -63,27 +64,27 @@ def _fit(callbacks, epochs):
     return model, history.history
 
 
-def test_numbers_of_every_epoch():
+def test_results_of_every_epoch():
     examples = Examples()
     model, history = _fit([CocoEvaluation(examples, batch_size=2)], epochs=4)
-    # One image's overlap is the width: 0.4, 0.64, 0.784 and 0.8704 reach 0, 3, 6 and 8 of
-    # the ten thresholds.
+    # The IoU equals the width: 0.4, 0.64, 0.784 and 0.8704 reach 0, 3, 6 and 8 of the ten
+    # thresholds.
     assert history["val_AP"] == pytest.approx([0, 0.3, 0.6, 0.8])
     assert history["val_AP50"] == pytest.approx([0, 1, 1, 1])
     assert history["val_AP_small"] == [-1] * 4
-    last = model.detect([examples[index].image for index in range(COUNT)])
+    last = model.detect([examples[index]["image"] for index in range(COUNT)])
     expected = coco_average_precision(examples, last)
     assert {name: history[f"val_{name}"][-1] for name in expected} == expected
 
 
-def test_images_are_asked_for_in_batches_and_once():
+def test_images_are_read_once_and_in_batches():
     examples = Examples()
     model, _ = _fit([CocoEvaluation(examples, batch_size=2)], epochs=1)
-    assert examples.asked_for == list(range(COUNT))
+    assert examples.read == list(range(COUNT))
     assert model.batches == [(2, 2), (2, 2), (1, 2)]
 
 
-def test_callbacks_after_it_see_the_numbers(tmp_path):
+def test_later_callbacks_see_the_results(tmp_path):
     evaluation = CocoEvaluation(Examples(), every=2, prefix="test_")
     checkpoint = keras.callbacks.ModelCheckpoint(
         str(tmp_path / "{epoch}.weights.h5"),
@@ -97,12 +98,12 @@ def test_callbacks_after_it_see_the_numbers(tmp_path):
     with open(tmp_path / "log.csv") as file:
         rows = [float(row["test_AP"]) for row in csv.DictReader(file)]
     assert rows == pytest.approx([-1, 0.3, -1, 0.8, -1])
-    # The first epoch is saved for want of a better one; those not measured never replace one.
+    # The first epoch is always saved; epochs without an evaluation never replace one.
     assert sorted(path.name[0] for path in tmp_path.glob("*.h5")) == ["1", "2", "4"]
     assert len(model.batches) == 2
 
 
-def test_training_goes_on_as_without_it():
+def test_training_is_unchanged():
     with_it, _ = _fit([CocoEvaluation(Examples())], epochs=3)
     without, _ = _fit([], epochs=3)
     np.testing.assert_array_equal(with_it.get_weights()[0], without.get_weights()[0])

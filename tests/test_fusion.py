@@ -1,4 +1,4 @@
-"""Fused models, beyond what the contract holds all models to."""
+"""Fused models, beyond the contract of all models."""
 
 import functools
 
@@ -6,21 +6,20 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm import ImageClassifier
-from keras_spm import SemanticSegmenter
-from keras_spm import fuse
-from keras_spm import load_torch_weights
-from keras_spm import to_torch_state_dict
+from keras_spm import (
+    ImageClassifier,
+    SemanticSegmenter,
+    fuse,
+    load_torch_weights,
+    to_torch_state_dict,
+)
 from keras_spm.layers import StepwisePatchMerging
-from tests import contract
-from tests import golden
-from tests.helpers import difference
-from tests.helpers import random_array
-from tests.helpers import randomize
+from tests import contract, golden
+from tests.helpers import difference, random_array, randomize
 
 
 @pytest.mark.parametrize("name", golden.LAYERS)
-def test_a_fused_layer_in_anyones_model_equals_the_reference(name):
+def test_fused_layer_in_a_users_model(name):
     arrays, _ = golden.read(name)
     maps = keras.Input((None, None, arrays["input"].shape[-1]))
     layer = StepwisePatchMerging(golden.LAYERS[name])
@@ -45,7 +44,7 @@ def test_arguments_beyond_the_defaults():
 
 @pytest.fixture(scope="module")
 def classifiers():
-    """A classifier and its fused form, each compiled once."""
+    """Returns a classifier and its fused form, compiled once for all tests."""
     names = ["heron", "crane", "ibis"]
     model = randomize(ImageClassifier(golden.short_backbone("pvt_v2_spm"), 3, class_names=names))
     model.optimizer.build(model.trainable_variables)  # As after training.
@@ -60,22 +59,22 @@ def _check_refusal(fused, labels):
             train(batch, labels)
 
 
-def test_a_fused_classifier_refuses_to_train(classifiers):
+def test_fused_classifier_refuses_training(classifiers):
     _check_refusal(classifiers[1], np.zeros(3, "int32"))
 
 
-def test_a_fused_segmenter_refuses_to_train():
+def test_fused_segmenter_refuses_training():
     fused = fuse(SemanticSegmenter(golden.short_backbone("pvt_v2"), 3, None, 255, 8, 8))
     _check_refusal(fused, np.zeros((3, 64, 64), "int32"))
 
 
-def test_what_a_task_knows_stays(classifiers):
+def test_class_names_are_kept(classifiers):
     batch = contract.images(*contract.USUAL)
     names = [[[name for name, _ in row] for row in each.classify(batch)] for each in classifiers]
     assert names[0] == names[1]
 
 
-def test_a_preset_folder_takes_a_fused_model(tmp_path):
+def test_fused_model_in_a_preset_folder(tmp_path):
     backbone = golden.backbone("pvt_v2", gradient_checkpointing=True)
     fused = fuse(randomize(SemanticSegmenter(backbone, 3, None, 255, 8, 8)))
     fused.save_to_preset(tmp_path / "segmenter")
@@ -86,7 +85,7 @@ def test_a_preset_folder_takes_a_fused_model(tmp_path):
         np.testing.assert_array_equal(weight, original)
 
 
-def test_half_precision_stays():
+def test_half_precision_is_kept():
     model = randomize(golden.backbone("pvt_v2_spm", dtype="mixed_bfloat16"))
     fused = fuse(model)
     assert fused.dtype_policy.name == "mixed_bfloat16"
@@ -95,14 +94,14 @@ def test_half_precision_stays():
     expected, outputs = (
         contract.evaluated(each, batch).astype("float32") for each in (model, fused)
     )
-    # What half precision itself is off by.
+    # Compared with the error of half precision itself.
     exact = golden.backbone("pvt_v2_spm")
     exact.set_weights(model.get_weights())
     exact = contract.evaluated(exact, batch)
     assert difference(outputs, exact) <= 1.5 * difference(expected, exact)
 
 
-def test_a_fused_model_has_presets_and_no_pytorch_form(classifiers, tmp_path):
+def test_fused_model_has_presets_but_no_torch_form(classifiers, tmp_path):
     _, fused = classifiers
     fused.save_to_preset(tmp_path / "fused")
     again = ImageClassifier.from_preset(tmp_path / "fused")
@@ -113,14 +112,14 @@ def test_a_fused_model_has_presets_and_no_pytorch_form(classifiers, tmp_path):
             convert(fused)
 
 
-def test_nothing_to_fuse_is_an_error():
+def test_model_without_foldable_layers():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="plain")
     with pytest.raises(ValueError, match="Received: Sequential 'plain' without any"):
         fuse(model)
 
 
 @pytest.mark.only("tensorflow")
-def test_a_fused_model_is_exported(tmp_path):
+def test_export_of_a_fused_model(tmp_path):
     import tensorflow as tf
 
     maps = keras.Input((None, None, 16))

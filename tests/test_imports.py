@@ -14,18 +14,18 @@ ALLOWED = {
     "environment": set(),
     "registry": set(),
     "types": set(),
-    "backend": {"keras"},
+    "backend": {"keras", "numpy"},
     "layers": {"backend", "keras", "numpy"},
     "backbones": {"layers", "registry", "keras", "numpy"},
     "fusion": {"keras"},
     "optimizers": {"keras"},
-    "heads": {"backend", "layers", "keras", "numpy"},
+    "heads": {"backend", "layers", "losses", "registry", "keras", "numpy"},
     "losses": {"keras"},
     "metrics": {"keras", "numpy"},
     "callbacks": {"metrics", "keras"},
     "tasks": {
         *("backbones", "backend", "data", "heads", "layers", "losses", "metrics"),
-        *("optimizers", "registry", "keras", "numpy"),
+        *("callbacks", "optimizers", "registry", "visualize", "keras", "numpy"),
     },
     "weights": {"ml_dtypes", "numpy"},
     "converters": {"registry", "weights", "keras", "numpy"},
@@ -36,20 +36,20 @@ ALLOWED = {
     },
     "cards": {"weights"},
     "version": set(),
-    "data": {"registry", "numpy", "keras"},
+    "data": {"cards", "registry", "numpy", "keras"},
     "visualize": {"data", "numpy"},
-    "prediction": {"data", "tasks", "visualize", "numpy"},
+    "prediction": {"data", "tasks"},
     "cli": {"converters", "prediction", "trainer", "weights", "keras"},
     "trainer": {
-        *("backbones", "backend", "callbacks", "cards", "data", "environment", "optimizers"),
-        *("registry", "tasks", "visualize", "weights", "keras", "numpy"),
+        *("backbones", "backend", "callbacks", "data", "environment", "heads", "layers"),
+        *("optimizers", "registry", "tasks", "visualize", "weights", "keras", "numpy"),
     },
 }
 
 # Heavy or optional: inside functions only.
 LAZY = {
     *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),
-    *("pycocotools", "sklearn", "PIL", "matplotlib", "safetensors"),
+    *("filelock", "pycocotools", "sklearn", "PIL", "matplotlib", "safetensors", "tensorboard"),
 }
 # A framework may be imported here alone (weights reads .pth files with torch's reader, data
 # maps tf.data sets).

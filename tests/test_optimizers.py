@@ -1,4 +1,4 @@
-"""The optimizers of the recipes."""
+"""Optimizers of the recipes, against AdamW in NumPy."""
 
 import re
 
@@ -8,16 +8,11 @@ import pytest
 
 import keras_spm
 from keras_spm import layers
-from keras_spm.optimizers import AdamW
-from keras_spm.optimizers import LayerwiseAdamW
-from keras_spm.optimizers import WarmupCosine
-from keras_spm.optimizers import layer_number
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from keras_spm.optimizers import AdamW, LayerwiseAdamW, WarmupCosine
+from tests.helpers import difference, randomize, to_numpy
 
 
-def test_weight_decay_spares_norms_biases_and_class_tokens():
+def test_no_weight_decay_on_norms_biases_and_class_tokens():
     layer = layers.ClassTokenStage(
         [layers.TransformerBlock(layers.WindowAttention(2, 2), layers.MLP(8))],
         layers.StepwisePatchMerging(8),
@@ -28,7 +23,7 @@ def test_weight_decay_spares_norms_biases_and_class_tokens():
     variables = layer.trainable_variables
     before = {variable.path: to_numpy(variable) for variable in variables}
     optimizer = AdamW(learning_rate=0.1, weight_decay=0.5)
-    # What a saved model's optimizer is made from.
+    # As in a saved model.
     optimizer = AdamW.from_config(optimizer.get_config())
     optimizer.apply([keras.ops.zeros(variable.shape) for variable in variables], variables)
     decayed = ("kernel", "position_embedding/embedding", "class_position")
@@ -40,7 +35,7 @@ def test_weight_decay_spares_norms_biases_and_class_tokens():
 
 
 class _Reference:
-    """AdamW of one array in double precision, as Keras's documentation of Adam has it."""
+    """AdamW of one array in double precision, after Keras's documentation of Adam."""
 
     def __init__(self, value, decay):
         self.value = value.astype("float64")
@@ -57,7 +52,7 @@ class _Reference:
         self.value = self.value - corrected * self.first / (np.sqrt(self.second) + 1e-7)
 
 
-def test_rates_fall_from_the_head_to_the_stem():
+def test_learning_rates_decrease_from_the_head_to_the_stem():
     backbone = keras_spm.PVTv2SPM(
         **{"embed_dims": (8, 16, 24, 32), "depths": (1, 2, 1, 1), "num_heads": (1, 1, 1, 1)},
         **{"mlp_ratios": (2, 2, 2, 2), "sr_ratios": (1, 1, 1, 1)},
@@ -66,7 +61,7 @@ def test_rates_fall_from_the_head_to_the_stem():
     variables = model.trainable_variables
     steps = 8
     rates = WarmupCosine(1e-2, steps, 4, 1e-3)
-    optimizer = LayerwiseAdamW(rates, 0.7, backbone.depths, decay=0.5)
+    optimizer = LayerwiseAdamW.from_backbone(backbone, rates, 0.7, weight_decay=0.5)
     optimizer = LayerwiseAdamW.from_config(optimizer.get_config())
     # The stem, 1 + 2 + 1 + 1 blocks, the head.
     exponents = {
@@ -86,47 +81,69 @@ def test_rates_fall_from_the_head_to_the_stem():
     for variable in variables:
         prefix = next(each for each in exponents if variable.path.startswith(each))
         scales.append(0.7 ** exponents[prefix])
-        spared = re.search("(bias|gamma|beta)$", variable.path)
-        references.append(_Reference(to_numpy(variable), 0.0 if spared else 0.5))
+        excluded = re.search("(bias|gamma|beta)$", variable.path)
+        references.append(_Reference(to_numpy(variable), 0.0 if excluded else 0.5))
     generator = np.random.default_rng(0)
     for step in range(steps):
         gradients = [generator.normal(size=variable.shape) for variable in variables]
         optimizer.apply(
             [keras.ops.convert_to_tensor(each, "float32") for each in gradients], variables
         )
-        rising, falling = 1e-3 + (1e-2 - 1e-3) * step / 4, (1 + np.cos(np.pi * step / steps)) / 2
-        rate = rising if step < 4 else 1e-2 * falling
+        warmup, cosine = 1e-3 + (1e-2 - 1e-3) * step / 4, (1 + np.cos(np.pi * step / steps)) / 2
+        rate = warmup if step < 4 else 1e-2 * cosine
         for reference, gradient, scale in zip(references, gradients, scales, strict=True):
             reference.update(gradient, rate * scale)
         for variable, reference in zip(variables, references, strict=True):
             assert difference(variable, reference.value) <= 2e-6, variable.path
 
 
-def test_depths_of_class_tokens_and_final_norms():
-    numbers = {
+def test_groups_of_class_tokens_and_final_norms():
+    backbone = keras_spm.PVT(
+        **{"embed_dims": (8, 16, 24, 32), "depths": (2, 2, 2, 2), "num_heads": (1, 1, 1, 1)},
+        **{"mlp_ratios": (2, 2, 2, 2), "sr_ratios": (1, 1, 1, 1), "pretrain_image_size": (32, 32)},
+    )
+    model = keras_spm.ImageClassifier(backbone, 3)
+    optimizer = LayerwiseAdamW.from_backbone(backbone, 1e-3)
+    groups = {
         "stem/projection/kernel": 0,
         "stage1/position_embedding/embedding": 0,
         "stage4/class_token": 6,
         "stage4/block2/mlp/fc1/kernel": 8,
-        "norm/gamma": 9,
-        "head/bias": 9,
     }
-    assert {path: layer_number(path, (2, 2, 2, 2)) for path in numbers} == numbers
+    for path, group in groups.items():
+        assert path in optimizer.layer_groups[group]
+    grouped = [path for paths in optimizer.layer_groups for path in paths]
+    paths = [variable.path for variable in model.trainable_variables]
+    assert len(grouped) == len(set(grouped))
+    assert set(paths) - set(grouped) == {"norm/gamma", "norm/beta", "head/kernel", "head/bias"}
 
 
-def test_mistakes_in_layer_decay_are_named():
+def test_layer_decay_survives_saving(tmp_path):
+    backbone = keras_spm.PVTv2.from_preset("mini", load_weights=False)
+    model = keras_spm.ImageClassifier(backbone, 3)
+    model.compile(LayerwiseAdamW.from_backbone(backbone, 1e-3, 0.5, weight_decay=0.25))
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype="uint8")
+    model.fit(images, np.arange(4) % 3, batch_size=4, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.optimizer.get_config() == model.optimizer.get_config()
+    for each in (model, loaded):
+        each.fit(images, np.arange(4) % 3, batch_size=4, verbose=0)
+    for left, right in zip(model.weights, loaded.weights, strict=True):
+        assert difference(left, right) <= 1e-6, left.path
+
+
+def test_invalid_layer_decay():
     with pytest.raises(ValueError, match="layer_decay=0"):
-        LayerwiseAdamW(1e-3, 0, (1, 1))
-    with pytest.raises(ValueError, match=r"'stage1/block2/kernel'. Received: depths=\(1, 1\)"):
-        layer_number("stage1/block2/kernel", (1, 1))
+        LayerwiseAdamW(1e-3, 0, [["stem/kernel"]])
     dense = keras.layers.Dense(2)
     dense.build((1, 2))
-    with pytest.raises(ValueError, match="must train a backbone of this package"):
-        LayerwiseAdamW(1e-3, 0.5, (1, 1)).build(dense.trainable_variables)
+    with pytest.raises(ValueError, match="must contain variables of the model"):
+        LayerwiseAdamW(1e-3, 0.5, [["stem/kernel"]]).build(dense.trainable_variables)
 
 
 def test_accumulation_clipping_and_averages_step_by_step():
-    """Three batches an update; averages are of updates, as `average` of a recipe means."""
+    """Three batches per update. The average is over updates, like `ema_decay` of a recipe."""
     steps, momentum = 3, 0.8
     dense = keras.layers.Dense(3, bias_initializer="ones")
     dense.build((1, 4))
@@ -163,16 +180,16 @@ def test_accumulation_clipping_and_averages_step_by_step():
         if averages is None:
             averages = values
         else:
-            # Two of three batches after an update average what it left.
-            passed = momentum ** (1 / steps)
+            # Keras also averages after the two batches without an update.
+            factor = momentum ** (1 / steps)
             averages = [
-                passed * average + (1 - passed) * value
+                factor * average + (1 - factor) * value
                 for average, value in zip(averages, values, strict=True)
             ]
-        held = copies(optimizer, variables)
+        held = ema_values(optimizer, variables)
         for average, expected in zip(held, averages, strict=True):
             assert difference(average, expected) <= 5e-6
-        # What the next two batches, without an update, make of it.
+        # After the next two batches, without an update.
         averages = [
             momentum ** (1 - 1 / steps) * average + (1 - momentum ** (1 - 1 / steps)) * value
             for average, value in zip(averages, values, strict=True)
@@ -183,7 +200,7 @@ def test_accumulation_clipping_and_averages_step_by_step():
         assert difference(variable, average) == 0
 
 
-def copies(optimizer, variables):
-    """The averages of variables that an optimizer holds."""
+def ema_values(optimizer, variables):
+    """The averages of variables in an optimizer."""
     by_path = {each.path.rpartition("/")[2]: to_numpy(each) for each in optimizer.variables}
     return [by_path[f"{each.path.replace('/', '_')}_average"] for each in variables]

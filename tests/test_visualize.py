@@ -1,6 +1,4 @@
-"""Pictures of results, looked at through matplotlib's own objects."""
-
-import types
+"""Plots, checked through matplotlib's objects."""
 
 import numpy as np
 import pytest
@@ -8,9 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from keras_spm.visualize import class_colors
-from keras_spm.visualize import plot_detections
-from keras_spm.visualize import plot_segmentations
+from keras_spm.visualize import class_colors, plot_detections, plot_segmentations
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
@@ -19,7 +15,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype="uint8")
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The figures that are saved, as lists of rows of axes; they are saved all the same."""
+    """The saved figures, each as rows of axes; saving still happens."""
     figures, save = [], Figure.savefig
 
     def savefig(figure, *arguments, **keywords):
@@ -37,24 +33,24 @@ def _shown(axis):
 
 
 def _boxes(axis):
-    """[(left, top, width, height, color)] of the rectangles."""
+    """Returns [(left, top, width, height, color)] of the rectangles."""
     return [
         (*each.get_xy(), each.get_width(), each.get_height(), to_rgb(each.get_edgecolor()))
         for each in axis.patches
     ]
 
 
-def _found(boxes, labels, **more):
-    return types.SimpleNamespace(boxes=np.array(boxes), labels=np.array(labels), **more)
+def _objects(boxes, labels, **more):
+    return {"boxes": np.array(boxes), "labels": np.array(labels), **more}
 
 
 def test_detections_are_drawn_beside_the_truth(drawn, tmp_path):
     Image.fromarray(PIXELS).save(tmp_path / "image.png")
     images = [tmp_path / "image.png", Image.fromarray(PIXELS[:10])]
-    truth = [_found([[1, 2, 11, 8]], [1]), _found(np.zeros((0, 4)), np.zeros(0, int))]
+    truth = [_objects([[1, 2, 11, 8]], [1]), _objects(np.zeros((0, 4)), np.zeros(0, int))]
     found = [
-        _found([[2, 2, 12, 9], [0, 0, 5, 5]], [1, 0], scores=np.array([0.876, 0.25])),
-        _found([[3, 4, 5, 6]], [0], scores=np.array([1.0])),
+        _objects([[2, 2, 12, 9], [0, 0, 5, 5]], [1, 0], scores=np.array([0.876, 0.25])),
+        _objects([[3, 4, 5, 6]], [0], scores=np.array([1.0])),
     ]
     plot_detections(images, truth, found, ["cat", "dog"], tmp_path / "boxes.png")
     (axes,) = drawn
@@ -72,7 +68,7 @@ def test_detections_are_drawn_beside_the_truth(drawn, tmp_path):
         assert picture.format == "PNG"
 
 
-def test_class_maps_are_drawn_in_their_colors(drawn, tmp_path):
+def test_segmentation_maps_are_drawn_in_class_colors(drawn, tmp_path):
     truth = np.zeros((20, 30), "uint8")
     truth[:, 10:], truth[:, 20:] = 2, 255
     prediction = np.full((20, 30), 1, "int64")
@@ -89,8 +85,8 @@ def test_class_maps_are_drawn_in_their_colors(drawn, tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == names
 
 
-def test_an_image_alone_has_no_truth(drawn, tmp_path):
-    found = [_found([[2, 2, 12, 9]], [0], scores=np.array([0.5]))]
+def test_plots_without_truth(drawn, tmp_path):
+    found = [_objects([[2, 2, 12, 9]], [0], scores=np.array([0.5]))]
     plot_detections([PIXELS], None, found, ["cat"], tmp_path / "boxes.png")
     maps = [np.zeros((20, 30), int)]
     many = [f"class {number}" for number in range(150)]
@@ -98,7 +94,7 @@ def test_an_image_alone_has_no_truth(drawn, tmp_path):
     boxes, maps = drawn
     assert [axis.get_title() for axis in boxes[0]] == ["prediction"]
     assert [axis.get_title() for axis in maps[0]] == ["image", "prediction"]
-    assert not maps[0, 0].figure.legends  # 150 names would hide the pictures.
+    assert not maps[0, 0].figure.legends  # Too many names for a legend.
 
 
 @pytest.mark.parametrize("count", [2, 21, 150])

@@ -1,4 +1,4 @@
-"""Measures a model on a data set: `python training/evaluate.py runs/… --data photos`."""
+"""Evaluates a model on a data set: `python training/evaluate.py runs/… --data photos`."""
 
 import sys
 

@@ -1,9 +1,10 @@
 """The choice of merging layer between the stages of a backbone."""
 
-import typing
+from collections.abc import Callable
 
 import keras
 
+from keras_spm.layers.composite import SequentialLayer
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
 from keras_spm.layers.multi_scale_aggregation import MultiScaleAggregation
@@ -14,7 +15,7 @@ from keras_spm.registry import lookup
 def make_merging(
     kind: str,
     output_dim: int,
-    default_merging: typing.Callable[..., keras.layers.Layer],
+    default_merging: Callable[..., keras.layers.Layer],
     fused: bool,
     dtype: str | keras.DTypePolicy | None,
 ) -> keras.layers.Layer:
@@ -49,13 +50,13 @@ def _msa(output_dim, default_merging, fused, dtype):
         output_dim, fused=fused, name="multi_scale_aggregation", dtype=dtype
     )
     embedding = default_merging(output_dim, name="embedding", dtype=dtype)
-    return keras.Sequential([aggregation, embedding], name="merging")
+    return SequentialLayer([aggregation, embedding], name="merging", dtype=dtype)
 
 
 def _gle(output_dim, default_merging, fused, dtype):
     widening = Dense(output_dim, name="widening", dtype=dtype)
     enhancement = GuidedLocalEnhancement(fused=fused, name="guided_local_enhancement", dtype=dtype)
-    return keras.Sequential([widening, enhancement], name="merging")
+    return SequentialLayer([widening, enhancement], name="merging", dtype=dtype)
 
 
 _KINDS = {"default": _default, "spm": _spm, "msa": _msa, "gle": _gle}

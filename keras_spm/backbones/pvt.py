@@ -6,23 +6,25 @@ References:
 """
 
 import functools
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone
-from keras_spm.backbones.pyramid_backbone import four_each
-from keras_spm.backbones.pyramid_backbone import make_blocks
-from keras_spm.backbones.pyramid_backbone import spatial_sizes
-from keras_spm.layers.depthwise_convolution import ceil_divide
+from keras_spm.backbones.pyramid_backbone import (
+    PyramidBackbone,
+    four_each,
+    make_blocks,
+    spatial_sizes,
+)
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
 from keras_spm.layers.position_embedding import PositionEmbedding
+from keras_spm.layers.resizing import ceil_divide
 from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttention
-from keras_spm.layers.stage import ClassTokenStage
-from keras_spm.layers.stage import Stage
+from keras_spm.layers.stage import ClassTokenStage, Stage
 from keras_spm.layers.transformer_block import TransformerBlock
 from keras_spm.types import Shape
 
@@ -49,7 +51,6 @@ VARIANTS = {
 }
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class PVT(PyramidBackbone):
     """PVT: patch embedding, position embeddings, spatial-reduction attention, class token.
 
@@ -67,8 +68,9 @@ class PVT(PyramidBackbone):
         class_token: bool, whether stage 4 has a class token; the last of `sr_ratios` must
             be 1 then.
         drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a linear map of 2x2 patches), `"spm"` (Stepwise Patch Merging), or for
-            ablation one of its halves, `"msa"` or `"gle"`, see `make_merging`.
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"` (Stepwise Patch
+            Merging), or for ablation one of its halves, `"msa"` or `"gle"`, see
+            `make_merging`. `None` for the class\'s own default.
         fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code, 1e-6 in transformers).
@@ -92,21 +94,21 @@ class PVT(PyramidBackbone):
 
     def __init__(
         self,
-        embed_dims: typing.Sequence[int],
-        depths: typing.Sequence[int],
-        num_heads: typing.Sequence[int],
-        mlp_ratios: typing.Sequence[float],
-        sr_ratios: typing.Sequence[int],
+        embed_dims: Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        mlp_ratios: Sequence[float],
+        sr_ratios: Sequence[int],
         class_token: bool = True,
         drop_path_rate: float = 0.0,
-        merging: str = "default",
+        merging: str | None = None,
         fused: bool = False,
         embedding_norm_epsilon: float = 1e-5,
         pretrain_image_size: tuple[int, int] | None = None,
         image_shape: Shape | None = None,
         data_format: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         per_stage = four_each(
             embed_dims=embed_dims,
@@ -115,6 +117,7 @@ class PVT(PyramidBackbone):
             mlp_ratios=mlp_ratios,
             sr_ratios=sr_ratios,
         )
+        merging = self.default_merging if merging is None else merging
         if class_token and per_stage["sr_ratios"][-1] != 1:
             raise ValueError(
                 "The last of `sr_ratios` must be 1 with `class_token=True`: a class token has no "
@@ -173,7 +176,6 @@ class PVT(PyramidBackbone):
         )
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class PVTSPM(PVT):
     """PVT with Stepwise Patch Merging as its three mergings.
 
@@ -182,6 +184,3 @@ class PVTSPM(PVT):
 
     preset_prefix = "pvt_spm_"
     default_merging = "spm"
-
-    def __init__(self, *args: typing.Any, merging: str = "spm", **kwargs: typing.Any) -> None:
-        super().__init__(*args, merging=merging, **kwargs)

@@ -7,14 +7,13 @@ References:
 """
 
 import functools
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone
-from keras_spm.backbones.pyramid_backbone import four_each
-from keras_spm.backbones.pyramid_backbone import make_blocks
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, four_each, make_blocks
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
@@ -58,7 +57,6 @@ VARIANTS = {
 }
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class PVTv2(PyramidBackbone):
     """PVT v2: overlapping patch embedding, spatial-reduction attention, convolutional MLP.
 
@@ -74,8 +72,9 @@ class PVTv2(PyramidBackbone):
         linear_attention: bool, whether keys and values are pooled to 7x7 (the `_li`
             variants).
         drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a strided 3x3 convolution), `"spm"` (Stepwise Patch Merging), or for
-            ablation one of its halves, `"msa"` or `"gle"`, see `make_merging`.
+        merging: `"default"` (a strided 3x3 convolution), `"spm"` (Stepwise Patch
+            Merging), or for ablation one of its halves, `"msa"` or `"gle"`, see
+            `make_merging`. `None` for the class\'s own default.
         fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code and timm, 1e-6 in transformers).
@@ -96,18 +95,18 @@ class PVTv2(PyramidBackbone):
 
     def __init__(
         self,
-        embed_dims: typing.Sequence[int],
-        depths: typing.Sequence[int],
-        num_heads: typing.Sequence[int],
-        mlp_ratios: typing.Sequence[float],
-        sr_ratios: typing.Sequence[int],
+        embed_dims: Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        mlp_ratios: Sequence[float],
+        sr_ratios: Sequence[int],
         linear_attention: bool = False,
         drop_path_rate: float = 0.0,
-        merging: str = "default",
+        merging: str | None = None,
         fused: bool = False,
         embedding_norm_epsilon: float = 1e-5,
         dtype: str | keras.DTypePolicy | None = None,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         per_stage = four_each(
             embed_dims=embed_dims,
@@ -116,6 +115,7 @@ class PVTv2(PyramidBackbone):
             mlp_ratios=mlp_ratios,
             sr_ratios=sr_ratios,
         )
+        merging = self.default_merging if merging is None else merging
         embedding = functools.partial(
             OverlappingPatchEmbedding, norm_epsilon=embedding_norm_epsilon
         )
@@ -162,7 +162,6 @@ class PVTv2(PyramidBackbone):
         )
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class PVTv2SPM(PVTv2):
     """PVT v2 with Stepwise Patch Merging as its three mergings.
 
@@ -171,6 +170,3 @@ class PVTv2SPM(PVTv2):
 
     preset_prefix = "pvt_v2_spm_"
     default_merging = "spm"
-
-    def __init__(self, *args: typing.Any, merging: str = "spm", **kwargs: typing.Any) -> None:
-        super().__init__(*args, merging=merging, **kwargs)

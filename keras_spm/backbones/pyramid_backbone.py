@@ -1,22 +1,22 @@
 """The base class of all backbones: a functional model of a stem and stages."""
 
-import typing
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
 
+from keras_spm.backbones.connection import Connection
+from keras_spm.layers.composite import policy_with_quantization
 from keras_spm.layers.macs import macs
-from keras_spm.layers.shared_layer import SharedLayer
-from keras_spm.registry import BACKBONES
-from keras_spm.registry import PRESET_FUNCTIONS
-from keras_spm.types import PathLike
+from keras_spm.registry import BACKBONES, PresetMixin
 from keras_spm.types import Shape
 
 _STEM_STRIDE = 4
 _ANY_SIZE = {"channels_last": (None, None, 3), "channels_first": (3, None, None)}
 
 
-class PyramidBackbone(keras.Model):
+class PyramidBackbone(PresetMixin, keras.Model):
     """A hierarchical vision transformer: a stem, then stages that halve the feature map.
 
     A family's class creates the stem and the stages and passes them to this constructor,
@@ -30,7 +30,8 @@ class PyramidBackbone(keras.Model):
     Images are (batch, height, width, channels), or (batch, channels, height, width) with
     `data_format="channels_first"`. Feature maps have the same format; all layers inside
     use channels_last. A subclass registers itself under its class name when it is defined,
-    so that presets, converters, recipes and commands find it.
+    here and for Keras's serialization, so that presets, converters, recipes, commands and
+    saved models find it.
 
     Args:
         stem: layer from images to a map of stride 4.
@@ -55,20 +56,21 @@ class PyramidBackbone(keras.Model):
     """
 
     # {short name: constructor arguments}, and the prefix of their long names.
-    presets: typing.ClassVar[dict[str, dict]] = {}
-    preset_prefix: typing.ClassVar[str] = ""
+    presets: ClassVar[dict[str, dict]] = {}
+    preset_prefix: ClassVar[str] = ""
     # The family's default value of `merging`, if it has that argument.
-    default_merging: typing.ClassVar[str] = "default"
+    default_merging: ClassVar[str] = "default"
 
-    def __init_subclass__(cls, **kwargs: typing.Any) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         BACKBONES.register(cls.__name__, cls)
+        keras.saving.register_keras_serializable("keras_spm")(cls)
 
     def __init__(
         self,
         stem: keras.layers.Layer,
         stages: list[keras.layers.Layer],
-        config: dict[str, typing.Any],
+        config: dict[str, Any],
         final_norm: keras.layers.Layer | None = None,
         image_shape: Shape | None = None,
         data_format: str | None = None,
@@ -88,7 +90,7 @@ class PyramidBackbone(keras.Model):
 
         # === Functional Model ===
         images = keras.Input(image_shape, name="images")
-        connect = _Connection(stem, stages, final_norm, data_format, dtype)
+        connect = Connection(stem, stages, final_norm, data_format, dtype)
         pyramid_outputs, output, pooled_output = connect(images)
         super().__init__(inputs=images, outputs=output, name=name)
 
@@ -129,18 +131,18 @@ class PyramidBackbone(keras.Model):
         return [self.get_layer(name) for name in self._stage_names]
 
     @property
-    def layer_groups(self) -> list[list[keras.layers.Layer]]:
-        """The layers in order of depth: the stem, then one group per block.
+    def layer_groups(self) -> list[list[keras.layers.Layer | keras.Variable]]:
+        """Layers and variables by depth: the stem, then one group per block.
 
-        The layers of a stage before its first block (merging, position embedding, class
-        token) belong to the group of the block before it; the norm of a stage belongs to
-        the group of its last block. The final norm is in no group: it trains like a head.
+        What precedes the first block of a stage (merging, position embedding, class token)
+        belongs to the group of the block before it; the norm of a stage belongs to the
+        group of its last block. The final norm is in no group: it is trained like a head.
         """
         groups = [[self.stem]]
         for stage in self.stages:
-            groups[-1] += getattr(stage, "layers_before_blocks", [])
+            groups[-1] += getattr(stage, "before_blocks", [])
             groups += [[block] for block in _blocks(stage)]
-            groups[-1] += getattr(stage, "layers_after_blocks", [])
+            groups[-1] += getattr(stage, "after_blocks", [])
         return groups
 
     def connect(
@@ -160,38 +162,6 @@ class PyramidBackbone(keras.Model):
         """
         pyramid_outputs, _, pooled_output = self._connect(images, shared=True)
         return pyramid_outputs, pooled_output
-
-    @classmethod
-    def from_preset(
-        cls, name: PathLike, load_weights: bool = True, **overrides: typing.Any
-    ) -> "PyramidBackbone":
-        """Builds a backbone and loads its weights; its `load_report` lists what was loaded.
-
-        Args:
-            name: one of `cls.presets`, or its long name (`"pvt_v2_b1"`; on
-                `PyramidBackbone` itself, the long name of any family's preset); a folder
-                written by `save_to_preset`, transformers or timm; or the address of such a
-                folder on the hub, `"hf://owner/name"`, optionally with `"@revision"`.
-            load_weights: bool; `False` for random weights.
-            **overrides: constructor arguments that replace the preset's.
-
-        Raises:
-            ValueError: for an unknown name (suggests the nearest), a preset without
-                published weights, or a folder that holds another family.
-            keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
-        """
-        return PRESET_FUNCTIONS["load"](cls, name, load_weights, overrides)
-
-    def save_to_preset(self, folder: PathLike) -> None:
-        """Writes configuration and weights to a new folder, for `from_preset`.
-
-        Args:
-            folder: path; it must not exist or be empty.
-
-        Raises:
-            FileExistsError: if the folder is not empty. No partial folder is left behind.
-        """
-        PRESET_FUNCTIONS["save"](self, folder)
 
     def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
         """Freezes the stem and the first stages; later stages stay trainable.
@@ -259,12 +229,12 @@ class PyramidBackbone(keras.Model):
             shapes[level] = shape
         return shapes
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         return {
             **{name: getattr(self, name) for name in self._family_arguments},
             "image_shape": self.image_shape,
             "data_format": self.data_format,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "dtype": keras.dtype_policies.serialize(policy_with_quantization(self)),
             "frozen_stages": self.frozen_stages,
             "frozen_batch_normalization": self.frozen_batch_normalization,
             "gradient_checkpointing": self.gradient_checkpointing,
@@ -272,60 +242,8 @@ class PyramidBackbone(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, typing.Any]) -> "PyramidBackbone":
+    def from_config(cls, config: dict[str, Any]) -> "PyramidBackbone":
         return cls(**config)
-
-
-class _Connection:
-    """Connects a stem and stages to symbolic images, any number of times."""
-
-    def __init__(self, stem, stages, final_norm, data_format, dtype):
-        self._stem = stem
-        self._stages = stages
-        self._final_norm = final_norm
-        self._channels_first = data_format == "channels_first"
-        self._dtype = dtype
-        # {level: name of the layer that computes its channels_last map}
-        self.level_layers = {}
-
-    def __call__(self, images, shared=False):
-        """Returns ({level: map}, the last map after the final norm, the pooled output)."""
-
-        def layer_of(layer):
-            return SharedLayer(layer, name=layer.name) if shared else layer
-
-        maps = images
-        if self._channels_first:
-            maps = self._permute((2, 3, 1), "to_channels_last")(maps)
-        maps = layer_of(self._stem)(maps)
-        pyramid_outputs = {}
-        for number, stage in enumerate(self._stages, start=2):
-            level, layer_name, class_token = f"P{number}", stage.name, None
-            maps = layer_of(stage)(maps)
-            if isinstance(maps, (tuple, list)):
-                maps, class_token = maps
-                # A layer whose only output is the map, for `get_layer`.
-                layer_name = "feature_map"
-                maps = keras.layers.Identity(dtype=self._dtype, name=layer_name)(maps)
-            self.level_layers[level] = layer_name
-            pyramid_outputs[level] = self._in_data_format(maps, level)
-        output = pyramid_outputs[level]
-        if self._final_norm is not None:
-            final_norm = layer_of(self._final_norm)
-            maps = final_norm(maps)
-            output = self._in_data_format(maps, "to_channels_first")
-        if class_token is None:
-            pooling = keras.layers.GlobalAveragePooling2D(
-                "channels_last", dtype=self._dtype, name="pooling"
-            )
-            return pyramid_outputs, output, pooling(maps)
-        return pyramid_outputs, output, final_norm(class_token)
-
-    def _in_data_format(self, maps, name):
-        return self._permute((3, 1, 2), name)(maps) if self._channels_first else maps
-
-    def _permute(self, axes, name):
-        return keras.layers.Permute(axes, dtype=self._dtype, name=name)
 
 
 def spatial_sizes(
@@ -338,7 +256,7 @@ def spatial_sizes(
     return tuple(image_shape[1:] if channels_first else image_shape[:-1])
 
 
-def four_each(**values: typing.Sequence) -> dict[str, tuple]:
+def four_each(**values: Sequence) -> dict[str, tuple]:
     """Returns {argument: tuple of four values, one per stage}.
 
     Raises:
@@ -352,9 +270,9 @@ def four_each(**values: typing.Sequence) -> dict[str, tuple]:
 
 
 def make_blocks(
-    depths: typing.Sequence[int],
+    depths: Sequence[int],
     drop_path_rate: float,
-    make_block: typing.Callable[[int, int, float, str], keras.layers.Layer],
+    make_block: Callable[[int, int, float, str], keras.layers.Layer],
 ) -> list[list[keras.layers.Layer]]:
     """Returns a list of blocks for each stage.
 

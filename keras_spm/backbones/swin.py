@@ -6,14 +6,13 @@ References:
 """
 
 import functools
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone
-from keras_spm.backbones.pyramid_backbone import four_each
-from keras_spm.backbones.pyramid_backbone import make_blocks
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, four_each, make_blocks
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
@@ -32,7 +31,6 @@ VARIANTS = {
 }
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class Swin(PyramidBackbone):
     """Swin: attention within windows, shifted in every second block.
 
@@ -46,8 +44,9 @@ class Swin(PyramidBackbone):
         window_size: int, height and width of a window.
         mlp_ratio: number, hidden channels of the MLP over the stage's channels.
         drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a linear map of 2x2 patches), `"spm"` (Stepwise Patch Merging), or for
-            ablation one of its halves, `"msa"` or `"gle"`, see `make_merging`.
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"` (Stepwise Patch
+            Merging), or for ablation one of its halves, `"msa"` or `"gle"`, see
+            `make_merging`. `None` for the class\'s own default.
         fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
         dtype: dtype policy of the layers.
         **kwargs: `image_shape`, `data_format`, `frozen_stages`,
@@ -67,26 +66,23 @@ class Swin(PyramidBackbone):
     def __init__(
         self,
         embed_dim: int,
-        depths: typing.Sequence[int],
-        num_heads: typing.Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
         window_size: int = 7,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
-        merging: str = "default",
+        merging: str | None = None,
         fused: bool = False,
         dtype: str | keras.DTypePolicy | None = None,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         per_stage = four_each(depths=depths, num_heads=num_heads)
+        merging = self.default_merging if merging is None else merging
         default_merging = functools.partial(PatchMerging, norm_epsilon=NORM_EPSILON)
 
         def make_block(stage, block, rate, name):
             attention = WindowAttention(
-                num_heads[stage],
-                window_size,
-                shifted=block % 2 == 1,
-                dtype=dtype,
-                name="attention",
+                num_heads[stage], window_size, shifted=block % 2 == 1, dtype=dtype, name="attention"
             )
             mlp = MLP(int(embed_dim * 2**stage * mlp_ratio), dtype=dtype, name="mlp")
             return TransformerBlock(attention, mlp, rate, NORM_EPSILON, dtype=dtype, name=name)
@@ -119,7 +115,6 @@ class Swin(PyramidBackbone):
         )
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class SwinSPM(Swin):
     """Swin with Stepwise Patch Merging as its three mergings.
 
@@ -128,6 +123,3 @@ class SwinSPM(Swin):
 
     preset_prefix = "swin_spm_"
     default_merging = "spm"
-
-    def __init__(self, *args: typing.Any, merging: str = "spm", **kwargs: typing.Any) -> None:
-        super().__init__(*args, merging=merging, **kwargs)

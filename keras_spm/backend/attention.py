@@ -1,15 +1,17 @@
 """Scaled dot-product attention, formulated per framework.
 
-Keras asks PyTorch in Python which kernel it would use, where its compiler cannot follow, and
-copies what is not contiguous.
+PyTorch: Keras's function asks in Python for the kernel that PyTorch would use, which its
+compiler cannot trace, and copies arrays that are not contiguous.
 
-XLA on CPU writes all scores out, several times, and keeps them for the gradient. Block by
-block they stay in the caches and are made again: the first attention of PVT v2 b1 at 896x896
-pixels takes 170 / 345 ms instead of 226 / 505 forward / forward and backward, the second
-83 / 157 instead of 135 / 380, at 224x224 about the same (two shared CPU cores, float32).
+JAX: XLA on CPU writes all scores to memory several times, and keeps them for the gradient.
+Computed block by block they stay in the caches, and are recomputed for the gradient. The
+first attention of PVT v2 b1 at 896x896 pixels takes 170 / 345 ms instead of 226 / 505
+forward / forward and backward, the second 83 / 157 instead of 135 / 380; at 224x224 there
+is no difference (two shared CPU cores, float32).
 
-TensorFlow's einsum, which Keras takes, is slower than transposed maps and plain products: for
-eight 56x56 maps of 64 channels and their 49 keys 6.0 / 16.4 ms instead of 5.2 / 10.8.
+TensorFlow: the einsum in Keras's function is slower than transposition and plain matrix
+products. Eight 56x56 maps of 64 channels with 49 keys take 5.2 / 10.8 ms instead of
+6.0 / 16.4 (two shared CPU cores, float32).
 """
 
 import functools
@@ -18,12 +20,15 @@ import math
 import keras
 from keras import ops
 
-# Scores of one head that are computed at once: 2 MB of them.
-_SCORES_AT_ONCE = 2**19
+from keras_spm.types import Tensor
+
+_SCORES_PER_BLOCK = 2**19  # Scores of one head in float32: 2 MB.
 
 
-def dot_product_attention(query, key, value, bias=None):
-    """Attends with a softmax in float32, by the backend's fused kernel where it has one.
+def dot_product_attention(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """Computes attention with a softmax in float32, by the backend's fused kernel if any.
 
     Args:
         query: (batch, queries, heads, channels).
@@ -51,7 +56,7 @@ def _tensorflow(query, key, value, bias):
     scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
     if bias is not None:
         scores = scores + ops.cast(bias, scores.dtype)
-    # Not Keras's softmax, which warns where a small map leaves one key.
+    # Keras's softmax would warn about a single key, which small maps have.
     weights = ops.cast(tf.nn.softmax(scores), value.dtype)
     return ops.swapaxes(ops.matmul(weights, value), 1, 2)
 
@@ -67,15 +72,12 @@ def _torch(query, key, value, bias):
 
 @functools.cache
 def _jax_attention():
-    """Makes the JAX function, whose form is chosen when a program is lowered.
-
-    Made once, at the first call, as JAX may not be installed.
-    """
+    """Returns the JAX function, which chooses its form when a program is lowered."""
     import jax
 
     @jax.jit
     def attention(query, key, value, bias):
-        # A bias comes with windows, whose scores are small.
+        # Only windows have a bias, and their scores are small.
         on_cpu = _jax_by_blocks if bias is None else _jax_in_float32
         arrays = [array for array in (query, key, value, bias) if array is not None]
         return jax.lax.platform_dependent(*arrays, cpu=on_cpu, default=ops.dot_product_attention)
@@ -84,31 +86,31 @@ def _jax_attention():
 
 
 def _jax_in_float32(*arrays):
-    """In half precision Keras asks for a product that XLA does not have on CPU."""
+    """Computes in float32: XLA on CPU lacks a half-precision product that Keras needs."""
     dtype = arrays[0].dtype
     return ops.dot_product_attention(*(array.astype("float32") for array in arrays)).astype(dtype)
 
 
 def _jax_by_blocks(query, key, value):
-    """Head by head, and of each head a block of queries at a time."""
+    """Computes head by head, and a block of queries of each head at a time."""
     import jax
 
     batch, queries, heads, channels = query.shape
     keys = key.shape[1]
 
-    def of_head(arrays):
+    def attend_head(arrays):
         query, key, value = (array.astype("float32") for array in arrays)
 
         @jax.checkpoint
-        def of_query(query):
+        def attend(query):
             weights = jax.nn.softmax(key @ query / math.sqrt(channels))
             return weights @ value
 
-        outputs = jax.lax.map(of_query, query, batch_size=max(1, _SCORES_AT_ONCE // keys))
+        outputs = jax.lax.map(attend, query, batch_size=max(1, _SCORES_PER_BLOCK // keys))
         return outputs.astype(arrays[0].dtype)
 
     arrays = (
         array.swapaxes(1, 2).reshape(-1, array.shape[1], channels) for array in (query, key, value)
     )
-    outputs = jax.lax.map(of_head, tuple(arrays))
+    outputs = jax.lax.map(attend_head, tuple(arrays))
     return outputs.reshape(batch, heads, queries, channels).swapaxes(1, 2)

@@ -1,46 +1,51 @@
-"""Computes images or attention heads one at a time, where that spares the memory's time.
+"""Computation by image or by attention head, where that saves memory traffic.
 
-On a CPU the maps between the two linear maps of an MLP do not fit the caches, and every
-one of them is memory that the operating system has just handed out and cleared: 14 ms for
-the 51 MB of eight 56x56 maps of 512 channels, longer than the product that fills them.
-The maps of one image are small enough to be used again. The MLP of PVT v2 b1's first
-stage takes, forward / forward and backward (two cores, float32, batch 8), under JAX
-39 / 201 ms instead of 84 / 281, under PyTorch 63 / 126 instead of 79 / 205. Likewise with
-the heads of Guided Local Enhancement under JAX: 33 / 72 ms instead of 59 / 130 for 128
-channels of 28x28 windows. TensorFlow's loops copy more than they spare.
+On a CPU the hidden maps of an MLP do not fit the caches, and the operating system clears
+new memory before it is used: 14 ms for the 51 MB of eight 56x56 maps of 512 channels, more
+than the product that fills them. The maps of one image are small enough to be reused. The
+MLP in the first stage of PVT v2 b1 takes 39 / 201 ms instead of 84 / 281 under JAX, and
+63 / 126 instead of 79 / 205 under PyTorch, forward / forward and backward (two cores,
+float32, batch 8). By head, Guided Local Enhancement takes 33 / 72 ms instead of 59 / 130
+under JAX, for 128 channels of 28x28 windows. TensorFlow's loops copy more than they save.
 """
+
+from collections.abc import Callable
 
 import keras
 
-# Of the widest map of an image. Below that there was nothing to gain.
-_LEAST_BYTES = 2**21
+from keras_spm.types import Tensor
+
+# Size of the widest map of an image below which chunking has no benefit.
+_MIN_BYTES = 2**21
 
 
-def chunked_by_image(function, images, bytes_within):
-    """Returns `function(images)`.
+def chunked_by_image(
+    function: Callable[[Tensor], Tensor], images: Tensor, hidden_bytes: int | None
+) -> Tensor:
+    """Returns `function(images)`, computed image by image where that is faster.
 
     Args:
-        function: of (batch, …) that treats the images of a batch independently of each
-            other, and neither updates a variable nor draws a random number.
+        function: of (batch, …). It treats images independently of each other, updates no
+            variable and draws no random number.
         images: (batch, …).
-        bytes_within: how large a map gets inside the function, for one image; None where
-            that is not known.
+        hidden_bytes: int, bytes of the widest map of one image inside the function; `None`
+            if unknown.
     """
     formulation = _FORMULATIONS.get(keras.config.backend())
-    # A compiler of PyTorch arranges its own memory, and would write the function out for
-    # every image; nor must it make a program for each size because of the comparison here.
-    if formulation is None or _torch_compiles() or bytes_within is None:
+    # PyTorch's compiler plans memory itself, and would unroll the loop over images. This is
+    # checked before the size, as the comparison would make it compile once per size.
+    if formulation is None or _torch_compiles() or hidden_bytes is None:
         return function(images)
-    return formulation(function, images) if bytes_within >= _LEAST_BYTES else function(images)
+    return formulation(function, images) if hidden_bytes >= _MIN_BYTES else function(images)
 
 
-def chunked_by_head(function, *arrays):
-    """Returns `function(*arrays)`.
+def chunked_by_head(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
+    """Returns `function(*arrays)`, computed head by head where that is faster.
 
     Args:
-        function: of arrays (heads, …), to (heads, …), that treats the heads independently
-            of each other, and neither updates a variable nor draws a random number.
-        arrays: (heads, …) each.
+        function: of arrays (heads, …), to (heads, …). It treats heads independently of
+            each other, updates no variable and draws no random number.
+        *arrays: (heads, …) each.
     """
     if keras.config.backend() == "jax":
         return _jax(function, *arrays)
@@ -69,11 +74,11 @@ def _jax(function, *arrays):
     def one(slices):
         return function(*(array[None] for array in slices))[0]
 
-    def one_by_one(*arrays):
-        # What is in between is computed again for the gradient, while it is in cache.
+    def chunked(*arrays):
+        # Hidden maps are recomputed for the gradient while they are in the cache.
         return jax.lax.map(jax.checkpoint(one), arrays)
 
-    return jax.lax.platform_dependent(*arrays, cpu=one_by_one, default=function)
+    return jax.lax.platform_dependent(*arrays, cpu=chunked, default=function)
 
 
 _FORMULATIONS = {"torch": _torch, "jax": _jax}

@@ -1,30 +1,33 @@
-"""Convolution of maps, formulated per framework.
+"""Convolution, formulated per framework.
 
-Keras brings the maps of a PyTorch convolution into another layout first, padded before. Read
-through a permuted view, by a kernel in the same layout, they need no copy: the convolution
-from 64 to 128 channels between the first stages of PVT v2 takes 3 / 24 ms instead of 18 / 28
-forward / forward and backward, the stem 2 / 23 ms instead of 10 / 36 (two shared CPU cores,
-float32, batch 8, 224x224 pixels). XLA on CPU has no good gradient of a convolution whose
-patches do not overlap, which is a linear map of each patch.
+PyTorch: Keras pads the maps and copies them to another layout. A permuted view and a kernel
+in the same layout need no copy. The convolution from 64 to 128 channels between the first
+stages of PVT v2 takes 3 / 24 ms instead of 18 / 28 forward / forward and backward, the stem
+2 / 23 ms instead of 10 / 36 (two shared CPU cores, float32, batch 8, 224x224 pixels).
+
+JAX: XLA on CPU has a slow gradient for convolutions of non-overlapping patches, which are
+computed as dense layers.
 """
 
 import keras
 from keras import ops
 
-from keras_spm.backend.bias import add_bias
-from keras_spm.backend.dense import dense
-from keras_spm.backend.padding import pad
+from keras_spm.backend.dense import add_bias, dense
+from keras_spm.backend.resizing import pad
+from keras_spm.types import Tensor
 
 
-def conv2d(inputs, kernel, strides, padding, bias):
+def conv2d(
+    inputs: Tensor, kernel: Tensor, strides: int, padding: int, bias: Tensor | None = None
+) -> Tensor:
     """Convolves maps.
 
     Args:
         inputs: (batch, height, width, channels).
         kernel: (kernel_height, kernel_width, channels, filters).
-        strides: int, the same along both axes.
+        strides: int, of both axes.
         padding: int, zeros on each of the four sides.
-        bias: (filters,).
+        bias: optional (filters,).
 
     Returns:
         (batch, out_height, out_width, filters) with
@@ -33,7 +36,7 @@ def conv2d(inputs, kernel, strides, padding, bias):
     if keras.config.backend() == "torch":
         return _torch(inputs, kernel, strides, padding, bias)
     if keras.config.backend() == "jax" and not padding and kernel.shape[:2] == (strides, strides):
-        return _of_patches(inputs, kernel, bias)
+        return _dense_patches(inputs, kernel, bias)
     if padding:
         inputs = pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     outputs = ops.conv(inputs, kernel, strides, "valid", data_format="channels_last")
@@ -50,8 +53,8 @@ def _torch(inputs, kernel, strides, padding, bias):
     return outputs.permute(0, 2, 3, 1)
 
 
-def _of_patches(inputs, kernel, bias):
-    """The convolution whose patches lie side by side; what does not fill one is left out."""
+def _dense_patches(inputs, kernel, bias):
+    """Convolves non-overlapping patches; incomplete patches are ignored."""
     size, _, channels, filters = kernel.shape
     _, height, width, _ = inputs.shape
     rows, columns = height // size, width // size

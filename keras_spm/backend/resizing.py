@@ -1,10 +1,34 @@
-"""Bilinear resizing to sizes that may be unknown until the graph runs."""
+"""Padding and bilinear resizing, formulated per framework."""
+
+from collections.abc import Sequence
 
 import keras
 from keras import ops
 
+from keras_spm.types import Tensor
 
-def resize_bilinear(maps, size):
+
+def pad(array: Tensor, widths: Sequence[tuple[int | Tensor, int | Tensor]]) -> Tensor:
+    """Pads an array with zeros.
+
+    Keras names every padding operation, which breaks the graph of PyTorch's compiler.
+
+    Args:
+        array: of any shape.
+        widths: (before, after) for each axis, ints or scalar tensors.
+
+    Returns:
+        The array, longer by `before + after` along each axis.
+    """
+    if keras.config.backend() == "torch":
+        import torch
+
+        last_axis_first = [width for axis in reversed(widths) for width in axis]
+        return torch.nn.functional.pad(array, last_axis_first)
+    return ops.pad(array, widths)
+
+
+def resize_bilinear(maps: Tensor, size: Sequence[int | Tensor]) -> Tensor:
     """Resizes maps with half-pixel centers and without antialiasing.
 
     Args:
@@ -15,7 +39,7 @@ def resize_bilinear(maps, size):
         (batch, height, width, channels), in the dtype of the maps.
     """
     if keras.config.backend() == "tensorflow":
-        # Keras's own function asks whether the size is positive, which a graph cannot answer.
+        # Keras's function checks in Python that the size is positive.
         import tensorflow as tf
 
         return tf.cast(tf.image.resize(maps, size), maps.dtype)

@@ -7,11 +7,10 @@ import dataclasses
 import json
 import pathlib
 import re
-import typing
+from typing import Any
 
 from keras_spm.types import PathLike
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.errors import shorten
+from keras_spm.weights.errors import FormatError, shorten
 from keras_spm.weights.files import read_json
 
 _FOLDER = pathlib.Path(__file__).parent
@@ -42,7 +41,7 @@ class Card:
     revision: str | None = None
     sha256: str | None = None
     license: str | None = None
-    preprocessing: dict[str, typing.Any] | None = None
+    preprocessing: dict[str, Any] | None = None
     classes: str | None = None
     published_top1: float | None = None
     published_by: str | None = None
@@ -58,7 +57,7 @@ class Card:
         return f"hf://{self.repository}{revision}"
 
     @property
-    def classifier(self) -> dict[str, typing.Any] | None:
+    def classifier(self) -> dict[str, Any] | None:
         """Arguments of `ImageClassifier` for the weights, or `None` without classes."""
         if self.classes is None:
             return None

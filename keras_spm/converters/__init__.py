@@ -4,14 +4,18 @@ A family registers its tensor names with `register_layouts` and its configuratio
 transformers or timm with `register_config`. Families of other packages can do the same.
 """
 
-from keras_spm.converters import pvt  # noqa: F401
-from keras_spm.converters import pvt_v2  # noqa: F401
-from keras_spm.converters import stepwise_patch_merging  # noqa: F401
-from keras_spm.converters import swin  # noqa: F401
-from keras_spm.converters.conversion import list_layouts
-from keras_spm.converters.conversion import load_torch_weights
-from keras_spm.converters.conversion import register_layouts
-from keras_spm.converters.conversion import to_torch_state_dict
+from keras_spm.converters import (
+    pvt,  # noqa: F401
+    pvt_v2,  # noqa: F401
+    stepwise_patch_merging,  # noqa: F401
+    swin,  # noqa: F401
+)
+from keras_spm.converters.conversion import (
+    list_layouts,
+    load_torch_weights,
+    register_layouts,
+    to_torch_state_dict,
+)
 from keras_spm.converters.hf_config import register_config
 
 __all__ = [

@@ -1,25 +1,22 @@
 """Loading and exporting weights in the layouts of PyTorch code bases."""
 
-import collections.abc
-import typing
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import keras
 import numpy as np
 
 from keras_spm.registry import LAYOUTS
-from keras_spm.types import PathLike
-from keras_spm.types import Tensor
+from keras_spm.types import PathLike, Tensor
 from keras_spm.weights import state_dict
-from keras_spm.weights.errors import MismatchError
-from keras_spm.weights.errors import join_names
+from keras_spm.weights.errors import MismatchError, join_names
 from keras_spm.weights.formats import read_arrays
-from keras_spm.weights.key_mapping import OWN_FORMAT
-from keras_spm.weights.key_mapping import Layout
+from keras_spm.weights.key_mapping import OWN_FORMAT, Layout
 
-AnyModel: typing.TypeAlias = keras.Model | keras.layers.Layer
+AnyModel: TypeAlias = keras.Model | keras.layers.Layer
 
 
-class FamilyLayouts(typing.NamedTuple):
+class FamilyLayouts(NamedTuple):
     """Layouts of a family: of PyTorch code bases, and of this package's preset files."""
 
     torch: tuple[Layout, ...]
@@ -27,9 +24,7 @@ class FamilyLayouts(typing.NamedTuple):
 
 
 def register_layouts(
-    class_name: str,
-    layouts: collections.abc.Sequence[Layout],
-    own_layout: Layout | None = None,
+    class_name: str, layouts: Sequence[Layout], own_layout: Layout | None = None
 ) -> None:
     """Registers the layouts of a backbone or layer class and of its subclasses.
 
@@ -64,7 +59,7 @@ def find_layouts(model_or_layer: AnyModel) -> FamilyLayouts:
 
 
 def load_torch_weights(
-    model_or_layer: AnyModel, source: PathLike | collections.abc.Mapping, layout: str = "auto"
+    model_or_layer: AnyModel, source: PathLike | Mapping, layout: str = "auto"
 ) -> state_dict.LoadReport:
     """Loads weights of a PyTorch implementation, all of them or none.
 
@@ -109,7 +104,7 @@ def detect_layout(
     model_or_layer: AnyModel,
     arrays: dict[str, np.ndarray],
     source: str,
-    candidates: collections.abc.Sequence[Layout] | None = None,
+    candidates: Sequence[Layout] | None = None,
 ) -> Layout:
     """Returns the layout with the most tensors in `arrays`.
 

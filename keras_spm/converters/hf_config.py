@@ -1,18 +1,17 @@
 """Reads the configuration of a model folder: this package's, transformers' or timm's."""
 
-import collections.abc
+import collections
 import dataclasses
 import os
 import pathlib
 import re
-import typing
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 from keras_spm.converters.validation import check_arguments
 from keras_spm.registry import CONFIGS
 from keras_spm.types import PathLike
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.errors import join_names
-from keras_spm.weights.errors import shorten
+from keras_spm.weights.errors import FormatError, join_names, shorten
 from keras_spm.weights.files import read_json
 from keras_spm.weights.key_mapping import OWN_FORMAT
 
@@ -44,22 +43,20 @@ class ModelConfig:
 
     layout: str
     backbone: str
-    arguments: dict[str, typing.Any]
+    arguments: dict[str, Any]
     variant: str | None = None
     task: str | None = None
-    task_arguments: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
+    task_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     task_layers: tuple[str, ...] = ()
     sha256: str | None = None
 
 
 # (class name of the backbone, variant or None, constructor arguments)
-BackboneConfig: typing.TypeAlias = tuple[str, str | None, dict[str, typing.Any]]
+BackboneConfig: TypeAlias = tuple[str, str | None, dict[str, Any]]
 
 
 def register_config(
-    library: str,
-    architecture: str,
-    read: collections.abc.Callable[[dict, re.Match], BackboneConfig],
+    library: str, architecture: str, read: Callable[[dict, re.Match], BackboneConfig]
 ) -> None:
     """Registers how a backbone is built from a configuration of transformers or timm.
 
@@ -96,7 +93,7 @@ class ConfigTable:
 
     class_name: str
     arguments: dict[str, str]
-    constants: dict[str, typing.Any]
+    constants: dict[str, Any]
 
     def __call__(self, config: dict, match: re.Match) -> BackboneConfig:
         for key, value in self.constants.items():
@@ -180,7 +177,7 @@ def _foreign_config(library, contents, processor):
     return as_classifier(config, read_task(contents, processor))
 
 
-def as_classifier(config: ModelConfig, task_arguments: dict[str, typing.Any] | None) -> ModelConfig:
+def as_classifier(config: ModelConfig, task_arguments: dict[str, Any] | None) -> ModelConfig:
     """Returns the configuration with an image classifier of these arguments, if any."""
     if task_arguments is None:
         return config
@@ -218,7 +215,7 @@ def _distinct(names):
     return [f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names)]
 
 
-def read_processor(processor: dict[str, typing.Any]) -> dict[str, typing.Any]:
+def read_processor(processor: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `ImageClassifier` in a `preprocessor_config.json`.
 
     There is no `preprocessing` if it has steps that `ImagePreprocessing` does not support,

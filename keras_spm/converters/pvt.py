@@ -1,23 +1,26 @@
 """PVT in the official code, the code of Stepwise Patch Merging, and transformers."""
 
 from keras_spm.converters.conversion import register_layouts
-from keras_spm.converters.hf_config import ConfigTable
-from keras_spm.converters.hf_config import register_config
+from keras_spm.converters.hf_config import ConfigTable, register_config
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.key_mapping import OWN_FORMAT
-from keras_spm.weights.key_mapping import Layout
-from keras_spm.weights.key_mapping import Rule
-from keras_spm.weights.key_mapping import affine
-from keras_spm.weights.key_mapping import normalization
-from keras_spm.weights.key_mapping import same_name
-from keras_spm.weights.key_mapping import stacked_dense
-from keras_spm.weights.transforms import CLASS_AND_POSITIONS
-from keras_spm.weights.transforms import CONVOLUTION
-from keras_spm.weights.transforms import GRID
-from keras_spm.weights.transforms import LINEAR
-from keras_spm.weights.transforms import POSITIONS
-from keras_spm.weights.transforms import TOKEN
-from keras_spm.weights.transforms import UNUSED_CLASS_AND_POSITIONS
+from keras_spm.weights.key_mapping import (
+    OWN_FORMAT,
+    Layout,
+    Rule,
+    affine,
+    normalization,
+    same_name,
+    stacked_dense,
+)
+from keras_spm.weights.transforms import (
+    CLASS_AND_POSITIONS,
+    CONVOLUTION,
+    GRID,
+    LINEAR,
+    POSITIONS,
+    TOKEN,
+    UNUSED_CLASS_AND_POSITIONS,
+)
 
 
 def _positions(name, last_name, last_without_token):

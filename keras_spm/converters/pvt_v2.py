@@ -1,21 +1,17 @@
 """PVT v2 in the official code, timm and transformers."""
 
 from keras_spm.converters.conversion import register_layouts
-from keras_spm.converters.hf_config import ConfigTable
-from keras_spm.converters.hf_config import register_config
-from keras_spm.converters.pvt import CONFIG_ARGUMENTS
-from keras_spm.converters.pvt import CONFIG_CONSTANTS
-from keras_spm.converters.pvt import OFFICIAL_BLOCK
-from keras_spm.converters.pvt import OFFICIAL_EMBEDDINGS
-from keras_spm.converters.pvt import embedding
+from keras_spm.converters.hf_config import ConfigTable, register_config
+from keras_spm.converters.pvt import (
+    CONFIG_ARGUMENTS,
+    CONFIG_CONSTANTS,
+    OFFICIAL_BLOCK,
+    OFFICIAL_EMBEDDINGS,
+    embedding,
+)
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.key_mapping import Layout
-from keras_spm.weights.key_mapping import affine
-from keras_spm.weights.key_mapping import normalization
-from keras_spm.weights.key_mapping import stacked_dense
-from keras_spm.weights.transforms import CONVOLUTION
-from keras_spm.weights.transforms import DEPTHWISE
-from keras_spm.weights.transforms import LINEAR
+from keras_spm.weights.key_mapping import Layout, affine, normalization, stacked_dense
+from keras_spm.weights.transforms import CONVOLUTION, DEPTHWISE, LINEAR
 
 
 def _block(depthwise):

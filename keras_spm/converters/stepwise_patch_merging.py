@@ -1,15 +1,8 @@
 """Stepwise Patch Merging in the official code."""
 
 from keras_spm.converters.conversion import register_layouts
-from keras_spm.weights.key_mapping import Layout
-from keras_spm.weights.key_mapping import Rule
-from keras_spm.weights.key_mapping import affine
-from keras_spm.weights.key_mapping import batch_normalization
-from keras_spm.weights.key_mapping import normalization
-from keras_spm.weights.transforms import DEPTHWISE
-from keras_spm.weights.transforms import GROUPED
-from keras_spm.weights.transforms import LINEAR
-from keras_spm.weights.transforms import POINTWISE
+from keras_spm.weights.key_mapping import Layout, Rule, affine, batch_normalization, normalization
+from keras_spm.weights.transforms import DEPTHWISE, GROUPED, LINEAR, POINTWISE
 
 AGGREGATION_RULES = (
     *(

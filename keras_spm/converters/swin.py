@@ -6,19 +6,18 @@ import re
 import keras
 
 from keras_spm.converters.conversion import register_layouts
-from keras_spm.converters.hf_config import ConfigTable
-from keras_spm.converters.hf_config import register_config
+from keras_spm.converters.hf_config import ConfigTable, register_config
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.key_mapping import OWN_FORMAT
-from keras_spm.weights.key_mapping import Layout
-from keras_spm.weights.key_mapping import Rule
-from keras_spm.weights.key_mapping import affine
-from keras_spm.weights.key_mapping import normalization
-from keras_spm.weights.key_mapping import same_name
-from keras_spm.weights.key_mapping import stacked_dense
-from keras_spm.weights.transforms import BIAS_TABLE
-from keras_spm.weights.transforms import CONVOLUTION
-from keras_spm.weights.transforms import LINEAR
+from keras_spm.weights.key_mapping import (
+    OWN_FORMAT,
+    Layout,
+    Rule,
+    affine,
+    normalization,
+    same_name,
+    stacked_dense,
+)
+from keras_spm.weights.transforms import BIAS_TABLE, CONVOLUTION, LINEAR
 
 _BLOCK = (
     *normalization("attention_norm", "norm1"),
@@ -79,8 +78,7 @@ def _official_buffers(backbone):
 _TRANSFORMERS_BLOCK = (
     *normalization("attention_norm", "layernorm_before"),
     *stacked_dense(
-        "attention/qkv",
-        ("attention.self.query", "attention.self.key", "attention.self.value"),
+        "attention/qkv", ("attention.self.query", "attention.self.key", "attention.self.value")
     ),
     Rule(
         "attention/relative_position_bias_table",

@@ -1,10 +1,10 @@
 """Checks of configurations from folders and the hub, before anything is allocated."""
 
-import collections.abc
 import concurrent.futures
 import math
 import reprlib
-import typing
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ _DTYPES = (
 )
 
 
-def check_arguments(arguments: dict[str, typing.Any], source: PathLike) -> None:
+def check_arguments(arguments: dict[str, Any], source: PathLike) -> None:
     """Refuses constructor arguments that are not plain values of limited size.
 
     Allowed are null, booleans, strings, finite numbers up to 2**16, and lists and objects
@@ -60,7 +60,7 @@ def _is_plain(value, nesting):
 
 
 def check_backbone(
-    arguments: dict[str, typing.Any], arrays: dict[str, np.ndarray] | None, source: str
+    arguments: dict[str, Any], arrays: dict[str, np.ndarray] | None, source: str
 ) -> None:
     """Checks a backbone's arguments that the comparison with the weights does not cover.
 
@@ -91,7 +91,7 @@ def check_backbone(
         )
 
 
-def build_without_memory(build: collections.abc.Callable[[], keras.Model]) -> keras.Model:
+def build_without_memory(build: Callable[[], keras.Model]) -> keras.Model:
     """Calls a function that builds a model; the variables have shapes, but no values."""
 
     def build_in_scope():

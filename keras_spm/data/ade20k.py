@@ -1,39 +1,62 @@
-"""The 150 classes of the MIT Scene Parsing Benchmark, known as ADE20K."""
+"""The MIT Scene Parsing Benchmark, known as ADE20K."""
 
 import pathlib
 
-from keras_spm.data.categories import ADE20K_CLASS_NAMES
-from keras_spm.data.segmentation_maps import SegmentationMapFiles
+from keras_spm.data.annotated_files import SegmentationFiles
+from keras_spm.data.readers import register_reader
 from keras_spm.registry import lookup
+from keras_spm.types import PathLike
+
+# The first name of each class in the benchmark's objectInfo150.txt.
+ADE20K_CLASS_NAMES = (
+    *("wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane"),
+    *("grass", "cabinet", "sidewalk", "person", "earth", "door", "table", "mountain", "plant"),
+    *("curtain", "chair", "car", "water", "painting", "sofa", "shelf", "house", "sea", "mirror"),
+    *("rug", "field", "armchair", "seat", "fence", "desk", "rock", "wardrobe", "lamp"),
+    *("bathtub", "railing", "cushion", "base", "box", "column", "signboard"),
+    *("chest of drawers", "counter", "sand", "sink", "skyscraper", "fireplace", "refrigerator"),
+    *("grandstand", "path", "stairs", "runway", "case", "pool table", "pillow", "screen door"),
+    *("stairway", "river", "bridge", "bookcase", "blind", "coffee table", "toilet", "flower"),
+    *("book", "hill", "bench", "countertop", "stove", "palm", "kitchen island", "computer"),
+    *("swivel chair", "boat", "bar", "arcade machine", "hovel", "bus", "towel", "light", "truck"),
+    *("tower", "chandelier", "awning", "streetlight", "booth", "television", "airplane"),
+    *("dirt track", "apparel", "pole", "land", "bannister", "escalator", "ottoman", "bottle"),
+    *("buffet", "poster", "stage", "van", "ship", "fountain", "conveyer belt", "canopy"),
+    *("washer", "plaything", "swimming pool", "stool", "barrel", "basket", "waterfall", "tent"),
+    *("bag", "minibike", "cradle", "oven", "ball", "food", "step", "tank", "trade name"),
+    *("microwave", "pot", "animal", "bicycle", "lake", "dishwasher", "screen", "blanket"),
+    *("sculpture", "hood", "sconce", "vase", "traffic light", "tray", "ashcan", "fan", "pier"),
+    *("crt screen", "plate", "monitor", "bulletin board", "shower", "radiator", "glass"),
+    *("clock", "flag"),
+)
 
 
-class Ade20k(SegmentationMapFiles):
-    """Segmentation maps of the benchmark's own folder, `ADEChallengeData2016`.
+class Ade20k(SegmentationFiles):
+    """Segmentation maps in the benchmark's own layout, the folder `ADEChallengeData2016`.
 
-    A sequence of `SegmentationExample`s whose images are paths, in the order of the files'
-    names: `images/{split}/{name}.jpg` with `annotations/{split}/{name}.png`. A file holds 0
-    for what does not count, given as 255, and k for class k - 1.
+    A sequence of dicts of `image`, a path, and `segmentation_map` (height, width) uint8,
+    sorted by file name: `images/{split}/{name}.jpg` with `annotations/{split}/{name}.png`. The
+    files store 0 for ignored pixels, converted to 255, and k for class k - 1.
 
     Args:
         folder: path of `ADEChallengeData2016`.
         split: `"training"` or `"validation"`.
 
-    Attributes:
-        class_names: list of 150 str; classes are places in it.
-
     Raises:
-        FileNotFoundError: for a folder without images, or a missing map.
-        ValueError: for an unknown split; when an example is asked for, for a map of another
-            size than its image, or with a value that is no class, and for a file that
-            cannot be read.
+        FileNotFoundError: if the folder has no images, or a map is missing.
+        ValueError: if the split is unknown; when an example is read, if a file is invalid.
     """
 
-    def __init__(self, folder, split):
+    def __init__(self, folder: PathLike, split: str) -> None:
         folder = pathlib.Path(folder)
-        splits = {each.name: each for each in sorted(folder.glob("images/*")) if each.is_dir()}
+        splits = {entry.name: entry for entry in sorted(folder.glob("images/*")) if entry.is_dir()}
         if not splits:
-            raise FileNotFoundError(f"{folder / 'images'} holds no folders of images.")
+            raise FileNotFoundError(f"{folder / 'images'} contains no folders of images.")
         images = sorted(lookup("split", split, splits).glob("*.jpg"))
         maps = [folder / "annotations" / split / f"{image.stem}.png" for image in images]
-        pairs = list(zip(images, maps, strict=True))
-        super().__init__(pairs, list(ADE20K_CLASS_NAMES), first_class=1)
+        super().__init__(list(zip(images, maps, strict=True)), ADE20K_CLASS_NAMES, first_class=1)
+
+
+@register_reader("segmentation", "ade20k", {"train": "training", "validation": "validation"})
+def _read_ade20k(folder, split, class_names, invalid, verify):
+    return Ade20k(folder, split)

@@ -1,103 +1,108 @@
-"""Batches of images of many sizes."""
+"""Batches of images of different sizes."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_spm.data.preprocessing import read_image
+from keras_spm.data import transforms
+from keras_spm.data.images import ImageLike, read_image
+from keras_spm.types import Example
 
-# What padding is filled with: ImageNet's mean color, which normalization makes about zero.
+# Padding: ImageNet's mean color, which normalization maps to about zero.
 _FILL = (124, 116, 104)
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageGeometry:
-    """How an image lies in its batch: top left.
+    """Position of an image in its batch: at the top left, with these sizes.
 
     Attributes:
-        original: (height, width) of the image as it came.
-        resized: (height, width) that it takes in the batch.
+        original: (height, width) of the input image.
+        resized: (height, width) in the batch.
     """
 
-    original: tuple
-    resized: tuple
+    original: tuple[int, int]
+    resized: tuple[int, int]
 
     @property
-    def scale(self):
-        """(vertical, horizontal) size in the batch, in the original's."""
+    def scale(self) -> tuple[float, float]:
+        """(vertical, horizontal) ratio of the resized to the original size."""
         return tuple(new / old for new, old in zip(self.resized, self.original, strict=True))
 
 
 class ImageBatching:
-    """Brings images of any sizes into one batch, and remembers how they lie in it.
+    """Resizes and pads images of any size into one batch.
 
-    Each is resized bilinearly, its ratio kept, until the shorter side is `min_size`
-    or the longer one `max_size`, whichever comes first, and padded at the bottom and
-    right to the largest, a multiple of `size_divisor`. Instead of being padded to it, an image
-    can be enlarged to its own next multiple, which changes its ratio a little.
+    Each image is resized bilinearly, with its aspect ratio kept, until its shorter side is
+    `min_size` or its longer side `max_size`, whichever comes first. It is padded at the bottom
+    and right to the largest size in the batch, rounded up to a multiple of `size_divisor`.
+    With `resize_to_divisor`, each image is instead resized to its own next multiple, which
+    changes its aspect ratio slightly.
 
-    JAX compiles a model anew for every size of a batch. A large `size_divisor` leaves few sizes,
-    and one from `max_size` on a single one, for more padding: 1344 for sides up to 1333.
+    JAX recompiles a model for every batch size. A large `size_divisor` leaves few sizes, for
+    more padding: 1344 leaves a single one for sides up to 1333.
 
     Args:
-        min_size: int, or `None` to leave sizes as they are.
-        max_size: int, or `None` for no limit.
-        divisor: int.
-        resize_to_divisor: bool, whether images are enlarged to a multiple of `size_divisor`.
+        min_size: target of the shorter side, or `None` to keep sizes.
+        max_size: limit of the longer side, or `None` for no limit.
+        size_divisor: the batch's height and width are multiples of it.
+        resize_to_divisor: whether each image is resized to a multiple of `size_divisor`.
     """
 
-    def __init__(self, min_size=None, max_size=None, size_divisor=32, resize_to_divisor=False):
+    def __init__(
+        self,
+        min_size: int | None = None,
+        max_size: int | None = None,
+        size_divisor: int = 32,
+        resize_to_divisor: bool = False,
+    ) -> None:
         self.min_size = min_size
         self.max_size = max_size
         self.size_divisor = size_divisor
         self.resize_to_divisor = resize_to_divisor
 
-    def __call__(self, images):
-        """Makes the batch.
+    def __call__(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, list[ImageGeometry]]:
+        """Makes a batch of images.
 
         Args:
-            images: sequence of paths, `PIL.Image`s, or arrays (height, width, 3) with
+            images: sequence of paths, `PIL.Image.Image`s, or arrays (height, width, 3) with
                 pixels in [0, 255].
 
         Returns:
-            (batch, geometries): (count, height, width, 3) uint8, and an `ImageGeometry`
-            for each image.
-
-        Raises:
-            FileNotFoundError: for a path without a file.
-            ValueError: for what cannot be read as an image.
+            (batch, geometries): (count, height, width, 3) uint8, and an `ImageGeometry` per
+            image.
         """
-        images = [read_image(image) for image in images]
-        geometries = [
-            ImageGeometry((image.height, image.width), self._resized(image.height, image.width))
-            for image in images
-        ]
-        height, width = (
-            self._multiple(max(sizes))
-            for sizes in zip(*(geometry.resized for geometry in geometries), strict=True)
-        )
-        batch = np.empty((len(images), height, width, 3), "uint8")
-        batch[:] = _FILL
-        for place, image, geometry in zip(batch, images, geometries, strict=True):
-            rows, columns = geometry.resized
-            place[:rows, :columns] = image.resize((columns, rows), _bilinear())
-        return batch, geometries
+        examples, geometries = self.transform([{"image": image} for image in images])
+        return np.stack([example["image"] for example in examples]), geometries
 
-    def _resized(self, height, width):
-        sizes = (height, width)
+    def transform(self, examples: list[Example]) -> tuple[list[Example], list[ImageGeometry]]:
+        """Returns examples with all fields resized and padded to one size, and geometries."""
+        examples = [{**each, "image": read_image(each["image"])} for each in examples]
+        geometries = []
+        for number, example in enumerate(examples):
+            original = example["image"].height, example["image"].width
+            geometries.append(ImageGeometry(original, self._resized_size(original)))
+            examples[number] = transforms.resize(example, geometries[-1].resized)
+        sizes = zip(*(geometry.resized for geometry in geometries), strict=True)
+        batch_size = tuple(self._round_up(max(lengths)) for lengths in sizes)
+        return [transforms.pad(each, batch_size, _FILL) for each in examples], geometries
+
+    def _resized_size(self, size):
         if self.min_size is not None:
-            scale = self.min_size / min(sizes)
+            scale = self.min_size / min(size)
             if self.max_size is not None:
-                scale = min(scale, self.max_size / max(sizes))
-            sizes = tuple(max(1, round(size * scale)) for size in sizes)
-        return tuple(map(self._multiple, sizes)) if self.resize_to_divisor else sizes
+                scale = min(scale, self.max_size / max(size))
+            size = tuple(max(1, round(length * scale)) for length in size)
+        return tuple(map(self._round_up, size)) if self.resize_to_divisor else size
 
-    def _multiple(self, size):
-        return -(-size // self.size_divisor) * self.size_divisor
+    def _round_up(self, length):
+        return -(-length // self.size_divisor) * self.size_divisor
 
-    def get_config(self):
-        """Returns the constructor's arguments, as JSON takes them."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the constructor's arguments, JSON-able."""
         return {
             "min_size": self.min_size,
             "max_size": self.max_size,
@@ -107,69 +112,71 @@ class ImageBatching:
 
 
 class DetectionBatching:
-    """Brings annotated images into one batch, with targets as `ObjectDetector` takes them.
+    """Makes batches of examples with objects, with targets for `ObjectDetector`.
 
     Args:
-        images: `ImageBatching`.
-        max_objects: int, places for objects in every image's targets.
-        bounding_box_format: of the boxes in targets, as `keras.utils.bounding_boxes` names
-            them.
+        images: how images are resized and padded.
+        max_objects: number of object slots per image in the targets.
+        bounding_box_format: of the boxes in the targets, a name of
+            `keras.utils.bounding_boxes`.
     """
 
-    def __init__(self, images, max_objects=100, bounding_box_format="xyxy"):
+    def __init__(
+        self, images: ImageBatching, max_objects: int = 100, bounding_box_format: str = "xyxy"
+    ) -> None:
         self.images = images
         self.max_objects = max_objects
         self.bounding_box_format = bounding_box_format
 
-    def __call__(self, examples):
-        """Makes the batch.
+    def __call__(self, examples: Sequence[Example]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Makes a batch.
 
         Args:
-            examples: sequence of objects with `image`, as `ImageBatching` takes it, and what
-                is in it: `boxes` (objects, 4), left, top, right, bottom in its pixels;
-                `labels`, `crowd` and `areas` (objects,).
+            examples: sequence of dicts: `image`, as `ImageBatching` takes it; `boxes`
+                (objects, 4), left, top, right, bottom in its pixels; `labels`, `crowd` and
+                `areas` (objects,); optionally `masks` (objects, height, width).
 
         Returns:
-            (images, targets): (count, height, width, 3) uint8; and a dict of `boxes` (count,
-            max_objects, 4) in pixels of the batch, `labels` (count, max_objects), -1 where
-            there is no object, `crowd` and `areas` likewise, areas in the image's own
-            pixels, `scale` (count, 2), vertical and horizontal size in the batch, in the
-            image's own, and `size` (count, 2), height and width of the image as it came.
+            (images, targets): (count, height, width, 3) uint8; and a dict of
+
+            - `boxes` (count, max_objects, 4), in pixels of the batch;
+            - `labels` (count, max_objects), -1 in unused slots; `crowd`; and `areas`, in
+              pixels of the original image;
+            - `scale` (count, 2), vertical and horizontal ratio of the size in the batch to
+              the original size, and `size` (count, 2), the original height and width;
+            - `masks` (count, max_objects, height, width) bool, if examples have masks.
 
         Raises:
-            FileNotFoundError: for a path without a file.
-            ValueError: for what cannot be read as an image, and an image with more objects
-                than places.
+            ValueError: if an image has more than `max_objects` objects.
         """
-        batch, geometries = self.images([example.image for example in examples])
-        places = (len(examples), self.max_objects)
+        most = max(len(example["labels"]) for example in examples)
+        if most > self.max_objects:
+            raise ValueError(
+                "`max_objects` must be at least the number of objects in an image. "
+                f"Received: max_objects={self.max_objects}, and an image with {most}"
+            )
+        fields = ("image", "boxes", "labels", "crowd", "areas", "masks")
+        examples, geometries = self.images.transform(
+            [{name: example[name] for name in fields if name in example} for example in examples]
+        )
+        images = np.stack([example["image"] for example in examples])
+        slots = (len(examples), self.max_objects)
         targets = {
-            "boxes": np.zeros((*places, 4), "float32"),
-            "labels": np.full(places, -1, "int32"),
-            "crowd": np.zeros(places, bool),
-            "areas": np.zeros(places, "float32"),
-            "scale": np.array([geometry.scale for geometry in geometries], "float32"),
-            "size": np.array([geometry.original for geometry in geometries], "int32"),
+            "boxes": np.zeros((*slots, 4), "float32"),
+            "labels": np.full(slots, -1, "int32"),
+            "crowd": np.zeros(slots, bool),
+            "areas": np.zeros(slots, "float32"),
         }
+        if "masks" in examples[0]:
+            targets["masks"] = np.zeros((*slots, *images.shape[1:3]), bool)
         for number, example in enumerate(examples):
-            count = len(example.labels)
-            if count > self.max_objects:
-                raise ValueError(
-                    f"`max_objects` must be at least the number of objects in an image. "
-                    f"Received: max_objects={self.max_objects}, and an image with {count}"
-                )
-            scale = np.tile(targets["scale"][number, ::-1], 2)
-            targets["boxes"][number, :count] = self._formatted(example.boxes * scale)
-            for name in ("labels", "crowd", "areas"):
-                targets[name][number, :count] = getattr(example, name)
-        return batch, targets
+            example["boxes"] = self._converted(example["boxes"])
+            for name, target in targets.items():
+                target[number, : len(example["labels"])] = example[name]
+        targets["scale"] = np.array([geometry.scale for geometry in geometries], "float32")
+        targets["size"] = np.array([geometry.original for geometry in geometries], "int32")
+        return images, targets
 
-    def _formatted(self, boxes):
+    def _converted(self, boxes):
         boxes = keras.utils.bounding_boxes.convert_format(boxes, "xyxy", self.bounding_box_format)
         return keras.ops.convert_to_numpy(boxes)
-
-
-def _bilinear():
-    from PIL import Image
-
-    return Image.Resampling.BILINEAR

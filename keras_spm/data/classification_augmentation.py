@@ -1,90 +1,99 @@
-"""Augmentation for image classification: one image at a time, then a batch."""
+"""Augmentation for image classification: single images, then batches."""
 
+import functools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from keras_spm.data.image_files import image_size
-from keras_spm.data.preprocessing import read_image
-from keras_spm.data.rand_augment import rand_augmented
+from keras_spm.data.images import ImageLike, PilImage, read_image
+from keras_spm.data.images import image_size as size_of
 
 _ATTEMPTS = 10
-_RATIOS = (3 / 4, 4 / 3)  # Of a crop's sides.
-_ERASED_AREAS = (0.02, 1 / 3)  # As shares of the image's.
+_RATIOS = (3 / 4, 4 / 3)  # Aspect ratios of crops.
+_ERASED_AREAS = (0.02, 1 / 3)  # As fractions of the image.
 _ERASED_RATIOS = (0.3, 1 / 0.3)
+_MAX_MAGNITUDE = 10.0
+_OPERATION_PROBABILITY = 0.5
 
 
 class ClassificationAugmentation:
-    """Crops, mirrors, changes and erases, as PVT and Swin are trained on ImageNet.
+    """Crops, flips, augments and erases, as PVT and Swin are trained on ImageNet.
 
-    A crop of random area and ratio is resized bicubically. Large JPEG files are decoded at
-    a half, a quarter or an eighth of their sides where the crop still is no smaller than
-    the result. Noise in the erased part is drawn from a normal distribution with the mean
-    and deviation that the network normalizes with, and cut at 0 and 255.
+    A crop of random area and aspect ratio is resized bicubically. Large JPEG files are decoded
+    at 1/2, 1/4 or 1/8 of their size, as long as the crop is not smaller than the result.
+    Erased pixels are drawn from a normal distribution with the `mean` and `std` that the
+    network normalizes with, clipped to [0, 255].
 
     Args:
-        image_size: int, height and width of the result.
-        crop_scale: float above 0 and up to 1, of a crop, as a share of the image's.
-        flip: float, probability of being mirrored.
-        magnitude: float from 0 to 10, of `rand_augmented`; 0 for none.
-        erasing: float, probability that a part is erased.
-        mean, std: three floats each, for pixels scaled to [0, 1].
+        image_size: height and width of the result.
+        crop_scale: smallest area of a crop as a fraction of the image, above 0 and up to 1.
+        flip: probability of a horizontal flip.
+        randaugment_magnitude: magnitude of `rand_augment`, from 0 to 10; 0 disables it.
+        random_erasing: probability that a rectangle is erased.
+        mean: three floats, for pixels scaled to [0, 1].
+        std: three floats, likewise.
 
     Reference:
-        timm's `create_transform`, which leaves color jitter out where there is
-        RandAugment; so the official recipes' `color_jitter=0.4` does nothing.
+        timm's `create_transform`, which ignores color jitter if RandAugment is on, so
+        `color_jitter=0.4` of the official recipes has no effect.
     """
 
-    def __init__(self, image_size, crop_scale, flip, magnitude, erasing, mean, std):
+    def __init__(
+        self,
+        image_size: int,
+        crop_scale: float,
+        flip: float,
+        randaugment_magnitude: float,
+        random_erasing: float,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+    ) -> None:
         self.image_size = image_size
         self.crop_scale = crop_scale
         self.flip = flip
-        self.magnitude = magnitude
-        self.erasing = erasing
+        self.randaugment_magnitude = randaugment_magnitude
+        self.random_erasing = random_erasing
         self.mean = 255 * np.array(mean)
         self.std = 255 * np.array(std)
 
-    def __call__(self, image, generator):
+    def __call__(self, image: ImageLike, generator: np.random.Generator) -> np.ndarray:
         """Augments an image.
 
         Args:
             image: path of an image file, `EncodedImage`, or (height, width, 3) uint8.
-            generator: `numpy.random.Generator`.
+            generator: source of the random numbers.
 
         Returns:
             (image_size, image_size, 3) uint8.
-
-        Raises:
-            FileNotFoundError: for a path without a file.
-            ValueError: for what cannot be read as an image.
         """
         from PIL import ImageOps
 
-        image = self._cropped(image, generator)
+        image = self._random_resized_crop(image, generator)
         if generator.random() < self.flip:
             image = ImageOps.mirror(image)
-        if self.magnitude:
+        if self.randaugment_magnitude:
             fill = tuple(np.round(self.mean).astype(int).tolist())
-            image = rand_augmented(image, generator, self.magnitude, fill)
-        if generator.random() < self.erasing:
-            return self._erased(np.array(image), generator)
+            image = rand_augment(image, generator, self.randaugment_magnitude, fill)
+        if generator.random() < self.random_erasing:
+            return self._erase(np.array(image), generator)
         return np.asarray(image)
 
-    def _cropped(self, image, generator):
+    def _random_resized_crop(self, image, generator):
         from PIL import Image
 
         is_array = isinstance(image, np.ndarray)
-        height, width = image.shape[:2] if is_array else image_size(image)
+        height, width = image.shape[:2] if is_array else size_of(image)
         box = random_crop(height, width, generator, self.crop_scale)
         left, top, right, bottom = box
-        share = min(1.0, self.image_size / min(right - left, bottom - top))
-        image = read_image(image, share)
+        min_scale = min(1.0, self.image_size / min(right - left, bottom - top))
+        image = read_image(image, min_scale)
         if image.size != (width, height):
             scale = np.tile(np.divide(image.size, (width, height)), 2)
             box = np.round(box * scale).astype(int).tolist()
         return image.crop(box).resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
 
-    def _erased(self, pixels, generator):
+    def _erase(self, pixels, generator):
         area = self.image_size**2
         for _ in range(_ATTEMPTS):
             rows, columns = _random_sides(area, generator, _ERASED_AREAS, _ERASED_RATIOS)
@@ -97,16 +106,14 @@ class ClassificationAugmentation:
         return pixels
 
 
-def random_crop(height, width, generator, crop_scale):
-    """Returns (left, top, right, bottom), ints, of a crop of random area and ratio.
+def random_crop(
+    height: int, width: int, generator: np.random.Generator, crop_scale: float
+) -> tuple[int, int, int, int]:
+    """Returns (left, top, right, bottom) of a crop of random area and aspect ratio.
 
-    Where ten attempts do not fit into the image, it is the largest crop in its middle that
-    has the nearest allowed ratio.
-
-    Args:
-        height, width: of the image.
-        generator: `numpy.random.Generator`.
-        crop_scale: float, as a share of the image's.
+    If ten attempts do not fit into the image of this height and width, it is the largest
+    central crop with the nearest allowed aspect ratio. `crop_scale` is the smallest area as a
+    fraction of the image.
     """
     for _ in range(_ATTEMPTS):
         columns, rows = _random_sides(height * width, generator, (crop_scale, 1), _RATIOS)
@@ -120,49 +127,148 @@ def random_crop(height, width, generator, crop_scale):
     return left, top, left + columns, top + rows
 
 
-def _random_sides(area, generator, shares, ratios):
-    """Two sides of a random share of an area; their ratio's logarithm is uniform."""
-    area = area * generator.uniform(*shares)
+def _random_sides(area, generator, fractions, ratios):
+    """Two sides with a random fraction of an area; the logarithm of their ratio is uniform."""
+    area = area * generator.uniform(*fractions)
     ratio = math.exp(generator.uniform(*map(math.log, ratios)))
     return round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
 
 
-class Mixing:
-    """Mixes a batch with itself in reverse order: mixup, or cutmix, for a whole batch.
+def rand_augment(
+    image: PilImage,
+    generator: np.random.Generator,
+    magnitude: float,
+    fill: tuple[int, int, int],
+    std: float = 0.5,
+    num_operations: int = 2,
+) -> PilImage:
+    """Applies random operations to an image.
+
+    Each drawn operation is applied with probability 0.5, with a magnitude drawn from a normal
+    distribution. Magnitude 9, standard deviation 0.5 and two operations give timm's policy
+    `rand-m9-mstd0.5-inc1`, with operations whose effect increases with the magnitude.
 
     Args:
-        mixup: float, of the beta distribution that the first image's weight is drawn from;
-            0 for no mixup.
-        cutmix: float, likewise for the area that is not replaced; 0 for no cutmix. Where
-            there are both, each batch has one of them, with equal probability.
+        image: in RGB.
+        generator: source of the random numbers.
+        magnitude: mean magnitude, from 0 to 10.
+        fill: (red, green, blue) of pixels from outside the image.
+        std: standard deviation of the magnitude, which is clipped to [0, 10].
+        num_operations: number of drawn operations, with replacement.
+
+    Returns:
+        An image of the same size.
 
     Reference:
-        timm's `Mixup` in its mode `batch`. Zhang et al., "mixup" (arXiv 1710.09412); Yun et
-        al., "CutMix" (arXiv 1905.04899).
+        Cubuk et al., "RandAugment" (arXiv 1909.13719); timm's `auto_augment.py`.
+    """
+    functions = list(operations().values())
+    for choice in generator.integers(len(functions), size=num_operations):
+        if generator.random() < _OPERATION_PROBABILITY:
+            strength = np.clip(generator.normal(magnitude, std), 0, _MAX_MAGNITUDE)
+            sign = 1 if generator.random() < 0.5 else -1
+            image = functions[choice](image, float(strength) / _MAX_MAGNITUDE, sign, fill)
+    return image
+
+
+@functools.cache
+def operations() -> dict[str, Callable]:
+    """Returns {name: function (image, strength from 0 to 1, sign, fill)}."""
+    from PIL import Image, ImageEnhance, ImageOps
+
+    def unsigned(function):
+        return lambda image, strength, sign, fill: function(image, strength)
+
+    def enhance(kind):
+        def apply(image, strength, sign, fill):
+            return kind(image).enhance(max(0.1, 1 + 0.9 * strength * sign))
+
+        return apply
+
+    def affine(matrix):
+        def apply(image, strength, sign, fill):
+            # Maps each point of the result to a point of the source.
+            to_source = matrix(strength * sign, image)
+            resample = Image.Resampling.BICUBIC
+            return image.transform(
+                image.size, Image.Transform.AFFINE, to_source, resample, fillcolor=fill
+            )
+
+        return apply
+
+    def rotate(image, strength, sign, fill):
+        return image.rotate(30 * strength * sign, Image.Resampling.BICUBIC, fillcolor=fill)
+
+    def solarize_add(image, strength):
+        levels = np.arange(256)
+        dark = levels < 128
+        levels[dark] = np.minimum(levels[dark] + int(110 * strength), 255)
+        return image.point(np.tile(levels, 3).tolist())
+
+    def posterize(image, strength):
+        # Pillow's function refuses to keep 0 bits, which the highest strength does: black.
+        kept = 256 - 2 ** (4 + int(4 * strength))
+        return image.point((np.tile(np.arange(256), 3) & kept).tolist())
+
+    return {
+        "auto_contrast": unsigned(lambda image, strength: ImageOps.autocontrast(image)),
+        "equalize": unsigned(lambda image, strength: ImageOps.equalize(image)),
+        "invert": unsigned(lambda image, strength: ImageOps.invert(image)),
+        "rotate": rotate,
+        "posterize": unsigned(posterize),
+        "solarize": unsigned(
+            lambda image, strength: ImageOps.solarize(image, 256 - int(256 * strength))
+        ),
+        "solarize_add": unsigned(solarize_add),
+        "color": enhance(ImageEnhance.Color),
+        "contrast": enhance(ImageEnhance.Contrast),
+        "brightness": enhance(ImageEnhance.Brightness),
+        "sharpness": enhance(ImageEnhance.Sharpness),
+        "shear_x": affine(lambda amount, image: (1, 0.3 * amount, 0, 0, 1, 0)),
+        "shear_y": affine(lambda amount, image: (1, 0, 0, 0.3 * amount, 1, 0)),
+        "translate_x": affine(lambda amount, image: (1, 0, 0.45 * amount * image.width, 0, 1, 0)),
+        "translate_y": affine(lambda amount, image: (1, 0, 0, 0, 1, 0.45 * amount * image.height)),
+    }
+
+
+class Mixing:
+    """Mixup or cutmix of a batch with itself in reverse order.
+
+    Args:
+        mixup: parameter of the beta distribution of the first image's weight; 0 disables
+            mixup.
+        cutmix: parameter of the beta distribution of the area that is kept; 0 disables
+            cutmix. With both, each batch uses one of them with equal probability.
+
+    Reference:
+        timm's `Mixup` in mode `batch`. Zhang et al., "mixup" (arXiv 1710.09412); Yun et al.,
+        "CutMix" (arXiv 1905.04899).
     """
 
-    def __init__(self, mixup, cutmix):
+    def __init__(self, mixup: float, cutmix: float) -> None:
         self.mixup = mixup
         self.cutmix = cutmix
 
-    def __call__(self, batch, generator):
+    def __call__(
+        self, batch: tuple[np.ndarray, np.ndarray], generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Mixes a batch.
 
         Args:
             batch: (images, labels): (count, height, width, 3) uint8 and (count, classes)
                 float32.
-            generator: `numpy.random.Generator`.
+            generator: source of the random numbers.
 
         Returns:
             (images, labels), both float32.
         """
         images, labels = batch
         images = images.astype("float32")
-        cuts = self.cutmix and (not self.mixup or generator.random() < 0.5)
-        alpha = self.cutmix if cuts else self.mixup
+        use_cutmix = self.cutmix and (not self.mixup or generator.random() < 0.5)
+        alpha = self.cutmix if use_cutmix else self.mixup
         weight = generator.beta(alpha, alpha)
-        if cuts:
-            rows, columns = _cut(*images.shape[1:3], 1 - weight, generator)
+        if use_cutmix:
+            rows, columns = _random_box(*images.shape[1:3], 1 - weight, generator)
             images[:, rows, columns] = images[::-1, rows, columns].copy()
             replaced = (rows.stop - rows.start) * (columns.stop - columns.start)
             weight = 1 - replaced / math.prod(images.shape[1:3])
@@ -172,8 +278,8 @@ class Mixing:
         return images, labels
 
 
-def _cut(height, width, area, generator):
-    """The rows and columns that a box of an area's share, about a random point, has inside."""
+def _random_box(height, width, area, generator):
+    """Rows and columns of a box with a fraction of the area around a random point, clipped."""
     slices = []
     for length in (height, width):
         half = int(length * math.sqrt(area)) // 2

@@ -1,19 +1,40 @@
-"""Objects from a COCO file: JSON with boxes, and a folder of images."""
+"""Objects from COCO's JSON files: COCO itself, and other data in its format."""
 
 import collections
 import functools
 import json
 import pathlib
 
-from keras_spm.data.annotations import AnnotatedImages
-from keras_spm.data.annotations import AnnotatedObject
-from keras_spm.data.annotations import BadAnnotation
-from keras_spm.data.annotations import ListedImage
-from keras_spm.data.annotations import are_finite
-from keras_spm.data.annotations import box_area
-from keras_spm.data.annotations import visible_box
+from keras_spm.data.annotated_files import (
+    DetectionFiles,
+    ImageEntry,
+    ObjectEntry,
+    box_area,
+    check_finite,
+    clip_box,
+)
+from keras_spm.data.readers import InvalidAnnotation, register_reader
+from keras_spm.types import PathLike
 
-# The types of what must be there for the rest to be told apart.
+_UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
+_CLASS_NAMES = (
+    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
+    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat"),
+    *("dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
+    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball"),
+    *("kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket"),
+    *("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
+    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair"),
+    *("couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
+    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator"),
+    *("book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
+)
+# COCO's names by its category ids, 80 of 1 to 90.
+COCO_CATEGORIES = dict(
+    zip([key for key in range(1, 91) if key not in _UNUSED_IDS], _CLASS_NAMES, strict=True)
+)
+
+# Required fields and their types; without them the rest cannot be checked.
 _FIELDS = {
     "images": {"id": (int, str), "file_name": (str,), "height": (int,), "width": (int,)},
     "categories": {"id": (int,), "name": (str,)},
@@ -21,82 +42,97 @@ _FIELDS = {
 }
 
 
-class CocoDetection(AnnotatedImages):
-    """Objects with boxes from a file in COCO's format: COCO itself, or your own data.
+class CocoDetection(DetectionFiles):
+    """Objects with boxes from a file in COCO's format.
 
-    A sequence of `DetectionExample`s whose images are paths, in the order of the file.
+    A sequence of dicts in the order of the file's images: `image`, a path, `image_id`,
+    `boxes`, `labels`, `crowd` and `areas`; see `keras_spm.data.DetectionBatching`.
 
-    Of an annotation, `bbox` is [left, top, width, height] in pixels; what passes the edge
-    of the image is cut off. Without `iscrowd` it is no crowd, and without `area` it has its
-    box's. A `segmentation` is checked, but not returned.
+    The `bbox` of an annotation is [left, top, width, height] in pixels; it is clipped to the
+    image. `iscrowd` defaults to 0 and `area` to the area of the box. A `segmentation` is
+    checked, but not returned.
 
-    These break rules: an unknown image or category, an id that came before, a field of the
-    wrong type, a number that is not finite, a box without area or outside the image, an
-    area that is not positive, a polygon of fewer than three points (pycocotools would read
-    two points as a box) or with half a point, a mask of another size than its image, a
-    missing image file. Note that an object that is dropped becomes background: look
-    through `invalid_annotations` first. COCO's own `instances_train2017.json` has two boxes without
-    area, and must be read with `invalid="drop"`.
+    Invalid are: an unknown image or category, a duplicate id, a field of the wrong type, a
+    number that is not finite, a box without area or outside the image, an area that is not
+    positive, a polygon with fewer than three points (pycocotools would read two points as a
+    box) or an odd number of coordinates, a mask of another size than its image, a missing
+    image file. A dropped object becomes background, so check `invalid_annotations` first.
+    COCO's own `instances_train2017.json` has two boxes without area and must be read with
+    `invalid="drop"`.
 
     Args:
         annotations: path of the JSON file.
-        images: path of the folder that its file names start from.
-        invalid: `"raise"`, or `"drop"` to leave out what breaks a rule.
+        images: folder that its file names are relative to.
+        invalid: `"raise"`, or `"drop"` to leave out invalid annotations.
 
     Attributes:
-        class_names: list of str, in the order of the categories' ids; labels are places
-            in it.
-        category_ids: list of int, the file's id for each label.
-        invalid_annotations: {rule: [ids]}, what was left out: ids of annotations, and for
-            `"missing image file"` of images.
+        class_names: list of str, sorted by category id.
+        category_ids: list of int, the file's id of each label.
+        invalid_annotations: {reason: [ids]} of dropped annotations, and for `"missing image
+            file"` of images.
 
     Raises:
-        FileNotFoundError: where there is no such JSON file.
-        ValueError: for a file that is no COCO file, naming the field; for annotations that
-            break rules, counting them; when an example is asked for, for an image of
-            another size than the file says, or that cannot be read.
+        FileNotFoundError: if the JSON file does not exist.
+        ValueError: if the file is not a COCO file, or annotations are invalid; when an example
+            is read, if the image has another size than listed.
 
     Example:
 
     >>> examples = keras_spm.data.CocoDetection("train.json", "images")
-    >>> examples[0].boxes.shape
+    >>> examples[0]["boxes"].shape
     (7, 4)
     """
 
-    def __init__(self, annotations, images, invalid="raise"):
+    def __init__(self, annotations: PathLike, images: PathLike, invalid: str = "raise") -> None:
         contents = _contents(annotations)
         folder = pathlib.Path(images)
-        listed = [
-            ListedImage(folder / each["file_name"], each["id"], each["height"], each["width"])
-            for each in contents["images"]
+        entries = [
+            ImageEntry(folder / image["file_name"], image["id"], image["height"], image["width"])
+            for image in contents["images"]
         ]
         categories = sorted(contents["categories"], key=lambda category: category["id"])
         self.class_names = [category["name"] for category in categories]
         self.category_ids = [category["id"] for category in categories]
         read = functools.partial(
             _read,
-            images=listed,
-            places={image.image_id: place for place, image in enumerate(listed)},
+            images=entries,
+            image_indices={image.image_id: index for index, image in enumerate(entries)},
             labels={category_id: label for label, category_id in enumerate(self.category_ids)},
-            earlier=set(),
+            seen=set(),
         )
-        pairs = ((each["id"], each) for each in contents["annotations"])
-        super().__init__(annotations, listed, pairs, read, invalid)
+        pairs = ((annotation["id"], annotation) for annotation in contents["annotations"])
+        super().__init__(annotations, entries, pairs, read, invalid)
+
+
+# The training split has two boxes without area.
+@register_reader("detection", "coco", {"train": "train2017", "validation": "val2017"}, "drop")
+def _read_coco(folder, split, class_names, invalid, verify):
+    """COCO's own folders: `annotations/instances_train2017.json`, `train2017`, and so on."""
+    folder = pathlib.Path(folder)
+    annotations = folder / "annotations" / f"instances_{split}.json"
+    return CocoDetection(annotations, folder / split, invalid)
+
+
+@register_reader("detection", "coco_format", {"train": "train", "validation": "validation"})
+def _read_coco_format(folder, split, class_names, invalid, verify):
+    """A folder of `train.json` and `validation.json`, with the images in `images`."""
+    folder = pathlib.Path(folder)
+    return CocoDetection(folder / f"{split}.json", folder / "images", invalid)
 
 
 def _contents(path):
-    """Returns the file's lists, whose entries can be told apart."""
+    """Returns the file's lists, with the required fields checked."""
     try:
         contents = json.loads(pathlib.Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no COCO file: it is no JSON ({error}).") from error
+        raise ValueError(f"{path} is not a COCO file: invalid JSON ({error}).") from error
     if not isinstance(contents, dict):
         raise _not_coco(path, "its contents", "an object", contents)
     for name, fields in _FIELDS.items():
         if not isinstance(contents.get(name), list):
             raise _not_coco(path, f"`{name}`", "a list", contents.get(name))
-        for place, entry in enumerate(contents[name]):
-            _check_entry(path, f"{name}[{place}]", entry, fields)
+        for index, entry in enumerate(contents[name]):
+            _check_entry(path, f"{name}[{index}]", entry, fields)
     for name in ("images", "categories"):
         counts = collections.Counter(entry["id"] for entry in contents[name])
         for entry_id, count in counts.items():
@@ -111,49 +147,47 @@ def _check_entry(path, name, entry, fields):
     for field, types in fields.items():
         value = entry.get(field)
         if type(value) not in types:
-            wanted = " or ".join(each.__name__ for each in types)
-            raise _not_coco(path, f"`{name}.{field}`", wanted, value)
+            expected = " or ".join(each.__name__ for each in types)
+            raise _not_coco(path, f"`{name}.{field}`", expected, value)
         if field in ("height", "width") and value < 1:
             raise _not_coco(path, f"`{name}.{field}`", "positive", value)
 
 
-def _not_coco(path, field, wanted, value):
+def _not_coco(path, field, expected, value):
     shown = repr(value)
     shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
-    return ValueError(f"{path} is no COCO file: {field} must be {wanted}, but is {shown}.")
+    return ValueError(f"{path} is not a COCO file: {field} must be {expected}. Received: {shown}")
 
 
-def _read(annotation, images, places, labels, earlier):
-    """Makes an `AnnotatedObject`, or raises `BadAnnotation`."""
-    if annotation["id"] in earlier:
-        raise BadAnnotation("id that came before")
-    earlier.add(annotation["id"])
-    place = _known(places, annotation.get("image_id"), "unknown image")
-    label = _known(labels, annotation.get("category_id"), "unknown category")
-    height, width = images[place].height, images[place].width
+def _read(annotation, images, image_indices, labels, seen):
+    """Returns an `ObjectEntry`, or raises `InvalidAnnotation`."""
+    if annotation["id"] in seen:
+        raise InvalidAnnotation("duplicate id")
+    seen.add(annotation["id"])
+    index = _find(image_indices, annotation.get("image_id"), "unknown image")
+    label = _find(labels, annotation.get("category_id"), "unknown category")
+    height, width = images[index].height, images[index].width
     box = annotation.get("bbox")
     if not _is_numbers(box) or len(box) != 4:
-        raise BadAnnotation("malformed bbox")
-    if not are_finite(box):
-        raise BadAnnotation("number that is not finite")
-    box = visible_box((box[0], box[1], box[0] + box[2], box[1] + box[3]), height, width)
+        raise InvalidAnnotation("malformed bbox")
+    check_finite(box)
+    box = clip_box((box[0], box[1], box[0] + box[2], box[1] + box[3]), height, width)
     crowd = annotation.get("iscrowd", 0)
     if crowd not in (0, 1):
-        raise BadAnnotation("malformed iscrowd")
+        raise InvalidAnnotation("malformed iscrowd")
     area = annotation.get("area", box_area(box))
     if not _is_numbers([area]):
-        raise BadAnnotation("malformed area")
-    if not are_finite([area]):
-        raise BadAnnotation("number that is not finite")
+        raise InvalidAnnotation("malformed area")
+    check_finite([area])
     if area <= 0:
-        raise BadAnnotation("area that is not positive")
+        raise InvalidAnnotation("area that is not positive")
     _check_segmentation(annotation.get("segmentation"), height, width)
-    return AnnotatedObject(place, box, label, bool(crowd), area)
+    return ObjectEntry(index, box, label, bool(crowd), area)
 
 
-def _known(mapping, key, rule):
+def _find(mapping, key, reason):
     if not isinstance(key, (int, str)) or key not in mapping:
-        raise BadAnnotation(rule)
+        raise InvalidAnnotation(reason)
     return mapping[key]
 
 
@@ -162,34 +196,33 @@ def _is_numbers(values):
 
 
 def _check_segmentation(segmentation, height, width):
-    """Raises `BadAnnotation` unless it is polygons, a run-length encoded mask, or nothing."""
+    """Raises `InvalidAnnotation` unless it is polygons, a run-length encoded mask, or `None`."""
     if isinstance(segmentation, dict):
         _check_mask(segmentation, height, width)
     elif isinstance(segmentation, list):
         for polygon in segmentation:
             _check_polygon(polygon)
     elif segmentation is not None:
-        raise BadAnnotation("malformed segmentation")
+        raise InvalidAnnotation("malformed segmentation")
 
 
 def _check_mask(mask, height, width):
     counts = mask.get("counts")
     if mask.get("size") != [height, width]:
-        raise BadAnnotation("mask of another size than its image")
+        raise InvalidAnnotation("mask of another size than its image")
     if isinstance(counts, str):
         return
     if not isinstance(counts, list) or not all(type(each) is int and each >= 0 for each in counts):
-        raise BadAnnotation("malformed segmentation")
+        raise InvalidAnnotation("malformed segmentation")
     if sum(counts) != height * width:
-        raise BadAnnotation("mask of another size than its image")
+        raise InvalidAnnotation("mask of another size than its image")
 
 
 def _check_polygon(polygon):
     if not _is_numbers(polygon):
-        raise BadAnnotation("malformed segmentation")
-    if not are_finite(polygon):
-        raise BadAnnotation("number that is not finite")
+        raise InvalidAnnotation("malformed segmentation")
+    check_finite(polygon)
     if len(polygon) % 2:
-        raise BadAnnotation("polygon with an odd number of coordinates")
+        raise InvalidAnnotation("polygon with an odd number of coordinates")
     if len(polygon) < 6:
-        raise BadAnnotation("polygon of fewer than three points")
+        raise InvalidAnnotation("polygon with fewer than three points")

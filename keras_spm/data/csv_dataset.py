@@ -1,87 +1,104 @@
-"""A CSV file of image paths and their labels."""
+"""Labeled images listed in a CSV file."""
 
 import csv
 import pathlib
+from collections.abc import Sequence
 
-from keras_spm.data.image_dataset import ImageDataset
+from keras_spm.data.image_folder import LabeledFiles
+from keras_spm.data.readers import Splits, find_splits, register_reader
 from keras_spm.registry import lookup
+from keras_spm.types import PathLike
 
 
-class CsvDataset(ImageDataset):
-    """Images that a CSV file lists, with one label each or with several.
+class CsvDataset(LabeledFiles):
+    """Images that a CSV file lists, with one label or several per image.
 
-    A sequence of `ClassificationExample`s whose images are paths, in the order of the rows.
-    The first row names the columns: `path`, from the folder of images, and either `label`,
-    a class's name, or `labels`, any number of names with `|` between them. A column `split`
-    may divide the rows into splits, such as train and validation; others are not read.
+    A sequence of dicts of `image`, a path, and `label`, an int or with several labels
+    (classes,) float32 of 0 and 1, in the order of the rows. The first row names the columns:
+    `path`, relative to the folder of images, and either `label`, a class name, or `labels`,
+    any number of names separated by `|`. An optional column `split` divides the rows into
+    splits. Other columns are ignored.
 
-    These break rules: a row with too few or too many fields, without path or without label
-    (in `labels` none is allowed), with an unknown class, a label or path that came before,
-    and all that breaks the rules of `ImageFolder` in a single file. Class names that differ
-    in upper and lower case alone are an error.
+    Invalid are: a row with a wrong number of fields, without a path or without a label (an
+    empty `labels` is allowed), with an unknown class, a duplicate label or a duplicate path,
+    and image files that `ImageFolder` considers invalid. Class names that differ only in case
+    are an error.
 
     Args:
         table: path of the CSV file, in UTF-8.
-        images: path of the folder that paths start from; by default that of the table.
-        split: str, whose rows are read, or `None` for all.
-        class_names: sequence of str, the classes and their order, or `None` for all names
-            in the table, sorted, whatever split they are in.
-        invalid: `"raise"`, or `"drop"` to leave out what breaks a rule.
-        verify: bool, whether every image is decoded once to see that it can be.
+        images: folder of the images; by default the folder of the table.
+        split: the split to read, or `None` for all rows.
+        class_names: the classes in the order of labels, or `None` for all names in the table,
+            sorted, regardless of their split.
+        invalid: `"raise"`, or `"drop"` to leave out invalid rows.
+        verify: whether every image is decoded once to check it.
 
     Attributes:
-        class_names: list of str; labels are places in it.
-        multi_label: bool, whether there is a column `labels`; labels are then arrays.
-        invalid_annotations: {rule: [ids]}, what was left out; `"row 7"` is the file's seventh line
-            where no field has more than one.
+        class_names: list of str.
+        multi_label: bool, whether the table has a column `labels`.
+        invalid_annotations: {reason: [ids]} of dropped rows; `"row 7"` is the seventh line of
+            the file if no field contains a line break.
 
     Raises:
-        FileNotFoundError: where there is no such table.
-        ValueError: for a file that is no such table, and an unknown split; for what breaks
-            rules, counting it; when an example is asked for and not verified, for what
-            cannot be read.
+        FileNotFoundError: if the table does not exist.
+        ValueError: if the file is not such a table, the split is unknown, or rows are invalid
+            and not dropped.
     """
 
     def __init__(
-        self, table, images=None, split=None, class_names=None, invalid="raise", verify=True
-    ):
+        self,
+        table: PathLike,
+        images: PathLike | None = None,
+        split: str | None = None,
+        class_names: Sequence[str] | None = None,
+        invalid: str = "raise",
+        verify: bool = True,
+    ) -> None:
         table = pathlib.Path(table)
         folder = table.parent if images is None else pathlib.Path(images)
         rows, columns = _rows(table)
         if split is not None:
-            lookup("split", split, dict.fromkeys(self.splits(table)))
-        several = "labels" in columns
-        invalid_annotations, files, here = {}, [], set()
-        earlier = set()
+            lookup("split", split, dict.fromkeys(sorted(_split_names(rows))))
+        multi_label = "labels" in columns
+        invalid_annotations, files = {}, []
+        paths, required = set(), set()
         for row_id, row in rows:
             if split is not None and row.get("split") != split:
                 continue
-            labels = _labels(row, several)
-            rule = _broken(row, labels, several, earlier, class_names)
-            if rule is not None:
-                invalid_annotations.setdefault(rule, []).append(row_id)
+            labels = _labels(row, multi_label)
+            reason = _invalid_reason(row, labels, multi_label, paths, class_names)
+            if reason is not None:
+                invalid_annotations.setdefault(reason, []).append(row_id)
                 continue
-            earlier.add(row["path"])
-            here.update(labels)
-            files.append((row_id, folder / row["path"], labels if several else labels[0]))
+            paths.add(row["path"])
+            required.update(labels)
+            files.append((row_id, folder / row["path"], labels if multi_label else labels[0]))
         if class_names is None:
-            class_names = sorted({name for _, row in rows for name in _labels(row, several)})
+            class_names = sorted({name for _, row in rows for name in _labels(row, multi_label)})
         super().__init__(
             table,
             files,
             list(class_names),
-            required=here,
+            required=required,
             invalid_annotations=invalid_annotations,
-            multi_label=several,
+            multi_label=multi_label,
             invalid=invalid,
             verify=verify,
         )
 
-    @staticmethod
-    def splits(table):
-        """Returns the set of a table's splits, empty without such a column."""
-        rows, _ = _rows(pathlib.Path(table))
-        return {row["split"] for _, row in rows if "split" in row}
+
+def _csv_splits(table: PathLike) -> Splits:
+    names = _split_names(_rows(pathlib.Path(table))[0])
+    return find_splits(names) if names else {"train": None}
+
+
+@register_reader("classification", "csv", _csv_splits)
+def _read_csv(table, split, class_names, invalid, verify):
+    return CsvDataset(table, None, split, class_names, invalid, verify)
+
+
+def _split_names(rows):
+    return {row["split"] for _, row in rows if "split" in row}
 
 
 def _rows(table):
@@ -92,17 +109,17 @@ def _rows(table):
             columns = [name.strip() for name in next(reader, [])]
             rows = [(number, fields) for number, fields in enumerate(reader, start=2) if fields]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{table} is no CSV file in UTF-8: {error}.") from error
+        raise ValueError(f"{table} is not a CSV file in UTF-8: {error}.") from error
     if "path" not in columns or ("label" in columns) == ("labels" in columns):
         raise ValueError(
             f"{table} must have the columns `path`, and `label` or `labels`. Received: {columns}"
         )
     if len(set(columns)) < len(columns):
-        raise ValueError(f"{table} must have each column once. Received: {columns}")
+        raise ValueError(f"{table} must not have duplicate columns. Received: {columns}")
     return [
         (
             f"row {number}",
-            # A row of another length cannot be read: it has none of the fields.
+            # Rows with a wrong number of fields are invalid; they get no fields.
             {name: field.strip() for name, field in zip(columns, fields, strict=True)}
             if len(fields) == len(columns)
             else {},
@@ -111,24 +128,24 @@ def _rows(table):
     ], columns
 
 
-def _labels(row, several):
-    text = row.get("labels" if several else "label", "")
-    names = text.split("|") if several else [text]
+def _labels(row, multi_label):
+    text = row.get("labels" if multi_label else "label", "")
+    names = text.split("|") if multi_label else [text]
     return tuple(name.strip() for name in names if name.strip())
 
 
-def _broken(row, labels, several, earlier, class_names):
-    """Returns the rule that a row breaks, or None."""
+def _invalid_reason(row, labels, multi_label, paths, class_names):
+    """Returns why a row is invalid, or `None`."""
     if not row:
-        return "row with too few or too many fields"
+        return "row with a wrong number of fields"
     if not row["path"]:
-        return "row without path"
-    if not labels and not several:
-        return "row without label"
+        return "row without a path"
+    if not labels and not multi_label:
+        return "row without a label"
     if len(set(labels)) < len(labels):
-        return "label that came before"
+        return "duplicate label"
     if class_names is not None and not set(labels) <= set(class_names):
         return "unknown class"
-    if row["path"] in earlier:
-        return "path that came before"
+    if row["path"] in paths:
+        return "duplicate path"
     return None

@@ -1,89 +1,71 @@
-"""Scenes composed of real handwritten digits, for dense tasks: nothing to download.
+"""Scenes composed of real handwritten digits, for dense tasks, without a download.
 
-Several digits of different size and color, which may overlap, stand on a smooth
-background with clutter. A scene is decided by its split and number, so a data set has no
-files; the digits of one split occur in no other.
+Several digits of different size and color, which may overlap, are placed on a smooth
+background with clutter. A scene depends only on its split and index, so the data set has no
+files. The digits of one split occur in no other split.
 """
 
 import functools
-import typing
 
 import numpy as np
 
 from keras_spm.data.digits import load_digits
 from keras_spm.registry import lookup
+from keras_spm.types import Example
 
 CLASS_NAMES = ["background", *map(str, range(10))]
 _SPLITS = {"train": 0, "validation": 1, "test": 2}
 
-_DIGITS = (4, 7)  # In a scene, from and to; fewer where no room was found.
-_ATTEMPTS = 10  # To find room, for a digit.
-_SIDES = (0.32, 0.55)  # Of a digit, as a share of the scene's.
-_LARGEST_TURN = 10  # Degrees.
-_HIDDEN = 0.1  # At most, of a digit by those in front of it.
-_DARK = (0, 120)  # The background's levels, of red, green and blue each.
-_LIGHT = (100, 255)  # The digits'.
-_CHOICE = 16  # Random colors, of which a digit takes the one that stands out most.
-_INK = 0.4  # Level of a scan, from 0 to 1, from which on a pixel is the digit's.
-_CONTRAST = 2.5  # Of the opacity to the scan, whose grays tell narrow loops from blots.
+_DIGITS = (4, 7)  # Lowest and highest number per scene; fewer if there is no room.
+_ATTEMPTS = 10  # To place a digit.
+_SIDES = (0.32, 0.55)  # Of a digit, as a fraction of the scene's side.
+_MAX_ROTATION = 10  # Degrees.
+_MAX_HIDDEN = 0.1  # Highest occluded fraction of a digit.
+_DARK = (0, 120)  # Range of each channel of the background.
+_LIGHT = (100, 255)  # Range of each channel of the digits.
+_CHOICE = 16  # Random colors; a digit takes the one with the highest contrast.
+_INK = 0.4  # Level of a scan, from 0 to 1, above which a pixel belongs to the digit.
+_CONTRAST = 2.5  # Opacity per level of the scan, whose grays tell narrow loops from blots.
 _NOISE = 6  # Standard deviation, levels.
 
 
-class Scene(typing.NamedTuple):
-    """An image and what is in it.
-
-    Attributes:
-        image: (height, width, 3) uint8.
-        segmentation_map: (height, width) uint8; 0 is background, digit d is d + 1.
-        boxes: (digits, 4) float32, left, top, right and bottom of what is visible, pixels.
-        labels: (digits,) int64, from 0 to 9.
-        masks: (digits, height, width) bool, what is visible.
-    """
-
-    image: np.ndarray
-    segmentation_map: np.ndarray
-    boxes: np.ndarray
-    labels: np.ndarray
-    masks: np.ndarray
-
-    @property
-    def crowd(self):
-        """(digits,) bool, all false: every digit is one."""
-        return np.zeros(len(self.labels), bool)
-
-    @property
-    def areas(self):
-        """(digits,) ints, pixels of each mask."""
-        return self.masks.sum(axis=(1, 2))
-
-
 class DigitScenes:
-    """A split of the data set, as a sequence of `Scene`s that are made when asked for.
+    """A split of the data set, a sequence of examples that are made on access.
+
+    An example is a dict of `image` (height, width, 3) uint8; `segmentation_map` (height,
+    width) uint8, where 0 is background and d + 1 digit d; and for the visible part of each
+    digit `boxes` (digits, 4) float32, left, top, right and bottom in pixels, `labels`
+    (digits,), from 0 to 9, `crowd`, all false, `areas`, and `masks` (digits, height, width)
+    bool.
 
     Args:
         split: `"train"`, `"validation"` or `"test"`.
-        count: int, how many scenes.
-        side: int, height and width of a scene, pixels.
+        count: number of scenes.
+        side: height and width of a scene in pixels.
+        masks: whether examples have `masks`.
 
     Raises:
-        ValueError: for an unknown split.
+        ValueError: if the split is unknown.
     """
 
-    def __init__(self, split, count, side=160):
+    def __init__(self, split: str, count: int, side: int = 160, masks: bool = True) -> None:
         self._split_number = lookup("split", split, _SPLITS)
         self._digits = getattr(_splits(), split)
         self._count = count
         self._side = side
+        self._masks = masks
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Example:
         if not 0 <= index < self._count:
             raise IndexError(index)
-        return _compose(
-            self._digits, self._side, np.random.default_rng([self._split_number, index])
-        )
+        generator = np.random.default_rng([self._split_number, index])
+        example = _compose(self._digits, self._side, generator)
+        if not self._masks:
+            del example["masks"]
+        return example
 
 
 @functools.cache
@@ -93,11 +75,11 @@ def _splits():
 
 def _compose(digits, side, generator):
     image = _background(side, generator)
-    masks, labels, whole, colors = [], [], [], []
+    masks, labels, full_areas, colors = [], [], [], []
     for _ in range(generator.integers(*_DIGITS, endpoint=True)):
         choice = generator.integers(len(digits.labels))
-        opacity = _turned(digits.images[choice, ..., 0], side, generator)
-        found = _room(opacity > 0.5, masks, whole, side, generator)
+        opacity = _digit_opacity(digits.images[choice, ..., 0], side, generator)
+        found = _place(opacity > 0.5, masks, full_areas, side, generator)
         if found is None:
             continue
         window, mask, visible = found
@@ -105,7 +87,7 @@ def _compose(digits, side, generator):
         colors.append(_color(behind, colors, generator))
         behind += opacity[..., None] * (colors[-1] - behind)
         masks = [*visible, mask]
-        whole.append(mask.sum())
+        full_areas.append(mask.sum())
         labels.append(digits.labels[choice])
     image += _NOISE * generator.standard_normal(image.shape, "float32")
     masks, labels = np.stack(masks), np.array(labels)
@@ -113,13 +95,20 @@ def _compose(digits, side, generator):
     for mask, label in zip(masks, labels, strict=True):
         segmentation_map[mask] = label + 1
     boxes = np.stack([_box(mask) for mask in masks])
-    return Scene(image.clip(0, 255).astype("uint8"), segmentation_map, boxes, labels, masks)
+    return {
+        "image": image.clip(0, 255).astype("uint8"),
+        "segmentation_map": segmentation_map,
+        "boxes": boxes,
+        "labels": labels,
+        "crowd": np.zeros(len(labels), bool),
+        "areas": masks.sum(axis=(1, 2)),
+        "masks": masks,
+    }
 
 
 def _background(side, generator):
-    """A few random colors blended over the canvas, with strokes and spots on it."""
-    from PIL import Image
-    from PIL import ImageDraw
+    """A smooth blend of a few random colors, with strokes and spots."""
+    from PIL import Image, ImageDraw
 
     colors = generator.integers(*_DARK, (4, 4, 3), dtype="uint8")
     canvas = Image.fromarray(colors).resize((side, side), Image.Resampling.BICUBIC)
@@ -135,22 +124,22 @@ def _background(side, generator):
     return np.asarray(canvas, "float32").copy()
 
 
-def _turned(scan, side, generator):
-    """The opacity, (size, size), of a digit turned and enlarged."""
+def _digit_opacity(scan, side, generator):
+    """The opacity (size, size) of a rotated and enlarged digit."""
     from PIL import Image
 
     size = round(generator.uniform(*_SIDES) * side)
-    angle = generator.uniform(-_LARGEST_TURN, _LARGEST_TURN)
+    angle = generator.uniform(-_MAX_ROTATION, _MAX_ROTATION)
     digit = Image.fromarray(scan).resize((size, size), Image.Resampling.BICUBIC)
     digit = np.asarray(digit.rotate(angle, Image.Resampling.BILINEAR), "float32")
     return (0.5 + _CONTRAST * (digit / 255 - _INK)).clip(0, 1)
 
 
-def _room(shape, masks, whole, side, generator):
-    """A place for a digit's shape that leaves enough of those behind.
+def _place(shape, masks, full_areas, side, generator):
+    """Places a digit so that it does not hide too much of the others.
 
-    Returns (window of the canvas, the digit's mask, what is then visible of `masks`), or
-    None where a few random places had too little.
+    Returns (window of the canvas, mask of the digit, visible parts of `masks`), or `None` if
+    no random position fits.
     """
     size = len(shape)
     for left, top in generator.integers(0, side - size, (_ATTEMPTS, 2), endpoint=True):
@@ -159,14 +148,15 @@ def _room(shape, masks, whole, side, generator):
         mask[window] = shape
         visible = [each & ~mask for each in masks]
         if all(
-            each.sum() >= (1 - _HIDDEN) * area for each, area in zip(visible, whole, strict=True)
+            each.sum() >= (1 - _MAX_HIDDEN) * area
+            for each, area in zip(visible, full_areas, strict=True)
         ):
             return window, mask, visible
     return None
 
 
 def _color(behind, others, generator):
-    """Of a few random colors the one most unlike the other digits' and (nearly) all behind."""
+    """The random color that differs most from other digits and from 90 % of the background."""
     colors = generator.uniform(*_LIGHT, (_CHOICE, 3)).astype("float32")
     distances = np.linalg.norm(behind[::4, ::4, None] - colors, axis=-1)
     nearest = np.quantile(distances, 0.1, axis=(0, 1))

@@ -1,24 +1,45 @@
-"""Handwritten digits that come with scikit-learn: real scans, nothing to download.
+"""Handwritten digits that are installed with scikit-learn, without a download.
 
-1,797 gray images of 8x8 pixels in 17 levels, made from the test split of "Optical
-Recognition of Handwritten Digits" (Alpaydin and Kaynak, UCI Machine Learning
-Repository, 1998).
+1,797 grayscale images of 8x8 pixels with 17 levels: the test split of "Optical Recognition of
+Handwritten Digits" (Alpaydin and Kaynak, UCI Machine Learning Repository, 1998).
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
-from keras_spm.data.splits import ImageSplits
-from keras_spm.data.splits import LabeledImages
+from keras_spm.registry import lookup
 
 IMAGE_SIZE = 32
 _LEVELS = 16
-_SPLIT_SEED = 0  # The split is split of the data set: it never varies.
+_SPLIT_SEED = 0  # The splits are part of the data set and never change.
 
 
-def load_digits():
-    """Returns the digits as `ImageSplits`, stratified 70 / 10 / 20 percent.
+class LabeledImages(NamedTuple):
+    """Labeled images in memory.
 
-    Images are enlarged to 32x32 bilinearly, with three equal channels in [0, 255].
+    Attributes:
+        images: (count, height, width, 3) uint8.
+        labels: (count,) int64.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class ImageSplits(NamedTuple):
+    """The splits of a data set in memory; no image is in two of them."""
+
+    train: LabeledImages
+    validation: LabeledImages
+    test: LabeledImages
+    class_names: list[str]
+
+
+def load_digits() -> ImageSplits:
+    """Returns the digits, in stratified splits of 70, 10 and 20 percent.
+
+    Images are resized to 32x32 bilinearly, with three equal channels in [0, 255].
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -41,3 +62,15 @@ def _enlarged(scans):
     size = (IMAGE_SIZE, IMAGE_SIZE)
     large = [np.asarray(Image.fromarray(scan).resize(size, Image.BILINEAR)) for scan in gray]
     return np.repeat(np.stack(large)[..., None], 3, axis=-1)
+
+
+_DATASETS = {"digits": load_digits}
+
+
+def load_dataset(name: str) -> ImageSplits:
+    """Loads a data set in memory by name; the only one is `"digits"`.
+
+    Raises:
+        ValueError: if the name is unknown; suggests the nearest one.
+    """
+    return lookup("data set", name, _DATASETS)()

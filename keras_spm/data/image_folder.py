@@ -1,44 +1,161 @@
-"""A folder of images: one folder for each class."""
+"""Labeled image files, and the format with one folder per class."""
 
+import collections
+import os
 import pathlib
+from collections.abc import Collection, Sequence
 
-from keras_spm.data.image_dataset import ImageDataset
-from keras_spm.data.image_dataset import has_image_extension
-from keras_spm.data.image_dataset import is_passed_over
+import numpy as np
+
+from keras_spm.data.images import (
+    find_invalid_images,
+    has_image_extension,
+    is_system_file,
+    missing_files,
+)
+from keras_spm.data.readers import (
+    InvalidAnnotations,
+    Splits,
+    check_invalid,
+    find_splits,
+    register_reader,
+    report_invalid,
+)
+from keras_spm.types import Example, PathLike
 
 
-class ImageFolder(ImageDataset):
-    """Images sorted into a folder for each class, such as `photos/heron/0001.jpg`.
+class LabeledFiles:
+    """A sequence of examples with `image`, a path, and `label`.
 
-    A sequence of `ClassificationExample`s whose images are paths, in the order of the
-    classes' and files' names. Of what format a file is, its contents say, not its name. All
-    that Pillow reads is taken: gray, CMYK, with a palette or transparency, 16 bits a
-    channel; `read_image` makes 8-bit RGB of it. Hidden files are passed over, and those in
-    which Windows keeps a folder's looks.
+    Args:
+        source: name of the data set in error messages.
+        files: list of (id, path, class names): the id of a file in `invalid_annotations`, and
+            one name or a tuple of several.
+        class_names: all names, in the order of labels.
+        required: names that must have images.
+        invalid_annotations: {reason: [ids]} found so far; updated in place.
+        multi_label: whether an image may have several classes, or none.
+        prune: whether `required` classes without valid images are removed.
+        invalid: `"raise"`, or `"drop"` to leave out invalid files.
+        verify: whether every image is decoded to check it.
 
-    These break rules: a class without images, a file beside the class folders or without
-    the name of an image, a folder inside a class, and, where images are verified, a file
-    that is empty, no image, cut off or not to be read, an image of fewer than 8 pixels a
-    side, or of more pixels than Pillow holds safe (178 million). Class names that differ in
-    upper and lower case alone are an error.
+    Attributes:
+        labels: (count,) int64, or (count, classes) float32 of 0 and 1 if `multi_label`.
+    """
+
+    def __init__(
+        self,
+        source: object,
+        files: list[tuple],
+        class_names: list[str],
+        required: Collection[str],
+        invalid_annotations: InvalidAnnotations,
+        multi_label: bool = False,
+        prune: bool = False,
+        invalid: str = "raise",
+        verify: bool = True,
+    ) -> None:
+        check_invalid(invalid)
+        _check_case(source, class_names)
+        self.invalid_annotations = invalid_annotations
+        self.multi_label = multi_label
+        paths = [path for _, path, _ in files]
+        valid = []
+        for file, reason in zip(files, _invalid_reasons(paths, verify), strict=True):
+            if reason is None:
+                valid.append(file)
+            else:
+                invalid_annotations.setdefault(reason, []).append(file[0])
+        counts = collections.Counter(
+            name for _, _, names in valid for name in (names if multi_label else [names])
+        )
+        empty = [name for name in class_names if name in required and not counts[name]]
+        if empty:
+            invalid_annotations["class without images"] = empty
+        report_invalid(source, invalid_annotations, invalid)
+        if not valid:
+            raise ValueError(f"{source} has no valid images.")
+        self.class_names = [name for name in class_names if not (prune and name in empty)]
+        # Strings take a quarter of the memory of `pathlib.Path` objects.
+        self._paths = [os.fspath(path) for _, path, _ in valid]
+        self.labels = self._encode([names for _, _, names in valid])
+
+    def _encode(self, names_of_files):
+        indices = {name: index for index, name in enumerate(self.class_names)}
+        if not self.multi_label:
+            return np.array([indices[name] for name in names_of_files])
+        labels = np.zeros((len(names_of_files), len(indices)), "float32")
+        for row, names in zip(labels, names_of_files, strict=True):
+            row[[indices[name] for name in names]] = 1
+        return labels
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        label = self.labels[index]
+        # A copy, so that a changed example does not change the data set.
+        label = label.copy() if self.multi_label else int(label)
+        return {"image": pathlib.Path(self._paths[index]), "label": label}
+
+
+def _invalid_reasons(paths, verify):
+    if verify:
+        return find_invalid_images(paths)
+    missing = missing_files(paths)
+    return ["missing image file" if path in missing else None for path in paths]
+
+
+def _check_case(source, class_names):
+    """Raises a `ValueError` for class names that differ only in case.
+
+    On a case-insensitive file system such folders are one, and usually they are one class
+    that was named twice.
+    """
+    spellings = collections.defaultdict(set)
+    for name in class_names:
+        spellings[name.casefold()].add(name)
+    doubled = [sorted(names) for names in spellings.values() if len(names) > 1]
+    if doubled:
+        raise ValueError(
+            f"{source} has class names that differ only in case: "
+            f"{'; '.join(' and '.join(map(repr, names)) for names in doubled)}. "
+            "Merge or rename them."
+        )
+
+
+class ImageFolder(LabeledFiles):
+    """Images in one folder per class, such as `photos/heron/0001.jpg`.
+
+    A sequence of dicts of `image`, a path, and `label`, an int, sorted by class and file
+    name. The format of a file is detected from its contents. All formats and modes that
+    Pillow reads are accepted: grayscale, CMYK, palette, transparency, 16 bits per channel;
+    `read_image` converts them to 8-bit RGB. Hidden files and `Thumbs.db` and `desktop.ini` of
+    Windows are ignored.
+
+    Invalid are: a class without images, a file beside the class folders or without an image
+    extension, a folder inside a class folder, and, with `verify`, a file that is empty, not an
+    image, truncated, unreadable, smaller than 8 pixels, or above Pillow's limit of 178 million
+    pixels. Class names that differ only in case are an error.
 
     Args:
         folder: path.
-        class_names: sequence of str, the classes and their order, or `None` for the names of
-            the folders, sorted. A folder of another name then breaks a rule.
-        invalid: `"raise"`, or `"drop"` to leave out what breaks a rule. A class without
-            images is then left out as well, unless it is in `class_names`.
-        verify: bool, whether every image is decoded once to see that it can be. This takes
-            1 to 30 ms an image and core.
+        class_names: the classes in the order of labels, or `None` for the folder names,
+            sorted. Folders with other names are then invalid.
+        invalid: `"raise"`, or `"drop"` to leave out invalid files. Classes without images are
+            then removed, unless they are in `class_names`.
+        verify: whether every image is decoded once to check it. This takes 1 to 30 ms per
+            image and core.
 
     Attributes:
-        class_names: list of str; labels are places in it.
-        invalid_annotations: {rule: [names]}, what was left out.
+        class_names: list of str.
+        invalid_annotations: {reason: [names]} of dropped files.
 
     Raises:
-        FileNotFoundError: where there is no such folder.
-        ValueError: for what breaks rules, counting it; for a folder without class folders;
-            when an example is asked for and not verified, for what cannot be read.
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if files are invalid and not dropped, or there are no class folders.
 
     Example:
 
@@ -47,29 +164,30 @@ class ImageFolder(ImageDataset):
     (['heron', 'stork'], 412, {'empty file': ['heron/0003.jpg']})
     """
 
-    def __init__(self, folder, class_names=None, invalid="raise", verify=True):
+    def __init__(
+        self,
+        folder: PathLike,
+        class_names: Sequence[str] | None = None,
+        invalid: str = "raise",
+        verify: bool = True,
+    ) -> None:
         folder = pathlib.Path(folder)
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is no folder.")
-        classes, invalid_annotations = [], {}
-        for entry in _listed(folder):
-            if entry.is_dir():
-                classes.append(entry)
-            else:
-                invalid_annotations.setdefault("file beside the class folders", []).append(
-                    entry.name
-                )
+            raise FileNotFoundError(f"{folder} is not a folder.")
+        entries, invalid_annotations = _visible_entries(folder), {}
+        classes = [entry for entry in entries if entry.is_dir()]
         if not classes:
-            raise ValueError(f"{folder} must hold a folder for each class. Received: none")
+            raise ValueError(f"{folder} must contain one folder per class. Received: none")
+        if beside := [entry.name for entry in entries if entry not in classes]:
+            invalid_annotations["file beside the class folders"] = beside
         found = [entry.name for entry in classes]
         names = found if class_names is None else list(class_names)
-        unknown = [name for name in found if name not in names]
-        if unknown:
+        if unknown := [name for name in found if name not in names]:
             invalid_annotations["folder of an unknown class"] = unknown
         files = []
         for entry in classes:
             if entry.name in names:
-                files += _images(entry, invalid_annotations)
+                files += _class_files(entry, invalid_annotations)
         super().__init__(
             folder,
             files,
@@ -82,19 +200,30 @@ class ImageFolder(ImageDataset):
         )
 
 
-def _images(folder, invalid_annotations):
-    """Returns [(name, path, class name)] of a class's folder."""
+def _class_files(folder, invalid_annotations):
+    """Returns [(id, path, class name)] of a class folder."""
     files = []
-    for path in _listed(folder):
+    for path in _visible_entries(folder):
         name = f"{folder.name}/{path.name}"
         if path.is_dir():
-            invalid_annotations.setdefault("folder inside a class", []).append(name)
+            invalid_annotations.setdefault("folder inside a class folder", []).append(name)
         elif not has_image_extension(path):
-            invalid_annotations.setdefault("file without the name of an image", []).append(name)
+            invalid_annotations.setdefault("file without an image extension", []).append(name)
         else:
             files.append((name, path, folder.name))
     return files
 
 
-def _listed(folder):
-    return sorted(path for path in folder.iterdir() if not is_passed_over(path.name))
+def _visible_entries(folder):
+    return sorted(path for path in folder.iterdir() if not is_system_file(path.name))
+
+
+def _folder_splits(folder: PathLike) -> Splits:
+    """Folders `train`, `val` and `test` above the class folders, or class folders alone."""
+    names = {entry.name for entry in pathlib.Path(folder).glob("*") if entry.is_dir()}
+    return find_splits(names) if "train" in names else {"train": None}
+
+
+@register_reader("classification", "folder", _folder_splits)
+def _read_folder(folder, split, class_names, invalid, verify):
+    return ImageFolder(pathlib.Path(folder, split or ""), class_names, invalid, verify)

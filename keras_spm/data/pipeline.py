@@ -1,40 +1,51 @@
-"""Batches for `fit`, in a deterministic order, through Grain."""
+"""Batches for `fit` in a deterministic order, made by Grain."""
 
 import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_spm.data.digits import LabeledImages
 from keras_spm.data.transforms import random_affine
 
-# Grain's own 500 batches would be 25 GB of COCO's images.
-_THREADS, _BATCHES_AHEAD = 8, 8
+# Grain's default of 500 batches would take 25 GB with COCO's images.
+_THREADS, _PREFETCHED_BATCHES = 8, 8
 
 
 def repeated_batches(
-    examples, prepared, collated, batch_size, seed, repeats=1, mixed=None, shard=0, shards=1
-):
-    """Returns an endless sequence of batches, a Grain `MapDataset`: shuffled anew each time.
+    examples: Sequence,
+    transform: Callable,
+    collate: Callable,
+    batch_size: int,
+    seed: int,
+    repeats: int = 1,
+    batch_transform: Callable | None = None,
+    shard: int = 0,
+    shards: int = 1,
+) -> Sequence:
+    """Returns an endless sequence of batches, a Grain `MapDataset`, shuffled in each pass.
 
     Processes that train together draw the same order, and each takes every `shards`-th
-    example of it: among them, every example comes once before any comes again. A batch is
-    decided by its number, which is therefore the position of a training; see `read_ahead`.
+    example: together they see every example once per pass. A batch depends only on its
+    number, so the number is the position of a training; see `read_ahead`.
 
     Args:
         examples: sequence.
-        prepared: function (example, `numpy.random.Generator`) that augments one.
-        collated: function from a list of what is prepared to a batch.
-        batch_size: int, of each process.
-        seed: int, of order and augmentation; the same gives the same batches.
-        repeats: int, how often an example comes in succession, each time augmented anew.
-            A pass then has as many examples as before, so that a part of them, chosen anew
-            each time, takes all places.
-        mixed: optional function (batch, `numpy.random.Generator`) that augments a batch.
-        shard: int from 0, the number of this process.
-        shards: int, how many processes there are.
+        transform: function (example, `numpy.random.Generator`) that augments an example.
+        collate: function that makes a batch of a list of transformed examples.
+        batch_size: batch size of each process.
+        seed: of order and augmentation; the same seed gives the same batches.
+        repeats: number of successive occurrences of an example, each augmented anew. A pass
+            keeps its length, so it contains a random 1/`repeats` of the examples.
+        batch_transform: optional function (batch, `numpy.random.Generator`) that augments a
+            batch.
+        shard: index of this process.
+        shards: number of processes.
 
     Raises:
-        ValueError: where there are no examples, and for a shard that is not one of them.
+        ValueError: if there are no examples or `shard` is out of range.
 
     Reference:
         Repeated augmentation: Hoffer et al., "Augment your batch" (CVPR 2020), as in the
@@ -52,74 +63,82 @@ def repeated_batches(
     order = grain.MapDataset.source(examples).seed(seed).shuffle()
     if repeats > 1:
         order = grain.MapDataset.mix([order] * repeats)[: len(examples)]
-    order = order.repeat(reseed_each_epoch=True).random_map(prepared)
-    batches = order[shard::shards].batch(batch_size, batch_fn=collated)
-    if mixed is not None:
-        of_shard = np.random.SeedSequence([seed, shard]).generate_state(1)
-        batches = batches.random_map(mixed, seed=int(of_shard[0]))
+    order = order.repeat(reseed_each_epoch=True).random_map(transform)
+    batches = order[shard::shards].batch(batch_size, batch_fn=collate)
+    if batch_transform is not None:
+        shard_seed = np.random.SeedSequence([seed, shard]).generate_state(1)
+        batches = batches.random_map(batch_transform, seed=int(shard_seed[0]))
     return batches
 
 
-def read_ahead(batches, start=0):
-    """Returns a Grain data set for `fit`, whose batches are made by threads.
+def read_ahead(batches: Sequence, start: int = 0) -> Iterable:
+    """Returns a Grain `IterDataset` for `fit` whose batches are made by threads.
 
     Args:
         batches: a Grain `MapDataset`.
-        start: int, number of the first one.
+        start: number of the first batch.
     """
     import grain
 
-    return batches[start:].to_iter_dataset(grain.ReadOptions(_THREADS, _BATCHES_AHEAD))
+    return batches[start:].to_iter_dataset(grain.ReadOptions(_THREADS, _PREFETCHED_BATCHES))
 
 
 class EvaluationBatches(keras.utils.PyDataset):
-    """All examples once, in their order, read by threads.
+    """All examples once, in order, read by threads.
 
-    Not Grain's: Keras takes the end of its data sets for a mistake and warns of it.
+    It is not a Grain data set, because Keras warns when a Grain data set ends.
 
     Args:
         examples: sequence.
-        prepared: function of an example.
-        collated: function from a list of what is prepared to a batch.
-        batch_size: int; the last batch may be smaller.
+        transform: function of an example.
+        collate: function that makes a batch of a list of transformed examples.
+        batch_size: batch size; the last batch may be smaller.
     """
 
-    def __init__(self, examples, prepared, collated, batch_size):
+    def __init__(
+        self, examples: Sequence, transform: Callable, collate: Callable, batch_size: int
+    ) -> None:
         super().__init__(workers=_THREADS)
         self._examples = examples
-        self._prepared = prepared
-        self._collated = collated
+        self._transform = transform
+        self._collate = collate
         self._batch_size = batch_size
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self._examples) // self._batch_size)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Any:
         start = index * self._batch_size
         stop = min(start + self._batch_size, len(self._examples))
-        return self._collated(
-            [self._prepared(self._examples[place]) for place in range(start, stop)]
-        )
+        return self._collate([self._transform(self._examples[i]) for i in range(start, stop)])
 
 
-def training_batches(examples, batch_size, epochs, seed, rotation, zoom, translation):
-    """Returns the augmented batches of a whole training, a Grain `MapDataset`.
+def training_batches(
+    examples: LabeledImages,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    rotation: float,
+    zoom: float,
+    translation: float,
+) -> tuple[Sequence, int]:
+    """Returns the augmented batches of a whole training on images in memory, by Grain.
 
-    Every epoch shuffles and augments anew; the same seed gives the same batches. What
-    does not fill a batch at the end of an epoch is left out of that epoch.
+    Every epoch is shuffled and augmented anew; the same seed gives the same batches. An
+    incomplete last batch of an epoch is dropped.
 
     Args:
-        examples: `LabeledImages`.
-        batch_size: int.
-        epochs: int.
-        seed: int.
-        rotation, zoom, translation: see `random_affine`.
+        examples: images and labels.
+        batch_size: batch size.
+        epochs: number of epochs.
+        seed: of order and augmentation.
+        rotation: see `random_affine`; `zoom` and `translation` likewise.
 
     Returns:
         (batches, batches per epoch)
 
     Raises:
-        ValueError: where there are not enough examples for one batch.
+        ValueError: if there are not enough examples for one batch.
     """
     import grain
 
@@ -136,8 +155,8 @@ def training_batches(examples, batch_size, epochs, seed, rotation, zoom, transla
     order = grain.MapDataset.range(count).seed(seed).shuffle()
     order = order.batch(batch_size, drop_remainder=True).repeat(epochs, reseed_each_epoch=True)
 
-    def augmented(indices, generator):
+    def augmented_batch(indices, generator):
         images = [augment(examples.images[index], generator) for index in indices]
         return np.stack(images), examples.labels[indices]
 
-    return order.random_map(augmented), count // batch_size
+    return order.random_map(augmented_batch), count // batch_size

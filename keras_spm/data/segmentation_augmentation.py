@@ -1,29 +1,31 @@
-"""Augmentation for semantic segmentation: one image and its segmentation map at a time."""
+"""Augmentation for semantic segmentation."""
 
 import numpy as np
 
-from keras_spm.data.preprocessing import read_image
+from keras_spm.data import transforms
+from keras_spm.data.images import read_image
+from keras_spm.types import Example
 
-_UNLABELED = 255
+_IGNORED = 255
 _ATTEMPTS = 10
 
 
 class SegmentationAugmentation:
-    """Resizes, crops, flips and recolors, as Semantic FPN is trained on ADE20K.
+    """Randomly resizes, crops, flips and recolors, as Semantic FPN is trained on ADE20K.
 
-    Resized is by a random factor times the one that fits the image, its ratio kept, into
-    `scale`. Of random crops the first is taken in which no class has more than
-    `cat_max_ratio` of the labeled pixels, or the tenth. What a crop lacks is filled with
-    black and unlabeled pixels.
+    The image is resized by a random factor times the one that fits it into `scale`, with its
+    aspect ratio kept. Random crops are drawn until no class has more than `cat_max_ratio` of
+    the labeled pixels, at most ten times. Smaller images are padded with black and ignored
+    pixels.
 
     Args:
-        crop_size: int, height and width of the result.
+        crop_size: height and width of the result.
         scale: (longer, shorter) side.
-        ratio_range: (least, largest) factor.
-        cat_max_ratio: float.
-        flip: float, probability of being mirrored.
-        color_jitter: bool, whether brightness, contrast, saturation and hue change, each with
-            probability one half.
+        ratio_range: (lowest, highest) resize factor.
+        cat_max_ratio: highest fraction of one class in a crop.
+        flip: probability of a horizontal flip.
+        color_jitter: whether brightness, contrast, saturation and hue change, each with
+            probability 0.5.
 
     Reference:
         The segmentation settings of the PVT authors' code.
@@ -31,13 +33,13 @@ class SegmentationAugmentation:
 
     def __init__(
         self,
-        crop_size=512,
-        scale=(2048, 512),
-        ratio_range=(0.5, 2.0),
-        cat_max_ratio=0.75,
-        flip=0.5,
-        color_jitter=True,
-    ):
+        crop_size: int = 512,
+        scale: tuple[int, int] = (2048, 512),
+        ratio_range: tuple[float, float] = (0.5, 2.0),
+        cat_max_ratio: float = 0.75,
+        flip: float = 0.5,
+        color_jitter: bool = True,
+    ) -> None:
         self.crop_size = crop_size
         self.scale = scale
         self.ratio_range = ratio_range
@@ -45,57 +47,44 @@ class SegmentationAugmentation:
         self.flip = flip
         self.color_jitter = color_jitter
 
-    def __call__(self, example, generator):
-        """Augments an example.
-
-        Args:
-            example: object with `image`, a path, `PIL.Image` or array, and `segmentation_map`
-                (height, width), 255 where unlabeled.
-            generator: `numpy.random.Generator`.
+    def __call__(self, example: Example, generator: np.random.Generator) -> Example:
+        """Augments an example of `image` and `segmentation_map`, 255 where ignored.
 
         Returns:
-            (image, segmentation map): (crop_size, crop_size, 3) and (crop_size, crop_size) uint8.
+            The example with `image` (crop_size, crop_size, 3) and `segmentation_map`
+            (crop_size, crop_size), both uint8.
         """
-        image, segmentation_map = self._resized(
-            read_image(example.image), example.segmentation_map, generator
-        )
-        image, segmentation_map = self._cropped(image, segmentation_map, generator)
+        example = self._resize(example, generator)
+        example = transforms.crop(example, self._crop_box(example["segmentation_map"], generator))
         if generator.random() < self.flip:
-            image, segmentation_map = image[:, ::-1], segmentation_map[:, ::-1]
+            example = transforms.horizontal_flip(example)
         if self.color_jitter:
-            image = _color_jittered(image, generator)
-        return self._padded(image, 0), self._padded(segmentation_map, _UNLABELED)
+            example = {**example, "image": _color_jitter(example["image"], generator)}
+        return transforms.pad(example, (self.crop_size, self.crop_size))
 
-    def _resized(self, image, segmentation_map, generator):
-        from PIL import Image
-
+    def _resize(self, example, generator):
+        image = read_image(example["image"])
         factor = generator.uniform(*self.ratio_range)
         longer, shorter = max(image.size), min(image.size)
         factor *= min(self.scale[0] / longer, self.scale[1] / shorter)
-        size = tuple(max(1, round(length * factor)) for length in image.size)
-        segmentation_map = Image.fromarray(segmentation_map).resize(size, Image.Resampling.NEAREST)
-        return np.asarray(image.resize(size, Image.Resampling.BILINEAR)), np.asarray(
-            segmentation_map
-        )
+        size = tuple(max(1, round(length * factor)) for length in (image.height, image.width))
+        return transforms.resize({**example, "image": image}, size)
 
-    def _cropped(self, image, segmentation_map, generator):
-        ranges = [max(length - self.crop_size, 0) + 1 for length in segmentation_map.shape]
+    def _crop_box(self, segmentation_map, generator):
+        height, width = segmentation_map.shape
+        ranges = [max(length - self.crop_size, 0) + 1 for length in (height, width)]
         for _ in range(_ATTEMPTS):
-            top, left = generator.integers(0, ranges)
-            crop = (slice(top, top + self.crop_size), slice(left, left + self.crop_size))
-            counts = np.bincount(segmentation_map[crop].ravel(), minlength=256)[:_UNLABELED]
+            top, left = map(int, generator.integers(0, ranges))
+            bottom, right = min(top + self.crop_size, height), min(left + self.crop_size, width)
+            pixels = segmentation_map[top:bottom, left:right].ravel()
+            counts = np.bincount(pixels, minlength=256)[:_IGNORED]
             if counts.max() <= self.cat_max_ratio * counts.sum():
                 break
-        return image[crop], segmentation_map[crop]
-
-    def _padded(self, array, value):
-        missing = [(0, self.crop_size - length) for length in array.shape[:2]]
-        missing += [(0, 0)] * (array.ndim - 2)
-        return np.pad(array, missing, constant_values=value)
+        return left, top, right, bottom
 
 
-def _color_jittered(image, generator):
-    """Changes of brightness by up to 32 levels, contrast and saturation by half, hue by 36°."""
+def _color_jitter(image, generator):
+    """Changes brightness by up to 32 levels, contrast and saturation by 50 %, hue by 36°."""
     from PIL import Image
 
     pixels = image.astype("float32")

@@ -1,67 +1,61 @@
-"""COCO, scene_parse150 and sets for classification as TensorFlow Datasets lays them out.
+"""Data sets that TensorFlow Datasets prepared: COCO, scene_parse150, and classification sets.
 
-Examples are read at random, without TensorFlow, which needs files of `array_record`.
+Examples are read in any order and without TensorFlow, which requires `array_record` files.
 """
+
+from collections.abc import Collection
 
 import numpy as np
 
-from keras_spm.data.annotations import AnnotatedObject
-from keras_spm.data.annotations import BadAnnotation
-from keras_spm.data.annotations import as_arrays
-from keras_spm.data.annotations import check_invalid
-from keras_spm.data.annotations import collect
-from keras_spm.data.annotations import settle
-from keras_spm.data.annotations import visible_box
-from keras_spm.data.categories import ADE20K_CLASS_NAMES
-from keras_spm.data.categories import COCO_CATEGORIES
-from keras_spm.data.examples import ClassificationExample
-from keras_spm.data.examples import DetectionExample
-from keras_spm.data.examples import EncodedImage
-from keras_spm.data.examples import SegmentationExample
-from keras_spm.data.segmentation_maps import to_segmentation_map
+from keras_spm.cards import read_class_names
+from keras_spm.data.annotated_files import ObjectEntry, clip_box, object_fields, to_segmentation_map
+from keras_spm.data.coco import COCO_CATEGORIES
+from keras_spm.data.images import EncodedImage
+from keras_spm.data.readers import (
+    InvalidAnnotation,
+    Splits,
+    check_invalid,
+    find_splits,
+    read_annotations,
+    register_reader,
+    report_invalid,
+)
 from keras_spm.registry import lookup
+from keras_spm.types import Example, PathLike
+
+_NUM_SCENE_CLASSES = 150
 
 
 class _Examples:
-    """A sequence of a split's examples, each as `_read` makes it."""
+    """A sequence of a split's examples, each converted by `_convert`."""
 
-    def __init__(self, folder, split, features):
-        builder = _builder(folder)
-        if not features <= set(builder.info.features):
-            raise ValueError(
-                f"{folder} must hold a data set with the features {sorted(features)}. "
-                f"Received: {sorted(builder.info.features)}"
-            )
-        self._source = _data_source(builder, folder, split)
+    def __init__(self, builder, folder, split, decoders=None):
+        self._source = _data_source(builder, folder, split, decoders)
         self._folder = folder
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(index)
         try:
             example = self._source[index]
-        except Exception as error:  # Of several kinds, which do not say where it stands.
-            raise ValueError(
-                f"Example {index} of {self._folder} cannot be read: {error}"
-            ) from error
-        if all(value is None for value in example.values()):  # As a damaged record is read.
-            raise ValueError(
-                f"Example {index} of {self._folder} cannot be read: its record is empty"
-            )
-        return self._read(index, example)
+        except Exception as error:  # Of several types, which do not name the record.
+            raise ValueError(f"Example {index} of {self._folder} is unreadable: {error}") from error
+        if all(value is None for value in example.values()):  # As damaged records are read.
+            raise ValueError(f"Example {index} of {self._folder} is unreadable: empty record")
+        return self._convert(index, example)
 
 
 class TfdsCoco(_Examples):
     """Objects with boxes from TensorFlow Datasets' `coco/2017` or `coco/2014`.
 
-    A sequence of `DetectionExample`s whose images are arrays. Boxes were stored as
-    float32 shares of the sides, so they are off by up to 1e-4 pixels; areas as whole
-    pixels, rounded down, so a small object may have 0. Objects are checked when their
-    example is asked for: COCO's `train` split has two boxes without area, and must be read
-    with `invalid="drop"`.
+    A sequence of dicts of `image`, an array, `image_id`, `boxes`, `labels`, `crowd` and
+    `areas`. Boxes are stored as float32 fractions of the sides, which costs up to 1e-4
+    pixels; areas as whole pixels, rounded down, so small objects may have area 0. Objects are
+    checked when their example is read: COCO's `train` split has two boxes without area and
+    must be read with `invalid="drop"`.
 
     Args:
         folder: path of the prepared data set, such as
@@ -71,90 +65,104 @@ class TfdsCoco(_Examples):
             class is unknown.
 
     Attributes:
-        class_names: list of 80 str; labels are places in it.
-        category_ids: list of 80 int, COCO's own id for each label, from 1 to 90.
+        class_names: list of 80 str.
+        category_ids: list of COCO's own id of each label, from 1 to 90.
 
     Raises:
-        FileNotFoundError: where the folder holds no data set.
-        ValueError: for an unknown split; for another data set or another file format; when
-            an example is asked for, for objects that break rules.
+        FileNotFoundError: if the folder has no data set.
+        ValueError: if the split is unknown or the format is another one; when an example is
+            read, if objects are invalid and not dropped.
     """
 
-    def __init__(self, folder, split, invalid="raise"):
+    def __init__(self, folder: PathLike, split: str, invalid: str = "raise") -> None:
         check_invalid(invalid)
         self.class_names = list(COCO_CATEGORIES.values())
         self.category_ids = list(COCO_CATEGORIES)
-        super().__init__(folder, split, {"image", "image/id", "objects"})
+        builder = _builder(folder, {"image", "image/id", "objects"})
+        super().__init__(builder, folder, split)
         self._invalid = invalid
 
-    def _read(self, index, example):
+    def _convert(self, index, example):
         height, width = example["image"].shape[:2]
         image_id = int(example["image/id"])
 
         def read(annotation):
             (top, left, bottom, right), label, crowd, area = annotation
-            box = visible_box(
-                (left * width, top * height, right * width, bottom * height), height, width
-            )
+            box = (left * width, top * height, right * width, bottom * height)
+            box = clip_box(box, height, width)
             if not 0 <= label < len(self.class_names):
-                raise BadAnnotation("unknown class")
-            return AnnotatedObject(0, box, label, crowd, area)
+                raise InvalidAnnotation("unknown class")
+            return ObjectEntry(0, box, label, crowd, area)
 
         stored = example["objects"]
         fields = ("bbox", "label", "is_crowd", "area", "id")
         *columns, ids = (np.asarray(stored[field]).tolist() for field in fields)
         invalid_annotations = {}
         rows = zip(*columns, strict=True)
-        objects = collect(zip(ids, rows, strict=True), read, invalid_annotations)
-        settle(f"Image {image_id} of {self._folder}", invalid_annotations, self._invalid)
-        return DetectionExample(example["image"], image_id, *as_arrays(objects))
+        objects = read_annotations(zip(ids, rows, strict=True), read, invalid_annotations)
+        report_invalid(f"Image {image_id} of {self._folder}", invalid_annotations, self._invalid)
+        return {"image": example["image"], "image_id": image_id, **object_fields(objects)}
+
+
+# The training split has two boxes without area.
+@register_reader("detection", "tfds_coco", {"train": "train", "validation": "validation"}, "drop")
+def _read_coco(folder, split, class_names, invalid, verify):
+    return TfdsCoco(folder, split, invalid)
 
 
 class TfdsAde20k(_Examples):
     """Segmentation maps from TensorFlow Datasets' `scene_parse150`.
 
-    A sequence of `SegmentationExample`s whose images are arrays. The class is the first
-    channel of the annotation: 0 for what does not count, given as 255, and k for class
-    k - 1.
+    A sequence of dicts of `image`, an array, and `segmentation_map` (height, width) uint8. The
+    class is the first channel of the annotation: 0 for ignored pixels, converted to 255, and
+    k for class k - 1.
 
-    Note what TensorFlow Datasets (seen in 4.9.10) fills it with: the annotations of the
-    benchmark's challenge in *instance* segmentation, whose first channel numbers 100 kinds
-    of objects; walls, sky, floors and all else without instances are 0. For the benchmark
-    of 150 classes, whose figures papers state, read the benchmark's own folder with
-    `Ade20k`.
+    Note that TensorFlow Datasets (as of 4.9.10) contains the annotations of the benchmark's
+    *instance* segmentation challenge, whose first channel numbers 100 kinds of objects;
+    walls, sky, floors and everything else without instances are 0. For the benchmark with 150
+    classes that papers report, read the benchmark's own folder with `Ade20k`.
 
     Args:
         folder: path of the prepared data set, such as
             `~/tensorflow_datasets/scene_parse150/1.0.0`.
         split: name of a split, `"train"` or `"test"`.
 
+    Attributes:
+        class_names: list of 150 str, `"class 0"` and so on, because the classes are not the
+            benchmark's.
+
     Raises:
-        FileNotFoundError: where the folder holds no data set.
-        ValueError: for an unknown split; for another data set or another file format; when
-            an example is asked for, for a map of another size than its image, or with a
-            value above 150.
+        FileNotFoundError: if the folder has no data set.
+        ValueError: if the split is unknown or the format is another one; when an example is
+            read, if its map is invalid.
     """
 
-    def __init__(self, folder, split):
-        super().__init__(folder, split, {"image", "annotation"})
+    def __init__(self, folder: PathLike, split: str) -> None:
+        self.class_names = [f"class {number}" for number in range(_NUM_SCENE_CLASSES)]
+        super().__init__(_builder(folder, {"image", "annotation"}), folder, split)
 
-    def _read(self, index, example):
+    def _convert(self, index, example):
         segmentation_map = to_segmentation_map(
             example["annotation"][..., 0],
             example["image"].shape[:2],
-            len(ADE20K_CLASS_NAMES),
+            _NUM_SCENE_CLASSES,
             first_class=1,
             source=f"Annotation {index} of {self._folder}",
         )
-        return SegmentationExample(example["image"], segmentation_map)
+        return {"image": example["image"], "segmentation_map": segmentation_map}
+
+
+@register_reader("segmentation", "tfds_ade20k", {"train": "train", "validation": "test"})
+def _read_ade20k(folder, split, class_names, invalid, verify):
+    return TfdsAde20k(folder, split)
 
 
 class TfdsClassification(_Examples):
-    """Labeled images from any set of TensorFlow Datasets for classification.
+    """Labeled images from any classification data set of TensorFlow Datasets.
 
-    A sequence of `ClassificationExample`s whose images are `EncodedImage`s: what is not read
-    is not decoded. The set must have an image and a class, or a sequence of classes, as the
-    pair that TensorFlow Datasets calls `supervised_keys`: `imagenet2012`, `cifar10`,
+    A sequence of dicts of `image`, an `EncodedImage` that is not decoded yet, and `label`, an
+    int, or (classes,) float32 of 0 and 1. The `supervised_keys` of the data set must be an
+    image and a class, or a sequence of classes: `imagenet2012`, `cifar10`,
     `oxford_flowers102`, `food101` and many others.
 
     Args:
@@ -163,17 +171,16 @@ class TfdsClassification(_Examples):
         split: name of a split, such as `"train"`.
 
     Attributes:
-        class_names: list of str, as the set has them; labels are places in it.
-        multi_label: bool, whether labels are arrays, as an image may have several.
+        class_names: list of str, as in the data set.
+        multi_label: bool, whether an image may have several classes.
 
     Raises:
-        FileNotFoundError: where the folder holds no data set.
-        ValueError: for an unknown split; for a set of another kind or another file format;
-            when an example is asked for, for an image without a known class, as the test
-            splits of some sets have them.
+        FileNotFoundError: if the folder has no data set.
+        ValueError: if the split is unknown or the format is another one; when an example is
+            read, if it has no known class, as in some test splits.
     """
 
-    def __init__(self, folder, split):
+    def __init__(self, folder: PathLike, split: str) -> None:
         import tensorflow_datasets as tfds
 
         builder = _builder(folder)
@@ -186,22 +193,15 @@ class TfdsClassification(_Examples):
             label, tfds.features.ClassLabel
         ):
             raise ValueError(
-                f"{folder} must hold a data set for classification, with an image and a class "
-                f"as its supervised keys. Received: supervised keys {keys} of the features "
+                f"{folder} must be a classification data set, with an image and a class as its "
+                f"supervised keys. Received: supervised keys {keys} of the features "
                 f"{sorted(features)}"
             )
         self.class_names = list(label.names)
         self._image_key, self._label_key = keys[:2]
-        self._folder = folder
-        undecoded = {self._image_key: tfds.decode.SkipDecoding()}
-        self._source = _data_source(builder, folder, split, undecoded)
+        super().__init__(builder, folder, split, {self._image_key: tfds.decode.SkipDecoding()})
 
-    @staticmethod
-    def splits(folder):
-        """Returns the set of a prepared data set's splits."""
-        return set(_builder(folder).info.splits)
-
-    def _read(self, index, example):
+    def _convert(self, index, example):
         source = f"Image {index} of {self._folder}"
         classes = np.atleast_1d(example[self._label_key]).astype("int64")
         if classes.size and not 0 <= classes.min() <= classes.max() < len(self.class_names):
@@ -214,27 +214,53 @@ class TfdsClassification(_Examples):
             label[classes] = 1
         else:
             label = int(classes[0])
-        return ClassificationExample(EncodedImage(bytes(example[self._image_key]), source), label)
+        image = EncodedImage(bytes(example[self._image_key]), source)
+        return {"image": image, "label": label}
 
 
-def _builder(folder):
+def _tfds_splits(folder: PathLike) -> Splits:
+    return find_splits(_builder(folder).info.splits)
+
+
+@register_reader("classification", "tfds", _tfds_splits)
+def _read_classification(folder, split, class_names, invalid, verify):
+    return TfdsClassification(folder, split)
+
+
+# The test split has no labels.
+@register_reader("classification", "imagenet2012", {"train": "train", "validation": "validation"})
+def _read_imagenet(folder, split, class_names, invalid, verify):
+    """ImageNet with words as class names, in place of synset ids."""
+    examples = TfdsClassification(folder, split)
+    examples.class_names = read_class_names("imagenet-1k")
+    return examples
+
+
+def _builder(folder, features: Collection[str] = ()):
+    """Returns the builder of a prepared data set that has the features."""
     import tensorflow_datasets as tfds
 
     try:
-        return tfds.builder_from_directory(folder)
+        builder = tfds.builder_from_directory(folder)
     except OSError as error:
-        raise FileNotFoundError(f"{folder} holds no prepared data set: {error}") from error
+        raise FileNotFoundError(f"{folder} has no prepared data set: {error}") from error
+    if not set(features) <= set(builder.info.features):
+        raise ValueError(
+            f"{folder} must have a data set with the features {sorted(features)}. "
+            f"Received: {sorted(builder.info.features)}"
+        )
+    return builder
 
 
-def _data_source(builder, folder, split, decoders=None):
+def _data_source(builder, folder, split, decoders):
     lookup("split", split, builder.info.splits)
     try:
         return builder.as_data_source(split, decoders=decoders)
     except NotImplementedError as error:
         raise ValueError(
-            f"{folder} must hold files of array_record, which can be read at random and without "
-            f"TensorFlow. Received: {builder.info.file_format.value}. Convert it, where "
+            f"{folder} must have files of array_record, which can be read in any order and "
+            f"without TensorFlow. Received: {builder.info.file_format.value}. Convert it, where "
             f"TensorFlow is installed, with `tfds convert_format --dataset_version_dir={folder} "
-            "--out_file_format=array_record --out_dir=…`, or prepare it anew with "
+            "--out_file_format=array_record --out_dir=…`, or prepare it again with "
             '`tensorflow_datasets.builder(…, file_format="array_record")`.'
         ) from error

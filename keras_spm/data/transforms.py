@@ -1,22 +1,138 @@
-"""Augmentation of single images, random by a generator that the caller seeds."""
+"""Geometric transforms of examples: every field is transformed according to its kind.
+
+An example is a dict. Fields that are not in the table of kinds are returned unchanged, among
+them `areas`, which stay as annotated. Inputs are not modified.
+"""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
+from keras_spm.data.images import ImageLike, read_image
+from keras_spm.types import Example
 
-def random_affine(image, generator, rotation, zoom, translation):
-    """Turns, scales and shifts an image about its center; what comes in is black.
+# Boxes are (objects, 4), left, top, right, bottom in pixels; maps are (..., height, width).
+_KINDS = {"image": "image", "boxes": "boxes", "masks": "map", "segmentation_map": "map"}
+_OBJECT_FIELDS = ("boxes", "labels", "crowd", "areas", "masks")
+
+
+def horizontal_flip(example: Example) -> Example:
+    """Mirrors an example left to right."""
+    image = to_pixels(example["image"])
+    width = image.shape[1]
+
+    def flip_boxes(boxes):
+        left, top, right, bottom = np.moveaxis(boxes, -1, 0)
+        return np.stack([width - right, top, width - left, bottom], axis=-1)
+
+    return _apply(
+        {**example, "image": image},
+        image=lambda image: image[:, ::-1],
+        boxes=flip_boxes,
+        map=lambda array: array[..., ::-1],
+    )
+
+
+def resize(example: Example, size: tuple[int, int], interpolation: str = "bilinear") -> Example:
+    """Resizes an example.
 
     Args:
-        image: (height, width, 3) uint8.
-        generator: `numpy.random.Generator`.
-        rotation: float, largest angle in degrees, either way.
-        zoom: float, largest relative change of size, either way.
-        translation: float, largest shift as a share of the side, either way.
+        example: dict.
+        size: (height, width) of the result.
+        interpolation: of the image: `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
+            Masks and segmentation maps use the nearest neighbor.
+    """
+    from PIL import Image
 
-    Returns:
-        (height, width, 3) uint8
+    image = read_image(example["image"])
+    height, width = size
+    scale = np.array([width / image.width, height / image.height], "float32")
+    resample = Image.Resampling[interpolation.upper()]
+    return _apply(
+        {**example, "image": image},
+        image=lambda image: np.asarray(image.resize((width, height), resample)),
+        boxes=lambda boxes: boxes * np.tile(scale, 2),
+        map=lambda array: _resize_nearest(array, height, width),
+    )
+
+
+def crop(example: Example, box: tuple[int, int, int, int]) -> Example:
+    """Crops an example.
+
+    Boxes are clipped. Objects of which nothing is left, by box or by mask, are removed.
+
+    Args:
+        example: dict.
+        box: left, top, right and bottom of the crop, which is inside the image.
+    """
+    left, top, right, bottom = box
+
+    def crop_boxes(boxes):
+        start = np.array([left, top] * 2, boxes.dtype)
+        return (boxes - start).clip(0, np.array([right - left, bottom - top] * 2, boxes.dtype))
+
+    cropped = _apply(
+        {**example, "image": to_pixels(example["image"])},
+        image=lambda image: image[top:bottom, left:right],
+        boxes=crop_boxes,
+        map=lambda array: array[..., top:bottom, left:right],
+    )
+    if "boxes" not in cropped:
+        return cropped
+    visible = (cropped["boxes"][:, 2:] > cropped["boxes"][:, :2]).all(axis=1)
+    if "masks" in cropped:
+        visible &= cropped["masks"].any(axis=(1, 2))
+    objects = {name: cropped[name][visible] for name in _OBJECT_FIELDS if name in cropped}
+    return {**cropped, **objects}
+
+
+def pad(
+    example: Example,
+    size: tuple[int, int],
+    image_fill: int | tuple[int, int, int] = 0,
+    segmentation_fill: int = 255,
+) -> Example:
+    """Pads an example at the bottom and right.
+
+    Args:
+        example: dict.
+        size: (height, width) of the result, at least those of the image.
+        image_fill: value of added pixels, or one per channel.
+        segmentation_fill: value of added pixels of a segmentation map. Masks get `False`.
+    """
+
+    def pad_image(image):
+        padded = np.empty((*size, 3), image.dtype)
+        padded[:] = image_fill
+        padded[: image.shape[0], : image.shape[1]] = image
+        return padded
+
+    def pad_map(array):
+        fill = False if array.dtype == bool else segmentation_fill
+        padded = np.full((*array.shape[:-2], *size), fill, array.dtype)
+        padded[..., : array.shape[-2], : array.shape[-1]] = array
+        return padded
+
+    image = to_pixels(example["image"])
+    return _apply({**example, "image": image}, image=pad_image, map=pad_map)
+
+
+def random_affine(
+    image: np.ndarray,
+    generator: np.random.Generator,
+    rotation: float,
+    zoom: float,
+    translation: float,
+) -> np.ndarray:
+    """Rotates, scales and shifts an image about its center; added pixels are black.
+
+    Args:
+        image: (height, width, 3) uint8, as the result.
+        generator: source of the random numbers.
+        rotation: largest angle in degrees, in both directions.
+        zoom: largest relative change of size, in both directions.
+        translation: largest shift as a fraction of the side, in both directions.
     """
     from PIL import Image
 
@@ -25,7 +141,7 @@ def random_affine(image, generator, rotation, zoom, translation):
     scale = 1 + generator.uniform(-zoom, zoom)
     right, down = generator.uniform(-translation, translation, 2) * (width, height)
     cosine, sine = math.cos(angle) / scale, math.sin(angle) / scale
-    # PIL maps each point of the result to a point of the source; pixels are unit squares.
+    # Pillow maps each point of the result to a point of the source; pixels are unit squares.
     center_x, center_y = width / 2, height / 2
     from_x, from_y = center_x + right, center_y + down
     matrix = (
@@ -42,13 +158,26 @@ def random_affine(image, generator, rotation, zoom, translation):
     return np.asarray(moved)
 
 
-def mirrored(image, boxes):
-    """Returns an image and its boxes with left and right exchanged.
+def to_pixels(image: ImageLike) -> np.ndarray:
+    """Returns an image as an array (height, width, 3) uint8; see `read_image`."""
+    return np.asarray(read_image(image))
 
-    Args:
-        image: (height, width, 3).
-        boxes: (objects, 4) left, top, right, bottom in its pixels.
-    """
-    left, top, right, bottom = np.moveaxis(boxes, -1, 0)
-    width = image.shape[1]
-    return image[:, ::-1], np.stack([width - right, top, width - left, bottom], axis=-1)
+
+def _apply(example: Example, **functions: Callable) -> Example:
+    """Applies to each field the function of its kind."""
+    kinds = {name: _KINDS.get(name) for name in example}
+    return {
+        name: functions[kinds[name]](value) if kinds[name] in functions else value
+        for name, value in example.items()
+    }
+
+
+def _resize_nearest(array, height, width):
+    """Resizes (..., rows, columns) maps as Pillow does."""
+    from PIL import Image
+
+    maps = array.reshape(-1, *array.shape[-2:]).astype("uint8", copy=False)
+    resized = np.empty((len(maps), height, width), "uint8")
+    for target, each in zip(resized, maps, strict=True):
+        target[:] = Image.fromarray(each).resize((width, height), Image.Resampling.NEAREST)
+    return resized.astype(array.dtype).reshape(*array.shape[:-2], height, width)

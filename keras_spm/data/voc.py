@@ -1,136 +1,161 @@
-"""Objects and segmentation maps from folders laid out as Pascal VOC's."""
+"""Objects and segmentation maps from folders in Pascal VOC's layout."""
 
 import functools
 import pathlib
+from collections.abc import Sequence
 
-from keras_spm.data.annotations import AnnotatedImages
-from keras_spm.data.annotations import AnnotatedObject
-from keras_spm.data.annotations import BadAnnotation
-from keras_spm.data.annotations import ListedImage
-from keras_spm.data.annotations import box_area
-from keras_spm.data.annotations import visible_box
-from keras_spm.data.categories import VOC_CLASS_NAMES
-from keras_spm.data.segmentation_maps import SegmentationMapFiles
+from keras_spm.data.annotated_files import (
+    DetectionFiles,
+    ImageEntry,
+    ObjectEntry,
+    SegmentationFiles,
+    box_area,
+    clip_box,
+)
+from keras_spm.data.readers import InvalidAnnotation, register_reader
 from keras_spm.registry import lookup
+from keras_spm.types import PathLike
+
+VOC_CLASS_NAMES = (
+    *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+    *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
+    *("train", "tvmonitor"),
+)
+_SPLITS = {"train": "train", "validation": "val"}
 
 
-class VocDetection(AnnotatedImages):
-    """Objects with boxes from a folder laid out as Pascal VOC's, such as `VOCdevkit/VOC2012`.
+class VocDetection(DetectionFiles):
+    """Objects with boxes from a folder in Pascal VOC's layout, such as `VOCdevkit/VOC2012`.
 
-    A sequence of `DetectionExample`s whose images are paths, in the order of
-    `ImageSets/Main/{split}.txt`, with `Annotations/{name}.xml` and `JPEGImages/{name}.jpg`.
+    A sequence of dicts in the order of `ImageSets/Main/{split}.txt`: `image`, a path,
+    `image_id`, `boxes`, `labels`, `crowd` and `areas`; see `keras_spm.data.DetectionBatching`.
+    They are read from `Annotations/{name}.xml` and `JPEGImages/{name}.jpg`.
 
-    VOC counts pixels from 1 and names the first and the last that a box holds: left is
-    xmin - 1, and right is xmax. What then passes the edge of the image is cut off. VOC has
-    no areas, so an object has its box's.
+    VOC counts pixels from 1, and the first and the last pixel belong to the box: left is
+    xmin - 1, and right is xmax. Boxes are clipped to the image. VOC has no areas, so the area
+    is that of the box.
 
-    An object marked `difficult` is given as a crowd: VOC's own evaluation counts it neither
-    as missed nor, where it is found, as wrong, which is what COCO's does for crowds. (COCO's
-    takes the share of the found box that overlaps, VOC's the intersection over union.)
+    Objects marked `difficult` become crowds: VOC's evaluation counts them neither as missed
+    nor, if detected, as wrong, as COCO's does with crowds. (COCO uses the fraction of the
+    detection that overlaps, VOC the intersection over union.)
 
-    These break rules: a class that is not in `class_names`, a malformed or non-finite box,
-    one without area or outside the image, a `difficult` that is neither 0 nor 1, a missing
-    image file. An object that is dropped becomes background: look through `invalid_annotations` first.
+    Invalid are: a class that is not in `class_names`, a malformed box, one that is not finite,
+    without area or outside the image, a `difficult` that is neither 0 nor 1, a missing image
+    file. A dropped object becomes background, so check `invalid_annotations` first.
 
     Args:
-        folder: path of the folder that holds `ImageSets`.
+        folder: path of the folder that contains `ImageSets`.
         split: name of a list in `ImageSets/Main`, such as `"train"`.
-        class_names: sequence of str, or `None` for VOC's 20.
-        invalid: `"raise"`, or `"drop"` to leave out what breaks a rule.
+        class_names: the classes in the order of labels, or `None` for VOC's 20.
+        invalid: `"raise"`, or `"drop"` to leave out invalid annotations.
 
     Attributes:
-        class_names: list of str; labels are places in it.
-        invalid_annotations: {rule: [ids]}, what was left out: `"2007_000027 #2"` is the second object
-            of an image; for `"missing image file"`, names of images.
+        class_names: list of str.
+        invalid_annotations: {reason: [ids]} of dropped annotations: `"2007_000027 #2"` is the
+            second object of an image; for `"missing image file"`, names of images.
 
     Raises:
-        FileNotFoundError: for a folder without such lists, or a missing annotation file.
-        ValueError: for an unknown split; for a file that is no VOC annotation, naming the
-            field; for objects that break rules, counting them; when an example is asked
-            for, for an image of another size than its annotation says, or that cannot be
-            read.
+        FileNotFoundError: if the folder has no such lists, or an annotation file is missing.
+        ValueError: if the split is unknown, a file is not a VOC annotation, or objects are
+            invalid; when an example is read, if the image has another size than listed.
     """
 
-    def __init__(self, folder, split, class_names=None, invalid="raise"):
+    def __init__(
+        self,
+        folder: PathLike,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        invalid: str = "raise",
+    ) -> None:
         folder = pathlib.Path(folder)
         self.class_names = list(class_names or VOC_CLASS_NAMES)
-        listed, objects = [], []
-        for place, name in enumerate(_names(folder, "Main", split)):
+        images, objects = [], []
+        for index, name in enumerate(_image_names(folder, "Main", split)):
             file = folder / "Annotations" / f"{name}.xml"
-            root = _parsed(file)
+            root = _parse(file)
             height, width = (_side(file, root, field) for field in ("height", "width"))
-            image = folder / "JPEGImages" / f"{name}.jpg"
-            listed.append(ListedImage(image, name, height, width))
+            images.append(ImageEntry(folder / "JPEGImages" / f"{name}.jpg", name, height, width))
             for number, element in enumerate(root.findall("object"), start=1):
-                objects.append((f"{name} #{number}", (place, element)))
+                objects.append((f"{name} #{number}", (index, element)))
         labels = {name: label for label, name in enumerate(self.class_names)}
-        read = functools.partial(_read, images=listed, labels=labels)
-        super().__init__(folder, listed, objects, read, invalid)
+        read = functools.partial(_read, images=images, labels=labels)
+        super().__init__(folder, images, objects, read, invalid)
 
 
-class VocSegmentation(SegmentationMapFiles):
-    """Segmentation maps from a folder laid out as Pascal VOC's, such as `VOCdevkit/VOC2012`.
+@register_reader("detection", "voc", _SPLITS)
+def _read_detection(folder, split, class_names, invalid, verify):
+    return VocDetection(folder, split, class_names, invalid)
 
-    A sequence of `SegmentationExample`s whose images are paths, in the order of
-    `ImageSets/Segmentation/{split}.txt`, with `SegmentationClass/{name}.png` and
-    `JPEGImages/{name}.jpg`. The PNG's palette is for looking at: its places are the
-    classes, and 255, VOC's border around objects, does not count.
+
+class VocSegmentation(SegmentationFiles):
+    """Segmentation maps from a folder in Pascal VOC's layout, such as `VOCdevkit/VOC2012`.
+
+    A sequence of dicts of `image`, a path, and `segmentation_map` (height, width) uint8, in the
+    order of `ImageSets/Segmentation/{split}.txt`, from `SegmentationClass/{name}.png` and
+    `JPEGImages/{name}.jpg`. Palette indices are class indices; 255, VOC's border around
+    objects, is ignored.
 
     Args:
-        folder: path of the folder that holds `ImageSets`.
+        folder: path of the folder that contains `ImageSets`.
         split: name of a list in `ImageSets/Segmentation`, such as `"train"`.
-        class_names: sequence of str, or `None` for the background and VOC's 20.
+        class_names: the classes in the order of indices, or `None` for the background and
+            VOC's 20.
 
     Attributes:
-        class_names: list of str; classes are places in it.
+        class_names: list of str.
 
     Raises:
-        FileNotFoundError: for a folder without such lists, or a missing file.
-        ValueError: for an unknown split; when an example is asked for, for a map of another
-            size than its image, or with a value that is no class, and for a file that
-            cannot be read.
+        FileNotFoundError: if the folder has no such lists, or a file is missing.
+        ValueError: if the split is unknown; when an example is read, if a file is invalid.
     """
 
-    def __init__(self, folder, split, class_names=None):
+    def __init__(
+        self, folder: PathLike, split: str, class_names: Sequence[str] | None = None
+    ) -> None:
         folder = pathlib.Path(folder)
         pairs = [
             (folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png")
-            for name in _names(folder, "Segmentation", split)
+            for name in _image_names(folder, "Segmentation", split)
         ]
-        super().__init__(pairs, list(class_names or ("background", *VOC_CLASS_NAMES)))
+        super().__init__(pairs, class_names or ("background", *VOC_CLASS_NAMES))
 
 
-def _names(folder, task, split):
-    """Returns the image names that a list holds, in its order."""
+@register_reader("segmentation", "voc", _SPLITS)
+def _read_segmentation(folder, split, class_names, invalid, verify):
+    return VocSegmentation(folder, split, class_names)
+
+
+def _image_names(folder, task, split):
+    """Returns the image names of a list, in its order."""
     lists = folder / "ImageSets" / task
     splits = {file.stem: file for file in sorted(lists.glob("*.txt"))}
     if not splits:
-        raise FileNotFoundError(f"{lists} holds no lists of images.")
+        raise FileNotFoundError(f"{lists} contains no lists of images.")
     file = lookup("split", split, splits)
     names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
     for name in names:
-        if len(name.split()) > 1:  # A list of one class: with 1 or -1 for each image.
-            raise ValueError(f"{file} must hold one name a line. Received: {name!r}")
+        if len(name.split()) > 1:  # A list of one class, with 1 or -1 per image.
+            raise ValueError(f"{file} must have one name per line. Received: {name!r}")
     if len(set(names)) < len(names):
-        raise ValueError(f"{file} must hold each name once.")
+        raise ValueError(f"{file} has duplicate names.")
     return names
 
 
-def _parsed(file):
+def _parse(file):
     from xml.etree import ElementTree
 
-    class NoDocumentType(ElementTree.TreeBuilder):
-        """Refuses a document type, without which no entities can be declared."""
+    class NoDoctype(ElementTree.TreeBuilder):
+        """Refuses document types, which can declare entities that expand exponentially."""
 
         def doctype(self, name, pubid, system):
             raise ValueError("it declares a document type")
 
     try:
-        root = ElementTree.parse(file, ElementTree.XMLParser(target=NoDocumentType())).getroot()
+        root = ElementTree.parse(file, ElementTree.XMLParser(target=NoDoctype())).getroot()
     except (SyntaxError, ValueError, LookupError) as error:
-        raise ValueError(f"{file} is no VOC annotation: {error}.") from error
+        raise ValueError(f"{file} is not a VOC annotation: {error}.") from error
     if root.tag != "annotation":
-        raise ValueError(f"{file} is no VOC annotation: it is of {root.tag!r}.")
+        raise ValueError(f"{file} is not a VOC annotation: its root is {root.tag!r}.")
     return root
 
 
@@ -138,26 +163,27 @@ def _side(file, root, field):
     text = root.findtext(f"size/{field}", "").strip()
     if not (text.isdecimal() and int(text) > 0):
         raise ValueError(
-            f"{file} is no VOC annotation: `size/{field}` must be a positive int, but is {text!r}."
+            f"{file} is not a VOC annotation: `size/{field}` must be a positive int. "
+            f"Received: {text!r}"
         )
     return int(text)
 
 
 def _read(annotation, images, labels):
-    """Makes an `AnnotatedObject`, or raises `BadAnnotation`."""
-    place, element = annotation
+    """Returns an `ObjectEntry`, or raises `InvalidAnnotation`."""
+    index, element = annotation
     name = element.findtext("name", "").strip()
     if name not in labels:
-        raise BadAnnotation("unknown class")
+        raise InvalidAnnotation("unknown class")
     try:
         left, top, right, bottom = (
             float(element.findtext(f"bndbox/{field}", ""))
             for field in ("xmin", "ymin", "xmax", "ymax")
         )
     except ValueError:
-        raise BadAnnotation("malformed bndbox") from None
-    box = visible_box((left - 1, top - 1, right, bottom), images[place].height, images[place].width)
+        raise InvalidAnnotation("malformed bndbox") from None
+    box = clip_box((left - 1, top - 1, right, bottom), images[index].height, images[index].width)
     difficult = element.findtext("difficult", "0").strip()
     if difficult not in ("0", "1"):
-        raise BadAnnotation("malformed difficult")
-    return AnnotatedObject(place, box, labels[name], difficult == "1", box_area(box))
+        raise InvalidAnnotation("malformed difficult")
+    return ObjectEntry(index, box, labels[name], difficult == "1", box_area(box))

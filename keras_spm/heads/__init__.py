@@ -1,8 +1,22 @@
-"""Heads on feature pyramids: layers from {"P2": …, "P5": …} to what a task needs."""
+"""Heads on feature pyramids: layers from {"P2": …, "P5": …} to the outputs of a task."""
 
 from keras_spm.heads.anchors import Anchors
+from keras_spm.heads.box_coder import BoxCoder
 from keras_spm.heads.feature_pyramid import FeaturePyramid
-from keras_spm.heads.retinanet import RetinaNetHead
-from keras_spm.heads.semantic_fpn import SemanticFPNHead
+from keras_spm.heads.head import Head
+from keras_spm.heads.matcher import BalancedSampler, Matcher
+from keras_spm.heads.nms import non_max_suppression
+from keras_spm.heads.retinanet import RetinaNet
+from keras_spm.heads.semantic_fpn import SemanticFPN
 
-__all__ = ["Anchors", "FeaturePyramid", "RetinaNetHead", "SemanticFPNHead"]
+__all__ = [
+    "Anchors",
+    "BalancedSampler",
+    "BoxCoder",
+    "FeaturePyramid",
+    "Head",
+    "Matcher",
+    "RetinaNet",
+    "SemanticFPN",
+    "non_max_suppression",
+]

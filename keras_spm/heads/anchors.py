@@ -1,61 +1,71 @@
-"""Anchors: the boxes that a detector starts from."""
+"""Anchor boxes of a one-stage detector."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_spm.types import Shape, Tensor
+
 
 @keras.saving.register_keras_serializable("keras_spm")
 class Anchors(keras.layers.Layer):
-    """Boxes of several sizes and shapes around every position of every level.
+    """Anchor boxes of several scales and aspect ratios at every position of every level.
 
-    Position (row, column) of level Pn is at (row, column) * 2**n pixels of the image. There
-    stand, for every aspect ratio, boxes of `scales_per_octave` areas from
-    (base_scale * 2**n)**2 on, up to the next level's first, evenly spaced in their logarithm.
+    Position (row, column) of level Pn is centered at (row, column) * 2**n pixels. It has
+    one anchor per aspect ratio and scale; the areas are (base_scale * 2**n)**2 times
+    4**(k / scales_per_octave) for k from 0 to scales_per_octave - 1.
 
     Args:
-        base_scale: float, in strides.
+        base_scale: float, side of the smallest square anchor in strides.
         scales_per_octave: int.
         aspect_ratios: floats, height / width.
 
-    Input: {"P3": (batch, height, width, channels), …}. Output: (anchors, 4) float32: left,
-    top, right, bottom in pixels; from the finest level on, then row by row, column by
-    column, by aspect ratio, by size.
+    Input: {"P3": (batch, height, width, channels), …}. Output: {"P3": (anchors, 4), …},
+    float32, xyxy in pixels; row by row, column by column, by aspect ratio, by scale.
 
     Reference:
         Lin et al., Focal Loss for Dense Object Detection, arXiv 1708.02002, section 4.
     """
 
     def __init__(
-        self, base_scale=4.0, scales_per_octave=3, aspect_ratios=(0.5, 1.0, 2.0), **kwargs
-    ):
-        super().__init__(**{**kwargs, "dtype": "float32"})  # Half a digit of 1000 is 0.5 pixels.
+        self,
+        base_scale: float = 4.0,
+        scales_per_octave: int = 3,
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        **kwargs: Any,
+    ) -> None:
+        # In half precision, coordinates around 1000 are rounded by half a pixel.
+        super().__init__(**{**kwargs, "dtype": "float32"})
         self.base_scale = base_scale
         self.scales_per_octave = scales_per_octave
         self.aspect_ratios = tuple(aspect_ratios)
 
     @property
-    def per_position(self):
-        """How many boxes stand around a position."""
+    def anchors_per_position(self) -> int:
+        """The number of anchors of a position."""
         return self.scales_per_octave * len(self.aspect_ratios)
 
-    def call(self, inputs):
-        return ops.concatenate(
-            [self._of_level(level, ops.shape(inputs[level])[1:3]) for level in sorted(inputs)]
-        )
+    def call(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            level: self._level_anchors(level, ops.shape(maps)[1:3])
+            for level, maps in inputs.items()
+        }
 
-    def _of_level(self, level, size):
+    def _level_anchors(self, level, size):
         stride = 2 ** int(level.removeprefix("P"))
         rows, columns = (ops.cast(ops.arange(length) * stride, "float32") for length in size)
         rows, columns = ops.meshgrid(rows, columns, indexing="ij")
         centers = ops.reshape(ops.stack([columns, rows, columns, rows], axis=-1), (-1, 1, 4))
-        return ops.reshape(centers + self._around_zero(stride), (-1, 4))
+        return ops.reshape(centers + self._base_anchors(stride), (-1, 4))
 
-    def _around_zero(self, stride):
+    def _base_anchors(self, stride):
+        """(anchors_per_position, 4): the anchors centered at 0."""
         count = self.scales_per_octave
-        sides = [self.base_scale * stride * 2 ** (number / count) for number in range(count)]
+        sides = [self.base_scale * stride * 2 ** (index / count) for index in range(count)]
         halves = [
             (side / math.sqrt(ratio) / 2, side * math.sqrt(ratio) / 2)
             for ratio in self.aspect_ratios
@@ -63,10 +73,13 @@ class Anchors(keras.layers.Layer):
         ]
         return np.array([(-x, -y, x, y) for x, y in halves], "float32")
 
-    def compute_output_shape(self, input_shape):
-        return (anchor_count(input_shape, self.per_position), 4)
+    def compute_output_shape(self, input_shape: dict[str, Shape]) -> dict[str, Shape]:
+        return {
+            level: (num_anchors(shape, self.anchors_per_position), 4)
+            for level, shape in input_shape.items()
+        }
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {
             "base_scale": self.base_scale,
             "scales_per_octave": self.scales_per_octave,
@@ -75,9 +88,7 @@ class Anchors(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
-def anchor_count(shapes, per_position):
-    """Returns how many anchors stand on {level: shape}; None where a size is unknown."""
-    sizes = [shape[1:3] for shape in shapes.values()]
-    if any(None in size for size in sizes):
-        return None
-    return sum(height * width for height, width in sizes) * per_position
+def num_anchors(shape: Shape, anchors_per_position: int) -> int | None:
+    """Returns the number of anchors of a level, `None` for an unknown map size."""
+    _, height, width, _ = shape
+    return None if None in (height, width) else height * width * anchors_per_position

@@ -1,41 +1,57 @@
-"""Boxes as a detector learns them: by how far each lies from its anchor."""
+"""Encoding of boxes as offsets from anchors or proposals."""
 
 import math
+from collections.abc import Sequence
 
 from keras import ops
 from keras.utils import bounding_boxes
 
-# Of a side that a network wants enlarged beyond this, it was never trained on.
-_LARGEST_GROWTH = math.log(1000 / 16)
+from keras_spm.types import Tensor
+
+# Clamp on dw and dh.
+_MAX_LOG_SCALE = math.log(1000 / 16)
 _DELTAS = "center_xywh"
 
 
-def encode_boxes(anchors, boxes):
-    """Returns the deltas that lead from anchors to boxes.
+class BoxCoder:
+    """Converts between boxes and deltas (dx, dy, dw, dh) relative to reference boxes.
+
+    dx and dy are the offset of the center in units of the reference box's width and
+    height; dw and dh are the logarithms of the ratios of width and height. All of them are
+    divided by `weights`.
 
     Args:
-        anchors: (anchors, 4) left, top, right, bottom.
-        boxes: (batch, anchors, 4), likewise, one for each anchor. One without area, such as
-            fills the places of missing objects, has finite deltas too.
-
-    Returns:
-        (batch, anchors, 4): the center's way to the right and down, in the anchor's width
-        and height, and the logarithms of the width and height in the anchor's.
+        weights: four floats; mmdetection's `target_stds`.
 
     Reference:
         Girshick et al., Rich feature hierarchies, arXiv 1311.2524, appendix C.
     """
-    return bounding_boxes.encode_box_to_deltas(anchors, boxes, "xyxy", "xyxy", _DELTAS)
 
+    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
+        self.weights = tuple(weights)
 
-def decode_boxes(anchors, deltas):
-    """Returns the boxes, (batch, anchors, 4), to which deltas lead from anchors.
+    def encode(self, references: Tensor, boxes: Tensor) -> Tensor:
+        """Returns the deltas, (batch, boxes, 4), from reference boxes to boxes.
 
-    The inverse of `encode_boxes`, but that no side becomes more than 62.5 times its anchor's.
+        Args:
+            references: (boxes, 4) or (batch, boxes, 4), xyxy.
+            boxes: (batch, boxes, 4), xyxy. A box without area, such as padding, has finite
+                deltas.
+        """
+        deltas = bounding_boxes.encode_box_to_deltas(references, boxes, "xyxy", "xyxy", _DELTAS)
+        return deltas / ops.convert_to_tensor(self.weights, deltas.dtype)
 
-    Args:
-        anchors: (anchors, 4) or (batch, anchors, 4) left, top, right, bottom.
-        deltas: (batch, anchors, 4).
-    """
-    deltas = ops.concatenate([deltas[..., :2], ops.minimum(deltas[..., 2:], _LARGEST_GROWTH)], -1)
-    return bounding_boxes.decode_deltas_to_boxes(anchors, deltas, "xyxy", "xyxy", _DELTAS)
+    def decode(self, references: Tensor, deltas: Tensor) -> Tensor:
+        """Returns the boxes, (batch, boxes, 4) xyxy; the inverse of `encode`.
+
+        A side grows to at most 62.5 times that of its reference box.
+
+        Args:
+            references: (boxes, 4) or (batch, boxes, 4), xyxy.
+            deltas: (batch, boxes, 4).
+        """
+        deltas = deltas * ops.convert_to_tensor(self.weights, deltas.dtype)
+        deltas = ops.concatenate(
+            [deltas[..., :2], ops.minimum(deltas[..., 2:], _MAX_LOG_SCALE)], -1
+        )
+        return bounding_boxes.decode_deltas_to_boxes(references, deltas, "xyxy", "xyxy", _DELTAS)

@@ -1,122 +1,129 @@
 """Feature pyramid network."""
 
 import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_spm import backend
 from keras_spm.layers.macs import macs
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
 class FeaturePyramid(keras.layers.Layer):
-    """Gives every level of a pyramid the same channels, and the coarser levels' meaning.
+    """Feature pyramid network: the same number of channels at every level, top-down fusion.
 
-    A 1x1 convolution per level, then from the coarsest down each level adds the one above
-    it, enlarged to its size by nearest neighbors; a 3x3 convolution per level ends it.
-    Extra levels come by 3x3 convolutions of stride 2, the first on the coarsest input.
+    A lateral 1x1 convolution per level; from the coarsest level down, each level adds the
+    next coarser one, upsampled to its size by nearest neighbors; then a 3x3 convolution per
+    level. Extra levels are computed by 3x3 convolutions with stride 2, the first from the
+    coarsest input.
 
     Args:
-        channels: int, of every level.
-        extra_levels: int, how many coarser levels to add.
+        channels: int, of every output level.
+        extra_levels: int, number of additional coarser levels.
 
-    Input: {"P2": (batch, height, width, any channels), …}, each level half the size of the
-    one before, rounded up or down. Output: the same with `channels`, and the extra levels.
+    Input: {"P2": (batch, height, width, any channels), …}; each level has half the size of
+    the one before, rounded up or down. Output: the same levels with `channels` channels,
+    and the extra levels.
 
     Reference:
         Lin et al., Feature Pyramid Networks, arXiv 1612.03144; extra levels as in
         RetinaNet, arXiv 1708.02002.
     """
 
-    def __init__(self, channels=256, extra_levels=0, **kwargs):
+    def __init__(self, channels: int = 256, extra_levels: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
         self.extra_levels = extra_levels
 
-    def build(self, input_shape):
-        self.levels = sorted(input_shape, key=_number)
-        self.laterals = {
-            level: self._convolution(1, f"lateral_{level}", input_shape[level])
+    def build(self, input_shape: dict[str, Shape]) -> None:
+        self.levels = sorted_levels(input_shape)
+        self.lateral_convs = {
+            level: self._conv(1, f"lateral_{level}", input_shape[level][-1])
             for level in self.levels
         }
-        self.outputs_by_level = {
-            level: self._convolution(3, f"output_{level}", self._shape(input_shape[level]))
-            for level in self.levels
+        self.output_convs = {
+            level: self._conv(3, f"output_{level}", self.channels) for level in self.levels
         }
-        shape, self.extras = input_shape[self.levels[-1]], {}
-        for level in self._extra_names():
-            self.extras[level] = self._convolution(3, f"output_{level}", shape, strides=2)
-            shape = self._shape(shape, halved=True)
+        channels, self.extra_convs = input_shape[self.levels[-1]][-1], {}
+        for level in self._extra_level_names():
+            self.extra_convs[level] = self._conv(3, f"output_{level}", channels, strides=2)
+            channels = self.channels
 
-    def _convolution(self, kernel_size, name, input_shape, strides=1):
+    def _conv(self, kernel_size, name, input_channels, strides=1):
         layer = keras.layers.Conv2D(
             self.channels,
             kernel_size,
             strides,
-            # Of stride 2 the padding is done in `call`: "same" would pad on one side only.
+            # With stride 2, "same" would pad one side only: `call` pads both.
             padding="same" if strides == 1 else "valid",
             data_format="channels_last",
             kernel_initializer="glorot_uniform",
             dtype=self.dtype_policy,
             name=name,
         )
-        layer.build((None, None, None, input_shape[-1]))
+        layer.build((None, None, None, input_channels))
         return layer
 
-    def _extra_names(self):
-        coarsest = _number(self.levels[-1])
+    def _extra_level_names(self):
+        coarsest = _level_number(self.levels[-1])
         return [f"P{coarsest + step + 1}" for step in range(self.extra_levels)]
 
-    def call(self, inputs):
-        summed = {level: self.laterals[level](inputs[level]) for level in self.levels}
+    def call(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        maps = {level: self.lateral_convs[level](inputs[level]) for level in self.levels}
         for finer, coarser in reversed(list(itertools.pairwise(self.levels))):
-            size = ops.shape(summed[finer])[1:3]
-            summed[finer] = summed[finer] + _enlarged(summed[coarser], size)
-        outputs = {level: self.outputs_by_level[level](summed[level]) for level in self.levels}
-        maps = inputs[self.levels[-1]]
-        for level, convolution in self.extras.items():
-            maps = convolution(backend.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0))))
-            outputs[level] = maps
+            size = ops.shape(maps[finer])[1:3]
+            maps[finer] = maps[finer] + _upsample_nearest(maps[coarser], size)
+        outputs = {level: self.output_convs[level](maps[level]) for level in self.levels}
+        coarsest = inputs[self.levels[-1]]
+        for level, conv in self.extra_convs.items():
+            coarsest = conv(backend.pad(coarsest, ((0, 0), (1, 1), (1, 1), (0, 0))))
+            outputs[level] = coarsest
         return outputs
 
-    def _shape(self, shape, halved=False):
-        batch, *sizes, _ = shape
-        if halved:
+    def compute_output_shape(self, input_shape: dict[str, Shape]) -> dict[str, Shape]:
+        shapes = {
+            level: (*input_shape[level][:-1], self.channels) for level in sorted_levels(input_shape)
+        }
+        batch, *sizes, _ = input_shape[max(input_shape, key=_level_number)]
+        coarsest = _level_number(max(input_shape, key=_level_number))
+        for step in range(self.extra_levels):
             sizes = [size and (size + 1) // 2 for size in sizes]
-        return (batch, *sizes, self.channels)
-
-    def compute_output_shape(self, input_shape):
-        shapes = {level: self._shape(input_shape[level]) for level in self.levels}
-        shape = input_shape[self.levels[-1]]
-        for level in self.extras:
-            shape = shapes[level] = self._shape(shape, halved=True)
+            shapes[f"P{coarsest + step + 1}"] = (batch, *sizes, self.channels)
         return shapes
 
-    def macs(self, input_shape):
-        """Returns the MACs for {level: shape}, as of one image."""
+    def macs(self, input_shape: dict[str, Shape]) -> int:
+        """Returns the multiply-accumulate operations of one image, for {level: shape}."""
         shapes, total = self.compute_output_shape(input_shape), 0
         for level in self.levels:
-            total += macs(self.laterals[level], input_shape[level])
-            total += macs(self.outputs_by_level[level], shapes[level])
-        shape = input_shape[self.levels[-1]]
-        for level, convolution in self.extras.items():
+            total += macs(self.lateral_convs[level], input_shape[level])
+            total += macs(self.output_convs[level], shapes[level])
+        channels = input_shape[self.levels[-1]][-1]
+        for level in self.extra_convs:
             _, height, width, _ = shapes[level]
-            total += height * width * 9 * shape[-1] * convolution.filters
-            shape = shapes[level]
+            total += height * width * 9 * channels * self.channels
+            channels = self.channels
         return total
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {"channels": self.channels, "extra_levels": self.extra_levels}
         return {**super().get_config(), **config}
 
 
-def _number(level):
+def sorted_levels(levels: Iterable[str]) -> list[str]:
+    """Returns the names of pyramid levels from the finest to the coarsest."""
+    return sorted(levels, key=_level_number)
+
+
+def _level_number(level):
     return int(level.removeprefix("P"))
 
 
-def _enlarged(maps, size):
-    """Each position of the larger map takes floor(position * ratio) of the smaller one."""
+def _upsample_nearest(maps, size):
+    """Position i of the larger map takes floor(i * ratio) of the smaller one."""
     for axis, length in zip((1, 2), size, strict=True):
         positions = ops.arange(length) * ops.shape(maps)[axis] // length
         maps = ops.take(maps, positions, axis=axis)

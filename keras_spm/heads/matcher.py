@@ -1,39 +1,125 @@
-"""Which anchor answers for which object."""
+"""Matching of anchors or proposals with ground-truth boxes, and sampling of the matches."""
 
+import keras
 from keras import ops
 from keras.utils import bounding_boxes
 
-NEGATIVE, IGNORED = -1, -2
+from keras_spm.types import Tensor
+
+BACKGROUND, IGNORE = -1, -2
 
 
-def match_anchors(anchors, boxes, labels, positive=0.5, negative=0.4):
-    """Gives every anchor an object, none, or no say.
+class Matcher:
+    """Assigns each candidate box a ground-truth box, background, or ignore.
 
-    An anchor answers for the object that it overlaps most, where their intersection over
-    union is at least `positive`, or where it is the anchor that overlaps some object most:
-    so objects that no anchor fits are answered for too, unless their best anchor overlaps
-    another object more. Below `negative` it answers for the background; in between it has
-    no say. All shapes are static.
+    A candidate is assigned the ground-truth box with the highest intersection over union
+    (IoU) if that is at least `positive_threshold`, background if it is below
+    `negative_threshold`, and ignore in between. With `allow_low_quality_matches`, a
+    ground-truth box is also assigned to every candidate that has its highest IoU, however
+    low; of several ground-truth boxes the last one wins. All shapes are static.
 
     Args:
-        anchors: (anchors, 4) left, top, right, bottom.
-        boxes: (batch, objects, 4), likewise.
-        labels: (batch, objects) ints; below 0 where there is no object.
-        positive: float, from which overlap on.
-        negative: float, up to which overlap.
+        positive_threshold: float.
+        negative_threshold: float, at most `positive_threshold`.
+        allow_low_quality_matches: bool.
 
-    Returns:
-        (batch, anchors) int32: the object's place, `NEGATIVE` or `IGNORED`.
+    Raises:
+        ValueError: if the thresholds are in the wrong order.
 
     Reference:
-        Ren et al., Faster R-CNN, arXiv 1506.01497, section 3.1.2; thresholds of RetinaNet.
+        Ren et al., Faster R-CNN, arXiv 1506.01497, section 3.1.2; ties as in mmdetection's
+        `MaxIoUAssigner`.
     """
-    overlaps = bounding_boxes.compute_iou(boxes, anchors, "xyxy")
-    overlaps = ops.where(ops.expand_dims(labels >= 0, -1), overlaps, -1.0)
-    best = ops.max(overlaps, axis=1)
-    places = ops.cast(ops.argmax(overlaps, axis=1), "int32")
-    most = ops.max(overlaps, axis=2, keepdims=True)
-    # An object that no anchor touches has most = 0 everywhere: that says nothing.
-    is_most = ops.any((overlaps == most) & (most > 0), axis=1)
-    places_or_none = ops.where(best < negative, NEGATIVE, IGNORED)
-    return ops.where((best >= positive) | is_most, places, places_or_none)
+
+    def __init__(
+        self,
+        positive_threshold: float,
+        negative_threshold: float,
+        allow_low_quality_matches: bool = True,
+    ) -> None:
+        if not 0 <= negative_threshold <= positive_threshold <= 1:
+            raise ValueError(
+                "Thresholds must be 0 <= `negative_threshold` <= `positive_threshold` <= 1. "
+                f"Received: positive_threshold={positive_threshold}, "
+                f"negative_threshold={negative_threshold}"
+            )
+        self.positive_threshold = positive_threshold
+        self.negative_threshold = negative_threshold
+        self.allow_low_quality_matches = allow_low_quality_matches
+
+    def __call__(self, candidates: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
+        """Matches the candidates of a batch.
+
+        Args:
+            candidates: (candidates, 4) or (batch, candidates, 4), xyxy.
+            boxes: (batch, objects, 4), xyxy.
+            labels: (batch, objects) ints; entries below 0 are padding.
+
+        Returns:
+            (batch, candidates) int32: index of the assigned ground-truth box, `BACKGROUND`
+            or `IGNORE`.
+        """
+        iou = bounding_boxes.compute_iou(boxes, candidates, "xyxy")
+        iou = ops.where(ops.expand_dims(labels >= 0, -1), iou, -1.0)
+        best_iou = ops.max(iou, axis=1)
+        matches = ops.cast(ops.argmax(iou, axis=1), "int32")
+        unmatched = ops.where(best_iou < self.negative_threshold, BACKGROUND, IGNORE)
+        matches = ops.where(best_iou >= self.positive_threshold, matches, unmatched)
+        if self.allow_low_quality_matches:
+            highest = ops.max(iou, axis=2, keepdims=True)
+            # A box that overlaps no candidate has its highest IoU, 0, everywhere.
+            is_highest = (iou == highest) & (highest > 0)
+            indices = ops.arange(ops.shape(iou)[1], dtype="int32")[None, :, None]
+            low_quality = ops.max(ops.where(is_highest, indices, BACKGROUND), axis=1)
+            matches = ops.where(low_quality >= 0, low_quality, matches)
+        return ops.cast(matches, "int32")
+
+
+class BalancedSampler:
+    """Samples a fixed number of matches with a bounded share of positives.
+
+    At most `num_samples * positive_fraction` positives are sampled at random; background
+    fills the rest. Fewer are sampled if there are not enough. All shapes are static.
+
+    Args:
+        num_samples: int, per image.
+        positive_fraction: float from 0 to 1.
+        seed: int or `keras.random.SeedGenerator`.
+
+    Reference:
+        Ren et al., Faster R-CNN, arXiv 1506.01497, section 3.1.3.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        positive_fraction: float,
+        seed: int | keras.random.SeedGenerator | None = None,
+    ) -> None:
+        self.num_samples = num_samples
+        self.positive_fraction = positive_fraction
+        self.seed = seed
+
+    def __call__(self, matches: Tensor) -> Tensor:
+        """Samples from the matches of a batch.
+
+        Args:
+            matches: (batch, candidates) int32, from `Matcher`.
+
+        Returns:
+            (batch, candidates) bool, true where a candidate is sampled.
+        """
+        matches = ops.convert_to_tensor(matches)
+        priorities = keras.random.uniform(ops.shape(matches), seed=self.seed)
+        most_positives = int(self.num_samples * self.positive_fraction)
+        positives = _highest(priorities, matches >= 0, most_positives)
+        count = ops.sum(ops.cast(positives, "int32"), axis=1, keepdims=True)
+        negatives = _highest(priorities, matches == BACKGROUND, self.num_samples - count)
+        return positives | negatives
+
+
+def _highest(priorities, eligible, count):
+    """True for the `count` eligible entries of each row with the highest priorities."""
+    order = ops.argsort(ops.where(eligible, -priorities, 1.0), axis=1)
+    ranks = ops.argsort(order, axis=1)
+    return eligible & (ops.cast(ranks, "int32") < count)

@@ -3,54 +3,123 @@
 from keras import ops
 from keras.utils import bounding_boxes
 
+from keras_spm import backend
+from keras_spm.types import Tensor
 
-def suppress_overlaps(boxes, scores, labels, iou_threshold, max_detections):
-    """Keeps the best boxes, and of boxes of one class that overlap, the best alone.
+# Boxes per iteration.
+_TILE = 256
 
-    Greedy, image by image: the box of the highest score is kept (the first of equals), and
-    those of its class whose intersection over union with it is above the threshold go. All
-    shapes are static; what is cut off by `max_detections` is what greedy suppression would
-    have kept later.
+
+def non_max_suppression(
+    boxes: Tensor, scores: Tensor, labels: Tensor, iou_threshold: float, max_detections: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keeps the boxes with the highest scores that do not overlap within their class.
+
+    The result is that of greedy suppression: a box is kept unless a kept box of the same
+    class with a higher score (or the same score and a lower index) has an intersection over
+    union above the threshold with it. It is computed in tiles of boxes instead of box by
+    box, and stops when `max_detections` boxes of every image are kept. All shapes are
+    static.
 
     Args:
-        boxes: (batch, boxes, 4) left, top, right, bottom.
-        scores: (batch, boxes) floats, above 0; boxes of score 0 are not there.
+        boxes: (batch, boxes, 4), xyxy.
+        scores: (batch, boxes) floats; entries with score 0 are padding.
         labels: (batch, boxes) ints.
         iou_threshold: float.
         max_detections: int.
 
     Returns:
         (boxes, scores, labels): (batch, max_detections, 4), (batch, max_detections) and
-        (batch, max_detections), the best first; where there are fewer, 0, 0 and -1.
+        (batch, max_detections), by descending score; padded with 0, 0 and -1.
     """
-    places = ops.arange(ops.shape(scores)[1], dtype="int32")
-    turns = ops.arange(max_detections, dtype="int32")
-
-    def is_unfinished(turn, remaining, kept, kept_scores):
-        return (turn < max_detections) & ops.any(remaining > 0)
-
-    def keep_best(turn, remaining, kept, kept_scores):
-        place = ops.cast(ops.argmax(remaining, axis=1, keepdims=True), "int32")
-        score = ops.take_along_axis(remaining, place, axis=1)
-        box = ops.take_along_axis(boxes, place[..., None], axis=1)
-        label = ops.take_along_axis(labels, place, axis=1)
-        overlaps = bounding_boxes.compute_iou(box, boxes, "xyxy")[:, 0]
-        gone = ((overlaps > iou_threshold) & (labels == label)) | (places == place)
-        return (
-            turn + 1,
-            ops.where(gone, 0.0, remaining),
-            ops.where(turns == turn, place, kept),
-            ops.where(turns == turn, score, kept_scores),
-        )
-
-    kept = ops.zeros_like(scores[:, :1], dtype="int32") * turns
-    start = (ops.convert_to_tensor(0), scores, kept, ops.cast(kept, "float32"))
-    _, _, kept, scores = ops.while_loop(is_unfinished, keep_best, start)
+    order = ops.argsort(-scores, axis=1)
+    scores = ops.take_along_axis(scores, order, axis=1)
+    boxes = ops.take_along_axis(boxes, order[..., None], axis=1)
+    labels = ops.take_along_axis(labels, order, axis=1)
+    kept, counts = _kept_indices(boxes, scores, labels, iou_threshold, max_detections)
+    is_kept = ops.arange(max_detections) < counts[:, None]
     boxes = ops.take_along_axis(boxes, kept[..., None], axis=1)
+    scores = ops.take_along_axis(scores, kept, axis=1)
     labels = ops.take_along_axis(labels, kept, axis=1)
-    is_there = scores > 0
     return (
-        ops.where(is_there[..., None], boxes, 0.0),
-        scores,
-        ops.where(is_there, labels, -1),
+        ops.where(is_kept[..., None], boxes, 0.0),
+        ops.where(is_kept, scores, 0.0),
+        ops.where(is_kept, labels, -1),
     )
+
+
+def _kept_indices(boxes, scores, labels, iou_threshold, max_detections):
+    """Greedy suppression of boxes that are sorted by descending score.
+
+    Returns:
+        (kept, counts): (batch, max_detections) indices of the kept boxes, of which the
+        first (batch,) `counts` are valid.
+    """
+    batch, count = ops.shape(scores)
+    tiles = (count + _TILE - 1) // _TILE
+    padding = tiles * _TILE - count
+    scores = backend.pad(scores, ((0, 0), (0, padding)))
+    boxes = backend.pad(boxes, ((0, 0), (0, padding), (0, 0)))
+    labels = backend.pad(labels, ((0, 0), (0, padding)))
+    slots = ops.arange(max_detections, dtype="int32")
+    offsets = ops.arange(_TILE, dtype="int32")
+    is_earlier = offsets[:, None] < offsets[None, :]
+
+    def overlap(first_boxes, first_labels, second_boxes, second_labels):
+        """(batch, first, second) bool: whether boxes suppress each other."""
+        iou = bounding_boxes.compute_iou(first_boxes, second_boxes, "xyxy")
+        return (iou > iou_threshold) & (first_labels[:, :, None] == second_labels[:, None, :])
+
+    def is_unfinished(tile, kept, counts):
+        # Scores descend: if the first of a tile is padding, so is all that follows.
+        first = ops.minimum(tile, tiles - 1) * _TILE
+        has_candidates = ops.slice(scores, (0, first), (batch, 1))[:, 0] > 0
+        return (tile < tiles) & ops.any(has_candidates & (counts < max_detections))
+
+    def process_tile(tile, kept, counts):
+        start = tile * _TILE
+        tile_boxes = ops.slice(boxes, (0, start, 0), (batch, _TILE, 4))
+        tile_labels = ops.slice(labels, (0, start), (batch, _TILE))
+        kept_boxes = ops.take_along_axis(boxes, kept[..., None], axis=1)
+        kept_labels = ops.take_along_axis(labels, kept, axis=1)
+        by_kept = overlap(kept_boxes, kept_labels, tile_boxes, tile_labels)
+        by_kept = by_kept & (slots < counts[:, None])[:, :, None]
+        candidates = ops.slice(scores, (0, start), (batch, _TILE)) > 0
+        candidates = candidates & ~ops.any(by_kept, axis=1)
+        within = overlap(tile_boxes, tile_labels, tile_boxes, tile_labels) & is_earlier
+        keep = _greedy(within, candidates)
+        # Position k of the kept boxes is filled by the box that is the k-th to be kept.
+        ranks = counts[:, None] + ops.cumsum(ops.cast(keep, "int32"), axis=1) - 1
+        fills = keep[:, None, :] & (ranks[:, None, :] == slots[:, None])
+        kept = kept + ops.sum(ops.where(fills, start + offsets, 0), axis=2)
+        return tile + 1, kept, counts + ops.sum(ops.cast(keep, "int32"), axis=1)
+
+    kept = ops.zeros((batch, max_detections), "int32")
+    state = (ops.convert_to_tensor(0, "int32"), kept, ops.zeros((batch,), "int32"))
+    _, kept, counts = ops.while_loop(is_unfinished, process_tile, state)
+    return kept, ops.minimum(counts, max_detections)
+
+
+def _greedy(overlaps, candidates):
+    """Greedy suppression within a tile.
+
+    "A box is kept if no kept box suppresses it" has one fixed point. Iteration reaches it
+    in at most as many steps as the longest chain of suppressions has boxes.
+
+    Args:
+        overlaps: (batch, boxes, boxes) bool, whether the first box suppresses the second;
+            only earlier boxes suppress later ones.
+        candidates: (batch, boxes) bool.
+
+    Returns:
+        (batch, boxes) bool, the kept boxes.
+    """
+
+    def is_changing(keep, previous):
+        return ops.any(keep != previous)
+
+    def step(keep, previous):
+        return candidates & ~ops.any(overlaps & keep[:, :, None], axis=1), keep
+
+    keep, _ = ops.while_loop(is_changing, step, step(candidates, candidates))
+    return keep

@@ -1,107 +1,276 @@
-"""The head of RetinaNet."""
+"""RetinaNet: pyramid, anchors, predictions, losses and decoding."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_spm.heads.anchors import anchor_count
+from keras_spm.heads.anchors import Anchors, num_anchors
+from keras_spm.heads.box_coder import BoxCoder
+from keras_spm.heads.feature_pyramid import FeaturePyramid
+from keras_spm.heads.head import Head
+from keras_spm.heads.matcher import IGNORE, Matcher
+from keras_spm.heads.nms import non_max_suppression
 from keras_spm.layers.macs import macs
+from keras_spm.losses import generalized_iou_loss, l1_loss, sigmoid_focal_loss, smooth_l1_loss
+from keras_spm.registry import lookup
+from keras_spm.types import Shape, Tensor
 
-# Before training an anchor holds an object of some class with this probability: at 0.5 the
-# many anchors of the background would outweigh all else.
+_EXTRA_LEVELS = 2
+# Initial probability of every class at every anchor. At 0.5, the many background anchors
+# would dominate the loss.
 _PRIOR = 0.01
 
+_BOX_LOSSES = {"l1": l1_loss, "smooth_l1": smooth_l1_loss, "generalized_iou": generalized_iou_loss}
 
-@keras.saving.register_keras_serializable("keras_spm")
-class RetinaNetHead(keras.layers.Layer):
-    """Class logits and box deltas for every anchor, by the same weights on every level.
 
-    Two towers of 3x3 convolutions with ReLU, one for classes and one for boxes.
+class RetinaNet(Head):
+    """RetinaNet: class logits and box deltas for every anchor of every pyramid level.
+
+    A `FeaturePyramid` on P3 to P5 with two extra levels, then two towers of 3x3
+    convolutions with ReLU, one for classes and one for boxes, shared by all levels.
 
     Args:
-        num_classes: int.
-        anchors_per_position: int.
-        channels: int, of the towers' convolutions.
-        depth: int, convolutions of each tower before its last.
+        num_classes: int, without background; `None` to let the task set it.
+        pyramid_channels: int, of the feature pyramid network.
+        channels: int, of the towers.
+        num_convs: int, convolutions of each tower before its last one.
+        anchor_scale: float, side of the smallest square anchor in strides.
+        box_loss: `"l1"`, `"smooth_l1"` or `"generalized_iou"`.
+        candidates_per_level: int, number of (anchor, class) pairs of a level, those with the
+            highest scores, that are decoded.
+        score_threshold: float; only pairs with a higher score are kept.
+        iou_threshold: float, of non-maximum suppression within a class.
+        max_detections: int, per image.
 
-    Input: {"P3": (batch, height, width, channels), …}, all of the same channels. Output:
-    {"logits": (batch, anchors, num_classes), "deltas": (batch, anchors, 4)}, float32 under
-    every policy, anchors from the finest level on, row by row.
+    Input: {"P3": (batch, height, width, any channels), "P4": …, "P5": …}. Output: a dict of
+    `logits` {"P3": (batch, anchors, num_classes), …}, `deltas` {"P3": (batch, anchors, 4),
+    …} and `anchors` {"P3": (anchors, 4), …} for P3 to P7, float32 under every dtype policy.
+
+    Raises:
+        ValueError: for an unknown `box_loss`.
 
     Reference:
-        Lin et al., Focal Loss for Dense Object Detection, arXiv 1708.02002, section 4.
+        Lin et al., Focal Loss for Dense Object Detection, arXiv 1708.02002.
     """
 
-    def __init__(self, num_classes, anchors_per_position=9, channels=256, depth=4, **kwargs):
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.anchors_per_position = anchors_per_position
+    levels = ("P3", "P4", "P5")
+    loss_names = ("classification_loss", "box_loss")
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        pyramid_channels: int = 256,
+        channels: int = 256,
+        num_convs: int = 4,
+        anchor_scale: float = 4.0,
+        box_loss: str = "l1",
+        candidates_per_level: int = 1000,
+        score_threshold: float = 0.05,
+        iou_threshold: float = 0.5,
+        max_detections: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, **kwargs)
+        lookup("box_loss", box_loss, _BOX_LOSSES)
+        self.pyramid_channels = pyramid_channels
         self.channels = channels
-        self.depth = depth
+        self.num_convs = num_convs
+        self.anchor_scale = anchor_scale
+        self.box_loss = box_loss
+        self.candidates_per_level = candidates_per_level
+        self.score_threshold = score_threshold
+        self.iou_threshold = iou_threshold
+        self.max_detections = max_detections
+        self.anchors = Anchors(anchor_scale, name="anchors")
+        self.matcher = Matcher(positive_threshold=0.5, negative_threshold=0.4)
+        self.box_coder = BoxCoder()
 
-    def build(self, input_shape):
-        self.levels = sorted(input_shape)
-        (channels,) = {shape[-1] for shape in input_shape.values()}
+    def build(self, input_shape: dict[str, Shape]) -> None:
+        self.feature_pyramid = FeaturePyramid(
+            self.pyramid_channels, _EXTRA_LEVELS, dtype=self.dtype_policy, name="feature_pyramid"
+        )
+        self.feature_pyramid.build(input_shape)
         prior = keras.initializers.Constant(-math.log((1 - _PRIOR) / _PRIOR))
-        self.class_tower = self._tower("class", self.num_classes, prior, channels)
-        self.box_tower = self._tower("box", 4, "zeros", channels)
+        self.class_tower = self._tower("class", self.num_classes, prior)
+        self.box_tower = self._tower("box", 4, "zeros")
 
-    def _tower(self, name, numbers, bias_initializer, input_channels):
-        """Convolutions, of which the last gives so many numbers for each anchor."""
-        tower = []
-        for number in range(1, self.depth + 2):
-            is_last = number > self.depth
-            convolution = keras.layers.Conv2D(
-                self.anchors_per_position * numbers if is_last else self.channels,
+    def _tower(self, name, outputs_per_anchor, bias_initializer):
+        tower, channels = [], self.pyramid_channels
+        for number in range(1, self.num_convs + 2):
+            is_last = number > self.num_convs
+            filters = self.anchors.anchors_per_position * outputs_per_anchor
+            conv = keras.layers.Conv2D(
+                filters if is_last else self.channels,
                 3,
                 padding="same",
                 data_format="channels_last",
                 kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
                 bias_initializer=bias_initializer if is_last else "zeros",
-                # float32 at the end: half a digit of a logit is too coarse for a loss.
+                # float32 at the end: half precision is too coarse for the loss.
                 dtype="float32" if is_last else self.dtype_policy,
                 name=f"{name}_predictor" if is_last else f"{name}_{number}",
             )
-            convolution.build((None, None, None, input_channels))
-            input_channels = self.channels
-            tower.append(convolution)
+            conv.build((None, None, None, channels))
+            channels = self.channels
+            tower.append(conv)
         return tower
 
-    def call(self, inputs):
+    def call(self, inputs: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        pyramid = self.feature_pyramid(inputs)
         return {
-            "logits": self._on_all_levels(self.class_tower, self.num_classes, inputs),
-            "deltas": self._on_all_levels(self.box_tower, 4, inputs),
+            "logits": self._predict(self.class_tower, self.num_classes, pyramid),
+            "deltas": self._predict(self.box_tower, 4, pyramid),
+            "anchors": self.anchors(pyramid),
         }
 
-    def _on_all_levels(self, tower, numbers, inputs):
+    def _predict(self, tower, outputs_per_anchor, pyramid):
         *hidden, last = tower
-        results = []
-        for level in self.levels:
-            maps = inputs[level]
-            for convolution in hidden:
-                maps = ops.relu(convolution(maps))
-            results.append(ops.reshape(last(maps), (ops.shape(maps)[0], -1, numbers)))
-        return ops.concatenate(results, axis=1)
+        outputs = {}
+        for level, maps in pyramid.items():
+            for conv in hidden:
+                maps = ops.relu(conv(maps))
+            outputs[level] = ops.reshape(last(maps), (ops.shape(maps)[0], -1, outputs_per_anchor))
+        return outputs
 
-    def compute_output_shape(self, input_shape):
+    def class_predictors(self) -> list[keras.layers.Layer]:
+        return [self.class_tower[-1]]
+
+    # === Losses ===
+
+    def compute_losses(
+        self,
+        outputs: dict[str, dict[str, Tensor]],
+        targets: dict[str, Tensor],
+        sample_weight: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Returns the losses of a batch: focal loss of all anchors, box loss of positives.
+
+        Both are divided by the number of positive anchors in the batch, at least 1.
+
+        Args:
+            outputs: outputs of the layer.
+            targets: dict of `boxes` (batch, objects, 4), xyxy in pixels; `labels` (batch,
+                objects), -1 for padding; optionally `crowd` (batch, objects), true for
+                objects that are not trained on.
+            sample_weight: optional (batch,).
+
+        Returns:
+            {"classification_loss": (batch,), "box_loss": (batch,)}, the contributions of
+            the images, whose sums are the batch's losses.
+        """
+        anchors = ops.concatenate(list(outputs["anchors"].values()))
+        logits, deltas = (
+            ops.concatenate(list(outputs[name].values()), axis=1) for name in ("logits", "deltas")
+        )
+        boxes = ops.cast(targets["boxes"], "float32")
+        labels = ops.cast(targets["labels"], "int32")
+        if "crowd" in targets:
+            labels = ops.where(ops.cast(targets["crowd"], "bool"), -1, labels)
+        matches = self.matcher(anchors, boxes, labels)
+        positive = ops.cast(matches >= 0, "float32")
+        counted = ops.cast(matches != IGNORE, "float32")
+        indices = ops.maximum(matches, 0)
+        classes = ops.one_hot(ops.take_along_axis(labels, indices, axis=1), self.num_classes)
+        boxes = ops.take_along_axis(boxes, indices[..., None], axis=1)
+
+        focal = sigmoid_focal_loss(classes * positive[..., None], logits)
+        losses = {
+            "classification_loss": ops.sum(ops.sum(focal, axis=-1) * counted, axis=-1),
+            "box_loss": ops.sum(self._box_losses(anchors, boxes, deltas) * positive, axis=-1),
+        }
+        count = ops.maximum(ops.sum(positive), 1)
+        weight = 1.0 if sample_weight is None else sample_weight
+        return {name: loss * weight / count for name, loss in losses.items()}
+
+    def _box_losses(self, anchors, boxes, deltas):
+        if self.box_loss == "generalized_iou":
+            return generalized_iou_loss(boxes, self.box_coder.decode(anchors, deltas), "xyxy")
+        return _BOX_LOSSES[self.box_loss](self.box_coder.encode(anchors, boxes), deltas)
+
+    # === Detections ===
+
+    def decode(
+        self, outputs: dict[str, dict[str, Tensor]], image_size: tuple[Tensor | int, Tensor | int]
+    ) -> dict[str, Tensor]:
+        """Returns the detections of a batch, by descending score.
+
+        Args:
+            outputs: outputs of the layer.
+            image_size: (height, width) of the batch, at which boxes are clipped. Boxes
+                without area are dropped.
+
+        Returns:
+            dict of `boxes` (batch, max_detections, 4), xyxy in pixels, `scores` and
+            `labels` (batch, max_detections); padded with 0, 0 and -1.
+        """
+        candidates = [self._candidates(outputs, level) for level in outputs["logits"]]
+        boxes, scores, labels = (
+            ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True)
+        )
+        height, width = image_size
+        limits = ops.cast(ops.stack([width, height, width, height]), "float32")
+        boxes = ops.clip(boxes, 0, limits)
+        # A box outside the image has no area left.
+        has_area = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+        scores = ops.where(has_area & (scores > self.score_threshold), scores, 0.0)
+        boxes, scores, labels = non_max_suppression(
+            boxes, scores, labels, self.iou_threshold, self.max_detections
+        )
+        return {"boxes": boxes, "scores": scores, "labels": labels}
+
+    def _candidates(self, outputs, level):
+        """Boxes, scores and labels of the (anchor, class) pairs of a level to suppress."""
+        logits, deltas = outputs["logits"][level], outputs["deltas"][level]
+        # The best pairs are among the anchors with the best classes: far fewer to sort.
+        _, anchors = ops.top_k(ops.max(logits, axis=-1), self._limit(logits))
+        logits = ops.take_along_axis(logits, anchors[..., None], axis=1)
+        pairs = ops.reshape(logits, (ops.shape(logits)[0], -1))
+        logits, pairs = ops.top_k(pairs, self._limit(pairs))
+        anchors = ops.take_along_axis(anchors, pairs // self.num_classes, axis=1)
+        deltas = ops.take_along_axis(deltas, anchors[..., None], axis=1)
+        boxes = self.box_coder.decode(ops.take(outputs["anchors"][level], anchors, axis=0), deltas)
+        return boxes, ops.sigmoid(logits), pairs % self.num_classes
+
+    def _limit(self, tensor):
+        """At most as many as there are, which a graph may not know yet."""
+        size = ops.shape(tensor)[1]
+        if isinstance(size, int):
+            return min(self.candidates_per_level, size)
+        return ops.minimum(self.candidates_per_level, size)
+
+    def compute_output_shape(self, input_shape: dict[str, Shape]) -> dict[str, dict[str, Shape]]:
+        pyramid = FeaturePyramid(self.pyramid_channels, _EXTRA_LEVELS)
+        shapes = pyramid.compute_output_shape(input_shape)
+        per_position = self.anchors.anchors_per_position
+        counts = {level: num_anchors(shape, per_position) for level, shape in shapes.items()}
         batch = next(iter(input_shape.values()))[0]
-        anchors = anchor_count(input_shape, self.anchors_per_position)
-        return {"logits": (batch, anchors, self.num_classes), "deltas": (batch, anchors, 4)}
+        return {
+            "logits": {level: (batch, count, self.num_classes) for level, count in counts.items()},
+            "deltas": {level: (batch, count, 4) for level, count in counts.items()},
+            "anchors": {level: (count, 4) for level, count in counts.items()},
+        }
 
-    def macs(self, input_shape):
-        """Returns the MACs for {level: shape}, as of one image."""
-        return sum(
-            macs(convolution, (*shape[:-1], convolution.kernel.shape[2]))
-            for shape in input_shape.values()
-            for convolution in (*self.class_tower, *self.box_tower)
+    def macs(self, input_shape: dict[str, Shape]) -> int:
+        """Returns the multiply-accumulate operations of one image, for {level: shape}."""
+        shapes = self.feature_pyramid.compute_output_shape(input_shape)
+        return self.feature_pyramid.macs(input_shape) + sum(
+            macs(conv, (*shape[:-1], conv.kernel.shape[2]))
+            for shape in shapes.values()
+            for conv in (*self.class_tower, *self.box_tower)
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {
-            "num_classes": self.num_classes,
-            "anchors_per_position": self.anchors_per_position,
+            "pyramid_channels": self.pyramid_channels,
             "channels": self.channels,
-            "depth": self.depth,
+            "num_convs": self.num_convs,
+            "anchor_scale": self.anchor_scale,
+            "box_loss": self.box_loss,
+            "candidates_per_level": self.candidates_per_level,
+            "score_threshold": self.score_threshold,
+            "iou_threshold": self.iou_threshold,
+            "max_detections": self.max_detections,
         }
         return {**super().get_config(), **config}

@@ -1,78 +1,94 @@
-"""The head of Semantic FPN."""
+"""Semantic FPN: a feature pyramid network and a light segmentation head."""
+
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_spm.backend.resizing import resize_bilinear
-from keras_spm.layers.batch_normalization import BatchNormalization
-from keras_spm.layers.batch_normalization import refuse_training
+from keras_spm.heads.feature_pyramid import FeaturePyramid, sorted_levels
+from keras_spm.heads.head import Head
+from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
+from keras_spm.types import Shape, Tensor
 
 
-@keras.saving.register_keras_serializable("keras_spm")
-class SemanticFPNHead(keras.layers.Layer):
-    """Class logits from a feature pyramid, at the stride of its finest level.
+class SemanticFPN(Head):
+    """Class logits from a backbone's pyramid, at the stride of its finest level.
 
-    Every level goes through 3x3 convolutions (each with batch normalization and ReLU) and
-    is enlarged bilinearly to the next finer level's size after each, until it has the
-    finest one's; the finest goes through one convolution. The sum of all goes through
-    dropout and a 1x1 convolution.
+    A `FeaturePyramid`, then, for every level, 3x3 convolutions (each with batch
+    normalization and ReLU) and bilinear upsampling by one level after each, until the size
+    of the finest level is reached; the finest level has one convolution. The sum of all
+    levels goes through dropout and a 1x1 convolution.
 
     Args:
-        num_classes: int.
-        channels: int, of the convolutions.
-        dropout: float, the rate.
-        fused: bool, whether the batch normalizations are folded into the convolutions, see
+        num_classes: int; `None` to let the task set it.
+        pyramid_channels: int, of the feature pyramid network.
+        channels: int, of the convolutions after it.
+        dropout: float, dropout rate.
+        fused: bool, whether batch normalization is folded into the convolutions, see
             `keras_spm.fuse`.
 
-    Input: {"P2": (batch, height, width, any channels), …}, each level half the size of the
-    one before, rounded up or down. Output: (batch, height of P2, width of P2, num_classes),
-    float32 under every policy.
+    Input: {"P2": (batch, height, width, any channels), …}; each level has half the size of
+    the one before, rounded up or down. Output: (batch, height of P2, width of P2,
+    num_classes), float32 under every dtype policy.
 
     Raises:
         ValueError: for a fused head in training.
 
+    Example:
+
+    >>> logits = keras_spm.heads.SemanticFPN(21)(backbone.pyramid_outputs)  # doctest: +SKIP
+
     Reference:
         Kirillov et al., Panoptic Feature Pyramid Networks, arXiv 1901.02446, section 3.1,
-        with batch normalization as in the PVT authors' code (whose dropout takes whole
-        channels; here it takes single values).
+        with batch normalization as in the code of PVT's authors (which drops whole
+        channels; here dropout is elementwise).
     """
 
-    def __init__(self, num_classes, channels=128, dropout=0.1, fused=False, **kwargs):
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
+    levels = ("P2", "P3", "P4", "P5")
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        pyramid_channels: int = 256,
+        channels: int = 128,
+        dropout: float = 0.1,
+        fused: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, **kwargs)
+        self.pyramid_channels = pyramid_channels
         self.channels = channels
         self.dropout = dropout
         self.fused = fused
 
-    def build(self, input_shape):
-        self.levels = sorted(input_shape)
+    def build(self, input_shape: dict[str, Shape]) -> None:
+        self.feature_pyramid = FeaturePyramid(
+            self.pyramid_channels, dtype=self.dtype_policy, name="feature_pyramid"
+        )
+        self.feature_pyramid.build(input_shape)
         # From the finest level on, 1, 1, 2, 3, … convolutions.
         self.branches = {
-            level: [
-                self._block(f"{level}_{number + 1}", input_shape[level], first=number == 0)
-                for number in range(max(index, 1))
-            ]
-            for index, level in enumerate(self.levels)
+            level: [self._block(f"{level}_{number + 1}", number) for number in range(max(index, 1))]
+            for index, level in enumerate(sorted_levels(input_shape))
         }
         self.dropout_layer = keras.layers.Dropout(
             self.dropout, dtype=self.dtype_policy, name="dropout"
         )
-        # float32 under every policy: half a digit of a logit is too coarse for a loss.
+        # float32 under every policy: half precision is too coarse for the loss.
         self.classifier = keras.layers.Dense(
             self.num_classes,
             kernel_initializer=dense_initializer(),
             dtype="float32",
             name="classifier",
         )
-        finest = self._shape(input_shape[self.levels[0]])
-        self.dropout_layer.build(finest)
-        self.classifier.build(finest)
+        self.classifier.build((None, None, None, self.channels))
 
-    def _block(self, name, input_shape, first):
-        """Convolution and normalization, which is None where it is folded."""
-        convolution = keras.layers.Conv2D(
+    def _block(self, name, number):
+        """A convolution and its batch normalization, which is None if it is folded."""
+        conv = keras.layers.Conv2D(
             self.channels,
             3,
             padding="same",
@@ -82,21 +98,22 @@ class SemanticFPNHead(keras.layers.Layer):
             dtype=self.dtype_policy,
             name=f"{name}_convolution",
         )
-        convolution.build((None, None, None, input_shape[-1] if first else self.channels))
+        conv.build((None, None, None, self.channels if number else self.pyramid_channels))
         if self.fused:
-            return convolution, None
+            return conv, None
         norm = BatchNormalization(dtype=self.dtype_policy, name=f"{name}_norm")
         norm.build((None, None, None, self.channels))
-        return convolution, norm
+        return conv, norm
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: dict[str, Tensor], training: bool | None = False) -> Tensor:
         refuse_training(self, training)
-        sizes = [ops.shape(inputs[level])[1:3] for level in self.levels]
+        pyramid = self.feature_pyramid(inputs)
+        sizes = [ops.shape(pyramid[level])[1:3] for level in self.branches]
         total = 0
-        for index, level in enumerate(self.levels):
-            maps = inputs[level]
-            for number, (convolution, norm) in enumerate(self.branches[level], start=1):
-                maps = convolution(maps)
+        for index, (level, blocks) in enumerate(self.branches.items()):
+            maps = pyramid[level]
+            for number, (conv, norm) in enumerate(blocks, start=1):
+                maps = conv(maps)
                 if not self.fused:
                     maps = norm(maps, training=training)
                 maps = ops.relu(maps)
@@ -105,34 +122,37 @@ class SemanticFPNHead(keras.layers.Layer):
             total = total + maps
         return self.classifier(self.dropout_layer(total, training=training))
 
-    def fold(self, original):
-        """Takes over the variables of the head that this one is the fused form of."""
-        for level, branch in self.branches.items():
-            for (own, _), (convolution, norm) in zip(branch, original.branches[level], strict=True):
+    def class_predictors(self) -> list[keras.layers.Layer]:
+        return [self.classifier]
+
+    def fold(self, original: "SemanticFPN") -> None:
+        """Assigns the variables of the head of which this one is the fused form."""
+        self.feature_pyramid.set_weights(original.feature_pyramid.get_weights())
+        for level, blocks in self.branches.items():
+            for (fused, _), (conv, norm) in zip(blocks, original.branches[level], strict=True):
                 scale, offset = norm.affine()
-                own.kernel.assign(ops.convert_to_numpy(convolution.kernel) * scale)
-                own.bias.assign(offset)
+                fused.kernel.assign(ops.convert_to_numpy(conv.kernel) * scale)
+                fused.bias.assign(offset)
         self.classifier.set_weights(original.classifier.get_weights())
 
-    def _shape(self, shape):
-        return (*shape[:-1], self.channels)
+    def compute_output_shape(self, input_shape: dict[str, Shape]) -> Shape:
+        return (*input_shape[sorted_levels(input_shape)[0]][:-1], self.num_classes)
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[min(input_shape)][:-1], self.num_classes)
+    def macs(self, input_shape: dict[str, Shape]) -> int:
+        """Returns the multiply-accumulate operations of one image, for {level: shape}."""
+        total = self.feature_pyramid.macs(input_shape)
+        shapes = self.feature_pyramid.compute_output_shape(input_shape)
+        sizes = [shapes[level][1:3] for level in self.branches]
+        for index, (level, blocks) in enumerate(self.branches.items()):
+            shape = shapes[level]
+            for number, (conv, _) in enumerate(blocks, start=1):
+                total += macs(conv, shape)
+                shape = (None, *sizes[max(index - number, 0)], self.channels)
+        return total + macs(self.classifier, (None, *sizes[0], self.channels))
 
-    def macs(self, input_shape):
-        """Returns the MACs for {level: shape}, as of one image."""
-        total = 0
-        for index, level in enumerate(self.levels):
-            shape = input_shape[level]
-            for number, (convolution, _) in enumerate(self.branches[level], start=1):
-                total += macs(convolution, shape)
-                shape = self._shape(input_shape[self.levels[max(index - number, 0)]])
-        return total + macs(self.classifier, self._shape(input_shape[self.levels[0]]))
-
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {
-            "num_classes": self.num_classes,
+            "pyramid_channels": self.pyramid_channels,
             "channels": self.channels,
             "dropout": self.dropout,
             "fused": self.fused,

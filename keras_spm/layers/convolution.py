@@ -1,66 +1,149 @@
-"""Convolution with explicit padding."""
+"""Convolutions with explicit padding and a formulation for each backend."""
 
-import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_spm import backend
 from keras_spm.layers.initializers import conv_initializer
+from keras_spm.types import Shape, Tensor
+
+
+class _ExplicitPadding:
+    """Zeros on each side of the map, before the padding of Keras's layer.
+
+    PyTorch pads all sides equally. Keras's "same" depends on the strides: with strides
+    above 1 it pads the bottom and right more.
+    """
+
+    def __init__(self, *args, padding: int | str, **kwargs) -> None:
+        is_explicit = isinstance(padding, int)
+        if is_explicit and padding < 0:
+            raise ValueError(f"`padding` must be at least 0. Received: padding={padding}")
+        super().__init__(*args, padding="valid" if is_explicit else padding, **kwargs)
+        self.explicit_padding = padding if is_explicit else 0
+
+    def _widths(self) -> list[tuple[int, int]]:
+        """Returns (before, after) for each axis of the input."""
+        sides = [(self.explicit_padding, self.explicit_padding)] * 2
+        if self.data_format == "channels_last":
+            return [(0, 0), *sides, (0, 0)]
+        return [(0, 0), (0, 0), *sides]
+
+    def _pad(self, inputs: Tensor) -> Tensor:
+        return backend.pad(inputs, self._widths()) if self.explicit_padding else inputs
+
+    def _has_fast_form(self) -> bool:
+        return (
+            self.padding == "valid"
+            and self.data_format == "channels_last"
+            and self.dilation_rate == (1, 1)
+            and self.strides[0] == self.strides[1]
+        )
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        padded_shape = tuple(
+            None if size is None else size + sum(width)
+            for size, width in zip(input_shape, self._widths(), strict=True)
+        )
+        return super().compute_output_shape(padded_shape)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "padding": self.explicit_padding or self.padding}
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class Conv2D(keras.layers.Layer):
-    """Convolves all channels with k x k kernels, padded by the same on every side.
+class Conv2D(_ExplicitPadding, keras.layers.Conv2D):
+    """`keras.layers.Conv2D`, computed by the fastest formulation of each backend.
 
-    Keras's "same" pads by what the stride leaves over, which differs from the PyTorch
-    convention for strides above 1. How it is computed is chosen for each platform, see
-    `keras_spm.backend`.
+    See `keras_spm.backend.conv2d`. Other data formats, dilations, groups, unequal strides
+    and `padding="same"` are computed by Keras. `enable_lora` works as in Keras.
 
     Args:
         filters: int, channels of the output.
-        kernel_size: int.
-        strides: int, the same along both axes.
-        padding: int, zeros on each of the four sides.
+        kernel_size: int, or two ints.
+        strides: int, or two ints.
+        padding: int, zeros on each of the four sides, or Keras's `"valid"` or `"same"`.
+        data_format: as in Keras; by default `"channels_last"`.
+        kernel_initializer: as in Keras; by default normal, by fan-out.
+        **kwargs: the other arguments of Keras's layer.
 
     Input: (batch, height, width, channels). Output: (batch, out_height, out_width,
     filters) with `out = (size + 2 * padding - kernel_size) // strides + 1`.
     """
 
-    def __init__(self, filters, kernel_size, strides=1, padding=0, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.strides = strides
-        self.padding = padding
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = 1,
+        padding: int | str = "valid",
+        data_format: str = "channels_last",
+        kernel_initializer: Any = None,
+        **kwargs,
+    ) -> None:
+        kwargs["kernel_initializer"] = kernel_initializer or conv_initializer()
+        kwargs.update(padding=padding, data_format=data_format)
+        super().__init__(filters, kernel_size, strides, **kwargs)
 
-    def build(self, input_shape):
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(self.kernel_size, self.kernel_size, input_shape[-1], self.filters),
-            initializer=conv_initializer(),
+    def call(self, inputs: Tensor) -> Tensor:
+        if self.groups > 1 or not self._has_fast_form():
+            return super().call(self._pad(inputs))
+        kernel = ops.convert_to_tensor(self.kernel)
+        bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
+        outputs = backend.conv2d(inputs, kernel, self.strides[0], self.explicit_padding, bias)
+        return self.activation(outputs)
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class DepthwiseConv2D(_ExplicitPadding, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D`, computed by the fastest formulation of each backend.
+
+    See `keras_spm.backend.depthwise_conv2d`. Other data formats, dilations, depth
+    multipliers, unequal strides and `padding="same"` are computed by Keras.
+
+    Args:
+        kernel_size: int, or two ints.
+        strides: int, or two ints.
+        padding: int, zeros on each of the four sides, or Keras's `"valid"` or `"same"`. By
+            default `kernel_size // 2`; `kernel_size` must be odd then.
+        data_format: as in Keras; by default `"channels_last"`.
+        depthwise_initializer: as in Keras; by default normal, by fan-out.
+        **kwargs: the other arguments of Keras's layer.
+
+    Input: (batch, height, width, channels). Output, by default: (batch,
+    ceil(height / strides), ceil(width / strides), channels).
+    """
+
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = 1,
+        padding: int | str | None = None,
+        data_format: str = "channels_last",
+        depthwise_initializer: Any = None,
+        **kwargs,
+    ) -> None:
+        if padding is None:
+            if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+                raise ValueError(
+                    "`kernel_size` must be an odd int, or `padding` be given. "
+                    f"Received: kernel_size={kernel_size}"
+                )
+            padding = kernel_size // 2
+        kwargs["depthwise_initializer"] = depthwise_initializer or conv_initializer()
+        kwargs.update(padding=padding, data_format=data_format)
+        super().__init__(kernel_size, strides, **kwargs)
+        # Keras's jit_compile="auto" asks every layer.
+        self.supports_jit = backend.depthwise_supports_xla()
+
+    def call(self, inputs: Tensor) -> Tensor:
+        if self.depth_multiplier > 1 or not self._has_fast_form():
+            return super().call(self._pad(inputs))
+        kernel = ops.convert_to_tensor(self.kernel)
+        bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
+        outputs = backend.depthwise_conv2d(
+            inputs, kernel, self.strides[0], self.explicit_padding, bias
         )
-        self.bias = self.add_weight(name="bias", shape=(self.filters,), initializer="zeros")
-
-    def call(self, inputs):
-        kernel, bias = ops.convert_to_tensor(self.kernel), ops.convert_to_tensor(self.bias)
-        return backend.conv2d(inputs, kernel, self.strides, self.padding, bias)
-
-    def compute_output_shape(self, input_shape):
-        batch, *sizes, _ = input_shape
-        border = 2 * self.padding - self.kernel_size
-        sizes = (None if size is None else (size + border) // self.strides + 1 for size in sizes)
-        return (batch, *sizes, self.filters)
-
-    def macs(self, input_shape):
-        taps = self.kernel_size**2 * input_shape[-1]
-        return math.prod(self.compute_output_shape(input_shape)[1:]) * taps
-
-    def get_config(self):
-        config = {
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "padding": self.padding,
-        }
-        return {**super().get_config(), **config}
+        return self.activation(outputs)

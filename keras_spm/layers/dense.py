@@ -1,62 +1,51 @@
-"""The linear map of every position."""
+"""Dense layer with a formulation for each backend."""
 
-import math
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_spm import backend
 from keras_spm.layers.initializers import dense_initializer
+from keras_spm.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class Dense(keras.layers.Layer):
-    """A linear map of the channels, as each platform computes it best.
+class Dense(keras.layers.Dense):
+    """`keras.layers.Dense`, computed by the fastest formulation of each backend.
 
-    What `keras.layers.Dense` computes without activation; how is said in
-    `keras_spm.backend`.
+    See `keras_spm.backend.dense`. `quantize` and `enable_lora` work as in Keras.
 
     Args:
         units: int, channels of the output.
+        activation: as in Keras.
         use_bias: bool.
-        kernel_initializer: as Keras takes it; by default normal with deviation 0.02.
+        kernel_initializer: as in Keras; by default normal with standard deviation 0.02.
+        **kwargs: the other arguments of Keras's layer.
 
     Input: (…, channels). Output: (…, units).
     """
 
-    def __init__(self, units, use_bias=True, kernel_initializer=None, **kwargs):
-        super().__init__(**kwargs)
-        self.units = units
-        self.use_bias = use_bias
-        self.kernel_initializer = (
-            dense_initializer()
-            if kernel_initializer is None
-            else keras.initializers.get(kernel_initializer)
-        )
+    def __init__(
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = None,
+        **kwargs,
+    ) -> None:
+        if kernel_initializer is None:
+            kernel_initializer = dense_initializer()
+        super().__init__(units, activation, use_bias, kernel_initializer, **kwargs)
 
-    def build(self, input_shape):
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(input_shape[-1], self.units),
-            initializer=self.kernel_initializer,
-        )
-        if self.use_bias:
-            self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
-
-    def call(self, inputs):
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
-        return backend.dense(inputs, ops.convert_to_tensor(self.kernel), bias)
+        outputs = backend.dense(inputs, ops.convert_to_tensor(self.kernel), bias)
+        return self.activation(outputs)
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:-1], self.units)
-
-    def macs(self, input_shape):
-        return math.prod(input_shape[1:]) * self.units
-
-    def get_config(self):
-        config = {
-            "units": self.units,
-            "use_bias": self.use_bias,
-            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
-        }
-        return {**super().get_config(), **config}
+    def quantize(
+        self, mode: str | None = None, type_check: bool = True, config: Any = None
+    ) -> None:
+        # Keras's type check accepts its own class only: a subclass may change `call`.
+        type_check = type_check and type(self) is not Dense
+        super().quantize(mode, type_check=type_check, config=config)

@@ -6,42 +6,41 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.attention_heads import check_heads
-from keras_spm.layers.batch_normalization import BatchNormalization
-from keras_spm.layers.batch_normalization import refuse_training
-from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
-from keras_spm.layers.depthwise_convolution import ceil_divide
+from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
+from keras_spm.layers.composite import CompositeLayer, build_once, check_num_heads
+from keras_spm.layers.convolution import DepthwiseConv2D
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.macs import macs
-from keras_spm.layers.padding import is_multiple
-from keras_spm.layers.padding import pad_to_multiple
+from keras_spm.layers.resizing import ceil_divide, is_multiple, pad_to_multiple
+from keras_spm.types import Shape, Tensor
 
 WINDOW = 2
-_CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+_TOKENS = 1 + WINDOW**2  # The guide token and the tokens of its window.
+_MASKED_SCORE = -1e9
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class GuidedLocalEnhancement(keras.layers.Layer):
-    """Merges each 2x2 window into one token by attention, led by a guide token.
+class GuidedLocalEnhancement(CompositeLayer):
+    """Merges each 2x2 window into one token by attention from a guide token.
 
-    The guide map is batch normalization, exact GELU and a strided depthwise
-    convolution. Each window's guide attends to itself and the window's four tokens,
-    all layer-normalized; its output alone is kept and layer-normalized again.
+    The guide map is batch normalization, exact GELU and a strided depthwise convolution.
+    The guide token of a window attends to itself and to the window's four tokens, all
+    layer-normalized. Its output alone is kept, and layer-normalized again.
 
-    Only guides ask, so queries are made for one token of five. Keys and values are
-    never made: a head's score is `(W_k^T q) . x` (the key's bias is the same for all
-    five tokens and drops out of the softmax), and its output is `W_v (sum of a x) +
-    b_v`, since the attention weights sum to one. For C channels a window costs
-    3 C^2 MACs in projections, where the plain form spends 15 C^2.
+    Only the guide token is a query; keys and values are never materialized. The score of a
+    head is `(W_k^T q) . x` (the key's bias is the same for all five tokens and cancels in
+    the softmax), and its output is `W_v (sum of a x) + b_v`, since the attention weights
+    sum to one. With C channels the projections of a window cost 3 C^2 MACs instead of
+    15 C^2.
 
-    Maps of odd size are taken: window positions outside the map are left out of the
-    softmax. `qkv_kernel` (C, 3 C) and `qkv_bias` hold query, key and value side by
-    side, heads in order; the key's part of the bias has no effect and no gradient.
+    For maps of odd size, positions outside the map are masked in the softmax. `qkv_kernel`
+    (C, 3 C) and `qkv_bias` hold query, key and value side by side, heads in order. The
+    key's part of the bias has no effect and no gradient.
 
     Args:
         num_heads: int, divides the channels.
-        guide_kernel_size: odd int, kernel of the guide's convolution.
+        guide_kernel_size: odd int, kernel size of the guide's convolution.
         fused: bool, whether the batch normalization is a scale and an offset, see
             `keras_spm.fuse`.
 
@@ -49,15 +48,17 @@ class GuidedLocalEnhancement(keras.layers.Layer):
     ceil(width / 2), channels).
 
     Raises:
-        ValueError: where the heads do not divide the channels, and for a fused layer in
-            training.
+        ValueError: if `num_heads` does not divide the channels, or a fused layer is
+            trained.
 
     Reference:
         Yu et al., Stepwise Patch Merging, arXiv 2409.06963, section "Guided Local
         Enhancement".
     """
 
-    def __init__(self, num_heads=8, guide_kernel_size=7, fused=False, **kwargs):
+    def __init__(
+        self, num_heads: int = 8, guide_kernel_size: int = 7, fused: bool = False, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.guide_kernel_size = guide_kernel_size
@@ -67,31 +68,29 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         self.guide_depthwise = DepthwiseConv2D(
             guide_kernel_size, WINDOW, dtype=self.dtype_policy, name="guide_depthwise"
         )
-        self.token_norm = LayerNormalization(
-            epsilon=1e-5, dtype=self.dtype_policy, name="token_norm"
-        )
-        self.output_norm = LayerNormalization(
-            epsilon=1e-5, dtype=self.dtype_policy, name="output_norm"
+        self.token_norm, self.output_norm = (
+            LayerNormalization(epsilon=1e-5, dtype=self.dtype_policy, name=name)
+            for name in ("token_norm", "output_norm")
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1]
-        check_heads(self.num_heads, channels)
+        check_num_heads(self.num_heads, channels)
         for layer in (self.guide_depthwise, self.token_norm, self.output_norm):
-            layer.build(input_shape)
+            build_once(layer, input_shape)
         if self.fused:
             self.guide_scale, self.guide_offset = (
                 self.add_weight(name=name, shape=(channels,), initializer=initializer)
                 for name, initializer in (("guide_scale", "ones"), ("guide_offset", "zeros"))
             )
         else:
-            self.guide_norm.build(input_shape)
+            build_once(self.guide_norm, input_shape)
         self.qkv_kernel = self.add_weight(
             name="qkv_kernel", shape=(channels, 3 * channels), initializer=dense_initializer()
         )
         self.qkv_bias = self.add_weight(name="qkv_bias", shape=(3 * channels,), initializer="zeros")
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         refuse_training(self, training)
         if self.fused:
             guides = inputs * self.guide_scale + self.guide_offset
@@ -99,12 +98,12 @@ class GuidedLocalEnhancement(keras.layers.Layer):
             guides = self.guide_norm(inputs, training=training)
         guides = self.guide_depthwise(backend.gelu(guides))
         guides = self.token_norm(guides)
-        tokens = self._windows(self.token_norm(inputs), guides)
-        bias = 0.0 if is_multiple(inputs, WINDOW) else _outside_bias(inputs, guides)
+        tokens = self._tokens(self.token_norm(inputs), guides)
+        bias = 0.0 if is_multiple(inputs, WINDOW) else _padding_bias(inputs, guides)
         return self.output_norm(self._attend(guides, tokens, bias))
 
-    def fold(self, original):
-        """Takes over the variables of the layer that this one is the fused form of."""
+    def fold(self, original: "GuidedLocalEnhancement") -> None:
+        """Sets the variables of this fused layer from the unfused `original`."""
         for name in ("guide_depthwise", "token_norm", "output_norm"):
             getattr(self, name).set_weights(getattr(original, name).get_weights())
         for name in ("qkv_kernel", "qkv_bias"):
@@ -113,18 +112,18 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         self.guide_scale.assign(scale)
         self.guide_offset.assign(offset)
 
-    def _windows(self, maps, guides):
-        """Returns (batch, rows, columns, 5, channels): the guide, then the window."""
+    def _tokens(self, maps: Tensor, guides: Tensor) -> Tensor:
+        """Returns (batch, rows, columns, 5, channels): the guide, then its window."""
         _, rows, columns, channels = ops.shape(guides)
         maps = pad_to_multiple(maps, WINDOW)
         maps = ops.reshape(maps, (-1, rows, WINDOW, columns, WINDOW, channels))
-        # One transposition: the gradient of slices would be a whole map for each corner.
+        # One transposition, as the gradient of four slices would be four whole maps.
         windows = ops.transpose(maps, (0, 1, 3, 2, 4, 5))
         windows = ops.reshape(windows, (-1, rows, columns, WINDOW * WINDOW, channels))
         return ops.concatenate([ops.expand_dims(guides, 3), windows], axis=3)
 
-    def _attend(self, guides, tokens, bias):
-        """Returns (batch, rows, columns, channels): what every window's guide has gathered."""
+    def _attend(self, guides: Tensor, tokens: Tensor, bias: Tensor | float) -> Tensor:
+        """Returns the attention output of each guide, (batch, rows, columns, channels)."""
         _, rows, columns, channels = ops.shape(guides)
         heads, head_dim = self.num_heads, channels // self.num_heads
         query_kernel, key_kernel, value_kernel = ops.split(
@@ -135,53 +134,49 @@ class GuidedLocalEnhancement(keras.layers.Layer):
         query = ops.transpose(ops.reshape(query, (-1, heads, head_dim)), (1, 0, 2))
         key_kernel = ops.transpose(ops.reshape(key_kernel, (-1, heads, head_dim)), (1, 2, 0))
         value_kernel = ops.transpose(ops.reshape(value_kernel, (-1, heads, head_dim)), (1, 0, 2))
-        tokens = ops.reshape(tokens, (-1, 1 + len(_CORNERS), channels))
+        tokens = ops.reshape(tokens, (-1, _TOKENS, channels))
 
-        def of_heads(query, key_kernel, value_kernel):
-            question = ops.matmul(query, key_kernel)  # (heads, windows, channels)
-            scores = ops.einsum("hwc,wtc->hwt", question, tokens)
+        def attend(query, key_kernel, value_kernel):
+            projected_query = ops.matmul(query, key_kernel)  # (heads, windows, channels)
+            scores = ops.einsum("hwc,wtc->hwt", projected_query, tokens)
             weights = ops.softmax(ops.cast(scores, "float32") + bias)
             mixed = ops.einsum("hwt,wtc->hwc", ops.cast(weights, tokens.dtype), tokens)
             return ops.matmul(mixed, value_kernel)  # (heads, windows, head_dim)
 
-        outputs = backend.chunked_by_head(of_heads, query, key_kernel, value_kernel)
+        outputs = backend.chunked_by_head(attend, query, key_kernel, value_kernel)
         outputs = ops.reshape(ops.transpose(outputs, (1, 0, 2)), (-1, rows, columns, channels))
         return outputs + value_bias
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, channels = input_shape
         return (batch, ceil_divide(height, WINDOW), ceil_divide(width, WINDOW), channels)
 
-    @property
-    def batch_normalizations(self):
-        """The layers that keep running statistics."""
-        return [] if self.fused else [self.guide_norm]
-
-    def macs(self, input_shape):
+    def macs(self, input_shape: Shape) -> int:
         _, rows, columns, channels = self.compute_output_shape(input_shape)
-        tokens = 1 + len(_CORNERS)
-        attention = 3 * channels**2 + 2 * tokens * self.num_heads * channels
+        attention = 3 * channels**2 + 2 * _TOKENS * self.num_heads * channels
         return macs(self.guide_depthwise, input_shape) + rows * columns * attention
 
-    def get_config(self):
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "num_heads": self.num_heads,
             "guide_kernel_size": self.guide_kernel_size,
             "fused": self.fused,
         }
-        return {**super().get_config(), **config}
 
 
-def _outside_bias(maps, guides):
-    """(batch * rows * columns, 5): a large negative score for positions outside the map."""
+def _padding_bias(maps: Tensor, guides: Tensor) -> Tensor:
+    """Returns (batch * rows * columns, 5), a large negative score for tokens outside the map."""
     batch, rows, columns, _ = ops.shape(guides)
     _, height, width, _ = ops.shape(maps)
-    # The guide goes by its window's first position, which is always inside.
-    corner_rows, corner_columns = zip((0, 0), *_CORNERS, strict=True)
-    row = ops.expand_dims(ops.arange(rows) * WINDOW, 1) + ops.convert_to_tensor(corner_rows)
-    column = ops.expand_dims(ops.arange(columns) * WINDOW, 1) + ops.convert_to_tensor(
-        corner_columns
+    # The guide gets the offset of the window's first token, which is always inside the map.
+    row_offsets, column_offsets = zip((0, 0), (0, 0), (0, 1), (1, 0), (1, 1), strict=True)
+    token_rows, token_columns = (
+        ops.expand_dims(ops.arange(count) * WINDOW, 1) + ops.convert_to_tensor(offsets)
+        for count, offsets in ((rows, row_offsets), (columns, column_offsets))
     )
-    inside = ops.logical_and(ops.expand_dims(row < height, 1), ops.expand_dims(column < width, 0))
-    bias = ops.where(inside, 0.0, -1e9)
-    return ops.reshape(ops.broadcast_to(bias, (batch, *ops.shape(bias))), (-1, 1 + len(_CORNERS)))
+    inside = ops.logical_and(
+        ops.expand_dims(token_rows < height, 1), ops.expand_dims(token_columns < width, 0)
+    )
+    bias = ops.where(inside, 0.0, _MASKED_SCORE)
+    return ops.reshape(ops.broadcast_to(bias, (batch, *ops.shape(bias))), (-1, _TOKENS))

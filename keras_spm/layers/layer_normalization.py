@@ -1,23 +1,24 @@
-"""Layer normalization, formulated per framework."""
+"""Layer normalization with a formulation for each backend."""
 
 import keras
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.types import Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
 class LayerNormalization(keras.layers.LayerNormalization):
-    """`keras.layers.LayerNormalization` of the last axis, computed as suits each platform.
+    """`keras.layers.LayerNormalization` of the last axis, in float32 under every dtype policy.
 
-    It is computed in float32 under every dtype policy.
+    See `keras_spm.backend.layer_normalization`.
 
     Args:
         epsilon: float, added to the variance.
         **kwargs: the initializers and regularizers of Keras's layer.
     """
 
-    def __init__(self, epsilon=1e-3, **kwargs):
+    def __init__(self, epsilon: float = 1e-3, **kwargs) -> None:
         super().__init__(epsilon=epsilon, **kwargs)
         if self.axis not in (-1, [-1]) or self.rms_scaling or not (self.center and self.scale):
             raise ValueError(
@@ -26,9 +27,6 @@ class LayerNormalization(keras.layers.LayerNormalization):
                 f"rms_scaling={self.rms_scaling}"
             )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         outputs = backend.layer_normalization(inputs, self.gamma, self.beta, self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
-
-    def macs(self, input_shape):
-        return 0

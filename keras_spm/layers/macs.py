@@ -1,43 +1,57 @@
 """Counts the MACs of a forward pass from shapes alone."""
 
+import math
+
 import keras
 
+from keras_spm.layers.composite import SequentialLayer
+from keras_spm.layers.position_embedding import PositionEmbedding
+from keras_spm.types import Shape
 
-def macs(layer, input_shape):
-    """Returns the MACs that `layer` spends on one example.
+_FREE = (
+    keras.layers.BatchNormalization,
+    keras.layers.GroupNormalization,
+    keras.layers.LayerNormalization,
+    PositionEmbedding,
+)
+# These have no weights but multiply their inputs.
+_PRODUCTS = (keras.layers.Attention, keras.layers.AdditiveAttention, keras.layers.Dot)
 
-    Counted are products that meet in a sum: convolutions, linear maps and both
-    products of attention. Norms, activations, pooling and additions are not, as is
-    the field's custom. Layers of this package count themselves with a method of this
-    name; Keras's own dense and convolution layers are counted here.
+
+def macs(layer: keras.layers.Layer, input_shape: Shape) -> int:
+    """Returns the multiply-accumulate operations of `layer` for one example.
+
+    Convolutions, dense layers and both products of attention count. Norms, activations,
+    pooling, additions and other layers without weights do not, as is customary. A layer
+    of any other kind counts itself by a method `macs(input_shape)`.
 
     Args:
         layer: a built layer or model.
-        input_shape: (batch, height, width, channels); the batch is not looked at.
+        input_shape: (batch, height, width, channels). The batch is ignored.
 
     Raises:
-        TypeError: for a layer whose cost is not known.
+        TypeError: if the cost of the layer is unknown.
     """
     if hasattr(layer, "macs"):
         return layer.macs(input_shape)
-    if isinstance(layer, keras.Sequential):
+    if isinstance(layer, (keras.Sequential, SequentialLayer)):
         total = 0
-        for part in layer.layers:
-            total += macs(part, input_shape)
-            input_shape = part.compute_output_shape(input_shape)
+        for child in layer.layers:
+            total += macs(child, input_shape)
+            input_shape = child.compute_output_shape(input_shape)
         return total
     if isinstance(layer, keras.layers.Dense):
-        return _positions(input_shape) * input_shape[-1] * layer.units
-    if isinstance(layer, keras.layers.Conv2D):
-        taps = layer.kernel_size[0] * layer.kernel_size[1] * input_shape[-1] // layer.groups
-        return _positions(layer.compute_output_shape(input_shape)) * taps * layer.filters
+        return math.prod(input_shape[1:]) * layer.units
+    if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)):
+        outputs = math.prod(layer.compute_output_shape(input_shape)[1:])
+        # Kernels are (height, width, input channels of one output, outputs); depthwise ones
+        # (height, width, input channels, outputs of one input).
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        return outputs * math.prod(layer.kernel.shape[: 2 if depthwise else 3])
+    if isinstance(layer, _FREE):
+        return 0
+    if layer.built and not layer.weights and not isinstance(layer, _PRODUCTS):
+        return 0
     raise TypeError(
-        f"The MACs of {type(layer).__name__} are not known: give it a method `macs(input_shape)`."
+        f"The MACs of {type(layer).__name__} are unknown: define a method `macs(input_shape)`."
     )
-
-
-def _positions(shape):
-    positions = 1
-    for size in shape[1:-1]:
-        positions *= size
-    return positions

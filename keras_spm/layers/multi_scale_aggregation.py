@@ -1,38 +1,39 @@
 """Multi-Scale Aggregation, the first step of Stepwise Patch Merging."""
 
 import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.batch_normalization import BatchNormalization
-from keras_spm.layers.batch_normalization import refuse_training
+from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
+from keras_spm.layers.composite import CompositeLayer, build_once
+from keras_spm.layers.convolution import DepthwiseConv2D
 from keras_spm.layers.dense import Dense
-from keras_spm.layers.depthwise_convolution import DepthwiseConv2D
-from keras_spm.layers.initializers import Normal
-from keras_spm.layers.initializers import conv_initializer
+from keras_spm.layers.initializers import Normal, conv_initializer
 from keras_spm.layers.macs import macs
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class MultiScaleAggregation(keras.layers.Layer):
-    """Widens every token's channels from its surroundings at several scales.
+class MultiScaleAggregation(CompositeLayer):
+    """Widens the channels of each position with context from several scales.
 
-    The channels are split into one equal run per kernel size, and each run is
-    convolved depthwise with its own kernel. Group l of a grouped linear map then
-    mixes channel l of every run and expands it; batch normalization, exact GELU and a
-    linear map to `output_dim` follow. The map's size stays.
+    The channels are split into one equal split per kernel size. Each split is convolved
+    depthwise with its own kernel. Group l of a grouped linear map then mixes channel l of
+    every split and expands it. Batch normalization, exact GELU and a linear map to
+    `output_dim` follow. The size of the map does not change.
 
-    The biases before the batch normalization have no effect in training (the batch
-    mean takes them away), so their true gradient there is zero; `dead_in_training`
-    lists them.
+    The biases before the batch normalization have no effect in training, as the batch mean
+    cancels them: see `zero_gradient_variables`.
 
     Args:
         output_dim: int, channels of the output.
-        kernel_sizes: odd ints, one per run; their number divides the input channels.
-        expansion: int, by which the grouped map multiplies the channels.
+        kernel_sizes: distinct odd ints, one per split. Their number divides the input
+            channels.
+        expansion: int, ratio of the grouped map's outputs to its inputs.
         fused: bool, whether the normalization and the biases of the convolutions are
             folded into the grouped map, and the convolutions computed as one where that
             is faster, see `keras_spm.fuse`.
@@ -41,15 +42,22 @@ class MultiScaleAggregation(keras.layers.Layer):
     output_dim).
 
     Raises:
-        ValueError: where the number of kernel sizes does not divide the channels, and
-            for a fused layer in training.
+        ValueError: if the number of kernel sizes does not divide the channels, or a fused
+            layer is trained.
 
     Reference:
         Yu et al., Stepwise Patch Merging, arXiv 2409.06963, section "Multi-Scale
         Aggregation".
     """
 
-    def __init__(self, output_dim, kernel_sizes=(3, 5, 7, 9), expansion=2, fused=False, **kwargs):
+    def __init__(
+        self,
+        output_dim: int,
+        kernel_sizes: Sequence[int] = (3, 5, 7, 9),
+        expansion: int = 2,
+        fused: bool = False,
+        **kwargs,
+    ) -> None:
         super().__init__(**kwargs)
         if len(set(kernel_sizes)) != len(kernel_sizes) or not kernel_sizes:
             raise ValueError(
@@ -59,67 +67,67 @@ class MultiScaleAggregation(keras.layers.Layer):
         self.kernel_sizes = tuple(kernel_sizes)
         self.expansion = expansion
         self.fused = fused
+        dtype = self.dtype_policy
         self.depthwise = [
-            DepthwiseConv2D(
-                size, use_bias=not fused, dtype=self.dtype_policy, name=f"depthwise_{size}x{size}"
-            )
+            DepthwiseConv2D(size, use_bias=not fused, dtype=dtype, name=f"depthwise_{size}x{size}")
             for size in self.kernel_sizes
         ]
         if not fused:
-            self.norm = BatchNormalization(dtype=self.dtype_policy, name="norm")
+            self.norm = BatchNormalization(dtype=dtype, name="norm")
         self.projection = Dense(
-            output_dim,
-            kernel_initializer=conv_initializer(),
-            dtype=self.dtype_policy,
-            name="projection",
+            output_dim, kernel_initializer=conv_initializer(), dtype=dtype, name="projection"
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         channels, scales = input_shape[-1], len(self.kernel_sizes)
         if channels % scales:
             raise ValueError(
                 f"The number of `kernel_sizes` must divide the input channels. Received: "
                 f"kernel_sizes={self.kernel_sizes} ({scales}), channels={channels}"
             )
-        run_shape = (*input_shape[:-1], channels // scales)
-        expanded_shape = (*input_shape[:-1], channels * self.expansion)
         for depthwise in self.depthwise:
-            depthwise.build(run_shape)
-        # Entry (k, l, j): from channel l of run k to output j of group l. Kept this
-        # way round, the runs need no shuffle before they meet.
+            build_once(depthwise, self._split_shape(input_shape))
+        # Entry (k, l, j) maps channel l of split k to output j of group l. In this layout
+        # the splits need no shuffle.
         self.grouped_kernel = self.add_weight(
             name="grouped_kernel",
             shape=(scales, channels // scales, scales * self.expansion),
-            # Convolutions' formula; the fan-out are the outputs of one group.
+            # The formula for convolutions; the fan-out is the outputs of one group.
             initializer=Normal(math.sqrt(2 / (scales * self.expansion))),
         )
         self.grouped_bias = self.add_weight(
             name="grouped_bias", shape=(channels * self.expansion,), initializer="zeros"
         )
         if not self.fused:
-            self.norm.build(expanded_shape)
-        self.projection.build(expanded_shape)
+            build_once(self.norm, self._expanded_shape(input_shape))
+        build_once(self.projection, self._expanded_shape(input_shape))
 
-    def call(self, inputs, training=False):
+    def _split_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], input_shape[-1] // len(self.kernel_sizes))
+
+    def _expanded_shape(self, input_shape: Shape) -> Shape:
+        return (*input_shape[:-1], input_shape[-1] * self.expansion)
+
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         refuse_training(self, training)
         kernel = ops.convert_to_tensor(self.grouped_kernel)
         bias = ops.convert_to_tensor(self.grouped_bias)
-        expanded = backend.grouped_pointwise(self._scales(inputs), kernel, bias)
+        expanded = backend.grouped_pointwise(self._convolve(inputs), kernel, bias)
         if not self.fused:
             expanded = self.norm(expanded, training=training)
         return self.projection(backend.gelu(expanded))
 
-    def _scales(self, inputs):
-        """Returns (batch, height, width, scales, run's channels): each run's convolution."""
+    def _convolve(self, inputs: Tensor) -> Tensor:
+        """Returns the convolved splits, (batch, height, width, scales, channels / scales)."""
         if self.fused and backend.depthwise_scales_are_faster():
             kernels = [ops.convert_to_tensor(depthwise.kernel) for depthwise in self.depthwise]
             return backend.depthwise_scales(inputs, kernels)
-        runs = ops.split(inputs, len(self.kernel_sizes), axis=-1)
-        runs = [depthwise(run) for depthwise, run in zip(self.depthwise, runs, strict=True)]
-        return ops.stack(runs, axis=3)
+        splits = ops.split(inputs, len(self.kernel_sizes), axis=-1)
+        splits = [layer(split) for layer, split in zip(self.depthwise, splits, strict=True)]
+        return ops.stack(splits, axis=3)
 
-    def fold(self, original):
-        """Takes over the variables of the layer that this one is the fused form of."""
+    def fold(self, original: "MultiScaleAggregation") -> None:
+        """Sets the variables of this fused layer from the unfused `original`."""
         for own, depthwise in zip(self.depthwise, original.depthwise, strict=True):
             own.set_weights(depthwise.get_weights()[:1])
         self.projection.set_weights(original.projection.get_weights())
@@ -131,43 +139,35 @@ class MultiScaleAggregation(keras.layers.Layer):
             )
         )
         scale, offset = original.norm.affine()
-        # What the convolutions add, they add at every position: to each group the same.
+        # The convolutions' biases are the same at every position, so each group adds a constant.
         bias = bias + np.einsum("kl,klj->lj", np.stack(biases), kernel).ravel()
         self.grouped_kernel.assign(kernel * scale.reshape(kernel.shape[1:]))
         self.grouped_bias.assign(bias * scale + offset)
 
     @property
-    def batch_normalizations(self):
-        """The layers that keep running statistics."""
-        return [] if self.fused else [self.norm]
-
-    @property
-    def dead_in_training(self):
-        """Variables whose true gradient is zero while batch statistics normalize."""
+    def zero_gradient_variables(self) -> list[keras.Variable]:
+        """Variables with zero gradient while batch statistics normalize."""
         if self.fused:
             return []
         return [*(depthwise.bias for depthwise in self.depthwise), self.grouped_bias]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.output_dim)
 
-    def macs(self, input_shape):
-        _, height, width, channels = input_shape
-        scales = len(self.kernel_sizes)
-        run_shape = (*input_shape[:-1], channels // scales)
-        expanded_shape = (*input_shape[:-1], channels * self.expansion)
-        grouped = height * width * channels * scales * self.expansion
+    def macs(self, input_shape: Shape) -> int:
+        split_shape = self._split_shape(input_shape)
+        grouped = math.prod(input_shape[1:]) * len(self.kernel_sizes) * self.expansion
         return (
-            sum(macs(depthwise, run_shape) for depthwise in self.depthwise)
+            sum(macs(depthwise, split_shape) for depthwise in self.depthwise)
             + grouped
-            + macs(self.projection, expanded_shape)
+            + macs(self.projection, self._expanded_shape(input_shape))
         )
 
-    def get_config(self):
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "output_dim": self.output_dim,
             "kernel_sizes": self.kernel_sizes,
             "expansion": self.expansion,
             "fused": self.fused,
         }
-        return {**super().get_config(), **config}

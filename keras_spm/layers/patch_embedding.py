@@ -1,18 +1,21 @@
-"""Patch embeddings: the stems, and the mergings of PVT and PVT v2."""
+"""Patch embeddings: the stems, and the patch mergings of PVT and PVT v2."""
+
+import math
 
 import keras
 
+from keras_spm.layers.composite import CompositeLayer
 from keras_spm.layers.convolution import Conv2D
-from keras_spm.layers.depthwise_convolution import ceil_divide
 from keras_spm.layers.layer_normalization import LayerNormalization
-from keras_spm.layers.padding import pad_to_multiple
+from keras_spm.layers.resizing import ceil_divide, pad_to_multiple
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class PatchEmbedding(keras.layers.Layer):
-    """A linear map of each patch, then layer normalization.
+class PatchEmbedding(CompositeLayer):
+    """A linear projection of non-overlapping patches, then layer normalization.
 
-    Patches do not overlap. Zeros at the bottom and right fill the last ones.
+    Maps are padded with zeros at the bottom and right to whole patches.
 
     Args:
         output_dim: int, channels of the output.
@@ -26,61 +29,44 @@ class PatchEmbedding(keras.layers.Layer):
         Wang et al., Pyramid Vision Transformer, arXiv 2102.12122, section 3.2.
     """
 
-    def __init__(self, output_dim, patch_size, norm_epsilon=1e-5, **kwargs):
+    def __init__(
+        self, output_dim: int, patch_size: int, norm_epsilon: float = 1e-5, **kwargs
+    ) -> None:
         super().__init__(**kwargs)
         self.output_dim = output_dim
         self.patch_size = patch_size
         self.norm_epsilon = norm_epsilon
+        self.strides = patch_size
+        self._padding = 0
 
-    @property
-    def _strides(self):
-        return self.patch_size
-
-    @property
-    def _padding(self):
-        return 0
-
-    def build(self, input_shape):
-        self.projection = Conv2D(
-            self.output_dim,
-            self.patch_size,
-            self._strides,
-            self._padding,
-            dtype=self.dtype_policy,
-            name="projection",
-        )
-        self.norm = LayerNormalization(
-            epsilon=self.norm_epsilon, dtype=self.dtype_policy, name="norm"
-        )
-        self.projection.build(input_shape)
+    def build(self, input_shape: Shape) -> None:
+        sizes, dtype = (self.patch_size, self.strides, self._padding), self.dtype_policy
+        self.projection = Conv2D(self.output_dim, *sizes, dtype=dtype, name="projection")
+        self.norm = LayerNormalization(epsilon=self.norm_epsilon, dtype=dtype, name="norm")
+        # Maps smaller than a patch are padded.
+        self.projection.build((None, None, None, input_shape[-1]))
         self.norm.build(self.compute_output_shape(input_shape))
 
-    def call(self, inputs):
-        return self.norm(self.projection(self._fill(inputs)))
+    def call(self, inputs: Tensor) -> Tensor:
+        maps = inputs if self._padding else pad_to_multiple(inputs, self.patch_size)
+        return self.norm(self.projection(maps))
 
-    def _fill(self, maps):
-        return pad_to_multiple(maps, self.patch_size)
-
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, _ = input_shape
-        return (
-            batch,
-            ceil_divide(height, self._strides),
-            ceil_divide(width, self._strides),
-            self.output_dim,
-        )
+        rows, columns = ceil_divide(height, self.strides), ceil_divide(width, self.strides)
+        return (batch, rows, columns, self.output_dim)
 
-    def macs(self, input_shape):
+    def macs(self, input_shape: Shape) -> int:
         _, rows, columns, _ = self.compute_output_shape(input_shape)
-        return rows * columns * self.patch_size**2 * input_shape[-1] * self.output_dim
+        return rows * columns * math.prod(self.projection.kernel.shape)
 
-    def get_config(self):
-        config = {
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "output_dim": self.output_dim,
             "patch_size": self.patch_size,
             "norm_epsilon": self.norm_epsilon,
         }
-        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -89,18 +75,23 @@ class OverlappingPatchEmbedding(PatchEmbedding):
 
     Args:
         output_dim: int, channels of the output.
-        patch_size: odd int, the kernel; `patch_size // 2` zeros pad every side.
+        patch_size: odd int, size of the kernel; `patch_size // 2` zeros pad each side.
         strides: int, smaller than `patch_size`.
         norm_epsilon: float, epsilon of the layer normalization.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / strides),
     ceil(width / strides), output_dim).
 
+    Raises:
+        ValueError: if `patch_size` is even or not larger than `strides`.
+
     Reference:
         Wang et al., PVT v2, arXiv 2106.13797, section 3.2.
     """
 
-    def __init__(self, output_dim, patch_size, strides, norm_epsilon=1e-5, **kwargs):
+    def __init__(
+        self, output_dim: int, patch_size: int, strides: int, norm_epsilon: float = 1e-5, **kwargs
+    ) -> None:
         super().__init__(output_dim, patch_size, norm_epsilon, **kwargs)
         if patch_size % 2 == 0 or patch_size <= strides:
             raise ValueError(
@@ -108,17 +99,7 @@ class OverlappingPatchEmbedding(PatchEmbedding):
                 f"Received: patch_size={patch_size}, strides={strides}"
             )
         self.strides = strides
+        self._padding = patch_size // 2
 
-    @property
-    def _strides(self):
-        return self.strides
-
-    @property
-    def _padding(self):
-        return self.patch_size // 2
-
-    def _fill(self, maps):
-        return maps
-
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "strides": self.strides}

@@ -1,23 +1,25 @@
-"""Patch merging, the merging of Swin."""
+"""Patch merging of Swin."""
 
 import keras
 from keras import ops
 
+from keras_spm.layers.composite import CompositeLayer, build_once
 from keras_spm.layers.dense import Dense
-from keras_spm.layers.depthwise_convolution import ceil_divide
 from keras_spm.layers.layer_normalization import LayerNormalization
-from keras_spm.layers.padding import pad_to_multiple
+from keras_spm.layers.macs import macs
+from keras_spm.layers.resizing import ceil_divide, pad_to_multiple
+from keras_spm.types import Shape, Tensor
 
 WINDOW = 2
-# Columns before rows: the order of the reference, which its weights are in.
-_CORNERS = ((0, 0), (1, 0), (0, 1), (1, 1))
+# (row, column) in a window. The reference, and so its weights, goes down the columns first.
+_WINDOW_OFFSETS = ((0, 0), (1, 0), (0, 1), (1, 1))
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class PatchMerging(keras.layers.Layer):
-    """Concatenates each 2x2 window, normalizes it, and maps it linearly, without bias.
+class PatchMerging(CompositeLayer):
+    """Concatenates each 2x2 window, normalizes it, and projects it without bias.
 
-    Zeros at the bottom and right fill the last windows of a map of odd size.
+    Maps of odd size are padded with zeros at the bottom and right.
 
     Args:
         output_dim: int, channels of the output.
@@ -30,41 +32,34 @@ class PatchMerging(keras.layers.Layer):
         Liu et al., Swin Transformer, arXiv 2103.14030, section 3.1.
     """
 
-    def __init__(self, output_dim, norm_epsilon=1e-5, **kwargs):
+    def __init__(self, output_dim: int, norm_epsilon: float = 1e-5, **kwargs) -> None:
         super().__init__(**kwargs)
         self.output_dim = output_dim
         self.norm_epsilon = norm_epsilon
-        self.norm = LayerNormalization(epsilon=norm_epsilon, dtype=self.dtype_policy, name="norm")
-        self.reduction = Dense(
-            output_dim, use_bias=False, dtype=self.dtype_policy, name="reduction"
-        )
+        dtype = self.dtype_policy
+        self.norm = LayerNormalization(epsilon=norm_epsilon, dtype=dtype, name="norm")
+        self.reduction = Dense(output_dim, use_bias=False, dtype=dtype, name="reduction")
 
-    def build(self, input_shape):
-        merged_shape = self._merged_shape(input_shape)
-        self.norm.build(merged_shape)
-        self.reduction.build(merged_shape)
+    def build(self, input_shape: Shape) -> None:
+        for layer in (self.norm, self.reduction):
+            build_once(layer, self._merged_shape(input_shape))
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         maps = pad_to_multiple(inputs, WINDOW)
-        corners = [maps[:, row::WINDOW, column::WINDOW] for row, column in _CORNERS]
-        return self.reduction(self.norm(ops.concatenate(corners, axis=-1)))
+        merged = [maps[:, row::WINDOW, column::WINDOW] for row, column in _WINDOW_OFFSETS]
+        return self.reduction(self.norm(ops.concatenate(merged, axis=-1)))
 
-    def _merged_shape(self, input_shape):
+    def _merged_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, channels = input_shape
-        return (
-            batch,
-            ceil_divide(height, WINDOW),
-            ceil_divide(width, WINDOW),
-            len(_CORNERS) * channels,
-        )
+        rows, columns = ceil_divide(height, WINDOW), ceil_divide(width, WINDOW)
+        return (batch, rows, columns, len(_WINDOW_OFFSETS) * channels)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*self._merged_shape(input_shape)[:-1], self.output_dim)
 
-    def macs(self, input_shape):
-        _, rows, columns, channels = self._merged_shape(input_shape)
-        return rows * columns * channels * self.output_dim
+    def macs(self, input_shape: Shape) -> int:
+        return macs(self.reduction, self._merged_shape(input_shape))
 
-    def get_config(self):
+    def get_config(self) -> dict:
         config = {"output_dim": self.output_dim, "norm_epsilon": self.norm_epsilon}
         return {**super().get_config(), **config}

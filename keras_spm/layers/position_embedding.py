@@ -4,15 +4,16 @@ import keras
 from keras import ops
 
 from keras_spm.layers.initializers import dense_initializer
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
 class PositionEmbedding(keras.layers.Layer):
     """Adds a learned embedding to each position.
 
-    Where the map has another size than the grid, the embeddings are resized to it
-    bilinearly (half-pixel centers, no antialiasing). That is two small matrices here:
-    they serve sizes that are not known beforehand on every backend.
+    If the map's size differs from the grid, the embeddings are resized bilinearly
+    (half-pixel centers, no antialiasing). This is written as two small matrices, which
+    work for unknown sizes on every backend.
 
     Args:
         grid: (rows, columns) of the embeddings.
@@ -23,38 +24,38 @@ class PositionEmbedding(keras.layers.Layer):
         Wang et al., Pyramid Vision Transformer, arXiv 2102.12122, section 3.2.
     """
 
-    def __init__(self, grid, **kwargs):
+    def __init__(self, grid: tuple[int, int], **kwargs) -> None:
         super().__init__(**kwargs)
         self.grid = tuple(grid)
 
-    def build(self, input_shape):
+    def build(self, input_shape: Shape) -> None:
         self.embedding = self.add_weight(
             name="embedding",
             shape=(*self.grid, input_shape[-1]),
             initializer=dense_initializer(),
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Tensor) -> Tensor:
         embedding = ops.convert_to_tensor(self.embedding)
         if tuple(inputs.shape[1:3]) != self.grid:
             _, height, width, _ = ops.shape(inputs)
-            rows, columns = self.grid
-            embedding = ops.einsum("hr,rwc->hwc", _weights(height, rows, inputs.dtype), embedding)
-            embedding = ops.einsum("wr,hrc->hwc", _weights(width, columns, inputs.dtype), embedding)
+            rows, columns = (
+                _interpolation_matrix(length, size, inputs.dtype)
+                for length, size in zip((height, width), self.grid, strict=True)
+            )
+            embedding = ops.einsum("hr,rwc->hwc", rows, embedding)
+            embedding = ops.einsum("wr,hrc->hwc", columns, embedding)
         return inputs + embedding
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def macs(self, input_shape):
-        return 0
-
-    def get_config(self):
+    def get_config(self) -> dict:
         return {**super().get_config(), "grid": self.grid}
 
 
-def _weights(length, size, dtype):
-    """The (length, size) matrix that interpolates `size` values at `length` positions."""
+def _interpolation_matrix(length: int | Tensor, size: int, dtype: str) -> Tensor:
+    """Returns the (length, size) matrix that interpolates `size` values to `length`."""
     scale = size / ops.cast(length, "float32")
     centers = (ops.arange(length, dtype="float32") + 0.5) * scale - 0.5
     centers = ops.expand_dims(ops.clip(centers, 0, size - 1), 1)

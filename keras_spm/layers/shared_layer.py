@@ -4,8 +4,7 @@ import typing
 
 import keras
 
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -27,8 +26,8 @@ class SharedLayer(keras.layers.Wrapper):
         super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
         self.supports_jit = layer.supports_jit
 
-    def call(self, *args: Tensor, **kwargs: typing.Any) -> Tensor:
-        return self.layer(*args, **kwargs)
+    def call(self, inputs: Tensor) -> Tensor:
+        return self.layer(inputs)
 
-    def compute_output_shape(self, *args: Shape, **kwargs: Shape) -> Shape:
-        return self.layer.compute_output_shape(*args, **kwargs)
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return self.layer.compute_output_shape(input_shape)

@@ -1,36 +1,83 @@
-"""The pre-norm transformer block of the hierarchical families, on maps."""
+"""The pre-norm transformer block of the hierarchical families, and stochastic depth."""
 
 import keras
+from keras import ops
 
-from keras_spm.layers.drop_path import DropPath
+from keras_spm.layers.composite import CompositeLayer, build_once
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.macs import macs
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class TransformerBlock(keras.layers.Layer):
-    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, each branch with drop path.
+class DropPath(keras.layers.Layer):
+    """Drops the residual branch of random examples in training.
+
+    Each example is set to zero with probability `rate`. The others are divided by
+    `1 - rate`, which keeps the expected value. At inference the layer is the identity.
 
     Args:
-        attention: layer that keeps a map's shape.
-        mlp: layer that keeps a map's shape.
+        rate: float in [0, 1).
+        seed: int, or `None` for a random seed.
+
+    Raises:
+        ValueError: if `rate` is out of range.
+
+    Reference:
+        Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382.
+    """
+
+    def __init__(self, rate: float, seed: int | None = None, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= rate < 1:
+            raise ValueError(f"`rate` must be in [0, 1). Received: rate={rate}")
+        self.rate = rate
+        self.seed = seed
+        if rate > 0:
+            self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
+        if not training or self.rate == 0:
+            return inputs
+        shape = (ops.shape(inputs)[0],) + (1,) * (len(inputs.shape) - 1)
+        uniform = keras.random.uniform(shape, seed=self.seed_generator)
+        kept = ops.cast(uniform >= self.rate, inputs.dtype)
+        return inputs * kept / (1 - self.rate)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "rate": self.rate, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class TransformerBlock(CompositeLayer):
+    """`x + attention(norm(x))`, then `x + mlp(norm(x))`, both branches with drop path.
+
+    Args:
+        attention: layer that keeps the map's shape.
+        mlp: layer that keeps the map's shape.
         drop_path_rate: float in [0, 1).
         norm_epsilon: float, epsilon of both layer normalizations.
-        gradient_checkpointing: bool, whether training keeps of each branch its input alone
-            and computes the branch again for the gradient: less memory, more time.
+        gradient_checkpointing: bool, whether training recomputes the branches in the
+            backward pass instead of storing their intermediate results. This takes less
+            memory and more time.
 
     Input and output: (batch, height, width, channels).
     """
 
+    child_arguments = ("attention", "mlp")
+
     def __init__(
         self,
-        attention,
-        mlp,
-        drop_path_rate=0.0,
-        norm_epsilon=1e-6,
-        gradient_checkpointing=False,
+        attention: keras.layers.Layer,
+        mlp: keras.layers.Layer,
+        drop_path_rate: float = 0.0,
+        norm_epsilon: float = 1e-6,
+        gradient_checkpointing: bool = False,
         **kwargs,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.attention = attention
         self.mlp = mlp
@@ -43,12 +90,12 @@ class TransformerBlock(keras.layers.Layer):
         )
         self.drop_path = DropPath(drop_path_rate, dtype=self.dtype_policy, name="drop_path")
 
-    def build(self, input_shape):
-        parts = (self.attention_norm, self.attention, self.mlp_norm, self.mlp, self.drop_path)
-        for layer in parts:
-            layer.build(input_shape)
+    def build(self, input_shape: Shape) -> None:
+        branches = (self.attention_norm, self.attention, self.mlp_norm, self.mlp)
+        for layer in (*branches, self.drop_path):
+            build_once(layer, input_shape)
 
-    def call(self, inputs, training=False):
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         maps = inputs
         for norm, layer in ((self.attention_norm, self.attention), (self.mlp_norm, self.mlp)):
             branch = self._branch(norm, layer, training)(maps)
@@ -59,28 +106,16 @@ class TransformerBlock(keras.layers.Layer):
         def branch(maps):
             return layer(norm(maps))
 
-        # Drop path stays outside: drawn again for the gradient, it would be another one.
+        # Drop path is not recomputed: it would draw other random numbers.
         return keras.remat(branch) if training and self.gradient_checkpointing else branch
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
-
-    def macs(self, input_shape):
+    def macs(self, input_shape: Shape) -> int:
         return macs(self.attention, input_shape) + macs(self.mlp, input_shape)
 
-    def get_config(self):
-        config = {
-            "attention": keras.saving.serialize_keras_object(self.attention),
-            "mlp": keras.saving.serialize_keras_object(self.mlp),
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
             "drop_path_rate": self.drop_path_rate,
             "norm_epsilon": self.norm_epsilon,
             "gradient_checkpointing": self.gradient_checkpointing,
         }
-        return {**super().get_config(), **config}
-
-    @classmethod
-    def from_config(cls, config):
-        layers = {
-            key: keras.saving.deserialize_keras_object(config[key]) for key in ("attention", "mlp")
-        }
-        return cls(**{**config, **layers})

@@ -1,14 +1,16 @@
-"""Losses of boxes: (..., 4) targets and predictions to (...), one loss per box."""
+"""Box regression losses, from (..., 4) targets and predictions to one loss per box, (...)."""
 
 import keras
 from keras import ops
 
-# The least that an area is divided by: below that of any box, and float32 holds its square.
-_SMALLEST_AREA = 1e-12
+from keras_spm.types import Tensor
+
+# Avoids division by zero: smaller than the area of any box, and its square fits float32.
+_EPSILON = 1e-12
 
 
-def l1_loss(targets, predictions):
-    """Sum of the absolute differences of a box's four numbers.
+def l1_loss(targets: Tensor, predictions: Tensor) -> Tensor:
+    """Sums the absolute differences of the four numbers of a box.
 
     Args:
         targets: (..., 4).
@@ -20,10 +22,10 @@ def l1_loss(targets, predictions):
     return ops.sum(_distances(targets, predictions), axis=-1)
 
 
-def smooth_l1_loss(targets, predictions, beta=1 / 9):
-    """Sum over a box's four numbers of what is quadratic near the target and linear far off.
+def smooth_l1_loss(targets: Tensor, predictions: Tensor, beta: float = 1 / 9) -> Tensor:
+    """Sums a function of the differences that is quadratic near zero and linear elsewhere.
 
-    A distance d counts `d**2 / (2 * beta)` below `beta` and `d - beta / 2` from there on.
+    A distance d contributes `d**2 / (2 * beta)` below `beta` and `d - beta / 2` from there.
 
     Args:
         targets: (..., 4).
@@ -34,10 +36,10 @@ def smooth_l1_loss(targets, predictions, beta=1 / 9):
         (...), float32.
 
     Raises:
-        ValueError: where `beta` is negative.
+        ValueError: if `beta` is negative.
 
     Reference:
-        Girshick, Fast R-CNN, arXiv 1504.08083, equation 3, there with a `beta` of 1.
+        Girshick, Fast R-CNN, arXiv 1504.08083, equation 3, with a `beta` of 1.
     """
     if beta < 0:
         raise ValueError(f"`beta` must be at least 0. Received: beta={beta}")
@@ -48,24 +50,24 @@ def smooth_l1_loss(targets, predictions, beta=1 / 9):
     return ops.sum(near / beta * (distances - near / 2), axis=-1)
 
 
-def generalized_iou_loss(targets, predictions, bounding_box_format):
-    """One minus the generalized intersection over union, from 0 to 2.
+def generalized_iou_loss(targets: Tensor, predictions: Tensor, bounding_box_format: str) -> Tensor:
+    """Computes one minus the generalized intersection over union, from 0 to 2.
 
-    Intersection over union, minus the share of the smallest enclosing box that neither
-    box covers: unlike the first alone it has a gradient where the boxes are apart. Boxes
-    without area are allowed, and corners may come in either order.
+    Generalized IoU is IoU minus the fraction of the smallest enclosing box that neither box
+    covers. Unlike IoU it has a gradient for disjoint boxes. Boxes may have no area, and
+    their corners may be in either order.
 
     Args:
         targets: (..., 4).
         predictions: (..., 4).
-        bounding_box_format: str, of both, as `keras.utils.bounding_boxes.convert_format`
-            takes them, for example `"xyxy"`.
+        bounding_box_format: str, of both, as in `keras.utils.bounding_boxes.convert_format`,
+            for example `"xyxy"`.
 
     Returns:
         (...), float32.
 
     Raises:
-        ValueError: for an unknown format.
+        ValueError: if the format is unknown.
 
     Reference:
         Rezatofighi et al., Generalized Intersection over Union, arXiv 1902.09630,
@@ -76,19 +78,19 @@ def generalized_iou_loss(targets, predictions, bounding_box_format):
     intersection = _area(ops.maximum(true_start, start), ops.minimum(true_end, end))
     union = _area(true_start, true_end) + _area(start, end) - intersection
     enclosing = _area(ops.minimum(true_start, start), ops.maximum(true_end, end))
-    iou = intersection / ops.maximum(union, _SMALLEST_AREA)
-    return 1 - iou + (enclosing - union) / ops.maximum(enclosing, _SMALLEST_AREA)
+    iou = intersection / ops.maximum(union, _EPSILON)
+    return 1 - iou + (enclosing - union) / ops.maximum(enclosing, _EPSILON)
 
 
-def _distances(targets, predictions):
+def _distances(targets: Tensor, predictions: Tensor) -> Tensor:
     differences = ops.cast(predictions, "float32") - ops.cast(targets, "float32")
-    # JAX gives the absolute value of 0 the gradient 1; this has 0 everywhere.
+    # In JAX the gradient of abs at 0 is 1; here it is 0 on every backend.
     return differences * ops.sign(differences)
 
 
-def _corners(boxes, bounding_box_format):
+def _corners(boxes: Tensor, bounding_box_format: str) -> tuple[Tensor, Tensor]:
     """Returns ((left, top), (right, bottom)), each (..., 2)."""
-    # Scaling an axis changes no share of areas, so relative boxes can stand for pixels.
+    # Ratios of areas are independent of the image size, so relative boxes need no scaling.
     boxes = keras.utils.bounding_boxes.convert_format(
         boxes, bounding_box_format, "xyxy", height=1, width=1
     )
@@ -96,6 +98,6 @@ def _corners(boxes, bounding_box_format):
     return ops.minimum(first, second), ops.maximum(first, second)
 
 
-def _area(start, end):
+def _area(start: Tensor, end: Tensor) -> Tensor:
     sides = ops.relu(end - start)
     return sides[..., 0] * sides[..., 1]

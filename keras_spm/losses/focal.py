@@ -2,16 +2,20 @@
 
 from keras import ops
 
+from keras_spm.types import Tensor
 
-def sigmoid_focal_loss(targets, logits, alpha=0.25, gamma=2.0):
-    """Cross-entropy of independent classes, with less weight on what is easy.
 
-    With p the probability that the logit gives to the target, a loss is
-    `-weight * (1 - p)**gamma * log(p)`; the weight is `alpha` for a target of 1 and
+def sigmoid_focal_loss(
+    targets: Tensor, logits: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Computes binary cross-entropy that is weighted down for easy examples.
+
+    With p the predicted probability of the target, the loss is
+    `-weight * (1 - p)**gamma * log(p)`. The weight is `alpha` for a target of 1 and
     `1 - alpha` for 0.
 
     Args:
-        targets: any shape, each 0 or 1, of any dtype.
+        targets: any shape and dtype, each 0 or 1.
         logits: the same shape.
         alpha: float from 0 to 1.
         gamma: float, at least 0; 0 is plain cross-entropy.
@@ -24,7 +28,7 @@ def sigmoid_focal_loss(targets, logits, alpha=0.25, gamma=2.0):
     """
     targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
     weights = alpha * targets + (1 - alpha) * (1 - targets)
-    toward_target = (2 * targets - 1) * logits
-    # From logarithms: a power has no finite gradient where 1 - p is rounded to 0.
-    hardness = ops.exp(gamma * ops.log_sigmoid(-toward_target))
-    return -weights * hardness * ops.log_sigmoid(toward_target)
+    signed_logits = (2 * targets - 1) * logits
+    # From logarithms: the gradient of a power is not finite where 1 - p rounds to 0.
+    modulation = ops.exp(gamma * ops.log_sigmoid(-signed_logits))
+    return -weights * modulation * ops.log_sigmoid(signed_logits)

@@ -1,8 +1,6 @@
 """Metrics of dense tasks: some for `compile`, COCO's over a whole data set at once."""
 
-from keras_spm.metrics.coco import Annotations
 from keras_spm.metrics.coco import coco_average_precision
-from keras_spm.metrics.segmentation import MeanIoU
-from keras_spm.metrics.segmentation import PixelAccuracy
+from keras_spm.metrics.segmentation import MeanIoU, PixelAccuracy
 
-__all__ = ["Annotations", "MeanIoU", "PixelAccuracy", "coco_average_precision"]
+__all__ = ["MeanIoU", "PixelAccuracy", "coco_average_precision"]

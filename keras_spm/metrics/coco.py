@@ -1,11 +1,13 @@
-"""Average precision as the COCO benchmark defines it, by its own code."""
+"""COCO average precision, computed by pycocotools."""
 
 import contextlib
 import io
-import typing
+from collections.abc import Sequence
 
 import keras
 import numpy as np
+
+from keras_spm.types import Example
 
 # In the order of pycocotools' summary.
 METRIC_NAMES = (
@@ -14,56 +16,44 @@ METRIC_NAMES = (
 )
 
 
-class Annotations(typing.NamedTuple):
-    """What is in an image.
-
-    Attributes:
-        boxes: (objects, 4) floats, left, top, right and bottom, in pixels of the image.
-        labels: (objects,) ints, classes from 0 on.
-        crowd: (objects,) bools; a crowd is a group under one box, which counts neither as
-            found nor as missed, and excuses all detections in it.
-        areas: (objects,) floats, in pixels: what decides small, medium and large. COCO
-            gives the masks' areas.
-    """
-
-    boxes: np.ndarray
-    labels: np.ndarray
-    crowd: np.ndarray
-    areas: np.ndarray
-
-
 @keras.saving.register_keras_serializable("keras_spm")
-def coco_average_precision(annotations, detections, class_names=None):
-    """Measures detections of boxes with pycocotools, and says nothing meanwhile.
+def coco_average_precision(
+    annotations: Sequence[Example],
+    detections: Sequence[Example],
+    class_names: Sequence[str] | None = None,
+) -> dict[str, float]:
+    """Evaluates detected boxes with pycocotools, without its output.
 
     Args:
-        annotations: sequence, for each image an object with the attributes of
-            `Annotations`.
-        detections: sequence, for the same images, of objects with the attributes `boxes`
-            (found, 4), `scores` (found,) and `labels` (found,), in the same units. Per
-            class and image the 100 best count.
-        class_names: optional strings, one per class: adds each class's own precision.
+        annotations: one dict per image: `boxes` (objects, 4), left, top, right and bottom in
+            pixels; `labels` (objects,), ints from 0; `crowd` (objects,) bool, where a crowd is
+            a group in one box that counts neither as found nor as missed, and detections in it
+            are ignored; `areas` (objects,) in pixels, which decide between small, medium and
+            large (COCO uses the areas of the masks).
+        detections: one dict per image: `boxes` (found, 4), `scores` (found,) and `labels`
+            (found,). The 100 highest scores per class and image count.
+        class_names: optional, one per class; adds the average precision of each class.
 
     Returns:
-        {name: float}, each from 0 to 1, or -1 where no object is to be found:
+        {name: float}, each from 0 to 1, or -1 if there are no objects:
 
-        - `"AP"`, average precision over the overlaps 0.5, 0.55, …, 0.95, mean over the
-          classes; `"AP50"` and `"AP75"` at one overlap; `"AP_small"`, `"AP_medium"` and
-          `"AP_large"` of objects up to 32 * 32 pixels, up to 96 * 96, and above.
-        - `"AR_1"`, `"AR_10"` and `"AR_100"`, average recall with so many detections per
-          class and image; `"AR_small"`, `"AR_medium"` and `"AR_large"`.
-        - `"AP/<class name>"` of each class, where `class_names` are given.
+        - `"AP"`, average precision over the IoU thresholds 0.5, 0.55, …, 0.95, mean over the
+          classes; `"AP50"` and `"AP75"` at one threshold; `"AP_small"`, `"AP_medium"` and
+          `"AP_large"` for objects up to 32 * 32 pixels, up to 96 * 96, and above.
+        - `"AR_1"`, `"AR_10"` and `"AR_100"`, average recall with at most so many detections
+          per class and image; `"AR_small"`, `"AR_medium"` and `"AR_large"`.
+        - `"AP/<class name>"` of each class, if `class_names` are given.
 
     Raises:
-        ImportError: without pycocotools.
-        ValueError: where there is not one of `detections` for each of `annotations`, or a
-            label has no class name.
+        ImportError: if pycocotools is not installed.
+        ValueError: if `annotations` and `detections` differ in length, or a label has no class
+            name.
 
     Example:
 
-    >>> truth = Annotations([[10, 10, 50, 60]], [0], [False], [2000])
-    >>> found = types.SimpleNamespace(boxes=[[10, 12, 50, 60]], scores=[0.9], labels=[0])
-    >>> round(coco_average_precision([truth], [found])["AP"], 2)
+    >>> image = {"boxes": [[10, 10, 50, 60]], "labels": [0], "crowd": [False], "areas": [2000]}
+    >>> found = {"boxes": [[10, 12, 50, 60]], "scores": [0.9], "labels": [0]}
+    >>> round(coco_average_precision([image], [found])["AP"], 2)
     1.0
 
     Reference:
@@ -71,16 +61,16 @@ def coco_average_precision(annotations, detections, class_names=None):
     """
     if len(annotations) != len(detections):
         raise ValueError(
-            "`detections` must be as many as `annotations`, one per image. Received: "
+            "`detections` and `annotations` must have one entry per image. Received: "
             f"{len(detections)} detections, {len(annotations)} annotations"
         )
     truth = [_truth_records(image) for image in annotations]
     found = [_detection_records(image) for image in detections]
-    # A class without objects has no precision, so it need not be looked at.
+    # Classes without objects have no precision.
     labels = sorted({record["category_id"] for image in truth for record in image})
     if class_names is not None and labels and not 0 <= labels[0] <= labels[-1] < len(class_names):
         raise ValueError(
-            f"`class_names` must name all labels, which go from {labels[0]} to {labels[-1]}. "
+            f"`class_names` must have a name for all labels, from {labels[0]} to {labels[-1]}. "
             f"Received {len(class_names)}: {list(class_names)}"
         )
     evaluation = _evaluation(truth, found, labels)
@@ -94,10 +84,10 @@ def coco_average_precision(annotations, detections, class_names=None):
 
 def _truth_records(image):
     columns = zip(
-        _left_top_width_height(image.boxes).tolist(),
-        np.asarray(image.labels).tolist(),
-        np.asarray(image.crowd).tolist(),
-        np.asarray(image.areas).tolist(),
+        _left_top_width_height(image["boxes"]).tolist(),
+        np.asarray(image["labels"]).tolist(),
+        np.asarray(image["crowd"]).tolist(),
+        np.asarray(image["areas"]).tolist(),
         strict=True,
     )
     return [
@@ -107,11 +97,11 @@ def _truth_records(image):
 
 
 def _detection_records(image):
-    boxes = _left_top_width_height(image.boxes)
+    boxes = _left_top_width_height(image["boxes"])
     columns = zip(
         boxes.tolist(),
-        np.asarray(image.labels).tolist(),
-        np.asarray(image.scores).tolist(),
+        np.asarray(image["labels"]).tolist(),
+        np.asarray(image["scores"]).tolist(),
         (boxes[:, 2] * boxes[:, 3]).tolist(),
         strict=True,
     )
@@ -155,19 +145,19 @@ def _evaluation(truth, found, labels):
 
 
 def _numbered(records):
-    """Returns all images' records as one list, each with its image and a number."""
+    """Returns the records of all images as one list, with image ids and annotation ids."""
     annotations = [
         {**record, "image_id": image} for image, each in enumerate(records) for record in each
     ]
-    # From 1 on: pycocotools takes a match with number 0 for no match.
+    # From 1: pycocotools treats a match with id 0 as no match.
     for number, annotation in enumerate(annotations, start=1):
         annotation["id"] = number
     return annotations
 
 
 def _class_precisions(evaluation):
-    """Yields each class's average precision, as pycocotools takes the mean for all."""
-    # (overlaps, recalls, classes, sizes, limits of detections): all sizes, 100 detections.
+    """Yields the average precision of each class, computed as pycocotools does for all."""
+    # (thresholds, recalls, classes, areas, max detections): all areas, 100 detections.
     precisions = evaluation.eval["precision"][:, :, :, 0, -1]
     for one_class in np.moveaxis(precisions, 2, 0):
         measured = one_class[one_class > -1]

@@ -1,35 +1,23 @@
 """Builds a model as its source describes it, and loads its weights."""
 
 import functools
-import typing
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.converters.conversion import detect_layout
-from keras_spm.converters.conversion import variables_of
-from keras_spm.converters.validation import build_without_memory
-from keras_spm.converters.validation import check_backbone
-from keras_spm.converters.validation import check_size
-from keras_spm.presets.saving import own_arrays
-from keras_spm.presets.saving import own_layout
-from keras_spm.presets.saving import predictor_paths
-from keras_spm.presets.sources import Source
-from keras_spm.presets.sources import Weights
-from keras_spm.presets.sources import find_source
-from keras_spm.registry import BACKBONES
-from keras_spm.registry import HEADS
-from keras_spm.registry import TASKS
+from keras_spm.converters.conversion import detect_layout, variables_of
+from keras_spm.converters.validation import build_without_memory, check_backbone, check_size
+from keras_spm.presets.saving import own_arrays, own_layout, predictor_paths
+from keras_spm.presets.sources import Source, Weights, find_source
+from keras_spm.registry import BACKBONES, HEADS, TASKS
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import PathLike
 from keras_spm.version import __version__
-from keras_spm.weights import cache
-from keras_spm.weights import state_dict
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.errors import WeightsError
-from keras_spm.weights.errors import shorten
+from keras_spm.weights import cache, state_dict
+from keras_spm.weights.errors import FormatError, WeightsError, shorten
 from keras_spm.weights.key_mapping import OWN_FORMAT
 
 # In the paths of the layers that differ between the values of `merging`.
@@ -37,10 +25,7 @@ _MERGING = "/merging/"
 
 
 def load_preset(
-    cls: type[keras.Model],
-    name: PathLike,
-    load_weights: bool,
-    arguments: dict[str, typing.Any],
+    cls: type[keras.Model], name: PathLike, load_weights: bool, arguments: dict[str, Any]
 ) -> keras.Model:
     """Builds a backbone or task from a preset; see `from_preset` of the model."""
     is_backbone = issubclass(cls, PyramidBackbone)
@@ -144,9 +129,10 @@ def _task_arguments(task, source, arguments, whole):
     if not whole:
         saved = {key: saved[key] for key in ("mean", "std") if key in saved}
     merged = {**_with_head(task, saved), **arguments}
-    if "num_classes" not in merged:
+    has_classes = task.class_predictors is not ImageTask.class_predictors
+    if has_classes and "num_classes" not in merged:
         raise ValueError(f"`num_classes` must be given: {source.name} has no {task.__name__}.")
-    if saved.get("num_classes") != merged["num_classes"] and "class_names" not in arguments:
+    if saved.get("num_classes") != merged.get("num_classes") and "class_names" not in arguments:
         merged.pop("class_names", None)
     return merged
 

@@ -5,30 +5,22 @@ import json
 import os
 import pathlib
 import shutil
-import typing
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_spm.converters.conversion import find_layouts
-from keras_spm.converters.conversion import values_of
-from keras_spm.converters.conversion import variables_of
+from keras_spm.converters.conversion import find_layouts, values_of, variables_of
 from keras_spm.converters.hf_config import CONFIG
 from keras_spm.converters.validation import check_arguments
-from keras_spm.presets.sources import WEIGHTS
-from keras_spm.presets.sources import folder_source
+from keras_spm.presets.sources import WEIGHTS, folder_source
 from keras_spm.registry import HEADS
 from keras_spm.types import PathLike
 from keras_spm.version import __version__
-from keras_spm.weights import hub
-from keras_spm.weights import state_dict
+from keras_spm.weights import hub, state_dict
 from keras_spm.weights.errors import FormatError
-from keras_spm.weights.formats import sha256_of
-from keras_spm.weights.formats import write_safetensors
-from keras_spm.weights.key_mapping import OWN_FORMAT
-from keras_spm.weights.key_mapping import Layout
-from keras_spm.weights.key_mapping import SamePath
-from keras_spm.weights.key_mapping import same_name
+from keras_spm.weights.formats import sha256_of, write_safetensors
+from keras_spm.weights.key_mapping import OWN_FORMAT, Layout, SamePath, same_name
 
 # Not saved: the names of layers and models, and the backbone, which is saved separately.
 _NOT_SAVED = ("name", "trainable", "backbone")
@@ -135,7 +127,7 @@ def _config(model, sha256):
     }
 
 
-def _constructor_config(model) -> dict[str, typing.Any]:
+def _constructor_config(model) -> dict[str, Any]:
     return {key: value for key, value in model.get_config().items() if key not in _NOT_SAVED}
 
 

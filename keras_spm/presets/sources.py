@@ -3,24 +3,18 @@
 import dataclasses
 import os
 import pathlib
-import typing
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.cards import Card
-from keras_spm.cards import read_card
-from keras_spm.converters.hf_config import CONFIG
-from keras_spm.converters.hf_config import ModelConfig
-from keras_spm.converters.hf_config import as_classifier
-from keras_spm.converters.hf_config import read_config
-from keras_spm.registry import BACKBONES
-from keras_spm.registry import lookup
+from keras_spm.cards import Card, read_card
+from keras_spm.converters.hf_config import CONFIG, ModelConfig, as_classifier, read_config
+from keras_spm.registry import BACKBONES, lookup
 from keras_spm.types import PathLike
 from keras_spm.weights import hub
 from keras_spm.weights.errors import FormatError
-from keras_spm.weights.formats import read_arrays
-from keras_spm.weights.formats import sha256_of
+from keras_spm.weights.formats import read_arrays, sha256_of
 from keras_spm.weights.key_mapping import OWN_FORMAT
 
 # The weight file of this package's folders.
@@ -42,7 +36,7 @@ def _long_names():
     }
 
 
-class Weights(typing.NamedTuple):
+class Weights(NamedTuple):
     """Arrays, their layout, and the name of their source."""
 
     arrays: dict[str, np.ndarray]

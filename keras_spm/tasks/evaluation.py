@@ -1,30 +1,40 @@
 """Evaluation of a detector: losses and metrics in one pass over a data set."""
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
-from keras_spm.metrics.coco import Annotations
-
 
 class Evaluation:
-    """What a detector's `evaluate` does.
+    """The evaluation of an `ObjectDetector`.
 
-    Metrics such as average precision need all detections at once, on the host: a compiled
-    graph, as Keras's own evaluation runs, cannot make them.
+    Metrics such as average precision need all detections at once, on the host. They cannot
+    be computed in the compiled graph of Keras's own evaluation.
 
     Args:
         detector: an `ObjectDetector`.
-        metrics: functions of what is in the images and what was found, lists of one for
-            each image, that return a dict of floats.
+        metrics: functions of (annotations, detections), lists with one dict per image, that
+            return a dict of floats.
     """
 
-    def __init__(self, detector, metrics):
+    def __init__(self, detector: keras.Model, metrics: Iterable[Callable]) -> None:
         self.metrics = list(metrics)
         self._detector = detector
         self._pass = _Pass(detector)
 
-    def __call__(self, x, y, batch_size, verbose, sample_weight, steps, callbacks):
+    def __call__(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int | None,
+        verbose: str | int,
+        sample_weight: Any,
+        steps: int | None,
+        callbacks: Any,
+    ) -> dict[str, float]:
         if y is not None:
             x = _Batches(x, y, sample_weight, batch_size or 32)
         within_fit = isinstance(callbacks, keras.callbacks.CallbackList)
@@ -32,12 +42,9 @@ class Evaluation:
             callbacks = keras.callbacks.CallbackList(callbacks, model=self._detector)
         callbacks.on_test_begin()
         outputs = self._pass.predict(x, verbose=0 if within_fit else verbose, steps=steps)
-        classification, boxes = map(float, outputs["losses"].mean(axis=0))
-        logs = {
-            "loss": classification + boxes + sum(map(float, self._detector.losses)),
-            "classification_loss": classification,
-            "box_loss": boxes,
-        }
+        losses = {name: float(values.mean()) for name, values in outputs["losses"].items()}
+        total = sum(losses.values()) + sum(map(float, self._detector.losses))
+        logs = {"loss": total, **losses}
         if self.metrics:
             logs.update(self._measured(outputs["targets"], outputs["detections"]))
         callbacks.on_test_end(logs)
@@ -45,15 +52,15 @@ class Evaluation:
 
     def _measured(self, targets, detections):
         scales = targets.get("scale", np.ones((len(targets["labels"]), 2), "float32"))
-        # Of an image whose size is not told, all of its place in the batch counts.
+        # Without the size of an image, boxes are not clipped.
         sizes = targets.get("size", np.full(scales.shape, np.inf))
         annotations = _annotations(
-            {**targets, "boxes": self._detector.corners(targets["boxes"])}, scales
+            {**targets, "boxes": self._detector.to_xyxy(targets["boxes"])}, scales
         )
-        found = self._detector.in_images(detections, scales, sizes)
+        detections = self._detector.to_image_pixels(detections, scales, sizes)
         results = {}
         for metric in self.metrics:
-            results.update(metric(annotations, found))
+            results.update(metric(annotations, detections))
         return results
 
 
@@ -63,17 +70,18 @@ def _annotations(targets, scales):
     areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
     areas = targets.get("areas", areas)
     crowd = targets.get("crowd", np.zeros(areas.shape)).astype(bool)
-    for box, label, *rest in zip(boxes, targets["labels"], crowd, areas, strict=True):
-        there = label >= 0
-        annotations.append(Annotations(box[there], label[there], *(each[there] for each in rest)))
+    columns = {"boxes": boxes, "labels": targets["labels"], "crowd": crowd, "areas": areas}
+    for index in range(len(boxes)):
+        valid = targets["labels"][index] >= 0
+        annotations.append({name: values[index][valid] for name, values in columns.items()})
     return annotations
 
 
 class _Pass(keras.Model):
-    """From images and targets to losses and detections, of which targets are handed on."""
+    """Computes losses and detections of a batch, and returns them with its targets."""
 
     def __init__(self, detector):
-        # Targets stay as they are: half a digit of a coordinate is too coarse.
+        # Targets are not cast: half precision is too coarse for coordinates.
         super().__init__(name="evaluation", dtype="float32", autocast=False)
         self.detector = detector
         self.built = True
@@ -81,11 +89,13 @@ class _Pass(keras.Model):
     def call(self, inputs):
         images, targets, *weights = inputs
         outputs = self.detector(images, training=False)
-        losses = [ops.sum(part) for part in self.detector.image_losses(targets, outputs, *weights)]
+        losses = self.detector.image_losses(targets, outputs, *weights)
         count = ops.shape(targets["labels"])[0]
         return {
-            # Once for every image, so that batches of any size average rightly.
-            "losses": ops.tile(ops.stack(losses)[None], (count, 1)),
+            # Repeated for every image, so that the mean weights batches by their size.
+            "losses": {
+                name: ops.broadcast_to(ops.sum(loss), (count,)) for name, loss in losses.items()
+            },
             "detections": self.detector.detections(outputs, images),
             "targets": targets,
         }
@@ -93,7 +103,7 @@ class _Pass(keras.Model):
     def predict_step(self, *args):
         *state, data = args
         if len(data) < 2:
-            raise ValueError("`evaluate` needs targets beside the images. Received: images alone.")
+            raise ValueError("`evaluate` needs images and targets. Received: images only.")
         return super().predict_step(*state, (data,))
 
 
@@ -111,5 +121,5 @@ class _Batches(keras.utils.PyDataset):
         return -(-self._count // self._batch_size)
 
     def __getitem__(self, index):
-        part = slice(index * self._batch_size, (index + 1) * self._batch_size)
-        return keras.tree.map_structure(lambda array: array[part], self._arrays)
+        rows = slice(index * self._batch_size, (index + 1) * self._batch_size)
+        return keras.tree.map_structure(lambda array: array[rows], self._arrays)

@@ -1,45 +1,49 @@
-"""Image classification on any backbone."""
+"""Image classification on any backbone of this package."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_spm.data.preprocessing import ImagePreprocessing
-from keras_spm.data.preprocessing import read_images
-from keras_spm.layers.image_normalization import IMAGENET_MEAN
-from keras_spm.layers.image_normalization import IMAGENET_STD
-from keras_spm.layers.image_normalization import ImageNormalization
+from keras_spm.data.pipeline import EvaluationBatches
+from keras_spm.data.preprocessing import ImagePreprocessing, read_images
+from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD, ImageNormalization
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
 from keras_spm.optimizers import AdamW
+from keras_spm.tasks.graph import connect_backbone
 from keras_spm.tasks.image_task import ImageTask
-from keras_spm.tasks.image_task import checked_names
+from keras_spm.types import PathLike, Shape
+from keras_spm.visualize import plot_images
+
+_TOP = 5  # Of top-5 accuracy.
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 class ImageClassifier(ImageTask):
     """Raw images in, class logits out.
 
     Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
-    normalized inside the model, in float32. The result is (batch, num_classes) in
-    float32. The model is compiled with defaults that suit fine-tuning on integer labels,
-    or, where an image may have several classes, on (batch, num_classes) of 0 and 1; call
-    `compile` again for others.
+    normalized inside the model, in float32. The output is (batch, num_classes) in float32.
+    The model is compiled with defaults that suit fine-tuning on integer labels, or, with
+    `multi_label`, on (batch, num_classes) of 0 and 1; call `compile` to change them.
 
     Args:
         backbone: a backbone of this package.
         num_classes: int.
-        class_names: optional `num_classes` distinct strings, kept with the model.
+        class_names: optional `num_classes` distinct strings, saved with the model.
         activation: of the last layer; `None` for logits.
-        dropout: float, rate before the last layer.
-        mean: three floats, for pixels scaled to [0, 1].
-        std: three floats, likewise.
+        dropout: float, dropout rate before the last layer.
+        mean: floats per channel, for pixels scaled to [0, 1].
+        std: floats per channel, for pixels scaled to [0, 1].
         preprocessing: optional `keras_spm.data.ImagePreprocessing`, or a dict of its
-            arguments: what `classify` does with images first. Kept with the model.
-        multi_label: bool, whether an image may have several classes, or none. Their
+            arguments, that `classify` applies to images first. Saved with the model.
+        multi_label: bool, whether an image can have any number of classes. Their
             probabilities are then independent.
+        **kwargs: `name` and `trainable`.
 
     Raises:
-        ValueError: where `class_names` are not distinct or not as many as classes.
+        ValueError: if `class_names` are not `num_classes` distinct names.
 
     Example:
 
@@ -55,18 +59,17 @@ class ImageClassifier(ImageTask):
 
     def __init__(
         self,
-        backbone,
-        num_classes,
-        class_names=None,
-        activation=None,
-        dropout=0.0,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        preprocessing=None,
-        multi_label=False,
-        **kwargs,
-    ):
-        class_names = checked_names(class_names, num_classes)
+        backbone: keras.Model,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        activation: str | Callable | None = None,
+        dropout: float = 0.0,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        preprocessing: ImagePreprocessing | dict | None = None,
+        multi_label: bool = False,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(preprocessing, dict):
             preprocessing = ImagePreprocessing(**preprocessing)
 
@@ -78,9 +81,8 @@ class ImageClassifier(ImageTask):
             dtype=backbone.dtype_policy,
             name="normalization",
         )
-        features = keras.Model(backbone.input, backbone.pooled_output, name="features")
         dropout_layer = keras.layers.Dropout(dropout, dtype=backbone.dtype_policy, name="dropout")
-        # float32 under every policy: half a digit of a logit is too coarse for a loss.
+        # float32 under every policy: half precision is too coarse for the loss.
         head = keras.layers.Dense(
             num_classes,
             activation=activation,
@@ -91,45 +93,52 @@ class ImageClassifier(ImageTask):
 
         # === Functional Model ===
         images = keras.Input(backbone.image_shape, name="images")
-        outputs = head(dropout_layer(features(normalization(images))))
-        super().__init__(inputs=images, outputs=outputs, **kwargs)
-
-        # === Config ===
-        self.backbone = backbone
-        self.num_classes = num_classes
-        self.class_names = class_names
-        self.activation = keras.activations.get(activation)
-        self.dropout = dropout
-        self.mean = tuple(mean)
-        self.std = tuple(std)
-        self.preprocessing = preprocessing
-        self.multi_label = multi_label
+        _, features = connect_backbone(backbone, normalization(images))
+        super().__init__(
+            inputs=images,
+            outputs=head(dropout_layer(features)),
+            backbone=backbone,
+            config={
+                "num_classes": num_classes,
+                "class_names": class_names,
+                "activation": keras.activations.get(activation),
+                "dropout": dropout,
+                "mean": tuple(mean),
+                "std": tuple(std),
+                "preprocessing": preprocessing,
+                "multi_label": multi_label,
+            },
+            **kwargs,
+        )
         self.compile()
 
-    def compile(self, optimizer="auto", loss="auto", metrics="auto", **kwargs):
-        """Configures training; `"auto"` stands for what suits fine-tuning.
+    def compile(
+        self, optimizer: Any = "auto", loss: Any = "auto", metrics: Any = "auto", **kwargs: Any
+    ) -> None:
+        """Configures training; `"auto"` stands for defaults that suit fine-tuning.
 
         Args:
             optimizer: by default AdamW, learning rate 1e-4, weight decay 0.05 on kernels.
-            loss: by default cross-entropy of integer labels, or with `multi_label` the
-                binary one of each class.
-            metrics: by default accuracy, and with `multi_label` the mean over classes of
-                the average precision as well.
-            **kwargs: as `keras.Model.compile` takes them.
+            loss: by default cross-entropy with integer labels; with `multi_label`, binary
+                cross-entropy of each class.
+            metrics: by default accuracy, and with `multi_label` also the mean average
+                precision over classes.
+            **kwargs: as in `keras.Model.compile`.
         """
-        if optimizer == "auto":
+        auto_loss = isinstance(loss, str) and loss == "auto"
+        if isinstance(optimizer, str) and optimizer == "auto":
             optimizer = AdamW(learning_rate=1e-4, weight_decay=0.05)
-        from_logits = self._gives_logits
-        if metrics == "auto":
+        from_logits = self._outputs_logits
+        if isinstance(metrics, str) and metrics == "auto":
             if self.multi_label:
                 metrics = self.multi_label_metrics()
-            elif loss == "auto":
-                # Not by name: Keras would make it in the first step, which TensorFlow then traces
-                # twice.
+            elif auto_loss:
+                # Not by name: Keras would create it in the first step, which TensorFlow would
+                # then trace twice.
                 metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
             else:
                 metrics = ["accuracy"]
-        if loss == "auto":
+        if auto_loss:
             loss = (
                 keras.losses.BinaryCrossentropy(from_logits)
                 if self.multi_label
@@ -137,85 +146,187 @@ class ImageClassifier(ImageTask):
             )
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
+    def class_predictors(self) -> list[keras.layers.Layer]:
+        return [self.get_layer("head")]
+
     @property
-    def _gives_logits(self):
+    def _outputs_logits(self):
         return self.activation is keras.activations.linear
 
-    def multi_label_metrics(self):
-        """Returns new metrics of outputs against (batch, num_classes) of 0 and 1.
+    def multi_label_metrics(self) -> list[keras.metrics.Metric]:
+        """Returns new metrics for targets (batch, num_classes) of 0 and 1.
 
-        They are called `accuracy`, of all classes of all images alike, and
-        `average_precision`, the mean over classes, from 200 thresholds.
+        They are `accuracy`, over all classes and images, and `average_precision`, the mean
+        over classes, from 200 thresholds.
         """
         return [
-            keras.metrics.BinaryAccuracy("accuracy", threshold=0.0 if self._gives_logits else 0.5),
+            keras.metrics.BinaryAccuracy(
+                "accuracy", threshold=0.0 if self._outputs_logits else 0.5
+            ),
             keras.metrics.AUC(
                 curve="PR",
                 name="average_precision",
                 multi_label=True,
                 num_labels=self.num_classes,
-                from_logits=self._gives_logits,
+                from_logits=self._outputs_logits,
             ),
         ]
 
-    def classify(self, images, top=5, batch_size=32):
-        """Names the most likely classes.
+    def classify(
+        self, images: Any, top: int = 5, batch_size: int = 32
+    ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
+        """Returns the most probable classes.
 
         Args:
             images: one image or several: paths of image files, `PIL.Image`s, or arrays
                 (height, width, 3) or (batch, height, width, 3) with pixels in [0, 255].
-                They go through `preprocessing`, where the model has one; where it has
-                none, several must be of one size.
-            top: int, how many classes.
+                They go through `preprocessing`, if the model has one; otherwise several
+                images must have the same size.
+            top: int, number of classes.
             batch_size: int.
 
         Returns:
-            For each image a list of (class name, probability), the likeliest first; for
-            a single image just that list. Without `class_names` the class's number
-            stands for its name.
+            For each image a list of (class name, probability), the most probable first; for
+            a single image that list alone. Without `class_names`, the index of a class is
+            its name.
 
         Raises:
             FileNotFoundError: for a path without a file.
-            ValueError: for what cannot be read as an image.
+            ValueError: for a file that is not a readable image.
         """
-        images = read_images(images) if self.preprocessing is None else self.preprocessing(images)
+        probabilities = self._predict_probabilities(images, batch_size)
+        if probabilities.ndim == 1:
+            return self._most_probable(probabilities, top)
+        return [self._most_probable(row, top) for row in probabilities]
+
+    def predict_images(self, images: Sequence, batch_size: int = 32) -> list[np.ndarray]:
+        """Returns the probabilities of each image, (num_classes,); see `classify`."""
+        return list(self._predict_probabilities(list(images), batch_size))
+
+    def predict_record(
+        self,
+        prediction: np.ndarray,
+        image: Any,
+        top: int = 5,
+        score_threshold: float = 0.3,
+        output: PathLike | None = None,
+    ) -> tuple[dict, str]:
+        if output is not None:
+            self.draw([image], output, predictions=[prediction])
+        classes = self._most_probable(prediction, top)
+        record = {"classes": [{"name": name, "probability": share} for name, share in classes]}
+        return record, "  ".join(f"{name} {share:.1%}" for name, share in classes)
+
+    def draw(
+        self,
+        images: Sequence,
+        path: PathLike,
+        targets: Any = None,
+        predictions: Sequence | None = None,
+    ) -> None:
+        titles = [[] for _ in images]
+        for index, title in enumerate(titles):
+            if targets is not None:
+                target = targets[index]
+                label = target["label"] if isinstance(target, dict) else target
+                title.append(_title(label, self.display_names))
+            if predictions is not None:
+                ((name, probability),) = self._most_probable(predictions[index], 1)
+                title.append(f"predicted: {name} {probability:.0%}")
+        plot_images(images, ["\n".join(title) for title in titles], path)
+
+    def evaluate_on(
+        self,
+        examples: Sequence[dict],
+        class_names: Sequence[str] | None = None,
+        batch_size: int = 32,
+    ) -> dict[str, float]:
+        """Returns `accuracy`, `loss`, and `top_5_accuracy` for more than 5 classes.
+
+        With `multi_label`: `accuracy`, `loss` and `average_precision`.
+        """
+        multi_label = getattr(examples, "multi_label", False)
+        if multi_label != self.multi_label:
+            raise ValueError(
+                "The data and the model must both be multi-label or both not. Received: data with "
+                f"multi_label={multi_label}, a model with multi_label={self.multi_label}"
+            )
+        indices = self.class_indices(class_names)
+        batches = EvaluationBatches(
+            examples, lambda example: self._read(example["image"]), self._stack, batch_size
+        )
+        labels = np.stack([examples[index]["label"] for index in range(len(examples))])
+        outputs = self.predict(batches, verbose=0)
+        if self.multi_label:
+            targets = np.zeros((len(labels), self.num_classes), "float32")
+            targets[:, indices] = labels
+            return self._multi_label_results(targets, outputs)
+        return self._single_label_results(indices[labels], outputs)
+
+    def _single_label_results(self, labels, outputs):
+        top = np.argsort(-outputs, axis=-1, kind="stable")[:, :_TOP]
+        correct = top == labels[:, None]
+        loss = keras.losses.sparse_categorical_crossentropy(
+            labels, outputs, from_logits=self._outputs_logits
+        )
+        results = {"accuracy": float(correct[:, 0].mean())}
+        if self.num_classes > _TOP:
+            results["top_5_accuracy"] = float(correct.any(axis=-1).mean())
+        return {**results, "loss": float(np.mean(keras.ops.convert_to_numpy(loss)))}
+
+    def _multi_label_results(self, labels, outputs):
+        metrics = [keras.metrics.BinaryCrossentropy("loss", from_logits=self._outputs_logits)]
+        metrics += self.multi_label_metrics()
+        for metric in metrics:
+            metric.update_state(labels, outputs)
+        return {metric.name: float(metric.result()) for metric in metrics}
+
+    def _read(self, images):
+        return read_images(images) if self.preprocessing is None else self.preprocessing(images)
+
+    def _stack(self, images):
+        """A batch in the backbone's data format."""
+        images = np.stack(images)
+        is_channels_first = self.backbone.data_format == "channels_first"
+        return images.transpose(0, 3, 1, 2) if is_channels_first else images
+
+    def _predict_probabilities(self, images, batch_size):
+        """(images, num_classes), or (num_classes,) for a single image."""
+        images = self._read(images)
         single = images.ndim == 3
-        images = images[None] if single else images
-        if self.backbone.data_format == "channels_first":
-            images = images.transpose(0, 3, 1, 2)
-        outputs = self.predict(images, batch_size, verbose=0)
-        names = self.class_names or [str(index) for index in range(self.num_classes)]
-        results = [
-            [(names[index], float(row[index])) for index in np.argsort(-row, kind="stable")[:top]]
-            for row in self._probabilities(outputs)
-        ]
-        return results[0] if single else results
+        images = self._stack(images[None] if single else images)
+        probabilities = self._probabilities(self.predict(images, batch_size, verbose=0))
+        return probabilities[0] if single else probabilities
+
+    def _most_probable(self, probabilities, top):
+        """[(class name, probability)], in descending order."""
+        order = np.argsort(-probabilities, kind="stable")[:top]
+        return [(self.display_names[index], float(probabilities[index])) for index in order]
 
     def _probabilities(self, outputs):
-        if not self._gives_logits:
+        if not self._outputs_logits:
             return outputs
         if self.multi_label:
             return 0.5 * (1 + np.tanh(outputs / 2))  # The sigmoid, without overflow.
         exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
         return exponentials / exponentials.sum(axis=-1, keepdims=True)
 
-    def macs(self, input_shape):
-        """Returns the MACs of one image of shape (batch, height, width, 3)."""
-        head = self.get_layer("head")
+    def macs(self, input_shape: Shape) -> int:
         pooled_shape = self.backbone.pooled_output.shape
-        return macs(self.backbone, input_shape) + macs(head, pooled_shape)
+        return macs(self.backbone, input_shape) + macs(self.get_layer("head"), pooled_shape)
 
-    def get_config(self):
-        return {
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
-            "num_classes": self.num_classes,
-            "class_names": self.class_names,
-            "activation": keras.activations.serialize(self.activation),
-            "dropout": self.dropout,
-            "mean": self.mean,
-            "std": self.std,
-            "preprocessing": self.preprocessing and self.preprocessing.get_config(),
-            "multi_label": self.multi_label,
-            "name": self.name,
-            "trainable": self.trainable,
-        }
+    def get_config(self) -> dict[str, Any]:
+        activation = keras.activations.serialize(self.activation)
+        return {**super().get_config(), "activation": activation}
+
+
+def _title(label, class_names):
+    """The name of a class; for soft or multiple labels, all names with their weights."""
+    if np.ndim(label) == 0:
+        return class_names[label]
+    indices = [index for index in np.argsort(-label, kind="stable") if label[index] > 0]
+    if not indices:
+        return "none"
+    if np.all(label[indices] == 1):
+        return ", ".join(class_names[index] for index in indices)
+    return ", ".join(f"{class_names[index]} {label[index]:.2f}" for index in indices)

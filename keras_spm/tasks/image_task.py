@@ -1,165 +1,331 @@
-"""What every task shares: raw images in, a backbone inside, compiled by default."""
+"""The base class of all tasks: raw images in, a backbone inside, compiled by default."""
 
+import functools
 import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import keras
+import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.batch_normalization import refuse_training
-from keras_spm.registry import PRESET_FUNCTIONS
-from keras_spm.registry import TASKS
+from keras_spm.registry import TASKS, PresetMixin
 from keras_spm.tasks.pixel_range import looks_scaled
+from keras_spm.types import PathLike, Shape
+from keras_spm.visualize import plot_images
 
 
-class ImageTask(keras.Model):
-    """A functional model from raw images to a result, around a backbone.
+class ImageTask(PresetMixin, keras.Model):
+    """A functional model from raw images to the outputs of a task, around a backbone.
 
-    Subclasses set `backbone` and define `compile` with default arguments.
+    A subclass builds the graph, passes it to this constructor with its other arguments,
+    overrides `compile` with defaults and calls it, and implements `predict_images`,
+    `predict_record`, `draw` and `evaluate_on`, which commands and recipes use. It registers
+    itself under its class name when it is defined, here and for Keras's serialization.
+
+    The dtype policy is that of the backbone. Images are never cast to half precision.
+
+    Args:
+        inputs: symbolic images.
+        outputs: symbolic outputs.
+        backbone: the backbone in the graph.
+        config: dict of the task's other constructor arguments. Each becomes an attribute
+            and is part of `get_config`. `class_names`, if given, is checked here.
+        name: str.
+        trainable: bool.
+
+    Raises:
+        ValueError: if `class_names` are not `num_classes` distinct names.
     """
 
-    pipeline_tag = "image-feature-extraction"
-    head_argument = None
+    # What the hub calls the task.
+    pipeline_tag: ClassVar[str] = "image-feature-extraction"
+    # Name of the constructor argument that is a head, if there is one.
+    head_argument: ClassVar[str | None] = None
+    # Names of the classes, for tasks that have any.
+    class_names: list[str] | None = None
+    # Folder to which `keras-spm predict` writes pictures if no other is given.
+    default_output: ClassVar[str | None] = None
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         TASKS.register(cls.__name__, cls)
+        keras.saving.register_keras_serializable("keras_spm")(cls)
 
-    def class_predictors(self):
-        return [self.get_layer("head")]
-
-    def __init__(self, inputs, outputs, name=None, trainable=True):
-        # Named here: Keras's functional models take any argument in silence.
+    def __init__(
+        self,
+        inputs: keras.KerasTensor,
+        outputs: Any,
+        backbone: keras.Model,
+        config: dict[str, Any],
+        name: str | None = None,
+        trainable: bool = True,
+    ) -> None:
+        # No other arguments: Keras's functional models ignore unknown ones silently.
+        if "class_names" in config:
+            config = {**config, "class_names": _checked_names(config)}
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
+        self.dtype_policy = backbone.dtype_policy
+        self.autocast = False
+        self.backbone = backbone
+        self._task_arguments = tuple(config)
+        for argument, value in config.items():
+            setattr(self, argument, value)
 
-    @classmethod
-    def from_preset(cls, name, load_weights=True, **arguments):
-        """Builds the task and loads its weights; `load_report` on it says what was done.
+    def class_predictors(self) -> list[keras.layers.Layer]:
+        """Returns the layers whose weights depend on `num_classes`."""
+        return []
 
-        Called on `ImageTask` itself it builds the task that the preset was saved as.
+    # === Training ===
 
-        Args:
-            name: long name of a backbone preset, see `keras_spm.list_presets()`, or a
-                folder or address as `PyramidBackbone.from_preset` takes them.
-            load_weights: bool; `False` for random weights.
-            **arguments: of the task's constructor, without the backbone. What a folder
-                says of the task need not be given; for another `num_classes` the layer
-                that tells the classes apart is fresh.
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
+        """Configures training, as `keras.Model.compile`; subclasses add defaults."""
+        if isinstance(optimizer, (str, dict)):
+            optimizer = keras.optimizers.get(optimizer)
+        # In a closure: Keras would track metrics in an attribute a second time.
+        self._compile_again = functools.partial(
+            self.compile, optimizer=optimizer, loss=loss, **kwargs
+        )
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
 
-        Raises:
-            ValueError: for an unknown name (says the nearest), and for a preset without
-                published weights.
-            keras_spm.weights.WeightsError: where files cannot be had whole or do not fit.
-        """
-        return PRESET_FUNCTIONS["load"](cls, name, load_weights, arguments)
+    def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
+        """Freezes the backbone's stem and first stages; 0 freezes nothing.
 
-    def save_to_preset(self, folder):
-        """Writes configuration, class names and weights to a new folder, for `from_preset`.
-
-        Args:
-            folder: path; what is there already must be an empty folder.
-
-        Raises:
-            FileExistsError: otherwise. Nothing half-written stays behind.
-        """
-        PRESET_FUNCTIONS["save"](self, folder)
-
-    def freeze(self, up_to_stage=4, batch_normalization=False):
-        """Freezes the backbone's stem and stages 1 to `up_to_stage`; 0 freezes nothing.
-
-        Frozen batch normalizations stay in evaluation. The model is compiled anew as it
-        was, with a fresh optimizer state, so this works between two calls of `fit`. Of a
-        backbone of another package the stages are not known: it is frozen whole or not.
+        Frozen batch normalization layers run in inference mode. A compiled model is
+        compiled again with the same arguments and a new optimizer state, so that this can
+        be called between two calls of `fit`. The stages of a backbone of another package
+        are unknown: it can be frozen as a whole or not at all.
 
         Args:
-            up_to_stage: int from 0 to 4.
-            batch_normalization: bool, whether the backbone's batch normalizations are
-                frozen in all stages, for small batches.
+            up_to_stage: int, the number of frozen stages; `None` for all.
+            batch_normalization: bool, whether the batch normalization layers of all stages
+                are frozen, for small batches.
 
         Raises:
-            ValueError: for another `up_to_stage`; with a backbone of another package, for
-                what is neither all of it nor nothing.
+            ValueError: if there are fewer stages; with a backbone of another package, if
+                only a part of it is to be frozen.
         """
-        # Refused here, where something compiled cannot be rebuilt, nothing is frozen yet.
-        arguments = keras.saving.deserialize_keras_object(self.get_compile_config())
         if isinstance(self.backbone, PyramidBackbone):
             self.backbone.freeze(up_to_stage, batch_normalization)
         else:
             _freeze_whole(self.backbone, up_to_stage, batch_normalization)
-        self._compile_again(arguments)
+        if self.compiled:
+            optimizer = self._compile_again.keywords["optimizer"]
+            if optimizer is not None:
+                # Its slots are those of the variables that were trainable before.
+                optimizer = type(optimizer).from_config(optimizer.get_config())
+            self._compile_again(optimizer=optimizer)
 
-    def get_compile_config(self):
-        # Saved with the model: a model that never trained has no optimizer state to load.
-        return {**super().get_compile_config(), "optimizer_built": self.optimizer.built}
+    def get_compile_config(self) -> dict[str, Any]:
+        config = super().get_compile_config()
+        # As the user chose it: Keras would save what "auto" means on this backend.
+        config["jit_compile"] = self._compile_again.keywords.get("jit_compile", "auto")
+        if self.optimizer is not None:
+            # A model that was never trained has no optimizer state to load. Keras ignores
+            # further entries of a serialized object.
+            optimizer = self._compile_again.keywords["optimizer"]
+            config["optimizer"] = {
+                **keras.saving.serialize_keras_object(optimizer),
+                "is_built": self.optimizer.built,
+            }
+        return config
 
-    def compile_from_config(self, config):
-        self._compile_again(keras.saving.deserialize_keras_object(config))
-
-    def _compile_again(self, arguments):
-        optimizer_built = arguments.pop("optimizer_built")
-        self.compile(**arguments)
-        if optimizer_built:
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        optimizer = config["optimizer"]
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if optimizer is not None and optimizer["is_built"]:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x=None, *args, **kwargs):
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         self._check_pixels(x)
         return super().fit(x, *args, **kwargs)
 
-    def make_train_function(self, force=False):
-        # Not first within the step: JAX's has taken the variables' values away by then.
-        for layer in self._flatten_layers():
-            if hasattr(layer, "fold"):
-                refuse_training(layer, training=True)
-        # Nor this: TensorFlow traces a step twice that makes variables.
-        if not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
-        return super().make_train_function(force)
-
-    def evaluate(self, x=None, *args, **kwargs):
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._check_pixels(x)
         return super().evaluate(x, *args, **kwargs)
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         self._check_pixels(x)
         return super().predict(x, *args, **kwargs)
 
-    @classmethod
-    def from_config(cls, config):
-        backbone = keras.saving.deserialize_keras_object(config["backbone"])
-        if not backbone.trainable:
-            # Keras tells a functional model so before it has its layers.
-            for layer in backbone.layers:
-                layer.trainable = False
-        return cls(**{**config, "backbone": backbone})
+    def make_train_function(self, force: bool = False) -> Any:
+        # Not in the first step: on JAX, an error there loses the values of the variables.
+        for layer in self._flatten_layers():
+            if hasattr(layer, "fold"):
+                refuse_training(layer, training=True)
+        # Not in the first step: TensorFlow traces a step that creates variables twice.
+        if self.optimizer is not None and not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
 
     def _check_pixels(self, x):
-        """Warns once where images look scaled to [0, 1]: they would come out all black."""
+        """Warns once if images seem to be scaled to [0, 1]: they would look black."""
         if getattr(self, "_pixels_checked", False):
             return
         self._pixels_checked = True
         if looks_scaled(x):
             warnings.warn(
-                "The first images have no pixel above 1: they look scaled to [0, 1] already. "
+                "The first images have no pixel above 1: they seem to be scaled to [0, 1]. "
                 f"{type(self).__name__} takes raw pixels in [0, 255] and normalizes them itself.",
                 stacklevel=3,
             )
 
+    # === Serialization ===
+
+    def get_config(self) -> dict[str, Any]:
+        config = {name: getattr(self, name) for name in self._task_arguments}
+        return {
+            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            **{name: _serialized(value) for name, value in config.items()},
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "ImageTask":
+        backbone = keras.saving.deserialize_keras_object(config["backbone"])
+        if not backbone.trainable:
+            # Keras sets a functional model's `trainable` before the model has its layers.
+            for layer in backbone.layers:
+                layer.trainable = False
+        config = {**config, "backbone": backbone}
+        if cls.head_argument is not None:
+            head = keras.saving.deserialize_keras_object(config[cls.head_argument])
+            config[cls.head_argument] = head
+        return cls(**config)
+
+    # === Commands and recipes ===
+
+    def predict_images(self, images: Sequence, batch_size: int = 8) -> list:
+        """Returns a prediction for each image: by default the outputs, for images of one size.
+
+        Args:
+            images: sequence of paths of image files, `PIL.Image`s, or arrays (height,
+                width, channels) with pixels in [0, 255].
+            batch_size: int.
+        """
+        return list(self.predict(read_images(list(images)), batch_size=batch_size, verbose=0))
+
+    def predict_record(
+        self,
+        prediction: Any,
+        image: Any,
+        top: int = 5,
+        score_threshold: float = 0.3,
+        output: PathLike | None = None,
+    ) -> tuple[dict, str]:
+        """Describes a prediction for the command `keras-spm predict`.
+
+        Args:
+            prediction: one of the results of `predict_images`.
+            image: the image.
+            top: int, largest number of classes to list.
+            score_threshold: float, lowest score of the objects to list.
+            output: path of the PNG file to write, or `None`.
+
+        Returns:
+            (record, text): a dict that JSON can hold, and one line of text.
+        """
+        if output is not None:
+            self.draw([image], output, predictions=[prediction])
+        values = np.asarray(prediction)
+        return {"prediction": values.tolist()}, np.array2string(values, separator=", ")
+
+    def draw(
+        self,
+        images: Sequence,
+        path: PathLike,
+        targets: Any = None,
+        predictions: Sequence | None = None,
+    ) -> None:
+        """Draws images with their targets, predictions, or both.
+
+        Args:
+            images: sequence of images, as in `predict_images`, or a batch.
+            path: of the PNG file.
+            targets: a batch of targets, as in `fit`, or a sequence of examples.
+            predictions: results of `predict_images`.
+        """
+        titles = [""] * len(images)
+        if predictions is not None:
+            titles = [np.array2string(np.asarray(prediction)) for prediction in predictions]
+        plot_images(images, titles, path)
+
+    def evaluate_on(
+        self,
+        examples: Sequence[dict],
+        class_names: Sequence[str] | None = None,
+        batch_size: int = 8,
+    ) -> dict[str, float]:
+        """Measures the model on examples.
+
+        Args:
+            examples: sequence of dicts, as the readers of `keras_spm.data` return them.
+            class_names: names of the classes in the examples; the model's by default.
+            batch_size: int.
+
+        Returns:
+            {metric: float}; the metric of a single class is named "metric/class".
+
+        Raises:
+            ValueError: if the classes of the examples and of the model do not match.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `evaluate_on`.")
+
+    @property
+    def display_names(self) -> list[str]:
+        """The class names, or the indices of the classes as strings."""
+        return self.class_names or [str(index) for index in range(self.num_classes)]
+
+    def class_indices(self, class_names: Sequence[str] | None) -> np.ndarray:
+        """Returns the model's index of each class of a data set, by name or else by order.
+
+        Args:
+            class_names: the data set's class names, or `None` for the model's.
+
+        Raises:
+            ValueError: for other class names and another number of classes.
+        """
+        if class_names is None:
+            return np.arange(self.num_classes)
+        known = self.class_names or list(class_names)
+        if set(class_names) <= set(known) and len(known) == self.num_classes:
+            return np.array([known.index(name) for name in class_names])
+        if len(class_names) != self.num_classes:
+            unknown = [name for name in class_names if name not in known]
+            raise ValueError(
+                f"The data must have the model's {self.num_classes} classes, or some of them by "
+                f"name. Received: {len(class_names)} classes, unknown are {unknown[:5]}"
+            )
+        return np.arange(self.num_classes)
+
+    def macs(self, input_shape: Shape) -> int:
+        """Returns the multiply-accumulate operations of one image.
+
+        Args:
+            input_shape: (batch, height, width, channels); the batch is ignored.
+
+        Raises:
+            TypeError: for a layer whose operations cannot be counted.
+        """
+        raise TypeError(f"{type(self).__name__} does not count its operations.")
+
 
 def _freeze_whole(backbone, up_to_stage, batch_normalization):
-    if up_to_stage not in (0, 4) or batch_normalization:
+    if up_to_stage not in (0, 4, None) or batch_normalization:
         raise ValueError(
-            f"The stages of a {type(backbone).__name__} are not known, so it can be frozen whole, "
-            "`up_to_stage=4`, or not at all, 0. Received: "
+            f"The stages of a {type(backbone).__name__} are unknown: it can be frozen as a whole, "
+            "`up_to_stage=None`, or not at all, 0. Received: "
             f"up_to_stage={up_to_stage}, batch_normalization={batch_normalization}"
         )
     backbone.trainable = up_to_stage == 0
 
 
-def checked_names(class_names, num_classes):
-    """Returns class names as a list of strings, or None.
-
-    Raises:
-        ValueError: where they are not distinct, or not as many as classes.
-    """
+def _checked_names(config):
+    """The class names as a list of strings, or None."""
+    class_names, num_classes = config["class_names"], config["num_classes"]
     if class_names is None:
         return None
     class_names = [str(name) for name in class_names]
@@ -169,3 +335,12 @@ def checked_names(class_names, num_classes):
             f"Received {len(class_names)}: {class_names}"
         )
     return class_names
+
+
+def _serialized(value):
+    """A constructor argument as JSON can hold it."""
+    if isinstance(value, keras.layers.Layer):
+        # Without its build configuration: the task builds it.
+        config = keras.saving.serialize_keras_object(value)
+        return {key: value for key, value in config.items() if key != "build_config"}
+    return value.get_config() if hasattr(value, "get_config") else value

@@ -1,15 +1,17 @@
-"""Looks at the first images of whatever `fit` takes."""
+"""Checks the pixel range of the first images of a data set."""
+
+from typing import Any
 
 import numpy as np
 
-_IMAGES = 8
+_CHECKED_IMAGES = 8
 
 
-def looks_scaled(data):
+def looks_scaled(data: Any) -> bool:
     """Whether the first images are floats with no pixel above 1 and not all black.
 
-    Looked at are arrays, and data sets whose first element can be had without losing
-    it. Other iterators are left alone and count as not scaled.
+    Checks arrays, and data sets whose first element can be read without consuming it.
+    Other iterators are left alone and count as not scaled.
     """
     images = _first_images(data)
     if not hasattr(images, "shape"):
@@ -22,7 +24,7 @@ def looks_scaled(data):
 
 def _first_images(data):
     if hasattr(data, "shape"):
-        return data[:_IMAGES]
+        return data[:_CHECKED_IMAGES]
     if hasattr(data, "element_spec") and hasattr(data, "take"):  # tf.data.Dataset
         return _inputs(next(iter(data.take(1)), None))
     if hasattr(data, "collate_fn"):  # torch DataLoader

@@ -1,37 +1,32 @@
-"""The engine behind `training/`: recipes, run folders, the commands."""
+"""Trains and evaluates tasks by recipes; `keras-spm train` and `evaluate` call it."""
 
-from keras_spm.trainer.classification import train_classifier
-from keras_spm.trainer.command import add_training_arguments
-from keras_spm.trainer.command import main
-from keras_spm.trainer.command import run_training
-from keras_spm.trainer.detection import train_detector
-from keras_spm.trainer.errors import TrainingError
-from keras_spm.trainer.evaluation import add_evaluation_arguments
-from keras_spm.trainer.evaluation import evaluate
-from keras_spm.trainer.evaluation import load_task
-from keras_spm.trainer.evaluation import run_evaluation
-from keras_spm.trainer.recipe import ClassificationRecipe
-from keras_spm.trainer.recipe import DetectionRecipe
-from keras_spm.trainer.recipe import SegmentationRecipe
-from keras_spm.trainer.recipe import load_recipe
+from keras_spm.trainer.checkpoints import TrainingError
+from keras_spm.trainer.classification import ClassificationRecipe
+from keras_spm.trainer.data import DataSplits
+from keras_spm.trainer.dense import DenseRecipe
+from keras_spm.trainer.detection import DetectionRecipe
+from keras_spm.trainer.evaluation import evaluate, find_recipe, load_keras_file, load_task
+from keras_spm.trainer.recipe import Recipe, Setup, load_recipe, recipes_folder
 from keras_spm.trainer.run_folder import RunFolder
-from keras_spm.trainer.segmentation import train_segmenter
+from keras_spm.trainer.segmentation import SegmentationRecipe
+from keras_spm.trainer.training import run, train
 
 __all__ = [
     "ClassificationRecipe",
+    "DataSplits",
+    "DenseRecipe",
     "DetectionRecipe",
+    "Recipe",
     "RunFolder",
     "SegmentationRecipe",
+    "Setup",
     "TrainingError",
-    "add_evaluation_arguments",
-    "add_training_arguments",
     "evaluate",
+    "find_recipe",
+    "load_keras_file",
     "load_recipe",
     "load_task",
-    "main",
-    "run_evaluation",
-    "run_training",
-    "train_classifier",
-    "train_detector",
-    "train_segmenter",
+    "recipes_folder",
+    "run",
+    "train",
 ]

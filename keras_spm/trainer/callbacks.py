@@ -1,86 +1,134 @@
-"""What a training leaves of itself while it runs: TensorBoard's curves, its first batch."""
+"""Files that a training writes: metrics, the best model, TensorBoard's curves, samples."""
 
-import types
+import collections.abc
+import csv
+import importlib.util
+import os
+import pathlib
+import time
 
 import keras
-import numpy as np
 
-from keras_spm.tasks import ImageClassifier
-from keras_spm.tasks import ObjectDetector
-from keras_spm.tasks import SemanticSegmenter
-from keras_spm.trainer.event_log import EventLog
-from keras_spm.trainer.files import written_beside
-from keras_spm.visualize import plot_detections
-from keras_spm.visualize import plot_images
-from keras_spm.visualize import plot_segmentations
+from keras_spm.registry import lookup
+from keras_spm.trainer.recipe import Setup
+from keras_spm.trainer.run_folder import atomic_write
 
-# Images of the first batch that are drawn.
-_SHOWN = 8
+_SAMPLES = 8
 
 
-def observers(prepared, folder):
-    """Returns the callbacks that write into a `RunFolder`, those after all that measure."""
-    path = folder.working_path
-    return [EventLog(path / "tensorboard"), _Samples(prepared, path / "samples.png")]
-
-
-class _Samples(keras.callbacks.Callback):
-    """Draws the first batch as the model gets it, before the training's first step."""
-
-    def __init__(self, prepared, path):
-        super().__init__()
-        self._prepared = prepared
-        self._path = path
-
-    def on_train_begin(self, logs=None):
-        if not self._path.exists():
-            with written_beside(self._path) as beside:
-                draw_samples(self._prepared.model, *self._prepared.first_batch(), beside)
-
-
-def draw_samples(model, images, targets, path):
-    """Draws images of a batch with their labels, boxes or segmentation maps.
+class History:
+    """The metrics of all epochs, also in `metrics.csv`, and the model of the best epoch.
 
     Args:
-        model: a task.
-        images: (batch, height, width, 3).
-        targets: as the task is trained on.
-        path: where the PNG goes.
+        folder: working folder of the run.
+        monitor: (metric, `"min"` or `"max"`) that selects the best epoch.
+
+    Attributes:
+        metrics: {metric: value of each epoch}.
+        best_model: path of the model after the best epoch.
     """
-    _DRAWINGS[type(model)](model, images[:_SHOWN], targets, path)
+
+    def __init__(self, folder: pathlib.Path, monitor: tuple[str, str]):
+        self.metrics = {}
+        self.best_model = folder / "best.keras"
+        self._table = folder / "metrics.csv"
+        self._metric, self._mode = monitor
+
+    @property
+    def best_epoch(self) -> int:
+        """Number of the best epoch, from 1; the first one of equal epochs."""
+        sign = 1 if self._mode == "min" else -1
+        values = [sign * value for value in lookup("metric", self._metric, self.metrics)]
+        values = [float("inf") if value != value else value for value in values]  # NaN
+        return values.index(min(values)) + 1
+
+    def restore(self, metrics: dict[str, list[float]]) -> None:
+        """Restores the metrics of a checkpoint."""
+        self.metrics = {name: list(values) for name, values in metrics.items()}
+        self._write_table()
+
+    def add(self, model: keras.Model, logs: dict[str, float]) -> None:
+        """Adds the metrics of an epoch, and saves the model if the epoch is the best so far."""
+        for name, value in logs.items():
+            self.metrics.setdefault(name, []).append(float(value))
+        self._write_table()
+        if self.best_epoch == len(self.metrics[self._metric]):
+            with atomic_write(self.best_model) as path:
+                model.save(path)
+
+    def _write_table(self):
+        # In the format of `keras.callbacks.CSVLogger`.
+        names = sorted(self.metrics)
+        columns = zip(*(self.metrics[name] for name in names), strict=True)
+        rows = [[epoch, *values] for epoch, values in enumerate(columns)]
+        with atomic_write(self._table) as path:
+            write_csv(path, ["epoch", *names], rows)
 
 
-def _draw_labels(model, images, labels, path):
-    titles = [_title(label, model.class_names) for label in labels[: len(images)]]
-    plot_images(images, titles, path)
+def write_csv(path: pathlib.Path, header: list[str], rows: collections.abc.Iterable[list]) -> None:
+    """Writes a CSV file."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
-def _title(label, class_names):
-    """The class's name, or the names of several with what they weigh."""
-    if np.ndim(label) == 0:
-        return class_names[label]
-    places = [place for place in np.argsort(-label, kind="stable") if label[place] > 0]
-    if not places:
-        return "none"
-    if np.all(label[places] == 1):
-        return ", ".join(class_names[place] for place in places)
-    return ", ".join(f"{class_names[place]} {label[place]:.2f}" for place in places)
+class TensorBoard(keras.callbacks.Callback):
+    """Writes each epoch's metrics and learning rate for TensorBoard.
+
+    They are written to the folders `training` and `validation` under the same names, so that
+    TensorBoard shows both curves in one plot. A resumed training adds a file to each folder.
+    Nothing is written if the package `tensorboard` is not installed. TensorFlow is not needed;
+    Keras's own callback needs it.
+
+    Args:
+        folder: log folder.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        super().__init__()
+        self._folder = pathlib.Path(folder)
+        self._name = f"events.out.tfevents.{time.time_ns()}.{os.getpid()}"
+        self._installed = importlib.util.find_spec("tensorboard") is not None
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        if not self._installed:
+            return
+        learning_rate = keras.ops.convert_to_numpy(self.model.optimizer.learning_rate)
+        metrics = {"training": {"learning_rate": learning_rate}, "validation": {}}
+        for name, value in (logs or {}).items():
+            kind = "validation" if name.startswith("val_") else "training"
+            metrics[kind][name.removeprefix("val_")] = value
+        for kind, values in metrics.items():
+            if values:
+                self._write(self._folder / kind, values, epoch + 1)
+
+    def _write(self, folder, values, step):
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        scalars = [
+            Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()
+        ]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / self._name).open("ab") as file:
+            writer = RecordWriter(file)
+            if not file.tell():
+                header = Event(wall_time=time.time(), file_version="brain.Event:2")
+                writer.write(header.SerializeToString())
+            writer.write(event.SerializeToString())
 
 
-def _draw_segmentation_maps(model, images, segmentation_maps, path):
-    plot_segmentations(images, segmentation_maps[: len(images)], None, model.class_names, path)
+class DrawSamples(keras.callbacks.Callback):
+    """Draws the first batch, augmented and with its targets, before the first step."""
 
+    def __init__(self, setup: Setup, path: pathlib.Path):
+        super().__init__()
+        self._setup = setup
+        self._path = path
 
-def _draw_boxes(model, images, targets, path):
-    truth = []
-    for boxes, labels in zip(targets["boxes"], targets["labels"], strict=True):
-        there = labels >= 0
-        truth.append(types.SimpleNamespace(boxes=boxes[there], labels=labels[there]))
-    plot_detections(images, truth[: len(images)], None, model.class_names, path)
-
-
-_DRAWINGS = {
-    ImageClassifier: _draw_labels,
-    ObjectDetector: _draw_boxes,
-    SemanticSegmenter: _draw_segmentation_maps,
-}
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if not self._path.exists():
+            images, targets = self._setup.first_batch()
+            with atomic_write(self._path) as path:
+                self._setup.model.draw(images[:_SAMPLES], path, targets)

@@ -1,135 +1,299 @@
-"""Trains, selects, tests and documents an image classifier."""
+"""Recipes of image classification."""
+
+import collections.abc
+import dataclasses
+import math
+import pathlib
+import typing
 
 import keras
+import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.optimizers import AdamW
-from keras_spm.optimizers import LayerwiseAdamW
+from keras_spm.data import ImagePreprocessing, load_dataset
+from keras_spm.data.pipeline import training_batches
+from keras_spm.data.readers import readers_of
+from keras_spm.optimizers import AdamW, LayerwiseAdamW, WarmupCosine
+from keras_spm.registry import lookup
 from keras_spm.tasks import ImageClassifier
-from keras_spm.trainer.callbacks import observers
-from keras_spm.trainer.classification_metrics import multi_label_metrics
-from keras_spm.trainer.classification_metrics import single_label_metrics
-from keras_spm.trainer.classification_sources import classification_source
-from keras_spm.trainer.engine import train
-from keras_spm.trainer.files import written_beside
-from keras_spm.trainer.setup import Prepared
+from keras_spm.trainer.classification_data import (
+    ArrayExamples,
+    FilePipeline,
+    PreprocessedImages,
+    class_counts,
+)
+from keras_spm.trainer.data import SPLITS, DataSplits, read_labels, read_splits, read_test_split
+from keras_spm.trainer.recipe import SCHEDULES, Recipe, Setup
 from keras_spm.visualize import plot_confusion_matrix
-from keras_spm.visualize import plot_training_curves
 
-_MOST_CLASSES = 30  # That a confusion matrix can show.
+_IN_MEMORY = ("digits",)
+_MAX_CONFUSION_CLASSES = 30
+_IN_MEMORY_KEYS = ("rotation", "zoom", "translation")
+_FILE_KEYS = (
+    *("data_folder", "invalid", "verify_images", "validation_share", "class_weights"),
+    *("image_size", "crop_pct", "crop_scale", "flip", "randaugment_magnitude"),
+    *("random_erasing", "mixup", "cutmix", "label_smoothing", "repeated_augmentation"),
+)
+# {schedule: function of the steps per epoch that returns arguments of `WarmupCosine`}
+_COSINES = {
+    "cosine_by_epoch": lambda steps: {"update_every": steps},
+    "cosine_by_step": lambda steps: {"warmup_prefix": True},
+}
 
 
-def prepare_classifier(recipe):
-    """Returns all that a `ClassificationRecipe` needs, as `Prepared`."""
-    keras.utils.set_random_seed(recipe.seed)
-    source = classification_source(recipe)
-    model = _build(recipe, source)
-    batches, steps_per_epoch = source.training(model)
-    rates = recipe.learning_rates(steps_per_epoch)
-    model.compile(optimizer=_optimizer(recipe, model, rates), loss=source.loss)
-    return Prepared(model, batches, steps_per_epoch, rates, source, source.counts)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassificationRecipe(Recipe):
+    """Hyperparameters of an `ImageClassifier`.
 
+    An epoch has as many examples as the training split. Data sets are `"digits"`, in memory,
+    with the augmentation keys `rotation`, `zoom` and `translation`; and data on disk, with all
+    other augmentation keys:
 
-def train_classifier(recipe, folder, verbose):
-    """Runs a recipe and leaves its run folder.
+    - `"folder"`: `data_folder` has one folder per class, or folders `train`, `val` and
+      optionally `test` of such folders.
+    - `"csv"`: `data_folder` is a CSV file, see `keras_spm.data.CsvDataset`, optionally with
+      the splits `train`, `val` and `test`.
+    - `"tfds"` and `"imagenet2012"`: `data_folder` is a prepared data set of TensorFlow
+      Datasets, such as `…/cifar10/3.0.2`.
 
-    The epoch that does best on the validation split is kept; the test split is read once,
-    by the model loaded back from its file.
-
-    Args:
-        recipe: `ClassificationRecipe`.
-        folder: `RunFolder`.
-        verbose: as `keras.Model.fit` takes it.
-
-    Returns:
-        The result, a dict: `test_accuracy`, `test_top_5_accuracy` of more than 5 classes,
-        `test_loss`, `best_epoch`,
-        `validation_accuracy` there, and `seconds` of training. Where an image may have
-        several classes, `test_average_precision` and `validation_average_precision`, means
-        over the classes, come on top.
+    Attributes:
+        load_weights: whether the backbone starts from the preset's published weights.
+        frozen_stages: number of frozen stages of the backbone; 4 for a linear probe.
+        dtype_policy: Keras's dtype policy of the backbone, such as `"mixed_bfloat16"`.
+        invalid: `"raise"`, or `"drop"` to leave out invalid files.
+        verify_images: whether all files are decoded before the training to find invalid ones.
+        validation_share: share of the training split that is held out for validation if there
+            is no validation split.
+        class_weights: `"none"`, or `"balanced"` for weights inversely proportional to the
+            number of images of a class.
+        image_size: height and width of training and test images, pixels.
+        crop_pct: of test images, see `keras_spm.data.ImagePreprocessing`.
+        crop_scale: smallest area of the random crop, as a share of the image.
+        flip: probability of a horizontal flip.
+        randaugment_magnitude: from 0 to 10; 0 for no RandAugment.
+        random_erasing: probability of random erasing.
+        mixup, cutmix: parameters of the beta distributions; 0 for none.
+        label_smoothing: share of a label that is distributed over all classes.
+        repeated_augmentation: how often each image is used in a row, with new augmentation.
+        rotation: largest angle, degrees.
+        zoom: largest relative change of the size.
+        translation: largest shift, as a share of the side.
+        schedule: learning rate after the warmup. `"cosine"` decays to 0 in the remaining
+            steps; `"cosine_by_epoch"` and `"cosine_by_step"` are the settings of `WarmupCosine`
+            for PVT and Swin.
+        warmup_epochs: epochs of linear warmup.
+        warmup_learning_rate, min_learning_rate: first and last learning rate.
+        epsilon: of AdamW.
+        global_clipnorm: largest global norm of the gradients; 0 for no clipping.
+        layer_decay: see `LayerwiseAdamW`; 1 for none.
+        gradient_accumulation_steps: batches per update. Averages and clipping are per update.
+        ema_decay: momentum of the weights' moving average, which is validated, tested and
+            saved in place of the weights; 0 for none. Statistics of batch normalization are
+            not averaged again.
     """
-    prepared = prepare_classifier(recipe)
-    source = prepared.data
-    training = train(
-        prepared,
-        recipe,
-        folder,
-        verbose,
-        source.monitor,
-        source.validation,
-        [
-            # Exchanges weights and averages for the time of a validation.
-            *([keras.callbacks.SwapEMAWeights()] if recipe.ema_decay else []),
-            *observers(prepared, folder),
-        ],
-    )
-    metrics = ["accuracy", *["average_precision"] * source.multi_label]
-    curves = folder.working_path / "curves.png"
-    plot_training_curves(training.history, curves, ("loss", metrics[-1]))
-    if recipe.ema_decay:
-        _keep_averages(training.best_model)
-    result = {
-        **_test(training.best_model, source, folder.working_path / "confusion_matrix.png"),
-        **{f"validation_{name}": training.best(f"val_{name}") for name in metrics},
-        "best_epoch": training.best_epoch,
-        "seconds": training.seconds,
+
+    load_weights: bool = False
+    frozen_stages: int = 0
+    dtype_policy: str = "float32"
+    invalid: str = "raise"
+    verify_images: bool = True
+    validation_share: float = 0.0
+    class_weights: str = "none"
+    image_size: int = 224
+    crop_pct: float = 1.0
+    crop_scale: float = 1.0
+    flip: float = 0.0
+    randaugment_magnitude: float = 0.0
+    random_erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
+    repeated_augmentation: int = 1
+    rotation: float = 0.0
+    zoom: float = 0.0
+    translation: float = 0.0
+    schedule: str = "cosine"
+    warmup_epochs: int
+    warmup_learning_rate: float = 0.0
+    min_learning_rate: float = 0.0
+    epsilon: float = 1e-7
+    global_clipnorm: float = 0.0
+    layer_decay: float = 1.0
+    gradient_accumulation_steps: int = 1
+    ema_decay: float = 0.0
+
+    kind = "classification"
+    task = ImageClassifier
+    default = "classification_folder"
+    ranges: typing.ClassVar[dict[str, tuple[float, float]]] = {
+        **Recipe.ranges,
+        **dict.fromkeys(("flip", "random_erasing", "label_smoothing", "crop_scale"), (0, 1)),
+        **dict.fromkeys(("ema_decay", "validation_share"), (0, 1)),
+        **dict.fromkeys(("mixup", "cutmix", "global_clipnorm"), (0, math.inf)),
+        **dict.fromkeys(("gradient_accumulation_steps", "image_size"), (1, math.inf)),
+        "repeated_augmentation": (1, math.inf),
+        "randaugment_magnitude": (0, 10),
+        "frozen_stages": (0, 4),
     }
-    folder.finish(result)
-    return result
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.warmup_epochs < self.epochs:
+            raise ValueError(
+                "`warmup_epochs` must be at least 0 and less than `epochs`. Received: "
+                f"warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
+            )
+        lookup("schedule", self.schedule, {"cosine": None, **_COSINES})
+        lookup("kind of class weights", self.class_weights, dict.fromkeys(("none", "balanced")))
 
-def _build(recipe, source):
-    backbone = PyramidBackbone.from_preset(
-        recipe.preset,
-        load_weights=recipe.load_weights,
-        drop_path_rate=recipe.drop_path_rate,
-        dtype=recipe.dtype_policy,
-    )
-    model = ImageClassifier(
-        backbone,
-        len(source.class_names),
-        source.class_names,
-        preprocessing=source.preprocessing,
-        multi_label=source.multi_label,
-    )
-    backbone.freeze(recipe.frozen_stages)
-    return model
+    def setup(self) -> Setup:
+        keras.utils.set_random_seed(self.seed)
+        self._check_dataset()
+        data = self.splits()
+        in_memory = self.dataset in _IN_MEMORY
+        multi_label = getattr(data.train, "multi_label", False)
+        preprocessing = None if in_memory else self.preprocessing()
+        model = self.model(data.class_names, preprocessing, multi_label)
+        if in_memory:
+            splits = load_dataset(self.dataset)
+            batches, steps = training_batches(
+                *(splits.train, self.batch_size, self.epochs, self.seed),
+                *(self.rotation, self.zoom, self.translation),
+            )
+            loss, validation, monitor = "auto", splits.validation, ("val_loss", "min")
+        else:
+            pipeline = FilePipeline(self, data, model)
+            batches, steps = pipeline.training_batches(), len(data.train) // self.batch_size
+            loss, validation = pipeline.loss(), pipeline.validation_batches()
+            monitor = ("val_average_precision" if multi_label else "val_accuracy", "max")
+        model.compile(optimizer=self._optimizer(model, steps), loss=loss)
+        return Setup(model, batches, steps, data, validation, monitor)
 
+    def splits(self) -> DataSplits:
+        """Reads all splits of the data set."""
+        if self.dataset in _IN_MEMORY:
+            splits = load_dataset(self.dataset)
+            examples = (ArrayExamples(*getattr(splits, split)) for split in SPLITS)
+            return DataSplits(*examples, splits.class_names)
+        data = read_splits(self.kind, self.dataset, self.data_folder, **self._reader_arguments())
+        if hasattr(data.train, "labels"):  # Known without reading the images.
+            counts = zip(data.class_names, class_counts(data), strict=True)
+            missing = [name for name, count in counts if not count]
+            if missing:
+                raise ValueError(
+                    f"{self.data_folder} must have training images of every class. "
+                    f"Received: none of {missing}"
+                )
+        return data
 
-def _optimizer(recipe, model, rates):
-    arguments = {
-        "epsilon": recipe.epsilon,
-        "global_clipnorm": recipe.global_clipnorm or None,
-        "gradient_accumulation_steps": recipe.gradient_accumulation_steps
-        if recipe.gradient_accumulation_steps > 1
-        else None,
-    }
-    if recipe.ema_decay:
-        arguments["use_ema"] = True
-        # Keras averages after every batch, whether or not it made an update.
-        arguments["ema_momentum"] = recipe.ema_decay ** (1 / recipe.gradient_accumulation_steps)
-    if recipe.layer_decay < 1:
-        depths = model.backbone.depths
-        return LayerwiseAdamW(rates, recipe.layer_decay, depths, recipe.weight_decay, **arguments)
-    return AdamW(rates, weight_decay=recipe.weight_decay, **arguments)
+    def test_examples(self) -> tuple[collections.abc.Sequence, list[str]]:
+        if self.dataset in _IN_MEMORY:
+            splits = load_dataset(self.dataset)
+            return ArrayExamples(*splits.test), splits.class_names
+        arguments = self._reader_arguments()
+        return read_test_split(self.kind, self.dataset, self.data_folder, **arguments)
 
+    def evaluate(
+        self,
+        model: keras.Model,
+        examples: collections.abc.Sequence,
+        class_names: list[str] | None,
+    ) -> dict[str, float]:
+        if model.preprocessing is None and self.dataset not in _IN_MEMORY:
+            model.preprocessing = self.preprocessing()
+        return super().evaluate(model, examples, class_names)
 
-def _keep_averages(path):
-    """Gives a saved model the averages of its weights, which its optimizer holds."""
-    model = keras.saving.load_model(path)
-    model.optimizer.finalize_variable_values(model.trainable_variables)
-    with written_beside(path) as beside:
-        model.save(beside)
+    def draw(
+        self, model: keras.Model, examples: collections.abc.Sequence, folder: pathlib.Path
+    ) -> None:
+        """Draws `predictions.png`, and `confusion_matrix.png` for few classes."""
+        super().draw(model, examples, folder)
+        if model.multi_label or model.num_classes > _MAX_CONFUSION_CLASSES:
+            return
+        images = PreprocessedImages(examples, model.preprocessing)
+        labels = read_labels(examples)
+        probabilities = model.predict_images([images[index] for index in range(len(examples))])
+        predictions = np.argmax(probabilities, axis=-1)
+        path = folder / "confusion_matrix.png"
+        plot_confusion_matrix(labels, predictions, images, model.class_names, path)
 
+    def model(
+        self,
+        class_names: list[str],
+        preprocessing: ImagePreprocessing | None,
+        multi_label: bool = False,
+    ) -> ImageClassifier:
+        """Builds the classifier."""
+        backbone = PyramidBackbone.from_preset(
+            self.preset,
+            load_weights=self.load_weights,
+            drop_path_rate=self.drop_path_rate,
+            dtype=self.dtype_policy,
+        )
+        model = ImageClassifier(
+            backbone,
+            len(class_names),
+            class_names,
+            preprocessing=preprocessing,
+            multi_label=multi_label,
+        )
+        backbone.freeze(self.frozen_stages)
+        return model
 
-def _test(model_path, source, picture_path):
-    model = keras.saving.load_model(model_path)
-    labels, outputs, images = source.test(model)
-    if source.multi_label:
-        metrics = multi_label_metrics(model, labels, outputs)
-    else:
-        metrics = single_label_metrics(model, labels, outputs)
-        if len(source.class_names) <= _MOST_CLASSES:
-            predictions = outputs.argmax(axis=-1)
-            plot_confusion_matrix(labels, predictions, images, source.class_names, picture_path)
-    return {f"test_{name}": value for name, value in metrics.items()}
+    def preprocessing(self) -> ImagePreprocessing:
+        """Returns the preprocessing of test images."""
+        return ImagePreprocessing((self.image_size, self.image_size), self.crop_pct)
+
+    def learning_rate_schedule(
+        self, steps_per_epoch: int
+    ) -> keras.optimizers.schedules.LearningRateSchedule:
+        """Returns the learning-rate schedule."""
+        steps, warmup = self.epochs * steps_per_epoch, self.warmup_epochs * steps_per_epoch
+        if self.schedule == "cosine":
+            return SCHEDULES["cosine"](self.learning_rate, steps, warmup)
+        return WarmupCosine(
+            self.learning_rate,
+            steps,
+            warmup,
+            self.warmup_learning_rate,
+            self.min_learning_rate,
+            **_COSINES[self.schedule](steps_per_epoch),
+        )
+
+    def _optimizer(self, model, steps_per_epoch):
+        accumulation = self.gradient_accumulation_steps
+        arguments = {
+            "weight_decay": self.weight_decay,
+            "epsilon": self.epsilon,
+            "global_clipnorm": self.global_clipnorm or None,
+            "gradient_accumulation_steps": accumulation if accumulation > 1 else None,
+        }
+        if self.ema_decay:
+            # Keras updates averages after every batch, also without an update of the weights.
+            arguments |= {"use_ema": True, "ema_momentum": self.ema_decay ** (1 / accumulation)}
+        schedule = self.learning_rate_schedule(steps_per_epoch)
+        if self.layer_decay < 1:
+            backbone = model.backbone
+            return LayerwiseAdamW.from_backbone(backbone, schedule, self.layer_decay, **arguments)
+        return AdamW(schedule, **arguments)
+
+    def _reader_arguments(self):
+        return {
+            "validation_share": self.validation_share,
+            "seed": self.seed,
+            "invalid": self.invalid,
+            "verify": self.verify_images,
+        }
+
+    def _check_dataset(self):
+        """Checks that the data set is known, and that no key is set that it does not use."""
+        known = dict.fromkeys((*_IN_MEMORY, *readers_of(self.kind)))
+        lookup("data set", self.dataset, known)
+        unused = _FILE_KEYS if self.dataset in _IN_MEMORY else _IN_MEMORY_KEYS
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in unused and value != field.default:
+                raise ValueError(
+                    f"`{field.name}` is not used by the data set {self.dataset!r} and must be "
+                    f"left out. Received: {field.name}={value!r}"
+                )

@@ -1,73 +1,132 @@
-"""What trainings of dense tasks share: their backbone, and the run itself."""
+"""Recipes of dense tasks: what detection and segmentation share."""
+
+import collections.abc
+import dataclasses
+import math
+import typing
+
+import keras
 
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.data import DigitScenes
 from keras_spm.optimizers import AdamW
-from keras_spm.trainer.callbacks import observers
-from keras_spm.trainer.engine import train
-from keras_spm.trainer.setup import Prepared
-from keras_spm.visualize import plot_training_curves
+from keras_spm.registry import lookup
+from keras_spm.trainer.data import SPLITS, DataSplits, read_splits, read_test_split
+from keras_spm.trainer.recipe import SCHEDULES, Recipe, Setup
 
-# Examples of the test split that are drawn.
-SHOWN = 6
-
-
-def backbone_of(recipe):
-    """Returns the backbone that a `DenseRecipe` starts from."""
-    return PyramidBackbone.from_preset(
-        recipe.preset,
-        load_weights=recipe.load_weights,
-        drop_path_rate=recipe.drop_path_rate,
-        merging=recipe.merging,
-    )
+_SCENES = "digit_scenes"
+VALIDATION_SCENES, TEST_SCENES = 64, 256
 
 
-def prepare(recipe, model, batches, data):
-    """Compiles a dense task.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenseRecipe(Recipe):
+    """Hyperparameters that all dense tasks have.
 
-    Args:
-        recipe: a `DenseRecipe`.
-        model: the task.
-        batches: endless data set.
-        data: `DataSplits`.
+    Data sets are `"digit_scenes"`, composed in memory, and the registered readers of the task.
 
-    Returns:
-        A `Prepared`.
+    Attributes:
+        load_weights: whether the backbone starts from the preset's published weights.
+        merging: patch merging of the backbone, as in its constructor.
+        steps_per_epoch: int. The training split is repeated as often as needed.
+        schedule: learning rate after the warmup: `"cosine"` or `"polynomial"` (power 0.9), both
+            down to 0, or `"steps"`, divided by 10 after 2/3 and after 11/12 of the steps.
+        warmup_steps: steps of linear warmup.
+        pyramid_channels: channels of the feature pyramid.
+        head_channels: channels of the head's convolutions.
+        flip: probability of a horizontal flip.
     """
-    rates = recipe.learning_rates()
-    model.compile(optimizer=AdamW(rates, weight_decay=recipe.weight_decay))
-    return Prepared(model, batches, recipe.steps_per_epoch, rates, data, data.sizes())
 
+    load_weights: bool
+    merging: str
+    steps_per_epoch: int
+    schedule: str
+    warmup_steps: int
+    pyramid_channels: int
+    head_channels: int
+    flip: float
 
-def run(prepared, evaluation, metric, test, recipe, folder, verbose):
-    """Trains a dense task, keeps the best epoch and tests it.
-
-    Args:
-        prepared: a `Prepared`.
-        evaluation: callback that measures the validation split.
-        metric: str, by whose value there the best epoch is known.
-        test: function (path of the best model, path of the run's folder) that returns
-            {name: float}.
-        recipe: a `DenseRecipe`.
-        folder: a `RunFolder` that has not started.
-        verbose: as `keras.Model.fit` takes it.
-
-    Returns:
-        The result, a dict.
-    """
-    training = train(
-        prepared,
-        recipe,
-        folder,
-        verbose,
-        (f"val_{metric}", "max"),
-        callbacks=[evaluation, *observers(prepared, folder)],
-    )
-    plot_training_curves(training.history, folder.working_path / "curves.png", ("loss", metric))
-    result = {
-        **test(training.best_model, folder.working_path),
-        f"validation_{metric}": training.best(f"val_{metric}"),
-        "best_epoch": training.best_epoch,
-        "seconds": training.seconds,
+    scene_size: typing.ClassVar[str]  # Key with the size of digit scenes.
+    scene_class_names: typing.ClassVar[list[str]]
+    ranges: typing.ClassVar[dict[str, tuple[float, float]]] = {
+        **Recipe.ranges,
+        "steps_per_epoch": (1, math.inf),
+        "flip": (0, 1),
     }
-    folder.finish(result)
-    return result
+
+    def __post_init__(self):
+        super().__post_init__()
+        lookup("schedule", self.schedule, SCHEDULES)
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                "`warmup_steps` must be at least 0 and less than `epochs` * `steps_per_epoch`. "
+                f"Received: warmup_steps={self.warmup_steps}, {self.steps} steps"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Total number of steps."""
+        return self.epochs * self.steps_per_epoch
+
+    def learning_rate_schedule(self) -> keras.optimizers.schedules.LearningRateSchedule:
+        """Returns the learning-rate schedule."""
+        return SCHEDULES[self.schedule](self.learning_rate, self.steps, self.warmup_steps)
+
+    def reader_arguments(self) -> dict[str, typing.Any]:
+        """Returns further arguments of the data reader."""
+        return {}
+
+    def splits(self) -> DataSplits:
+        """Reads all splits of the data set."""
+        if self.dataset == _SCENES:
+            return DataSplits(*map(self._scenes, SPLITS), self.scene_class_names)
+        arguments = self.reader_arguments()
+        return read_splits(self.kind, self.dataset, self.data_folder, **arguments)
+
+    def test_examples(self) -> tuple[collections.abc.Sequence, list[str]]:
+        if self.dataset == _SCENES:
+            return self._scenes("test"), self.scene_class_names
+        arguments = self.reader_arguments()
+        return read_test_split(self.kind, self.dataset, self.data_folder, **arguments)
+
+    def _scenes(self, split):
+        # Each scene is used once in a training.
+        counts = (self.steps * self.batch_size, VALIDATION_SCENES, TEST_SCENES)
+        count = dict(zip(SPLITS, counts, strict=True))[split]
+        return DigitScenes(split, count, getattr(self, self.scene_size), masks=False)
+
+    def backbone(self) -> PyramidBackbone:
+        """Builds the backbone."""
+        return PyramidBackbone.from_preset(
+            self.preset,
+            load_weights=self.load_weights,
+            drop_path_rate=self.drop_path_rate,
+            merging=self.merging,
+        )
+
+    def compiled_setup(
+        self,
+        model: keras.Model,
+        batches: collections.abc.Sequence,
+        data: DataSplits,
+        evaluation: keras.callbacks.Callback,
+        metric: str,
+    ) -> Setup:
+        """Compiles the model and returns the setup.
+
+        Args:
+            model: task.
+            batches: sequence of all batches.
+            data: examples of each split.
+            evaluation: callback that measures the validation split.
+            metric: metric of the callback that selects the best epoch, the highest.
+        """
+        learning_rate = self.learning_rate_schedule()
+        model.compile(optimizer=AdamW(learning_rate, weight_decay=self.weight_decay))
+        return Setup(
+            model,
+            batches,
+            self.steps_per_epoch,
+            data,
+            monitor=(f"val_{metric}", "max"),
+            callbacks=(evaluation,),
+        )

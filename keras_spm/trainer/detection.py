@@ -1,114 +1,77 @@
-"""Trains, selects, tests and documents an object detector."""
+"""Recipes of object detection."""
 
-import csv
-import functools
-import types
+import dataclasses
+import typing
 
 import keras
-import numpy as np
 
 from keras_spm.callbacks import CocoEvaluation
-from keras_spm.data import DetectionBatching
-from keras_spm.data import ImageBatching
+from keras_spm.data import DetectionBatching, ImageBatching
+from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.data.preprocessing import read_image
-from keras_spm.data.transforms import mirrored
+from keras_spm.data.transforms import horizontal_flip, to_pixels
+from keras_spm.heads import RetinaNet
 from keras_spm.tasks import ObjectDetector
-from keras_spm.trainer.dense import SHOWN
-from keras_spm.trainer.dense import backbone_of
-from keras_spm.trainer.dense import prepare
-from keras_spm.trainer.dense import run
-from keras_spm.trainer.dense_data import detection_data
-from keras_spm.visualize import plot_detections
-
-_SHOWN_SCORE = 0.3
+from keras_spm.trainer.dense import DenseRecipe
+from keras_spm.trainer.recipe import Setup
 
 
-def prepare_detector(recipe):
-    """Returns all that a `DetectionRecipe` needs, as `Prepared`."""
-    keras.utils.set_random_seed(recipe.seed)
-    data = detection_data(recipe)
-    model = _build(recipe, data.class_names)
-    batches = repeated_batches(
-        data.train,
-        _augmentation(recipe),
-        DetectionBatching(model.batching),
-        recipe.batch_size,
-        recipe.seed,
-    )
-    return prepare(recipe, model, batches, data)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectionRecipe(DenseRecipe):
+    """Hyperparameters of an `ObjectDetector`.
 
-
-def train_detector(recipe, folder, verbose):
-    """Runs a recipe and leaves its run folder.
-
-    The epoch that does best on the validation split is kept; the test split is read once,
-    by the model loaded back from its file.
-
-    Args:
-        recipe: `DetectionRecipe`.
-        folder: `RunFolder`.
-        verbose: as `keras.Model.fit` takes it.
-
-    Returns:
-        The result, a dict: `test_AP`, `test_AP50` and the other numbers of COCO,
-        `validation_AP`, `best_epoch`, and `seconds` of training.
+    Attributes:
+        invalid: `"raise"`, or `"drop"` to leave out invalid annotations. `"auto"` is the
+            default of the data format: `"drop"` for COCO's own files, else `"raise"`.
+        min_size: length of the shorter side of images, pixels. The aspect ratio is kept.
+        max_size: limit of the longer side.
+        num_convs: convolutions in each tower of the head.
+        anchor_scale: side of the smallest anchor, in strides.
+        box_loss: as in `ObjectDetector`.
+        frozen_stages: number of frozen stages of the backbone.
     """
-    prepared = prepare_detector(recipe)
-    return run(
-        prepared,
-        CocoEvaluation(prepared.data.validation),
-        "AP",
-        functools.partial(_test, prepared.data.test),
-        recipe,
-        folder,
-        verbose,
-    )
 
+    invalid: str = "auto"
+    min_size: int
+    max_size: int
+    num_convs: int
+    anchor_scale: float
+    box_loss: str
+    frozen_stages: int
 
-def _build(recipe, class_names):
-    backbone = backbone_of(recipe)
-    model = ObjectDetector(
-        backbone,
-        len(class_names),
-        class_names,
-        pyramid_channels=recipe.pyramid_channels,
-        head_channels=recipe.head_channels,
-        num_convs=recipe.num_convs,
-        anchor_scale=recipe.anchor_scale,
-        box_loss=recipe.box_loss,
-        batching=ImageBatching(recipe.min_size, recipe.max_size),
-    )
-    backbone.freeze(recipe.frozen_stages)
-    return model
+    kind = "detection"
+    task = ObjectDetector
+    default = "detection_coco"
+    scene_size = "min_size"
+    scene_class_names: typing.ClassVar[list[str]] = CLASS_NAMES[1:]
 
+    def reader_arguments(self) -> dict[str, typing.Any]:
+        return {} if self.invalid == "auto" else {"invalid": self.invalid}
 
-def _augmentation(recipe):
-    def augmented(example, generator):
-        image, boxes = np.asarray(read_image(example.image)), example.boxes
-        if generator.random() < recipe.flip:
-            image, boxes = mirrored(image, boxes)
-        return example._replace(image=image, boxes=boxes)
+    def setup(self) -> Setup:
+        keras.utils.set_random_seed(self.seed)
+        data = self.splits()
+        backbone = self.backbone()
+        model = ObjectDetector(
+            backbone,
+            len(data.class_names),
+            RetinaNet(
+                pyramid_channels=self.pyramid_channels,
+                channels=self.head_channels,
+                num_convs=self.num_convs,
+                anchor_scale=self.anchor_scale,
+                box_loss=self.box_loss,
+            ),
+            data.class_names,
+            batching=ImageBatching(self.min_size, self.max_size),
+        )
+        backbone.freeze(self.frozen_stages)
+        batching = DetectionBatching(model.batching)
+        batches = repeated_batches(data.train, self._augment, batching, self.batch_size, self.seed)
+        evaluation = CocoEvaluation(data.validation)
+        return self.compiled_setup(model, batches, data, evaluation, "AP")
 
-    return augmented
-
-
-def _test(examples, model_path, folder):
-    model = keras.saving.load_model(model_path)
-    metrics = CocoEvaluation(examples, class_names=model.class_names).measure(model)
-    with (folder / "average_precision.csv").open("w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(["metric", "value"])
-        table.writerows([name, f"{value:.4f}"] for name, value in metrics.items())
-    shown = [examples[index] for index in range(min(SHOWN, len(examples)))]
-    images = [np.asarray(read_image(example.image)) for example in shown]
-    found = [_likely(each) for each in model.detect(images)]
-    plot_detections(images, shown, found, model.class_names, folder / "predictions.png")
-    return {f"test_{name}": value for name, value in metrics.items() if "/" not in name}
-
-
-def _likely(detections):
-    likely = detections.scores >= _SHOWN_SCORE
-    return types.SimpleNamespace(
-        **{name: values[likely] for name, values in detections._asdict().items()}
-    )
+    def _augment(self, example, generator):
+        if generator.random() < self.flip:
+            return horizontal_flip(example)
+        return {**example, "image": to_pixels(example["image"])}

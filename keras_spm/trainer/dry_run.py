@@ -1,92 +1,101 @@
-"""What a training would do: a recipe's plan, from everything built and nothing trained."""
+"""The plan of a training: sizes, cost and learning rates, without training."""
 
 import math
+import typing
 
 import keras
 import numpy as np
 
-from keras_spm.backend.kept_for_gradient import bytes_kept_for_gradient
+from keras_spm.backend import bytes_kept_for_gradient
+from keras_spm.layers.macs import macs
+from keras_spm.trainer.recipe import Recipe, Setup
 
-_POINTS = 10
-_BAR = 40
+_ROWS = 10
+_WIDTH = 40
 
 
-def plan(recipe, prepared):
-    """Returns the plan of a training, as text.
-
-    Args:
-        recipe: a `Recipe`.
-        prepared: what it needs, as `Prepared`. The model's optimizer is built.
-    """
-    model = prepared.model
-    images, targets = prepared.first_batch()
+def describe_plan(recipe: Recipe, setup: Setup) -> str:
+    """Returns the plan of a training as text. The model's optimizer is built."""
+    model = setup.model
+    images, targets = setup.first_batch()
     shape = images.shape[1:]
-    trained = sum(math.prod(each.shape) for each in model.trainable_variables)
-    steps = prepared.steps_per_epoch * recipe.epochs
-    counts = dict(zip(("train", "validate", "test"), prepared.counts.values(), strict=True))
+    trainable = sum(math.prod(variable.shape) for variable in model.trainable_variables)
+    steps = setup.steps_per_epoch * recipe.epochs
     rows = {
-        "backend": f"{keras.config.backend()}, {model.backbone.dtype_policy.name}",
-        "data": ", ".join(f"{count:,} to {part} on" for part, count in counts.items())
-        + f"; {len(model.class_names)} classes",
+        "backend": f"{keras.config.backend()}, {model.dtype_policy.name}",
         "model": f"{type(model).__name__} on {recipe.preset}: {model.count_params():,} "
-        f"parameters, of which {trained:,} are trained",
-        "MACs": f"{model.macs((None, *shape)) / 1e9:.3g} G an image of "
-        f"{shape[0]}×{shape[1]} pixels",
-        "steps": f"{recipe.epochs:,} epochs × {prepared.steps_per_epoch:,} = {steps:,}, "
+        f"parameters, {trainable:,} of them trainable",
+        "MACs": _describe_macs(model, shape),
+        "steps": f"{recipe.epochs:,} epochs × {setup.steps_per_epoch:,} = {steps:,}, "
         f"of {recipe.batch_size:,} images",
-        "memory": _memory(model, images, targets),
-        "learning rate": "at its step, from the first to the last",
+        "memory": _describe_memory(model, images, targets),
+        "learning rate": "at steps from the first to the last",
     }
+    if setup.data is not None:
+        sizes = ", ".join(f"{size:,} {split}" for split, size in setup.data.sizes().items())
+        data = {"data": f"{sizes} images; {len(setup.data.class_names)} classes"}
+        rows = {"backend": rows.pop("backend"), **data, **rows}
     lines = [f"{name:<14} {value}" for name, value in rows.items()]
-    return "\n".join([*lines, *_curve(prepared.rates, steps)])
+    return "\n".join([*lines, *_learning_rate_lines(model.optimizer, steps)])
 
 
-def step_bytes(model, images, targets):
-    """Returns what a training step needs to hold, bytes: (of the model, of an image).
+def step_bytes(model: keras.Model, images: np.ndarray, targets: typing.Any) -> tuple[int, int]:
+    """Returns the memory of a training step in bytes: (of the model, of one image).
 
-    The model's are its variables, a gradient for each that is trained, and what the
-    optimizer keeps of it (averages and accumulated gradients too). An image's are the
-    intermediate results that the gradient needs: the step's are those times the batch.
-    Room to compute in comes on top, and what a backend keeps for later steps.
+    The model's part is its variables, gradients, and the optimizer's variables, including
+    averages and accumulated gradients. An image's part is the intermediate results that the
+    gradient needs. Workspace, and memory that a backend keeps for later steps, are not included.
 
     Args:
-        model: a compiled task; its optimizer is built.
-        images, targets: arrays, a batch.
+        model: compiled task; its optimizer is built.
+        images: (batch, height, width, channels).
+        targets: array or structure of arrays.
     """
     model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.trainable_variables, *model.optimizer.variables]
-    of_model = sum(math.prod(each.shape) * _item_size(each.dtype) for each in variables)
+    model_bytes = sum(math.prod(each.shape) * _item_size(each.dtype) for each in variables)
     if len(images) == 1:
         images, targets = keras.tree.map_structure(
             lambda array: np.concatenate([array, array]), (images, targets)
         )
 
     def kept(count):
-        first = keras.tree.map_structure(lambda array: array[:count], (images, targets))
-        return bytes_kept_for_gradient(model, *first)
+        batch = keras.tree.map_structure(lambda array: array[:count], (images, targets))
+        return bytes_kept_for_gradient(model, *batch)
 
-    return of_model, kept(2) - kept(1)
+    return model_bytes, kept(2) - kept(1)
 
 
 def _item_size(dtype):
     return np.dtype("uint16" if dtype == "bfloat16" else dtype).itemsize
 
 
-def _memory(model, images, targets):
-    of_model, of_image = (each / 1e6 for each in step_bytes(model, images, targets))
-    total = of_model + len(images) * of_image
+def _describe_macs(model, shape):
+    try:
+        count = macs(model, (None, *shape))
+    except TypeError as error:
+        return f"not counted ({str(error).rstrip('.')})"
+    return f"{count / 1e9:.3g} G per image of {shape[0]}×{shape[1]} pixels"
+
+
+def _describe_memory(model, images, targets):
+    model_size, image_size = (size / 1e6 for size in step_bytes(model, images, targets))
+    total = model_size + len(images) * image_size
     return (
-        f"{total:,.0f} MB = {of_model:,.0f} of weights, gradients and optimizer + "
-        f"{len(images)} images × {of_image:,.1f} that the gradient needs"
+        f"{total:,.0f} MB = {model_size:,.0f} for weights, gradients and optimizer + "
+        f"{len(images)} images × {image_size:,.1f} for the gradient"
     )
 
 
-def _curve(rates, steps):
-    """Lines of the rate at steps that divide the training evenly."""
-    places = sorted({round(share * (steps - 1) / _POINTS) for share in range(_POINTS + 1)})
-    values = [float(keras.ops.convert_to_numpy(rates(place))) for place in places]
+def _learning_rate_lines(optimizer, steps):
+    """Returns lines with the learning rate at evenly spaced steps."""
+    config = optimizer.get_config()["learning_rate"]
+    is_schedule = isinstance(config, dict)
+    schedule = keras.optimizers.schedules.deserialize(config) if is_schedule else lambda _: config
+    indices = sorted({round(row * (steps - 1) / _ROWS) for row in range(_ROWS + 1)})
+    values = [float(keras.ops.convert_to_numpy(schedule(index))) for index in indices]
     peak = max(values) or 1.0
     return [
-        f"{place:>14,} {value:.2e} {'#' * round(_BAR * value / peak)}".rstrip()
-        for place, value in zip(places, values, strict=True)
+        f"{index:>14,} {value:.2e} {'#' * round(_WIDTH * value / peak)}".rstrip()
+        for index, value in zip(indices, values, strict=True)
     ]

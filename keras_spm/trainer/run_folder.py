@@ -1,119 +1,169 @@
-"""The folder that a training leaves behind."""
+"""The run folder of a training, and files that are written atomically."""
 
+import collections.abc
+import contextlib
 import json
 import os
 import pathlib
 import shutil
+import typing
+import warnings
 
-from keras_spm.environment import BACKENDS
-from keras_spm.environment import chosen_backend
-from keras_spm.trainer.files import flush
-from keras_spm.trainer.files import remove_unfinished
-from keras_spm.trainer.files import written_beside
+from keras_spm.environment import BACKENDS, chosen_backend
+from keras_spm.types import PathLike
+
+_TEMPORARY_PREFIX = ".unfinished-"
+_LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def atomic_write(path: PathLike) -> collections.abc.Iterator[pathlib.Path]:
+    """Context manager for a temporary path that replaces `path` at the end.
+
+    The contents are flushed to the disk first. If an exception is raised, `path` is unchanged.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{path.name}")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: PathLike) -> None:
+    """Flushes the contents of a file, or the entries of a folder, to the disk.
+
+    Folders are skipped where the system or the file system does not support it.
+    """
+    is_folder = os.path.isdir(path)
+    with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def checkpoint_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the checkpoints `step-N` in a folder, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.name[5:].isdecimal())
 
 
 class RunFolder:
-    """A folder whose `result.json` appears last: a run without it is not finished.
+    """A run folder. `result.json` is written last, so a run without it is not finished.
 
-    A run that is still going, or died, has `UNFINISHED` in its folder's name; the name
-    changes in one step when everything is there.
+    The name of the folder ends in `-UNFINISHED` until the run is finished. Then the folder is
+    renamed.
 
     Args:
-        path: the finished run's folder.
+        path: path of the finished run.
     """
 
-    def __init__(self, path):
+    def __init__(self, path: PathLike):
         self.path = pathlib.Path(path)
         self.working_path = self.path.with_name(f"{self.path.name}-UNFINISHED")
         self._lock = None
 
     @property
-    def result(self):
-        """The finished run's result, or None."""
+    def result(self) -> dict[str, typing.Any] | None:
+        """The result of the finished run, or None."""
         try:
             return json.loads((self.path / "result.json").read_text())
         except FileNotFoundError:
             return None
 
-    def check_recipe(self, recipe):
-        """Refuses to take another recipe's or backend's run, finished or not, for this one's.
+    def check_recipe(self, recipe: typing.Any) -> None:
+        """Checks that an existing run, finished or not, has this recipe and backend.
 
         Raises:
-            FileExistsError: says what differs.
+            FileExistsError: lists the differences.
         """
         folder = self.path if self.path.exists() else self.working_path
-        there, wanted = _decided_by(folder), {**recipe.as_dict(), "backend": chosen_backend()[0]}
-        changed = [
-            f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} now"
-            for key in sorted(there.keys() | wanted.keys())
-            if there and there.get(key) != wanted.get(key)
+        found = _read_settings(folder)
+        expected = {**recipe.as_dict(), "backend": chosen_backend()[0]}
+        differences = [
+            f"{key}: {found.get(key)!r} in the folder, {expected.get(key)!r} now"
+            for key in sorted(found.keys() | expected.keys())
+            if found and found.get(key) != expected.get(key)
         ]
-        if changed:
+        if differences:
             raise FileExistsError(
-                f"{folder} is a run of another recipe ({'; '.join(changed)}). "
+                f"{folder} has a run of another recipe ({'; '.join(differences)}). "
                 "Choose another folder with --output."
             )
 
-    def start(self, recipe):
-        """Makes the working folder, or takes up the one of an unfinished run.
+    def start(self, recipe: typing.Any) -> None:
+        """Creates the working folder, or reuses the one of an unfinished run, and locks it.
 
-        Until `finish`, `release` or the end of the process, nobody else can do that.
+        The lock is held until `finish`, `release` or the end of the process.
 
         Raises:
-            FileExistsError: where something else stands at the run's path, another process
-                has the folder, or it is of another recipe.
+            FileExistsError: if the path exists, the folder is used by another process, or it
+                has a run of another recipe.
         """
         if self.path.exists():
-            state = "no run of this trainer" if self.result is None else "a finished run"
+            state = "not a run folder" if self.result is None else "a finished run"
             raise FileExistsError(
                 f"{self.path} exists and is {state}. Choose another folder with --output."
             )
         self.check_recipe(recipe)
         self.working_path.mkdir(parents=True, exist_ok=True)
-        self._take()
-        remove_unfinished(self.working_path)
+        self._acquire_lock()
+        for path in self.working_path.glob(f"{_TEMPORARY_PREFIX}*"):  # Of a killed process.
+            path.unlink()
         self.write("recipe.json", recipe.as_dict())
 
-    def _take(self):
-        try:
-            import fcntl
-        except ImportError:  # Windows: two processes on one folder are not told apart.
-            return
-        self._lock = os.open(self.working_path, os.O_RDONLY)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.release()
-            raise FileExistsError(
-                f"{self.working_path} is in use: another process trains in it."
-            ) from None
+    def _acquire_lock(self):
+        import filelock
 
-    def release(self):
-        """Lets others take the folder."""
+        lock = filelock.FileLock(self.working_path / _LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise FileExistsError(f"{self.working_path} is in use by another process.") from None
+        except (OSError, NotImplementedError) as error:
+            warnings.warn(
+                f"{self.working_path} cannot be locked ({error}). Do not train in it with two "
+                "processes at the same time.",
+                stacklevel=3,
+            )
+            return
+        self._lock = lock
+
+    def release(self) -> None:
+        """Releases the lock."""
         if self._lock is not None:
-            os.close(self._lock)
+            self._lock.release()
             self._lock = None
 
-    def write(self, name, value):
+    def write(self, name: str, value: typing.Any) -> None:
         """Writes a JSON file into the working folder."""
-        with written_beside(self.working_path / name) as path:
+        with atomic_write(self.working_path / name) as path:
             path.write_text(json.dumps(value, indent=2) + "\n")
 
-    def finish(self, result):
-        """Writes the result, gives the folder its final name and removes checkpoints."""
+    def finish(self, result: dict[str, typing.Any]) -> None:
+        """Writes the result, renames the folder and removes the checkpoints."""
         self.write("result.json", result)
         os.rename(self.working_path, self.path)
         flush(self.path.parent)
-        self.remove_checkpoints()
         self.release()
+        self.remove_checkpoints()
 
-    def remove_checkpoints(self):
-        """Removes them from a finished run, which needs them no more."""
-        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+    def remove_checkpoints(self) -> None:
+        """Removes the checkpoints of a finished run. Other files next to them are kept."""
+        (self.path / _LOCK).unlink(missing_ok=True)
+        folder = self.path / "checkpoints"
+        for path in (*checkpoint_folders(folder), folder / "unfinished"):
+            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
-def _decided_by(folder):
-    """A run's recipe and backend, as far as it came to write them down."""
+def _read_settings(folder):
+    """Returns the recipe and backend of a run, or {} if they are not written yet."""
     try:
         environment = json.loads((folder / "environment.json").read_text())
         recipe = json.loads((folder / "recipe.json").read_text())

@@ -6,14 +6,14 @@ import pytest
 
 import keras_spm
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.converters import register_config
-from keras_spm.converters import register_layouts
-from keras_spm.converters.validation import build_without_memory
-from keras_spm.converters.validation import check_arguments
-from keras_spm.converters.validation import check_backbone
-from keras_spm.converters.validation import check_size
-from keras_spm.weights import FormatError
-from keras_spm.weights import MismatchError
+from keras_spm.converters import register_config, register_layouts
+from keras_spm.converters.validation import (
+    build_without_memory,
+    check_arguments,
+    check_backbone,
+    check_size,
+)
+from keras_spm.weights import FormatError, MismatchError
 from keras_spm.weights.key_mapping import Layout
 from tests import golden
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 from PIL import Image
 
-# Not in the order of their ids, which have gaps.
+# Not sorted by id, and with gaps.
 CATEGORIES = [{"id": 7, "name": "heron"}, {"id": 2, "name": "boat"}, {"id": 4, "name": "buoy"}]
 SIZES = {11: (40, 60), 5: (50, 30), 9: (32, 32)}  # (height, width) by image id.
 
@@ -26,7 +26,7 @@ def annotation(annotation_id, image_id, box, **changes):
 
 
 def contents():
-    """Returns a file's contents, where the annotations of the images stand mixed."""
+    """Returns the contents of a file whose annotations are not sorted by image."""
     images = [
         {"id": image_id, "file_name": f"{image_id:06}.png", "height": height, "width": width}
         for image_id, (height, width) in SIZES.items()

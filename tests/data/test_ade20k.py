@@ -23,29 +23,29 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_zero_does_not_count_and_classes_start_at_one(folder):
+def test_zero_is_ignored_and_classes_start_at_one(folder):
     examples = Ade20k(folder, "training")
     assert len(examples) == 2 and len(set(examples.class_names)) == 150
     assert examples.class_names[0] == "wall" and examples.class_names[149] == "flag"
     for example, name in zip(examples, ("1", "2"), strict=True):
-        assert example.image == folder / f"images/training/{name}.jpg"
+        assert example["image"] == folder / f"images/training/{name}.jpg"
         stored = _stored(name).astype(int)
-        assert example.segmentation_map.dtype == "uint8"
+        assert example["segmentation_map"].dtype == "uint8"
         np.testing.assert_array_equal(
-            example.segmentation_map, np.where(stored > 0, stored - 1, 255)
+            example["segmentation_map"], np.where(stored > 0, stored - 1, 255)
         )
 
 
-def test_what_is_missing_or_no_class_is_named(folder):
+def test_missing_files_and_invalid_values_are_errors(folder):
     examples = Ade20k(folder, "training")
     values = np.array([0, 150, 151, 255], "uint8").repeat(216).reshape(24, 36)
     Image.fromarray(values).save(folder / "annotations/training/1.png")
-    with pytest.raises(ValueError, match=r"classes from 1 to 150, or 0 .* \[151 255\]"):
+    with pytest.raises(ValueError, match=r"values from 1 to 150, or 0 .* \[151 255\]"):
         examples[0]
     (folder / "annotations/training/1.png").unlink()
     with pytest.raises(FileNotFoundError, match="1 files are missing: .*1.png"):
         Ade20k(folder, "training")
     with pytest.raises(ValueError, match="Did you mean 'training'"):
         Ade20k(folder, "train")
-    with pytest.raises(FileNotFoundError, match="holds no folders of images"):
+    with pytest.raises(FileNotFoundError, match="contains no folders of images"):
         Ade20k(folder / "images", "training")

@@ -1,4 +1,4 @@
-"""Order, augmentation and mixing of what classifiers train on."""
+"""Order, augmentation and mixing of the training data of classifiers."""
 
 import copy
 import math
@@ -6,21 +6,21 @@ import math
 import keras
 import numpy as np
 import pytest
-from PIL import Image
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
-from keras_spm.data.classification_augmentation import ClassificationAugmentation
-from keras_spm.data.classification_augmentation import Mixing
-from keras_spm.data.classification_augmentation import random_crop
-from keras_spm.data.pipeline import EvaluationBatches
-from keras_spm.data.pipeline import repeated_batches
-from keras_spm.data.rand_augment import operations
-from keras_spm.data.rand_augment import rand_augmented
+from keras_spm.data.classification_augmentation import (
+    ClassificationAugmentation,
+    Mixing,
+    operations,
+    rand_augment,
+    random_crop,
+)
+from keras_spm.data.pipeline import EvaluationBatches, repeated_batches
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
 COUNT = 23
-MEAN, DEVIATION = (0.5, 0.4, 0.3), (0.2, 0.25, 0.1)
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.1)
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype="uint8")
 
 
@@ -29,20 +29,20 @@ def _numbered(example, generator):
 
 
 def _order(passes, shards=1, repeats=1, seed=0):
-    """The first passes' [(example, random number)], put together from all shards."""
-    places = {}
+    """[(example, random number)] of the first passes, merged from all shards."""
+    positions = {}
     for shard in range(shards):
         batches = iter(
             repeated_batches(range(COUNT), _numbered, list, 3, seed, repeats, None, shard, shards)
         )
-        for place in range(shard, passes * COUNT, shards * 3):
+        for position in range(shard, passes * COUNT, shards * 3):
             for offset, example in enumerate(next(batches)):
-                places[place + offset * shards] = example
-    return [places[place] for place in range(passes * COUNT)]
+                positions[position + offset * shards] = example
+    return [positions[position] for position in range(passes * COUNT)]
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 4])
-def test_every_example_once_an_epoch_whatever_the_shards(shards):
+def test_each_pass_has_every_example_once_for_any_number_of_shards(shards):
     order = _order(3, shards)
     passes = [[example for example, _ in order[start : start + COUNT]] for start in (0, 23, 46)]
     assert all(sorted(each) == list(range(COUNT)) for each in passes)
@@ -51,12 +51,12 @@ def test_every_example_once_an_epoch_whatever_the_shards(shards):
     assert order == _order(3) != _order(3, seed=1)
 
 
-def test_repeated_augmentation_takes_a_part_three_times():
+def test_repeated_augmentation_repeats_a_subset():
     order = _order(40, shards=2, repeats=3)
     seen = np.zeros(COUNT, int)
     for start in range(0, 40 * COUNT, COUNT):
         examples = [example for example, _ in order[start : start + COUNT]]
-        runs = [examples[place : place + 3] for place in range(0, COUNT, 3)]
+        runs = [examples[position : position + 3] for position in range(0, COUNT, 3)]
         assert all(len(set(run)) == 1 for run in runs)
         assert len({run[0] for run in runs}) == math.ceil(COUNT / 3)
         seen += np.bincount(examples, minlength=COUNT)
@@ -65,7 +65,7 @@ def test_repeated_augmentation_takes_a_part_three_times():
     assert seen.min() > 0 and seen.max() < 90
 
 
-def test_a_position_is_saved_and_restored():
+def test_position_is_saved_and_restored():
     def noisy(batch, generator):
         return batch, int(generator.integers(10**9))
 
@@ -80,10 +80,10 @@ def test_a_position_is_saved_and_restored():
     assert [next(other) for _ in range(10)] == expected
 
 
-def test_batches_are_mixed_differently_in_every_shard():
+def test_batches_are_mixed_differently_in_each_shard():
     def first(shard, seed):
         data = repeated_batches(
-            range(COUNT), _numbered, list, 2, seed, mixed=_numbered, shard=shard, shards=2
+            range(COUNT), _numbered, list, 2, seed, batch_transform=_numbered, shard=shard, shards=2
         )
         return next(iter(data))[1]
 
@@ -92,7 +92,7 @@ def test_batches_are_mixed_differently_in_every_shard():
         first(2, 0)
 
 
-def test_evaluation_reads_all_in_order():
+def test_evaluation_reads_all_examples_in_order():
     data = EvaluationBatches(range(COUNT), lambda example: -example, list, 5)
     for _ in range(2):
         batches = [data[index] for index in range(len(data))]
@@ -108,20 +108,20 @@ def test_crops_are_of_random_area_and_ratio():
     shares, ratios = sides.prod(-1) / 120000, sides[:, 0] / sides[:, 1]
     assert 0.079 < shares.min() < 0.09 and 0.97 < shares.max() <= 1
     assert 0.74 < ratios.min() < 0.76 and 1.31 < ratios.max() < 1.35
-    # Small crops always fit: there the area is uniform, and so is the ratio's logarithm.
+    # Small crops always fit: the area and the logarithm of the ratio are uniform.
     small = shares < 0.5
     assert abs(shares[small].mean() - 0.29) < 0.01
     assert abs(np.log(ratios[small]).mean()) < 0.02
-    # No crop of an allowed ratio has half of this.
+    # No crop with an allowed ratio has half of this area.
     assert random_crop(10, 200, generator, 0.5) == (93, 0, 106, 10)
     assert random_crop(200, 10, generator, 0.5) == (0, 93, 10, 106)
 
 
 def _augmentation(size=16, crop_scale=0.2, flip=0.0, magnitude=0.0, erasing=0.0):
-    return ClassificationAugmentation(size, crop_scale, flip, magnitude, erasing, MEAN, DEVIATION)
+    return ClassificationAugmentation(size, crop_scale, flip, magnitude, erasing, MEAN, STD)
 
 
-def test_a_crop_is_resized_bicubically_and_mirrored():
+def test_crops_are_resized_bicubically_and_flipped():
     for seed in range(5):
         generator = np.random.default_rng(seed)
         box = random_crop(40, 60, copy.deepcopy(generator), 0.2)
@@ -132,11 +132,11 @@ def test_a_crop_is_resized_bicubically_and_mirrored():
         np.testing.assert_array_equal(mirrored, found[:, ::-1])
 
 
-def test_large_files_are_decoded_smaller(tmp_path):
+def test_large_files_are_decoded_at_lower_resolution(tmp_path):
     smooth = Image.fromarray(PIXELS[:4, :6]).resize((1200, 800), Image.Resampling.BICUBIC)
     turned = smooth.transpose(Image.Transpose.ROTATE_90)
     exif = Image.Exif()
-    exif[0x0112] = 6  # To be turned back by the viewer.
+    exif[0x0112] = 6  # Rotated by 90 degrees.
     smooth.save(tmp_path / "plain.jpg", quality=95)
     turned.save(tmp_path / "turned.jpg", quality=95, exif=exif)
     for seed in range(5):
@@ -148,7 +148,7 @@ def test_large_files_are_decoded_smaller(tmp_path):
             assert np.abs(found - expected).mean() < 3, name
 
 
-def test_a_rectangle_is_erased_by_noise():
+def test_random_erasing_fills_a_rectangle_with_noise():
     image = np.full((40, 60, 3), 255, "uint8")
     shares, noise = [], []
     for seed in range(300):
@@ -162,7 +162,7 @@ def test_a_rectangle_is_erased_by_noise():
     # Uniform from 0.02 to 1/3.
     assert abs(np.mean(shares) - (0.02 + 1 / 3) / 2) < 4 * 0.09 / math.sqrt(300)
     noise = np.concatenate(noise)
-    expected = np.random.default_rng(0).normal(MEAN, DEVIATION, (200000, 3)) * 255
+    expected = np.random.default_rng(0).normal(MEAN, STD, (200000, 3)) * 255
     expected = expected.round().clip(0, 255)
     np.testing.assert_allclose(noise.mean(0), expected.mean(0), rtol=0, atol=0.8)
     np.testing.assert_allclose(noise.std(0), expected.std(0), rtol=0, atol=0.8)
@@ -175,7 +175,7 @@ def _operated(name, strength, sign=1, pixels=PIXELS):
     return np.asarray(image).astype(int)
 
 
-def test_operations_on_levels():
+def test_randaugment_operations_on_colors():
     levels = PIXELS.astype(int)
     np.testing.assert_array_equal(_operated("invert", 0.3), 255 - levels)
     inverted = np.where(levels < 256 - 230, levels, 255 - levels)
@@ -187,7 +187,7 @@ def test_operations_on_levels():
     np.testing.assert_array_equal(_operated("posterize", 1.0), 0 * levels)
     two_bits = ImageOps.posterize(Image.fromarray(PIXELS), 2)
     np.testing.assert_array_equal(_operated("posterize", 0.5), two_bits)
-    for name in operations():  # Each takes the strongest.
+    for name in operations():  # All accept the highest strength.
         assert _operated(name, 1.0).shape == (40, 60, 3)
     for sign in (1, -1):
         factor = max(0.1, 1 + 0.81 * sign)
@@ -205,30 +205,30 @@ def test_operations_on_levels():
         assert stretched.min() == 0 and stretched.max() == 255
 
 
-def test_operations_on_places():
-    """A dot's place tells how the image moved; what comes in has the color of the fill."""
+def test_randaugment_operations_on_geometry():
+    """The position of a dot shows the transform; pixels from outside have the fill color."""
     dot = np.full((41, 41, 3), 100, "uint8")
     dot[10, 30] = 255
 
-    def place(name, strength, sign):
+    def position(name, strength, sign):
         moved = _operated(name, strength, sign, dot)
         return np.unravel_index(moved[..., 0].argmax(), (41, 41)), (moved == (9, 8, 7)).all(-1)
 
     shift = 4 / (0.45 * 41)
-    assert place("translate_x", shift, 1)[0] == (10, 26)
-    found, filled = place("translate_y", shift, -1)
+    assert position("translate_x", shift, 1)[0] == (10, 26)
+    found, filled = position("translate_y", shift, -1)
     assert found == (14, 30) and filled[:4].all() and not filled[5:].any()
-    # A source column is the column + 0.3 strength row; rows stay.
-    assert place("shear_x", 1.0, 1)[0] == (10, 27)
-    assert place("shear_y", 3 / (0.3 * 30.5), -1)[0] == (13, 30)
-    (row, column), filled = place("rotate", 1.0, 1)
-    # By 30 degrees against the clock about the middle, (20, 20).
+    # Source column = column + 0.3 * strength * row; rows are unchanged.
+    assert position("shear_x", 1.0, 1)[0] == (10, 27)
+    assert position("shear_y", 3 / (0.3 * 30.5), -1)[0] == (13, 30)
+    (row, column), filled = position("rotate", 1.0, 1)
+    # By 30 degrees counterclockwise around the center, (20, 20).
     assert abs(column - 20 - (10 * math.cos(math.pi / 6) - 10 * 0.5)) <= 1
     assert abs(20 - row - (10 * 0.5 + 10 * math.cos(math.pi / 6))) <= 1
     assert filled[0, 0] and filled[-1, -1]
 
 
-def test_operations_are_drawn_alike_and_half_take_place(monkeypatch):
+def test_randaugment_draws_uniformly_and_applies_half(monkeypatch):
     drawn = []
 
     def recorded(name):
@@ -241,15 +241,15 @@ def test_operations_are_drawn_alike_and_half_take_place(monkeypatch):
     names = list(operations())
     assert len(names) == 15
     table = {name: recorded(name) for name in names}
-    monkeypatch.setattr("keras_spm.data.rand_augment.operations", lambda: table)
+    monkeypatch.setattr("keras_spm.data.classification_augmentation.operations", lambda: table)
     generator = np.random.default_rng(0)
     for _ in range(6000):
-        rand_augmented(None, generator, 9.0, (0, 0, 0))
+        rand_augment(None, generator, 9.0, (0, 0, 0))
     assert abs(len(drawn) - 6000) < 4 * math.sqrt(12000 / 4)
     counts = np.array([sum(name == each for each, *_ in drawn) for name in names])
     assert np.abs(counts - 400).max() < 5 * math.sqrt(400)
     strengths = np.array([strength for _, strength, _ in drawn])
-    # Normal with mean 0.9 and deviation 0.05, cut at two deviations above.
+    # Normal with mean 0.9 and standard deviation 0.05, clipped two deviations above.
     assert strengths.max() == 1 and abs((strengths == 1).mean() - 0.0228) < 0.008
     assert abs(np.median(strengths) - 0.9) < 0.004
     assert abs(np.mean([sign for *_, sign in drawn])) < 0.05
@@ -261,7 +261,7 @@ def _batch(count=6, size=16):
     return images, np.eye(count, dtype="float32")
 
 
-def test_mixup_is_what_keras_makes_of_the_same_weight():
+def test_mixup_equals_keras_for_the_same_weight():
     images, labels = _batch()
     layer = keras.layers.MixUp(0.8)
     weights = []
@@ -284,7 +284,7 @@ def test_mixup_is_what_keras_makes_of_the_same_weight():
     assert abs(np.var(weights) - 1 / 10.4) < 0.012
 
 
-def test_cutmix_replaces_a_box_and_as_much_of_the_label():
+def test_cutmix_replaces_a_box_and_the_same_fraction_of_the_label():
     images, labels = _batch()
     areas = []
     for seed in range(400):
@@ -296,12 +296,12 @@ def test_cutmix_replaces_a_box_and_as_much_of_the_label():
         expected = weight * labels + (1 - weight) * labels[::-1]
         np.testing.assert_allclose(mixed_labels, expected, rtol=0, atol=1e-6)
         areas.append(replaced.mean())
-    # A box with sides s about a random point has s - s² / 4 of each inside, when s² is uniform.
+    # A box of side s around a random point has s - s² / 4 of each side inside; s² is uniform.
     shares = np.sqrt(np.random.default_rng(0).random(100000))
     assert abs(np.mean(areas) - np.mean((shares - shares**2 / 4) ** 2)) < 0.06
 
 
-def test_a_batch_is_mixed_in_one_of_both_ways():
+def test_a_batch_uses_either_mixup_or_cutmix():
     images, labels = _batch()
     ways = []
     for seed in range(200):

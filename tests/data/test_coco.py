@@ -1,4 +1,4 @@
-"""COCO files as pycocotools reads them, and those that break rules."""
+"""COCO files: comparison with pycocotools, and invalid annotations."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ def _with(folder, *annotations):
     return _written(folder, lambda contents: contents["annotations"].extend(annotations))
 
 
-def test_what_pycocotools_reads(tmp_path):
+def test_equals_pycocotools(tmp_path):
     from pycocotools.coco import COCO
 
     files = _written(tmp_path)
@@ -33,66 +33,66 @@ def test_what_pycocotools_reads(tmp_path):
     categories = theirs.loadCats(sorted(theirs.getCatIds()))
     assert examples.class_names == [category["name"] for category in categories]
     assert examples.category_ids == [category["id"] for category in categories] == [2, 4, 7]
-    assert [example.image_id for example in examples] == theirs.getImgIds() == [11, 5, 9]
+    assert [example["image_id"] for example in examples] == theirs.getImgIds() == [11, 5, 9]
     for example in examples:
-        assert example.image == tmp_path / theirs.imgs[example.image_id]["file_name"]
-        annotations = theirs.loadAnns(theirs.getAnnIds(imgIds=[example.image_id]))
+        assert example["image"] == tmp_path / theirs.imgs[example["image_id"]]["file_name"]
+        annotations = theirs.loadAnns(theirs.getAnnIds(imgIds=[example["image_id"]]))
         boxes = np.array([each["bbox"] for each in annotations], "float64").reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        np.testing.assert_array_equal(example.boxes, boxes)
-        ids = [examples.category_ids[label] for label in example.labels]
+        np.testing.assert_array_equal(example["boxes"], boxes)
+        ids = [examples.category_ids[label] for label in example["labels"]]
         assert ids == [each["category_id"] for each in annotations]
-        assert example.crowd.tolist() == [bool(each["iscrowd"]) for each in annotations]
-        assert example.areas.tolist() == [each["area"] for each in annotations]
+        assert example["crowd"].tolist() == [bool(each["iscrowd"]) for each in annotations]
+        assert example["areas"].tolist() == [each["area"] for each in annotations]
 
 
-def test_arrays_have_their_types_with_and_without_objects(tmp_path):
+def test_shapes_and_dtypes_with_and_without_objects(tmp_path):
     for example in CocoDetection(*_written(tmp_path)):
-        count = len(example.labels)
-        assert count == {11: 2, 5: 2, 9: 0}[example.image_id]
-        assert example.boxes.shape == (count, 4) and example.boxes.dtype == "float64"
-        assert example.labels.dtype == "int64" and example.areas.dtype == "float64"
-        assert example.crowd.shape == (count,) and example.crowd.dtype == "bool"
+        count = len(example["labels"])
+        assert count == {11: 2, 5: 2, 9: 0}[example["image_id"]]
+        assert example["boxes"].shape == (count, 4) and example["boxes"].dtype == "float64"
+        assert example["labels"].dtype == "int64" and example["areas"].dtype == "float64"
+        assert example["crowd"].shape == (count,) and example["crowd"].dtype == "bool"
 
 
 def test_a_file_without_objects(tmp_path):
     examples = CocoDetection(*_written(tmp_path, lambda contents: contents["annotations"].clear()))
-    assert [example.boxes.shape for example in examples] == [(0, 4)] * 3
+    assert [example["boxes"].shape for example in examples] == [(0, 4)] * 3
 
 
-def test_any_order_again_and_in_another_process(tmp_path):
+def test_random_access_copies_and_pickling(tmp_path):
     examples = CocoDetection(*_written(tmp_path))
-    examples[0].boxes[:] = 0  # Whoever changes an example does not change the data set.
-    assert examples[0].boxes[1].tolist() == [12.34, 5.67, 12.34 + 8.9, 5.67 + 10.11]
+    examples[0]["boxes"][:] = 0  # Examples are copies.
+    assert examples[0]["boxes"][1].tolist() == [12.34, 5.67, 12.34 + 8.9, 5.67 + 10.11]
     copied = pickle.loads(pickle.dumps(examples))
-    for ours, theirs in zip(copied[1], examples[1], strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for name, values in examples[1].items():
+        np.testing.assert_array_equal(copied[1][name], values)
     with pytest.raises(IndexError):
         examples[3]
 
 
-def test_what_may_be_left_out(tmp_path):
+def test_optional_fields(tmp_path):
     bare = {"id": "a", "image_id": 9, "category_id": 4, "bbox": [1, 2, 3, 4]}
     polygons = coco_files.annotation(1, 9, (1, 2, 3, 4), segmentation=[])
     nothing = coco_files.annotation(2, 9, (1, 2, 3, 4), segmentation=None)
     example = CocoDetection(*_with(tmp_path, bare, polygons, nothing))[2]
-    assert example.boxes.tolist() == [[1, 2, 4, 6]] * 3
-    assert example.crowd.tolist() == [False] * 3
-    assert example.areas.tolist() == [12, 0.7 * 3 * 4, 0.7 * 3 * 4]
-    assert example.labels.tolist() == [1, 0, 0]
+    assert example["boxes"].tolist() == [[1, 2, 4, 6]] * 3
+    assert example["crowd"].tolist() == [False] * 3
+    assert example["areas"].tolist() == [12, 0.7 * 3 * 4, 0.7 * 3 * 4]
+    assert example["labels"].tolist() == [1, 0, 0]
 
 
-def test_a_box_that_passes_the_edge_is_cut(tmp_path):
+def test_boxes_are_clipped_to_the_image(tmp_path):
     boxes = [(-5, 3, 10, 4), (28, -1, 9, 50), (-9, -9, 99, 99)]
-    added = [coco_files.annotation(place, 9, box, area=7) for place, box in enumerate(boxes)]
+    added = [coco_files.annotation(index, 9, box, area=7) for index, box in enumerate(boxes)]
     example = CocoDetection(*_with(tmp_path, *added))[2]
-    assert example.boxes.tolist() == [[0, 3, 5, 7], [28, 0, 32, 32], [0, 0, 32, 32]]
-    assert example.areas.tolist() == [7, 7, 7]
+    assert example["boxes"].tolist() == [[0, 3, 5, 7], [28, 0, 32, 32], [0, 0, 32, 32]]
+    assert example["areas"].tolist() == [7, 7, 7]
 
 
 BOX = (1, 2, 3, 4)
-HUGE = 10**400  # JSON has ints beyond the floats.
-BROKEN = {
+HUGE = 10**400  # JSON ints may be too large for a float.
+INVALID = {
     "unknown image": [{"image_id": 10}, {"image_id": None}, {"image_id": [5]}],
     "unknown category": [{"category_id": 3}, {"category_id": "boat"}, {"category_id": {}}],
     "malformed bbox": [{"bbox": None}, {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, "4"]}],
@@ -118,40 +118,40 @@ BROKEN = {
         {"segmentation": {"size": [32, 32], "counts": [24, 999]}},
         {"segmentation": {"counts": [1024]}},
     ],
-    "polygon of fewer than three points": [{"segmentation": [[1, 2, 3, 4]]}],
+    "polygon with fewer than three points": [{"segmentation": [[1, 2, 3, 4]]}],
     "polygon with an odd number of coordinates": [{"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}],
 }
 
 
-@pytest.mark.parametrize("rule", BROKEN)
-def test_what_breaks_a_rule_is_counted_and_named(tmp_path, rule):
-    broken = [
-        {**coco_files.annotation(f"bad{place}", 9, BOX), **changes}
-        for place, changes in enumerate(BROKEN[rule])
+@pytest.mark.parametrize("reason", INVALID)
+def test_invalid_annotations_are_reported_or_dropped(tmp_path, reason):
+    bad = [
+        {**coco_files.annotation(f"bad{index}", 9, BOX), **changes}
+        for index, changes in enumerate(INVALID[reason])
     ]
     good = coco_files.annotation("good", 9, BOX)
-    files = _with(tmp_path, *broken, good)
-    with pytest.raises(ValueError, match=rf"{len(broken)} × {rule} \(bad0.*invalid=\"drop\""):
+    files = _with(tmp_path, *bad, good)
+    with pytest.raises(ValueError, match=rf"{len(bad)} × {reason} \(bad0.*invalid=\"drop\""):
         CocoDetection(*files)
     examples = CocoDetection(*files, invalid="drop")
-    assert examples.invalid_annotations == {rule: [each["id"] for each in broken]}
-    assert [len(example.boxes) for example in examples] == [2, 2, 1]
+    assert examples.invalid_annotations == {reason: [each["id"] for each in bad]}
+    assert [len(example["boxes"]) for example in examples] == [2, 2, 1]
 
 
-def test_many_problems_are_one_error(tmp_path):
+def test_all_reasons_are_in_one_error(tmp_path):
     again = [coco_files.annotation(100, 9, BOX)] * 7
     files = _with(tmp_path, *again, coco_files.annotation(1, 9, BOX, area=0))
     (tmp_path / "000005.png").unlink()
     with pytest.raises(ValueError) as raised:
         CocoDetection(*files)
-    assert "7 × id that came before (100, 100, 100, 100, 100, …)" in str(raised.value)
+    assert "7 × duplicate id (100, 100, 100, 100, 100, …)" in str(raised.value)
     assert "1 × area that is not positive (1)" in str(raised.value)
     assert "1 × missing image file (5)" in str(raised.value)
     examples = CocoDetection(*files, invalid="drop")
-    assert [example.image_id for example in examples] == [11, 9]
-    assert [len(example.boxes) for example in examples] == [2, 0]
+    assert [example["image_id"] for example in examples] == [11, 9]
+    assert [len(example["boxes"]) for example in examples] == [2, 0]
     assert set(examples.invalid_annotations) == {
-        *("id that came before", "area that is not positive", "missing image file"),
+        *("duplicate id", "area that is not positive", "missing image file")
     }
 
 
@@ -166,27 +166,29 @@ def test_a_folder_without_images(tmp_path):
         CocoDetection(annotations, tmp_path / "elsewhere")
 
 
-def test_an_image_of_another_size_is_refused_when_read(tmp_path):
+def test_size_of_the_image_is_checked_when_read(tmp_path):
     examples = CocoDetection(*_written(tmp_path))
     Image.new("RGB", (40, 60)).save(tmp_path / "000011.png")
-    with pytest.raises(ValueError, match="000011.png is 40 wide and 60 high .* says 60 and 40"):
+    with pytest.raises(ValueError, match="000011.png has width 40 and height 60 .* lists width 60"):
         examples[0]
     (tmp_path / "000005.png").write_text("no picture")
     with pytest.raises(ValueError, match="000005.png cannot be read"):
         examples[1]
-    assert len(examples[2].boxes) == 0
+    assert len(examples[2]["boxes"]) == 0
 
 
-def test_sizes_are_of_the_image_as_it_is_viewed(tmp_path):
+def test_sizes_are_after_exif_orientation(tmp_path):
     turned = Image.Exif()
-    turned[0x0112] = 6  # The camera was held upright.
+    turned[0x0112] = 6  # Rotated by 90 degrees.
     files = coco_files.write(tmp_path, coco_files.contents(), {"exif": turned})
-    with pytest.raises(ValueError, match="40 wide and 60 high as it is viewed"):
+    with pytest.raises(ValueError, match="width 40 and height 60 after Exif orientation"):
         CocoDetection(*files)[0]
     contents = coco_files.contents()
     contents["images"][0].update(height=60, width=40)
     contents["annotations"] = []
-    assert len(CocoDetection(*coco_files.write(tmp_path, contents, {"exif": turned}))[0].boxes) == 0
+    assert (
+        len(CocoDetection(*coco_files.write(tmp_path, contents, {"exif": turned}))[0]["boxes"]) == 0
+    )
 
 
 def _without(name):
@@ -200,36 +202,36 @@ def _changed(name, field, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_without("images"), "`images` must be a list, but is None"),
+        (_without("images"), "`images` must be a list. Received: None"),
         (_without("annotations"), "`annotations` must be a list"),
         (_without("categories"), "`categories` must be a list"),
         (lambda contents: contents["images"].insert(1, "x"), r"`images\[1\]` must be an object"),
-        (_changed("images", "id", 1.5), r"`images\[1\].id` must be int or str, but is 1.5"),
-        (_changed("images", "id", 11), "`id` in `images` must be unique, but is 11"),
+        (_changed("images", "id", 1.5), r"`images\[1\].id` must be int or str. Received: 1.5"),
+        (_changed("images", "id", 11), "`id` in `images` must be unique. Received: 11"),
         (_changed("images", "file_name", None), r"`images\[1\].file_name` must be str"),
-        (_changed("images", "width", "30"), r"`images\[1\].width` must be int, but is '30'"),
-        (_changed("images", "height", 0), r"`images\[1\].height` must be positive, but is 0"),
+        (_changed("images", "width", "30"), r"`images\[1\].width` must be int. Received: '30'"),
+        (_changed("images", "height", 0), r"`images\[1\].height` must be positive. Received: 0"),
         (_changed("categories", "id", "2"), r"`categories\[1\].id` must be int"),
-        (_changed("categories", "id", 7), "`id` in `categories` must be unique, but is 7"),
+        (_changed("categories", "id", 7), "`id` in `categories` must be unique. Received: 7"),
         (_changed("categories", "name", ["x" * 99]), r"`categories\[1\].name` must be str.*…"),
         (_changed("annotations", "id", None), r"`annotations\[1\].id` must be int or str"),
     ],
 )
-def test_what_is_no_coco_file_is_named(tmp_path, change, message):
+def test_malformed_files_are_errors(tmp_path, change, message):
     files = _written(tmp_path, change)
     for invalid in ("raise", "drop"):
-        with pytest.raises(ValueError, match=rf"annotations.json is no COCO file: {message}"):
+        with pytest.raises(ValueError, match=rf"annotations.json is not a COCO file: {message}"):
             CocoDetection(*files, invalid=invalid)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1", "\xff", "[" * 200_000, "1" * 5000])
-def test_what_is_no_json_is_refused(tmp_path, text):
+def test_invalid_json_is_an_error(tmp_path, text):
     (tmp_path / "file.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(ValueError, match="file.json is no COCO file: it is no JSON"):
+    with pytest.raises(ValueError, match="file.json is not a COCO file: invalid JSON"):
         CocoDetection(tmp_path / "file.json", tmp_path)
 
 
-def test_json_of_another_kind_is_refused(tmp_path):
+def test_other_json_is_an_error(tmp_path):
     (tmp_path / "file.json").write_text(json.dumps([1, 2]))
     with pytest.raises(ValueError, match="its contents must be an object"):
         CocoDetection(tmp_path / "file.json", tmp_path)

@@ -1,4 +1,4 @@
-"""The embedded data set and the pipeline."""
+"""Digits in memory, and their pipeline."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from keras_spm.data.pipeline import training_batches
 from keras_spm.data.transforms import random_affine
 
 
-def test_digits_are_split_without_overlap():
+def test_digits_are_split_in_stratified_parts():
     splits = load_dataset("digits")
     counts = [len(split.labels) for split in (splits.train, splits.validation, splits.test)]
     assert sum(counts) == 1797
@@ -21,19 +21,19 @@ def test_digits_are_split_without_overlap():
     images = np.concatenate([split.images for split in splits[:3]])
     labels = np.concatenate([split.labels for split in splits[:3]])
     assert sorted(labels) == sorted(scans().target)
-    # The middle of each 4x4 block of an enlarged scan is near the scan's own pixel.
+    # The mean of a resized scan is near the mean of the scan.
     levels = np.sort(scans().images.sum((1, 2)))
     assert np.abs(np.sort(images[..., 0].mean((1, 2)) * 64 * 16 / 255) - levels).max() < 12
     again = load_dataset("digits")
     assert (again.test.images == splits.test.images).all()
 
 
-def test_unknown_data_set_names_the_nearest():
+def test_unknown_data_set_suggests_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'digits'"):
         load_dataset("digit")
 
 
-def test_every_example_once_an_epoch_and_the_same_again():
+def test_epochs_have_every_example_once_and_are_reproducible():
     examples = load_dataset("digits").validation
     numbered = examples._replace(labels=np.arange(len(examples.labels)))
 
@@ -61,14 +61,14 @@ def test_every_example_once_an_epoch_and_the_same_again():
 
 
 @pytest.mark.parametrize("batch_size", [0, 181])
-def test_a_batch_must_fit_the_data(batch_size):
+def test_batch_size_is_checked(batch_size):
     with pytest.raises(ValueError, match=f"batch_size={batch_size}"):
         training_batches(load_dataset("digits").validation, batch_size, 1, 0, 0, 0, 0)
 
 
-def test_random_affine_moves_as_it_says():
+def test_random_affine_against_known_positions():
     image = np.zeros((33, 33, 3), "uint8")
-    image[16, 20] = 255  # Four right of the center.
+    image[16, 20] = 255  # Four pixels right of the center.
 
     class Fixed:
         def __init__(self, angle, zoom, shift):

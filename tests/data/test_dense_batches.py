@@ -1,4 +1,4 @@
-"""Batching and augmentation of annotated images."""
+"""Batching and augmentation for dense tasks."""
 
 import types
 
@@ -8,12 +8,9 @@ import pytest
 from PIL import Image
 
 from keras_spm.callbacks import SegmentationEvaluation
-from keras_spm.data import DetectionBatching
-from keras_spm.data import DigitScenes
-from keras_spm.data import ImageBatching
-from keras_spm.data import SegmentationAugmentation
+from keras_spm.data import DetectionBatching, DigitScenes, ImageBatching, SegmentationAugmentation
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.data.transforms import mirrored
+from keras_spm.data.transforms import horizontal_flip
 
 
 @pytest.fixture(scope="module")
@@ -29,36 +26,36 @@ def _bounds(mask):
 # Batching
 
 
-def test_a_batch_keeps_ratios_and_remembers_sizes():
+def test_batches_keep_aspect_ratios_and_return_sizes():
     images = [np.full((*size, 3), 9, "uint8") for size in ((40, 100), (50, 20))]
     batch, geometries = ImageBatching(32, 64)(images)
-    # The first is limited by its longer side, the second reaches both limits' first.
+    # Both are limited by their longer side.
     assert [each.resized for each in geometries] == [(26, 64), (64, 26)]
     assert batch.shape == (2, 64, 64, 3)
     assert (batch[0, :26] == 9).all() and (batch[0, 26:] == [124, 116, 104]).all()
     _, (geometry, _) = ImageBatching(32, 64, resize_to_divisor=True)(images)
     assert geometry.resized == (32, 64) and geometry.scale == (0.8, 0.64)
-    # From the longer side on, the divisor makes all batches of one size.
+    # A divisor of at least the longer side gives all batches one size.
     assert {ImageBatching(32, 64, size_divisor=64)([each])[0].shape for each in images} == {
         (1, 64, 64, 3)
     }
 
 
-def test_targets_follow_their_images(scene):
-    """Boxes of the enlarged masks are the enlarged boxes."""
-    half = types.SimpleNamespace(
-        **{name: getattr(scene, name)[:1] for name in ("boxes", "labels", "crowd", "areas")},
-        image=scene.image,
-    )
+def test_targets_are_scaled_with_their_images(scene):
+    """The boxes of resized masks are the resized boxes."""
+    fields = ("boxes", "labels", "crowd", "areas", "masks")
+    half = {**scene, **{name: scene[name][:1] for name in fields}}
     batching = DetectionBatching(ImageBatching(192), max_objects=7, bounding_box_format="xywh")
     images, targets = batching([scene, half])
-    count = len(scene.labels)
+    count = len(scene["labels"])
     assert images.shape == (2, 192, 192, 3) and targets["boxes"].shape == (2, 7, 4)
     assert targets["labels"].tolist() == [
-        [*scene.labels, *[-1] * (7 - count)],
-        [scene.labels[0], *[-1] * 6],
+        [*scene["labels"], *[-1] * (7 - count)],
+        [scene["labels"][0], *[-1] * 6],
     ]
-    for box, mask, area in zip(targets["boxes"][0], scene.masks, targets["areas"][0], strict=False):
+    for box, mask, area in zip(
+        targets["boxes"][0], scene["masks"], targets["areas"][0], strict=False
+    ):
         left, top, right, bottom = _bounds(mask.repeat(2, 0).repeat(2, 1))
         assert box.tolist() == [left, top, right - left, bottom - top]
         assert area == mask.sum()
@@ -68,14 +65,14 @@ def test_targets_follow_their_images(scene):
         DetectionBatching(ImageBatching(), max_objects=1)([scene])
 
 
-def test_mirrored_boxes_are_those_of_the_mirrored_image(scene):
-    image, boxes = mirrored(scene.image, scene.boxes)
-    assert (image == scene.image[:, ::-1]).all()
-    expected = [_bounds(mask[:, ::-1]) for mask in scene.masks]
-    assert boxes.tolist() == expected
+def test_flipped_boxes_are_those_of_the_flipped_masks(scene):
+    flipped = horizontal_flip(scene)
+    assert (flipped["image"] == scene["image"][:, ::-1]).all()
+    expected = [_bounds(mask[:, ::-1]) for mask in scene["masks"]]
+    assert flipped["boxes"].tolist() == expected
 
 
-def test_repeated_batches_are_decided_by_the_seed():
+def test_repeated_batches_depend_on_the_seed():
     def take(seed):
         batches = repeated_batches(range(5), lambda each, generator: each, list, 2, seed)
         iterator = iter(batches)
@@ -93,76 +90,73 @@ def test_repeated_batches_are_decided_by_the_seed():
 # Augmentation
 
 
-def _augmentation(**arguments):
+def _augmented(example, seed=0, **arguments):
+    """(image, segmentation map) of an example, by default unchanged."""
     plain = {"scale": (96, 96), "ratio_range": (1, 1), "flip": 0, "color_jitter": False}
-    return SegmentationAugmentation(**{"crop_size": 96, **plain, **arguments})
+    augmentation = SegmentationAugmentation(**{"crop_size": 96, **plain, **arguments})
+    result = augmentation(example, np.random.default_rng(seed))
+    return result["image"], result["segmentation_map"]
 
 
-def test_nothing_asked_for_changes_nothing(scene):
-    image, segmentation_map = _augmentation()(scene, np.random.default_rng(0))
-    assert (image == scene.image).all() and (segmentation_map == scene.segmentation_map).all()
+def test_augmentation_can_be_disabled(scene):
+    image, segmentation_map = _augmented(scene)
+    assert (image == scene["image"]).all() and (segmentation_map == scene["segmentation_map"]).all()
 
 
-def test_what_a_crop_lacks_does_not_count(scene):
-    image, segmentation_map = _augmentation(crop_size=128)(scene, np.random.default_rng(0))
-    assert (image[:96, :96] == scene.image).all() and not image[96:].any()
-    assert (segmentation_map[:96, :96] == scene.segmentation_map).all() and (
+def test_padding_is_ignored(scene):
+    image, segmentation_map = _augmented(scene, crop_size=128)
+    assert (image[:96, :96] == scene["image"]).all() and not image[96:].any()
+    assert (segmentation_map[:96, :96] == scene["segmentation_map"]).all() and (
         segmentation_map[:, 96:] == 255
     ).all()
 
 
-def test_image_and_class_map_move_together(scene):
-    """A picture of the segmentation map goes the way of the segmentation map itself."""
-    picture = types.SimpleNamespace(
-        image=np.repeat(scene.segmentation_map[..., None], 3, axis=2),
-        segmentation_map=scene.segmentation_map,
-    )
+def test_image_and_segmentation_map_are_transformed_alike(scene):
+    """An image of the segmentation map stays equal to the segmentation map."""
+    segmentation_map = scene["segmentation_map"]
+    picture = {
+        "image": np.repeat(segmentation_map[..., None], 3, axis=2),
+        "segmentation_map": segmentation_map,
+    }
     for seed in range(10):
-        image, segmentation_map = _augmentation(crop_size=40, flip=0.5)(
-            picture, np.random.default_rng(seed)
-        )
+        image, segmentation_map = _augmented(picture, seed, crop_size=40, flip=0.5)
         assert (image[..., 0] == segmentation_map).all()
-    doubled = _augmentation(scales=(2, 2), crop_size=192)(scene, np.random.default_rng(0))
-    expected = Image.fromarray(scene.image).resize((192, 192), Image.Resampling.BILINEAR)
+    doubled = _augmented(scene, ratio_range=(2, 2), crop_size=192)
+    expected = Image.fromarray(scene["image"]).resize((192, 192), Image.Resampling.BILINEAR)
     assert (doubled[0] == np.asarray(expected)).all()
-    assert (doubled[1] == scene.segmentation_map.repeat(2, 0).repeat(2, 1)).all()
-    flipped = _augmentation(flip=1)(scene, np.random.default_rng(0))
-    assert (flipped[0] == scene.image[:, ::-1]).all()
+    assert (doubled[1] == scene["segmentation_map"].repeat(2, 0).repeat(2, 1)).all()
+    flipped = _augmented(scene, flip=1)
+    assert (flipped[0] == scene["image"][:, ::-1]).all()
 
 
-def test_a_crop_of_many_classes_is_preferred():
-    """Of crops of one class, which are three quarters, ten in a row are rare."""
+def test_crops_with_several_classes_are_preferred():
+    """75 % of the crops have one class; ten of those in a row are rare."""
     segmentation_map = np.zeros((96, 96), "uint8")
     segmentation_map[40:56] = np.arange(96) % 2 + 1
-    example = types.SimpleNamespace(
-        image=np.zeros((96, 96, 3), "uint8"), segmentation_map=segmentation_map
-    )
+    example = {"image": np.zeros((96, 96, 3), "uint8"), "segmentation_map": segmentation_map}
     shares = []
     for seed in range(40):
-        _, crop = _augmentation(crop_size=24)(example, np.random.default_rng(seed))
+        _, crop = _augmented(example, seed, crop_size=24)
         shares.append(np.bincount(crop.ravel()).max() / crop.size)
     assert np.mean(np.array(shares) <= 0.75) > 0.8
 
 
-def test_colors_change_and_classes_do_not(scene):
-    image, segmentation_map = _augmentation(color_jitter=True)(scene, np.random.default_rng(1))
-    assert (image != scene.image).any() and image.dtype == np.uint8
-    assert (segmentation_map == scene.segmentation_map).all()
+def test_color_jitter_changes_only_the_image(scene):
+    image, segmentation_map = _augmented(scene, 1, color_jitter=True)
+    assert (image != scene["image"]).any() and image.dtype == np.uint8
+    assert (segmentation_map == scene["segmentation_map"]).all()
 
 
 # Evaluation
 
 
-def test_segmentations_are_measured_at_their_own_sizes(scene):
+def test_segmentation_evaluation_at_original_sizes(scene):
     generator = np.random.default_rng(0)
     sizes = [(30, 40), (25, 25), (61, 12)]
     truth = [generator.integers(0, 3, size).astype("uint8") for size in sizes]
     truth[0][:5] = 255
     found = [np.where(generator.random(each.shape) < 0.7, each % 3, 1) for each in truth]
-    examples = [
-        types.SimpleNamespace(image=number, segmentation_map=each)
-        for number, each in enumerate(truth)
-    ]
+    examples = [{"image": number, "segmentation_map": each} for number, each in enumerate(truth)]
     model = types.SimpleNamespace(
         num_classes=3,
         ignore_class=255,

@@ -1,4 +1,4 @@
-"""Preprocessing as the networks' own code does it, on photographs and on awkward files."""
+"""Preprocessing: comparison with transformers, and unusual files."""
 
 import pathlib
 
@@ -9,8 +9,7 @@ from PIL import Image
 
 import keras_spm
 from keras_spm.data import ImagePreprocessing
-from keras_spm.layers.image_normalization import IMAGENET_MEAN
-from keras_spm.layers.image_normalization import IMAGENET_STD
+from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from tests.helpers import random_array
 
 # Nothing here depends on the backend but for the test of tf.data.
@@ -33,8 +32,8 @@ PHOTOGRAPHS = sorted(pathlib.Path(sklearn.datasets.__file__).parent.glob("images
             {"resample": 3, "size": {"height": 192, "width": 320}},
             ImagePreprocessing((192, 320)),
         ),
-        # An odd rest is halved to the lower side by transformers, to the even one by
-        # torchvision and by us; with these sizes the photographs' rests are even.
+        # Transformers rounds half a pixel down, torchvision and this package to the even
+        # side; with these sizes there is no half pixel.
         (
             "Bit",
             {"size": {"shortest_edge": 257}, "crop_size": {"height": 225, "width": 225}},
@@ -42,7 +41,7 @@ PHOTOGRAPHS = sorted(pathlib.Path(sklearn.datasets.__file__).parent.glob("images
         ),
     ],
 )
-def test_what_transformers_makes_of_a_photograph(file, processor, settings, preprocessing):
+def test_equals_transformers(file, processor, settings, preprocessing):
     import transformers
 
     statistics = {"image_mean": IMAGENET_MEAN, "image_std": IMAGENET_STD}
@@ -50,14 +49,14 @@ def test_what_transformers_makes_of_a_photograph(file, processor, settings, prep
     reference = theirs(Image.open(file), return_tensors="np")["pixel_values"][0]
     normalization = keras_spm.layers.ImageNormalization()
     ours = normalization(preprocessing(file)[None])[0]
-    # In standard deviations; the same pixels, so only rounding in the normalization is left.
+    # In standard deviations: the pixels are equal, the normalization rounds.
     assert np.abs(ours.numpy().transpose(2, 0, 1) - reference).max() < 1e-5
 
 
 @torch_only
-def test_the_centre_is_cut_out():
+def test_center_crop():
     image = np.random.default_rng(0).integers(0, 256, (256, 301, 3), dtype="uint8")
-    # The shorter side is 224 / 0.875 already. 38.5 pixels go to the even side, as torchvision's.
+    # The shorter side is 224 / 0.875. 38.5 pixels are rounded to the even side.
     cropped = ImagePreprocessing((224, 224), crop_pct=0.875)(image)
     np.testing.assert_array_equal(cropped, image[16:240, 38:262])
     upright = ImagePreprocessing((224, 224), crop_pct=0.875)(image.transpose(1, 0, 2))
@@ -68,7 +67,7 @@ def test_the_centre_is_cut_out():
 @torch_only
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (31, 33), (427, 640)])
 @pytest.mark.parametrize("image_size", [(32, 32), (48, 24)])
-def test_any_size_comes_out_as_wanted(size, image_size):
+def test_all_input_sizes(size, image_size):
     image = np.full((*size, 3), (1, 2, 250), "uint8")
     for crop_pct in (None, 0.875, 0.9, 1.0):
         prepared = ImagePreprocessing(image_size, crop_pct)(image)
@@ -80,17 +79,17 @@ def _picture():
     return np.random.default_rng(1).integers(0, 256, (32, 32, 3), dtype="uint8")
 
 
-AS_THEY_ARE = ImagePreprocessing((32, 32))
+IDENTITY = ImagePreprocessing((32, 32))
 
 
 @torch_only
-def test_files_of_many_kinds(tmp_path):
+def test_modes_and_orientation(tmp_path):
     picture = _picture()
     colored, gray = Image.fromarray(picture), Image.fromarray(picture[..., 0])
     transparent = colored.copy()
     transparent.putalpha(gray)
     turned = Image.Exif()
-    turned[0x0112] = 6  # The camera was held upright: turn clockwise to view.
+    turned[0x0112] = 6  # Rotated by 90 degrees clockwise.
     gray_in_color = np.repeat(picture[..., :1], 3, axis=-1)
     palette = gray.convert("P", palette=Image.Palette.ADAPTIVE)
     deep = Image.fromarray(picture[..., 0].astype("uint16") * 257)
@@ -105,19 +104,19 @@ def test_files_of_many_kinds(tmp_path):
     ):
         path = tmp_path / "picture.png"
         image.save(path, **options)
-        np.testing.assert_array_equal(AS_THEY_ARE(path), expected)
-    np.testing.assert_array_equal(AS_THEY_ARE(colored), picture)
+        np.testing.assert_array_equal(IDENTITY(path), expected)
+    np.testing.assert_array_equal(IDENTITY(colored), picture)
 
 
 @torch_only
-def test_one_or_several(tmp_path):
+def test_single_images_sequences_and_batches(tmp_path):
     picture = _picture()
     Image.fromarray(picture).save(tmp_path / "one.png")
     path = tmp_path / "one.png"
-    np.testing.assert_array_equal(AS_THEY_ARE(str(path)), picture)
-    several = AS_THEY_ARE([path, picture, Image.fromarray(picture), picture - 0.25 * (picture > 0)])
+    np.testing.assert_array_equal(IDENTITY(str(path)), picture)
+    several = IDENTITY([path, picture, Image.fromarray(picture), picture - 0.25 * (picture > 0)])
     np.testing.assert_array_equal(several, [picture] * 4)
-    np.testing.assert_array_equal(AS_THEY_ARE(np.stack([picture] * 2)), [picture] * 2)
+    np.testing.assert_array_equal(IDENTITY(np.stack([picture] * 2)), [picture] * 2)
 
 
 @torch_only
@@ -131,22 +130,22 @@ def test_one_or_several(tmp_path):
         (np.full((8, 8, 3), "a"), "numbers in"),
     ],
 )
-def test_what_is_no_image_is_refused(image, message):
+def test_invalid_arrays_are_errors(image, message):
     with pytest.raises(ValueError, match=message):
-        AS_THEY_ARE(image)
+        IDENTITY(image)
 
 
 @torch_only
-def test_files_that_are_none_are_named(tmp_path):
+def test_unreadable_files_are_named(tmp_path):
     Image.fromarray(_picture()).save(tmp_path / "whole.png")
     contents = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "half.png").write_bytes(contents[: len(contents) // 2])
     (tmp_path / "text.jpg").write_text("no picture")
     for name in ("half.png", "text.jpg", "."):
         with pytest.raises(ValueError, match="cannot be read as an image"):
-            AS_THEY_ARE(tmp_path / name)
+            IDENTITY(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="none.png"):
-        AS_THEY_ARE([tmp_path / "whole.png", tmp_path / "none.png"])
+        IDENTITY([tmp_path / "whole.png", tmp_path / "none.png"])
 
 
 @torch_only
@@ -160,14 +159,14 @@ def test_files_that_are_none_are_named(tmp_path):
         {"image_size": (224, 224), "interpolation": "cubic"},
     ],
 )
-def test_bad_arguments_are_named(arguments):
+def test_invalid_arguments_are_named(arguments):
     name = list(arguments)[-1]
     with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}="):
         ImagePreprocessing(**arguments)
 
 
 @pytest.mark.only("tensorflow")
-def test_a_data_set_of_tensorflow():
+def test_tf_data_sets():
     import tensorflow as tf
 
     preprocessing = ImagePreprocessing((64, 48), crop_pct=0.875)

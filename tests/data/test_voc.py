@@ -1,4 +1,4 @@
-"""Folders laid out as Pascal VOC's."""
+"""Folders in Pascal VOC's layout."""
 
 from xml.etree import ElementTree
 
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm.data import VocDetection
-from keras_spm.data import VocSegmentation
+from keras_spm.data import VocDetection, VocSegmentation
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
@@ -37,7 +36,7 @@ def _document(height, width, objects):
         for field, value in zip(("xmin", "ymin", "xmax", "ymax"), each["box"], strict=True):
             box.insert(0, ElementTree.Element(field))
             box[0].text = str(value)
-        part = ElementTree.SubElement(element, "part")  # A person's head: no object.
+        part = ElementTree.SubElement(element, "part")  # The head of a person is not an object.
         ElementTree.SubElement(part, "name").text = "head"
         ElementTree.SubElement(part, "bndbox")
     return ElementTree.tostring(root)
@@ -69,45 +68,45 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_boxes_count_from_one_and_hold_their_last_pixel(folder):
+def test_boxes_are_converted_from_inclusive_pixels(folder):
     examples = VocDetection(folder, "train")
     assert len(examples) == 2 and examples.invalid_annotations == {}
     example = examples[0]
-    assert (example.image, example.image_id) == (folder / "JPEGImages/b.jpg", "b")
-    assert example.boxes.tolist() == [[8, 2, 50, 30], [0, 0, 1, 1], [1.5, 3, 10.25, 7]]
-    assert [examples.class_names[label] for label in example.labels] == [
-        *("person", "aeroplane", "tvmonitor"),
+    assert (example["image"], example["image_id"]) == (folder / "JPEGImages/b.jpg", "b")
+    assert example["boxes"].tolist() == [[8, 2, 50, 30], [0, 0, 1, 1], [1.5, 3, 10.25, 7]]
+    assert [examples.class_names[label] for label in example["labels"]] == [
+        *("person", "aeroplane", "tvmonitor")
     ]
     assert len(examples.class_names) == 20
-    assert example.crowd.tolist() == [False, True, False]
-    assert example.areas.tolist() == [42 * 28, 1, 8.75 * 4]
-    assert examples[1].image_id == "a" and examples[1].boxes.shape == (0, 4)
+    assert example["crowd"].tolist() == [False, True, False]
+    assert example["areas"].tolist() == [42 * 28, 1, 8.75 * 4]
+    assert examples[1]["image_id"] == "a" and examples[1]["boxes"].shape == (0, 4)
 
 
-def test_a_box_covers_the_pixels_that_voc_names(folder):
-    """Xmin to xmax of the object's own pixels, counted from 1, as VOC measured them."""
+def test_boxes_cover_the_pixels_of_the_object(folder):
+    """VOC stores the first and last pixel of an object, counted from 1."""
     mask = np.zeros((30, 50), bool)
     mask[4:9, 7:31] = True
     rows, columns = np.nonzero(mask)
     box = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
     document = _document(30, 50, [{"name": "cat", "box": box}])
     (folder / "Annotations/b.xml").write_bytes(document)
-    left, top, right, bottom = VocDetection(folder, "train")[0].boxes[0].astype(int)
+    left, top, right, bottom = VocDetection(folder, "train")[0]["boxes"][0].astype(int)
     inside = np.zeros_like(mask)
     inside[top:bottom, left:right] = True
     np.testing.assert_array_equal(inside, mask)
 
 
-def test_your_own_classes(folder):
+def test_custom_classes(folder):
     document = _document(20, 20, [{"name": "heron", "box": (1, 1, 9, 9)}])
     (folder / "Annotations/b.xml").write_bytes(_document(30, 50, []))
     (folder / "Annotations/a.xml").write_bytes(document)
     examples = VocDetection(folder, "train", ["boat", "heron"])
-    assert examples.class_names == ["boat", "heron"] and examples[1].labels.tolist() == [1]
+    assert examples.class_names == ["boat", "heron"] and examples[1]["labels"].tolist() == [1]
 
 
 @pytest.mark.parametrize(
-    ("rule", "changes"),
+    ("reason", "changes"),
     [
         ("unknown class", {"name": "heron"}),
         ("malformed bndbox", {"box": (1, 2, "x", 4)}),
@@ -118,27 +117,27 @@ def test_your_own_classes(folder):
         ("malformed difficult", {"difficult": "yes"}),
     ],
 )
-def test_what_breaks_a_rule_is_counted_and_named(folder, rule, changes):
-    broken = {"name": "cat", "box": (1, 1, 9, 9), **changes}
-    document = _document(30, 50, [*OBJECTS["b"], broken])
+def test_invalid_annotations_are_reported_or_dropped(folder, reason, changes):
+    bad = {"name": "cat", "box": (1, 1, 9, 9), **changes}
+    document = _document(30, 50, [*OBJECTS["b"], bad])
     (folder / "Annotations/b.xml").write_bytes(document)
-    with pytest.raises(ValueError, match=rf"1 × {rule} \(b #4\)"):
+    with pytest.raises(ValueError, match=rf"1 × {reason} \(b #4\)"):
         VocDetection(folder, "train")
     examples = VocDetection(folder, "train", invalid="drop")
-    assert examples.invalid_annotations == {rule: ["b #4"]}
-    assert len(examples[0].boxes) == 3
+    assert examples.invalid_annotations == {reason: ["b #4"]}
+    assert len(examples[0]["boxes"]) == 3
 
 
-def test_images_are_there_and_of_their_size(folder):
+def test_missing_images_and_other_sizes_are_errors(folder):
     examples = VocDetection(folder, "train")
     Image.new("RGB", (30, 50)).save(folder / "JPEGImages/b.jpg")
-    with pytest.raises(ValueError, match="b.jpg is 30 wide and 50 high"):
+    with pytest.raises(ValueError, match="b.jpg has width 30 and height 50"):
         examples[0]
     (folder / "JPEGImages/b.jpg").unlink()
     with pytest.raises(ValueError, match=r"1 × missing image file \(b\)"):
         VocDetection(folder, "train")
     left = VocDetection(folder, "train", invalid="drop")
-    assert [example.image_id for example in left] == ["a"]
+    assert [example["image_id"] for example in left] == ["a"]
 
 
 ENTITIES = (
@@ -155,27 +154,27 @@ ENTITIES = (
         (b"<annotation><size>", "no element found"),
         (b"\x89PNG", "not well-formed"),
         (b'<?xml version="1.0" encoding="none"?><annotation/>', "encoding"),
-        (b"<kml/>", "it is of 'kml'"),
-        (b"<annotation/>", "`size/height` must be a positive int, but is ''"),
-        (_document(30, -50, []), "`size/width` must be a positive int, but is '-50'"),
+        (b"<kml/>", "its root is 'kml'"),
+        (b"<annotation/>", "`size/height` must be a positive int. Received: ''"),
+        (_document(30, -50, []), "`size/width` must be a positive int. Received: '-50'"),
         (ENTITIES, "declares a document type"),
         (ENTITIES.decode().encode("utf-16"), "declares a document type"),
     ],
 )
-def test_what_is_no_voc_annotation_is_refused(folder, document, message):
+def test_malformed_annotations_are_errors(folder, document, message):
     (folder / "Annotations/b.xml").write_bytes(document)
     for invalid in ("raise", "drop"):
-        with pytest.raises(ValueError, match=f"b.xml is no VOC annotation: .*{message}"):
+        with pytest.raises(ValueError, match=f"b.xml is not a VOC annotation: .*{message}"):
             VocDetection(folder, "train", invalid=invalid)
 
 
-def test_lists_of_images(folder):
+def test_image_lists(folder):
     with pytest.raises(ValueError, match="Did you mean 'train'"):
         VocDetection(folder, "training")
-    with pytest.raises(ValueError, match="cat_train.txt must hold one name a line"):
+    with pytest.raises(ValueError, match="cat_train.txt must have one name per line"):
         VocDetection(folder, "cat_train")
     (folder / "ImageSets/Main/train.txt").write_text("a\na\n")
-    with pytest.raises(ValueError, match="train.txt must hold each name once"):
+    with pytest.raises(ValueError, match="train.txt has duplicate names"):
         VocDetection(folder, "train")
     (folder / "ImageSets/Main/train.txt").write_text("none\n")
     with pytest.raises(FileNotFoundError, match="none.xml"):
@@ -184,33 +183,33 @@ def test_lists_of_images(folder):
         VocSegmentation(folder / "JPEGImages", "train")
 
 
-def test_class_maps_are_the_palettes_places(folder):
+def test_segmentation_maps_are_palette_indices(folder):
     examples = VocSegmentation(folder, "train")
     assert len(examples) == 2 and len(examples.class_names) == 21
     assert examples.class_names[15] == "person"
     for example, name in zip(examples, SIZES, strict=True):
-        assert example.image == folder / "JPEGImages" / f"{name}.jpg"
-        assert example.segmentation_map.dtype == "uint8"
-        np.testing.assert_array_equal(example.segmentation_map, _segmentation_maps()[name])
+        assert example["image"] == folder / "JPEGImages" / f"{name}.jpg"
+        assert example["segmentation_map"].dtype == "uint8"
+        np.testing.assert_array_equal(example["segmentation_map"], _segmentation_maps()[name])
     with pytest.raises(IndexError):
         examples[2]
 
 
-def test_maps_that_do_not_fit_are_refused(folder):
+def test_invalid_maps_are_errors(folder):
     examples = VocSegmentation(folder, "train")
     file = folder / "SegmentationClass/b.png"
     Image.fromarray(np.zeros((50, 30), "uint8")).save(file)
-    with pytest.raises(ValueError, match=r"b.png must be as large .*\(30, 50\).*\(50, 30\)"):
+    with pytest.raises(ValueError, match=r"b.png must have the size .*\(30, 50\).*\(50, 30\)"):
         examples[0]
     values = np.array([0, 20, 21, 254, 255], "uint8").repeat(300).reshape(30, 50)
     Image.fromarray(values).save(file)
-    with pytest.raises(ValueError, match=r"classes from 0 to 20, or 255 .* \[ 21 254\]"):
+    with pytest.raises(ValueError, match=r"values from 0 to 20, or 255 .* \[ 21 254\]"):
         examples[0]
     with pytest.raises(ValueError, match=r"from 0 to 1.* \[ 20  21 254\]"):
         VocSegmentation(folder, "train", ["field", "heron"])[0]
     Image.new("RGB", (50, 30)).save(file)
     with pytest.raises(
-        ValueError, match="b.png cannot be read as an image: not 8 bits .*, but RGB"
+        ValueError, match="b.png cannot be read as an image: must be 8-bit .*, not RGB"
     ):
         examples[0]
     file.unlink()

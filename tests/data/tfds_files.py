@@ -1,4 +1,4 @@
-"""Small data sets on disk, as TensorFlow Datasets' own builders write them."""
+"""Small data sets on disk, written by TensorFlow Datasets' own builders."""
 
 import io
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def prepared(builder_class, splits, folder, **options):
-    """Lets a builder write its files from examples on disk instead of the network's."""
+    """Lets a builder write its files from local examples, without a download."""
     builder = builder_class(data_dir=folder, **options)
     builder._split_generators = lambda manager: splits(builder)
     builder.download_and_prepare()
@@ -15,28 +15,28 @@ def prepared(builder_class, splits, folder, **options):
 
 
 def imagenet(images, folder, file_format="array_record", splits=("validation",)):
-    """Parts of ImageNet, all alike, from {file name: (bytes, synset)}."""
+    """Equal splits of ImageNet from {file name: (bytes, synset)}."""
     import tensorflow_datasets as tfds
 
     def arguments():
-        # Read once, as archives are.
+        # An iterator, as for archives.
         files = iter([(name, io.BytesIO(content)) for name, (content, _) in images.items()])
         labels = {name: synset for name, (_, synset) in images.items()}
         return {"archive": files, "validation_labels": labels}
 
-    def splits(builder):
+    def generators(builder):
         return [tfds.core.SplitGenerator(name=split, gen_kwargs=arguments()) for split in splits]
 
     builder_class = tfds.builder_cls("imagenet2012")
-    return prepared(builder_class, splits, folder, file_format=file_format).data_dir
+    return prepared(builder_class, generators, folder, file_format=file_format).data_dir
 
 
 def jpegs(synsets):
-    """JPEG files of noise as `imagenet` takes them, one for each synset."""
+    """JPEG files of noise, one per synset, as `imagenet` takes them."""
     images = {}
-    for place, synset in enumerate(synsets):
+    for index, synset in enumerate(synsets):
         file = io.BytesIO()
-        pixels = np.random.default_rng(place).integers(0, 256, (20 + place, 30, 3), dtype="uint8")
+        pixels = np.random.default_rng(index).integers(0, 256, (20 + index, 30, 3), dtype="uint8")
         Image.fromarray(pixels).save(file, "JPEG")
-        images[f"ILSVRC2012_val_{place:08}.JPEG"] = file.getvalue(), synset
+        images[f"ILSVRC2012_val_{index:08}.JPEG"] = file.getvalue(), synset
     return images

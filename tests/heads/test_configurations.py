@@ -1,4 +1,4 @@
-"""Heads as layers of anyone's model: made again from their configuration."""
+"""Every argument of a head is in its configuration, from which it can be rebuilt."""
 
 import inspect
 
@@ -6,23 +6,56 @@ import keras
 import pytest
 
 from keras_spm import heads
+from keras_spm.registry import HEADS
 
-# Every argument, each another than its default.
+# All arguments, with values other than the defaults.
 ARGUMENTS = {
     heads.Anchors: {"base_scale": 3.0, "scales_per_octave": 2, "aspect_ratios": (1.0, 3.0)},
     heads.FeaturePyramid: {"channels": 8, "extra_levels": 2},
-    heads.RetinaNetHead: {"num_classes": 3, "anchors_per_position": 4, "channels": 8, "depth": 2},
-    heads.SemanticFPNHead: {"num_classes": 3, "channels": 8, "dropout": 0.3, "fused": True},
+    heads.RetinaNet: {
+        "num_classes": 3,
+        "pyramid_channels": 16,
+        "channels": 8,
+        "num_convs": 2,
+        "anchor_scale": 3.0,
+        "box_loss": "smooth_l1",
+        "candidates_per_level": 9,
+        "score_threshold": 0.1,
+        "iou_threshold": 0.4,
+        "max_detections": 7,
+    },
+    heads.SemanticFPN: {
+        "num_classes": 3,
+        "pyramid_channels": 16,
+        "channels": 8,
+        "dropout": 0.3,
+        "fused": True,
+    },
 }
 
+# Nothing here depends on the backend.
+pytestmark = pytest.mark.only("torch")
 
-@pytest.mark.only("torch")  # Nothing here depends on the backend.
+
 @pytest.mark.parametrize("head", ARGUMENTS)
-def test_a_head_comes_back(head):
+def test_config_round_trip(head):
     arguments = ARGUMENTS[head]
     parameters = inspect.signature(head).parameters
     assert parameters.keys() - {"kwargs"} == arguments.keys()
+    assert all(parameters[name].default != value for name, value in arguments.items())
     layer = head(**arguments, name="head")
     assert {name: layer.get_config()[name] for name in arguments} == arguments
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
     assert type(again) is head and again.get_config() == layer.get_config()
+
+
+def test_heads_are_registered():
+    assert HEADS["RetinaNet"] is heads.RetinaNet
+    assert HEADS["SemanticFPN"] is heads.SemanticFPN
+    with pytest.raises(ValueError, match="RetinaNet"):
+        HEADS["RetinaNt"]
+
+
+def test_unknown_box_losses_are_refused():
+    with pytest.raises(ValueError, match="box_loss.*smooth_l1"):
+        heads.RetinaNet(3, box_loss="smooth_l2")

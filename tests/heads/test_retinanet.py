@@ -1,191 +1,165 @@
-"""Anchors, matching, suppression and the head of RetinaNet against plain definitions."""
+"""Anchors, predictions and decoding of RetinaNet against plain definitions."""
 
 import keras
 import numpy as np
 import pytest
 
-from keras_spm.heads import Anchors
-from keras_spm.heads import RetinaNetHead
-from keras_spm.heads.matcher import IGNORED
-from keras_spm.heads.matcher import NEGATIVE
-from keras_spm.heads.matcher import match_anchors
-from keras_spm.heads.nms import suppress_overlaps
-from tests.helpers import difference
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from keras_spm.heads import Anchors, RetinaNet
+from tests.heads.boxes import greedy_suppression
+from tests.helpers import difference, random_array, randomize, to_numpy
+
+LEVELS = ["P3", "P4", "P5", "P6", "P7"]
 
 
-def _random_boxes(generator, *shape, side=100):
-    corners = generator.uniform(0, side, (*shape, 2, 2))
-    return np.sort(corners, axis=-2).reshape(*shape, 4).astype("float32")
-
-
-def _overlap(left, right):
-    """Intersection over union of two boxes."""
-    width = min(left[2], right[2]) - max(left[0], right[0])
-    height = min(left[3], right[3]) - max(left[1], right[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (left, right)]
-    return width * height / (sum(areas) - width * height)
-
-
-# Anchors
+def _maps():
+    sizes = {"P3": (7, 5), "P4": (4, 3), "P5": (2, 2)}
+    return {
+        level: random_array(2, *size, 5 + seed, seed=seed)
+        for seed, (level, size) in enumerate(sizes.items())
+    }
 
 
 def test_anchors_are_those_of_the_paper():
-    anchors = to_numpy(Anchors()({"P4": np.zeros((1, 2, 3, 1)), "P3": np.zeros((1, 1, 1, 1))}))
-    assert anchors.shape == ((1 + 2 * 3) * 9, 4)
-    # The first of P3: ratio 1 : 2 and area 32². At P4's row 1, column 2: areas 64² and on.
+    anchors = Anchors()({"P4": np.zeros((1, 2, 3, 1)), "P3": np.zeros((1, 1, 1, 1))})
+    anchors = {level: to_numpy(each) for level, each in anchors.items()}
+    assert {level: each.shape for level, each in anchors.items()} == {
+        "P4": (2 * 3 * 9, 4),
+        "P3": (9, 4),
+    }
+    # The first of P3: width : height = 2 : 1 and area 32².
     width, height = 32 * 2**0.5, 32 / 2**0.5
-    assert anchors[0] == pytest.approx([-width / 2, -height / 2, width / 2, height / 2])
-    last = anchors[-9:]
+    assert anchors["P3"][0] == pytest.approx([-width / 2, -height / 2, width / 2, height / 2])
+    # The last position of P4: row 1, column 2, and areas from 64².
+    last = anchors["P4"][-9:]
     centers = (last[:, :2] + last[:, 2:]) / 2
     assert centers == pytest.approx(np.tile([2 * 16, 1 * 16], (9, 1)))
-    sides = last[:, 2:] - last[:, :2]
-    assert sides.prod(axis=1) == pytest.approx(np.tile([64**2 * 4 ** (n / 3) for n in range(3)], 3))
-    assert sides[:, 1] / sides[:, 0] == pytest.approx(np.repeat([0.5, 1, 2], 3))
+    sizes = last[:, 2:] - last[:, :2]
+    assert sizes.prod(axis=1) == pytest.approx(np.tile([64**2 * 4 ** (n / 3) for n in range(3)], 3))
+    assert sizes[:, 1] / sizes[:, 0] == pytest.approx(np.repeat([0.5, 1, 2], 3))
 
 
-def test_anchors_count_as_the_head_does():
-    maps = {"P3": random_array(2, 5, 3, 8), "P4": random_array(2, 3, 2, 8)}
+def test_anchors_are_ordered_by_row_and_column():
     anchors = Anchors(scales_per_octave=2, aspect_ratios=(1.0,))
-    head = RetinaNetHead(3, anchors.per_position, channels=8, depth=1)
-    shapes = {level: each.shape for level, each in maps.items()}
+    found = to_numpy(anchors({"P3": np.zeros((1, 5, 3, 1))})["P3"])
+    assert found.shape == (30, 4) and anchors.anchors_per_position == 2
+    centers = (found[::2, :2] + found[::2, 2:]) / 2
+    assert centers.tolist() == [[8 * column, 8 * row] for row in range(5) for column in range(3)]
+
+
+def test_output_shapes():
+    head = RetinaNet(3, pyramid_channels=8, channels=8, num_convs=1)
+    maps = _maps()
     outputs = head(maps)
-    assert head.compute_output_shape(shapes) == {
-        name: tuple(each.shape) for name, each in outputs.items()
-    }
-    assert anchors.compute_output_shape(shapes) == tuple(anchors(maps).shape) == (42, 4)
+    shapes = head.compute_output_shape({level: each.shape for level, each in maps.items()})
+    assert shapes == keras.tree.map_structure(lambda output: tuple(output.shape), outputs)
+    assert list(outputs) == ["logits", "deltas", "anchors"]
+    assert all(list(outputs[name]) == LEVELS for name in outputs)
+    unknown = head.compute_output_shape(
+        {level: (None, None, None, each.shape[-1]) for level, each in maps.items()}
+    )
+    assert unknown["logits"]["P7"] == (None, None, 3)
 
 
-# Matching
-
-
-def _matched(anchors, boxes, labels):
-    """The definition, anchor by anchor."""
-    objects = [place for place, label in enumerate(labels) if label >= 0]
-    overlaps = np.array([[_overlap(anchor, box) for box in boxes] for anchor in anchors])
-    places = []
-    for row in overlaps:
-        best = max(objects, key=lambda place: row[place], default=None)
-        if best is None:
-            places.append(NEGATIVE)
-        elif row[best] >= 0.5 or any(0 < row[o] == overlaps[:, o].max() for o in objects):
-            places.append(best)
-        else:
-            places.append(NEGATIVE if row[best] < 0.4 else IGNORED)
-    return places
-
-
-def test_matching_is_the_definition():
-    generator = np.random.default_rng(0)
-    anchors = _random_boxes(generator, 60)
-    boxes = _random_boxes(generator, 40, 5)
-    boxes[::2, 1] = anchors[7] + generator.uniform(-4, 4, (20, 4))
-    labels = generator.integers(-1, 3, (40, 5))
-    labels[:3] = -1
-    expected = [_matched(anchors, *each) for each in zip(boxes, labels, strict=True)]
-    found = to_numpy(match_anchors(anchors, boxes, labels))
-    assert {NEGATIVE, IGNORED, 0} <= set(found.flat)
-    assert (found == expected).all()
-
-
-def test_what_no_anchor_touches_claims_none():
-    far = np.array([[[900, 900, 910, 910]]], "float32")
-    anchors = _random_boxes(np.random.default_rng(0), 9)
-    assert (to_numpy(match_anchors(anchors, far, np.array([[0]]))) == NEGATIVE).all()
-
-
-# Suppression
-
-
-def _suppressed(boxes, scores, labels, threshold, most):
-    """The definition: greedy, for each class."""
-    kept = []
-    for place in np.argsort(-scores, kind="stable"):
-        rivals = [k for k in kept if labels[k] == labels[place]]
-        if scores[place] > 0 and all(_overlap(boxes[k], boxes[place]) <= threshold for k in rivals):
-            kept.append(place)
-    return kept[:most]
-
-
-def test_suppression_is_the_definition():
-    generator = np.random.default_rng(0)
-    boxes = _random_boxes(generator, 1000, 30)
-    # In tenths, so that many are equal; a fifth is not there.
-    scores = generator.integers(0, 10, (1000, 30)).astype("float32") / 10
-    labels = generator.integers(0, 3, (1000, 30))
-    found = suppress_overlaps(boxes, scores, labels, 0.3, 12)
-    for case, (found_boxes, found_scores, found_labels) in enumerate(
-        zip(*map(to_numpy, found), strict=True)
-    ):
-        kept = _suppressed(boxes[case], scores[case], labels[case], 0.3, 12)
-        count = len(kept)
-        assert (found_boxes[:count] == boxes[case][kept]).all()
-        assert (found_scores[:count] == scores[case][kept]).all()
-        assert (found_labels[:count] == labels[case][kept]).all()
-        assert (found_labels[count:] == -1).all()
-        assert not found_scores[count:].any() and not found_boxes[count:].any()
-
-
-def test_classes_do_not_suppress_each_other():
-    boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 10]]], "float32")
-    scores = np.array([[0.9, 0.8]], "float32")
-    for labels, count in ([0, 1], 2), ([1, 1], 1):
-        _, _, found = suppress_overlaps(boxes, scores, np.array([labels]), 0.5, 5)
-        assert (to_numpy(found) >= 0).sum() == count
-
-
-@pytest.mark.only("tensorflow")  # JAX compiles both with XLA wherever they are used.
-def test_matching_and_suppression_compile_under_xla():
-    import tensorflow as tf
-
-    generator = np.random.default_rng(0)
-    anchors, boxes = _random_boxes(generator, 60), _random_boxes(generator, 4, 30)
-    scores = generator.integers(0, 10, (4, 30)).astype("float32") / 10
-    labels = generator.integers(-1, 3, (4, 30)).astype("int32")
-
-    def both(boxes, scores, labels):
-        return match_anchors(anchors, boxes, labels), *suppress_overlaps(
-            boxes, scores, labels, 0.3, 12
-        )
-
-    compiled = tf.function(both, jit_compile=True)
-    arguments = [tf.constant(each) for each in (boxes, scores, labels)]
-    for found, expected in zip(compiled(*arguments), both(*arguments), strict=True):
-        np.testing.assert_array_equal(found, expected)
-        assert found.shape.is_fully_defined()
-
-
-# The head
-
-
-def test_head_is_the_same_on_every_level():
-    """Against plain convolutions, a level at a time."""
-    maps = {"P3": random_array(2, 4, 6, 5), "P4": random_array(2, 2, 3, 5, seed=1)}
-    head = RetinaNetHead(3, anchors_per_position=2, channels=4, depth=2)
+def test_predictions_are_those_of_plain_convolutions():
+    """The towers are shared by all levels."""
+    head = RetinaNet(3, pyramid_channels=4, channels=4, num_convs=2)
+    maps = _maps()
     head.build({level: each.shape for level, each in maps.items()})
     randomize(head)
     outputs = head(maps)
-    for name, numbers in ("class", 3), ("box", 4):
-        weights = [to_numpy(variable) for variable in head.weights if f"/{name}_" in variable.path]
-        expected = []
-        for level in ("P3", "P4"):
-            each = maps[level]
+    pyramid = head.feature_pyramid(maps)
+    assert list(pyramid) == LEVELS
+    for name, tower, outputs_per_anchor in ("logits", "class", 3), ("deltas", "box", 4):
+        weights = [to_numpy(v) for v in head.weights if f"/{tower}_" in v.path]
+        assert len(weights) == 6
+        for level, values in pyramid.items():
             for kernel, bias in zip(weights[::2], weights[1::2], strict=True):
-                each = to_numpy(keras.ops.conv(each, kernel, padding="same")) + bias
-                each = each if kernel is weights[-2] else np.maximum(each, 0)
-            expected.append(each.reshape(2, -1, numbers))
-        found = outputs["logits" if name == "class" else "deltas"]
-        assert difference(found, np.concatenate(expected, axis=1)) <= 1e-5
+                values = to_numpy(keras.ops.conv(values, kernel, padding="same")) + bias
+                values = values if kernel is weights[-2] else np.maximum(values, 0)
+            expected = values.reshape(2, -1, outputs_per_anchor)
+            assert difference(outputs[name][level], expected) <= 1e-5
 
 
-def test_head_starts_at_the_prior():
-    """Every anchor's probability of every class is about 0.01, and every box its anchor."""
-    head = RetinaNetHead(7)
-    outputs = head({"P3": random_array(1, 4, 4, 256)})
-    probabilities = 1 / (1 + np.exp(-to_numpy(outputs["logits"])))
-    assert np.abs(probabilities - 0.01).max() < 1e-3
-    assert np.abs(to_numpy(outputs["deltas"])).max() < 0.1
+def test_initial_predictions():
+    """Every class has a probability of about 0.01, and every box is its anchor."""
+    maps = {level: random_array(1, 4, 4, 64) for level in ("P3", "P4", "P5")}
+    outputs = RetinaNet(7)(maps)
+    for level in LEVELS:
+        probabilities = 1 / (1 + np.exp(-to_numpy(outputs["logits"][level])))
+        assert np.abs(probabilities - 0.01).max() < 1e-3
+        assert np.abs(to_numpy(outputs["deltas"][level])).max() < 0.1
+
+
+# Decoding
+
+
+def _raw_outputs(num_classes=3):
+    """Random outputs for two images of 64x48 pixels."""
+    counts = {"P3": 48 * 9, "P4": 12 * 9, "P5": 4 * 9, "P6": 9, "P7": 9}
+    sizes = {"P3": (8, 6), "P4": (4, 3), "P5": (2, 2), "P6": (1, 1), "P7": (1, 1)}
+    maps = {level: np.zeros((2, *size, 1), "float32") for level, size in sizes.items()}
+    logits, deltas = {}, {}
+    for seed, (level, count) in enumerate(counts.items()):
+        logits[level] = random_array(2, count, num_classes, seed=seed)
+        deltas[level] = 0.5 * random_array(2, count, 4, seed=9 + seed)
+    return {"logits": logits, "deltas": deltas, "anchors": Anchors()(maps)}
+
+
+def _decoded(outputs, image, candidates_per_level, score_threshold, iou_threshold, most):
+    """The definition: the best pairs of each level, their boxes, greedy suppression."""
+    boxes, scores, labels = [], [], []
+    for level, logits in outputs["logits"].items():
+        logits = logits[image].astype("float64")
+        best = np.argsort(-logits.ravel(), kind="stable")[:candidates_per_level]
+        anchors, classes = np.unravel_index(best, logits.shape)
+        references = to_numpy(outputs["anchors"][level])[anchors].astype("float64")
+        deltas = outputs["deltas"][level][image][anchors]
+        sizes = references[:, 2:] - references[:, :2]
+        centers = (references[:, 2:] + references[:, :2]) / 2 + deltas[:, :2] * sizes
+        sizes = sizes * np.exp(np.minimum(deltas[:, 2:], np.log(1000 / 16)))
+        boxes.append(np.concatenate([centers - sizes / 2, centers + sizes / 2], -1))
+        scores.append(1 / (1 + np.exp(-logits.ravel()[best])))
+        labels.append(classes)
+    boxes, scores, labels = map(np.concatenate, (boxes, scores, labels))
+    boxes = boxes.clip(0, [48, 64, 48, 64])
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+    scores = np.where(has_area & (scores > score_threshold), scores, 0)
+    kept = greedy_suppression(boxes, scores, labels, iou_threshold, most)
+    return boxes[kept], scores[kept], labels[kept]
+
+
+@pytest.mark.parametrize("arguments", [(20, 0.7, 0.5, 30), (1000, 0.8, 0.3, 20), (3, 0.1, 0.6, 50)])
+def test_detections_are_the_definition(arguments):
+    outputs = _raw_outputs()
+    names = ("candidates_per_level", "score_threshold", "iou_threshold", "max_detections")
+    head = RetinaNet(3, **dict(zip(names, arguments, strict=True)))
+    found = {name: to_numpy(each) for name, each in head.decode(outputs, (64, 48)).items()}
+    for image in range(2):
+        boxes, scores, labels = _decoded(outputs, image, *arguments)
+        count = len(labels)
+        assert count and (found["labels"][image][:count] == labels).all()
+        assert difference(found["scores"][image][:count], scores) <= 1e-6
+        assert difference(found["boxes"][image][:count], boxes) <= 1e-4
+        assert (found["labels"][image][count:] == -1).all()
+        assert not found["boxes"][image][count:].any() and not found["scores"][image][count:].any()
+
+
+def test_scores_must_be_above_the_threshold():
+    outputs = _raw_outputs()
+    logits = {level: np.full_like(each, -9.0) for level, each in outputs["logits"].items()}
+    logits["P5"][0, 7, 1] = 0.0
+    detections = RetinaNet(3, score_threshold=0.5).decode({**outputs, "logits": logits}, (64, 48))
+    assert (to_numpy(detections["labels"]) == -1).all()
+    logits["P5"][0, 7, 1] = 0.1
+    detections = RetinaNet(3, score_threshold=0.5).decode({**outputs, "logits": logits}, (64, 48))
+    assert to_numpy(detections["labels"])[:, :2].tolist() == [[1, -1], [-1, -1]]
+
+
+def test_boxes_outside_the_image_are_dropped():
+    outputs = _raw_outputs()
+    logits = {level: np.full_like(each, -9.0) for level, each in outputs["logits"].items()}
+    deltas = {level: np.zeros_like(each) for level, each in outputs["deltas"].items()}
+    logits["P3"][:, 200, 2] = 3.0
+    deltas["P3"][1, 200] = [-9, 0, 0, 0]
+    detections = RetinaNet(3).decode({**outputs, "logits": logits, "deltas": deltas}, (64, 48))
+    assert to_numpy(detections["labels"])[:, :2].tolist() == [[2, -1], [-1, -1]]

@@ -1,4 +1,4 @@
-"""Single layers against PyTorch's own and closed forms."""
+"""Single layers against PyTorch's layers and closed forms."""
 
 import keras
 import numpy as np
@@ -6,12 +6,8 @@ import pytest
 import torch
 
 from keras_spm import layers
-from keras_spm.layers.adaptive_average_pooling import adaptive_average_pooling
-from tests.helpers import difference
-from tests.helpers import gradients
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from keras_spm.layers.spatial_reduction_attention import adaptive_average_pooling
+from tests.helpers import difference, gradients, random_array, randomize, to_numpy
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])
@@ -45,7 +41,7 @@ def test_depthwise_convolution_equals_pytorch(kernel_size, strides, size):
 
 @pytest.mark.only("jax")
 @pytest.mark.parametrize("step", ["forward", "gradient"])
-def test_depthwise_convolution_is_lowered_for_the_platform_that_it_is_for(step):
+def test_depthwise_convolution_is_lowered_by_platform(step):
     import jax
 
     layer = layers.DepthwiseConv2D(9)
@@ -72,7 +68,7 @@ def test_depthwise_convolution_is_lowered_for_the_platform_that_it_is_for(step):
 def test_batch_normalization_equals_pytorch():
     reference = torch.nn.BatchNorm2d(6)
     layer = layers.BatchNormalization()
-    maps = random_array(3, 4, 5, 6) + 1000  # A mean that costs careless formulas their digits.
+    maps = random_array(3, 4, 5, 6) + 1000  # A difference of squares would lose precision.
     layer.build(maps.shape)
     for step in range(3):
         expected = reference(torch.tensor(maps + step).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -131,8 +127,8 @@ def test_adaptive_average_pooling_equals_pytorch(size):
 
 
 @pytest.mark.parametrize("size", [(4, 4), (2, 8), (3, 9), (11, 6), (1, 1)])
-def test_position_embeddings_are_resized_as_pytorch_does(size):
-    """By height and width: 2 x 8 has as many positions as the grid, and another shape."""
+def test_resized_position_embeddings_equal_pytorch(size):
+    """A 2 x 8 map has as many positions as the grid, but another shape."""
     layer = layers.PositionEmbedding((4, 4))
     maps = random_array(2, *size, 3)
     layer.build(maps.shape)
@@ -144,8 +140,8 @@ def test_position_embeddings_are_resized_as_pytorch_does(size):
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 14), (5, 3)])
-def test_patches_at_the_border_are_filled_with_zeros(size):
-    """Patch embedding and merging against PyTorch on a map padded by hand."""
+def test_incomplete_patches_are_padded_with_zeros(size):
+    """Patch embedding and merging equal PyTorch's on a padded map."""
     maps = random_array(2, *size, 3)
 
     def padded(multiple):
@@ -175,7 +171,7 @@ def test_patches_at_the_border_are_filled_with_zeros(size):
 
 @pytest.mark.parametrize("size", [(2, 3), (27, 28)])
 def test_attention_equals_pytorch(size):
-    """On the larger map JAX takes the queries in two blocks of unlike size."""
+    """On the larger map JAX computes two blocks of queries of different sizes."""
     layer = layers.SpatialReductionAttention(2)
     maps = random_array(2, *size, 8)
     layer.build(maps.shape)
@@ -201,8 +197,8 @@ def test_attention_equals_pytorch(size):
         assert difference(gradient, weight.grad) <= 1e-5 * max(float(weight.grad.abs().max()), 1)
 
 
-def _position_by_position(layer, maps):
-    """Window attention in the plainest terms: who sees whom, one query at a time."""
+def _reference_window_attention(layer, maps):
+    """Window attention of one image, one query at a time, in float64."""
     window, heads = layer.window_size, layer.num_heads
     _, height, width, channels = maps.shape
     rows, columns = -(-height // window) * window, -(-width // window) * window
@@ -218,7 +214,7 @@ def _position_by_position(layer, maps):
     size = channels // heads
 
     def group(row, column):
-        """What two positions must have in common to see each other."""
+        """Returns the group of a position: positions attend to their own group."""
         moved = (row - shift) % rows, (column - shift) % columns
         wrapped = (row < shift, column < shift) if shift else ()
         return moved[0] // window, moved[1] // window, wrapped
@@ -232,7 +228,7 @@ def _position_by_position(layer, maps):
                 part = slice(head * size, (head + 1) * size)
                 scores = []
                 for other in seen:
-                    # As they lie in the rolled map.
+                    # Offsets in the rolled map.
                     down = (row - shift) % rows - (other[0] - shift) % rows
                     right = (column - shift) % columns - (other[1] - shift) % columns
                     offset = (down + window - 1) * (2 * window - 1) + right + window - 1
@@ -252,10 +248,10 @@ def test_window_attention_equals_its_definition(shifted, window, size):
     maps = random_array(1, *size, 4)
     layer.build(maps.shape)
     randomize(layer)
-    assert difference(layer(maps), _position_by_position(layer, maps)[None]) <= 1e-5
+    assert difference(layer(maps), _reference_window_attention(layer, maps)[None]) <= 1e-5
 
 
-def test_attention_refuses_what_cannot_be():
+def test_invalid_arguments_of_attention():
     with pytest.raises(ValueError, match="num_heads=3, channels=8"):
         layers.WindowAttention(3).build((1, 8, 8, 8))
     with pytest.raises(ValueError, match="num_heads=3, channels=8"):
@@ -265,7 +261,7 @@ def test_attention_refuses_what_cannot_be():
 
 
 def test_image_normalization_is_exact_in_half_precision():
-    """Every pixel value is as near as bfloat16 can be, though computed before the cast."""
+    """Every pixel value is rounded only once, by the cast to bfloat16."""
     pixels = np.arange(256, dtype="uint8").reshape(1, 16, 16, 1).repeat(3, -1)
     expected = (pixels / 255 - layers.image_normalization.IMAGENET_MEAN) / (
         layers.image_normalization.IMAGENET_STD
@@ -274,11 +270,11 @@ def test_image_normalization_is_exact_in_half_precision():
     rounded = keras.ops.cast(keras.ops.convert_to_tensor(expected.astype("float32")), "bfloat16")
     assert keras.backend.standardize_dtype(outputs.dtype) == "bfloat16"
     outputs, rounded = (keras.ops.cast(value, "float32") for value in (outputs, rounded))
-    # A tie may round either way after float32's own rounding.
+    # After rounding to float32, a tie may round either way.
     assert (np.abs(to_numpy(outputs) - to_numpy(rounded)) > 0).mean() <= 0.01
 
 
-def test_multiply_adds_of_single_layers():
+def test_macs_of_single_layers():
     """Counts by hand."""
     shape = (1, 8, 12, 16)
     counted = {
@@ -286,15 +282,19 @@ def test_multiply_adds_of_single_layers():
         "convolution": (keras.layers.Conv2D(5, 3, padding="same"), 8 * 12 * 9 * 16 * 5),
         "depthwise": (layers.DepthwiseConv2D(5, 2), 4 * 6 * 25 * 16),
         "embedding": (layers.OverlappingPatchEmbedding(5, 3, 2), 4 * 6 * 9 * 16 * 5),
-        # 2 x 3 patches of 5 x 5; zeros fill the last ones.
+        # 2 x 3 patches of 5 x 5; the last ones are padded.
         "patches": (layers.PatchEmbedding(5, 5), 2 * 3 * 25 * 16 * 5),
         "patch merging": (layers.PatchMerging(5), 4 * 6 * 64 * 5),
         "plain mlp": (layers.MLP(64), 96 * 2 * 16 * 64),
-        # On 9 x 12 positions: three windows by four.
+        # 9 x 12 positions: three windows by four.
         "windows": (layers.WindowAttention(2, 3), 108 * 4 * 16 * 16 + 2 * 108 * 9 * 16),
         "positions": (layers.PositionEmbedding((2, 2)), 0),
+        "norm": (layers.BatchNormalization(), 0),
+        "dropout": (keras.layers.Dropout(0.1), 0),
+        "pooling": (keras.layers.MaxPooling2D(), 0),
+        "grouped convolution": (layers.Conv2D(4, 3, groups=2), 6 * 10 * 9 * 8 * 4),
         "mlp": (layers.ConvolutionalMLP(64), 96 * (16 * 64 + 9 * 64 + 64 * 16)),
-        # Query, key and value, projection; then both products of attention.
+        # Query, key, value and projection, then both products of attention.
         "attention": (layers.SpatialReductionAttention(2), 96 * 4 * 16 * 16 + 2 * 96 * 96 * 16),
         "reduced attention": (
             layers.SpatialReductionAttention(2, sr_ratio=4),
@@ -304,12 +304,12 @@ def test_multiply_adds_of_single_layers():
             layers.SpatialReductionAttention(2, linear_attention=True),
             96 * 2 * 16 * 16 + 49 * 3 * 16 * 16 + 2 * 96 * 49 * 16,
         ),
-        # Four depthwise runs, the grouped map of 4 to 8, the projection.
+        # Four depthwise splits, the grouped map from 4 to 8, the projection.
         "aggregation": (
             layers.MultiScaleAggregation(24),
             96 * (4 * (9 + 25 + 49 + 81) + 4 * 4 * 8 + 32 * 24),
         ),
-        # The guide; query, key and value of one token; scores and mixing of five tokens.
+        # The guide; query, key and value of one token; both products over five tokens.
         "enhancement": (
             layers.GuidedLocalEnhancement(),
             24 * (49 * 16 + 3 * 16 * 16 + 2 * 5 * 8 * 16),
@@ -318,8 +318,9 @@ def test_multiply_adds_of_single_layers():
     for name, (layer, expected) in counted.items():
         layer.build(shape)
         assert layers.macs(layer, shape) == expected, name
-    with pytest.raises(TypeError, match="LSTM"):
-        layers.macs(keras.layers.LSTM(3), shape)
+    for layer in (keras.layers.LSTM(3), keras.layers.Dot(1)):
+        with pytest.raises(TypeError, match=type(layer).__name__):
+            layers.macs(layer, shape)
 
 
 def test_gradient_checkpointing_drops_the_same_branches():
@@ -338,6 +339,6 @@ def test_gradient_checkpointing_drops_the_same_branches():
     assert difference(by_input, by_input_again) <= 1e-5
     for gradient, other in zip(by_path.values(), by_path_again.values(), strict=True):
         assert difference(gradient, other) <= 1e-5 * max(np.abs(gradient).max(), 1)
-    # Some branches were dropped and some were not.
-    unchanged = [(row == kept).all() for row, kept in zip(outputs, maps, strict=True)]
+    # Some branches are dropped and some are not.
+    unchanged = [(row == same).all() for row, same in zip(outputs, maps, strict=True)]
     assert 0 < sum(unchanged) < len(unchanged)

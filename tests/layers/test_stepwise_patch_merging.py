@@ -1,19 +1,13 @@
-"""Stepwise Patch Merging against the reference's vectors and a plain definition."""
+"""Stepwise Patch Merging against golden values of the reference and a plain definition."""
 
 import numpy as np
 import pytest
 
 from keras_spm import load_torch_weights
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.layers import GuidedLocalEnhancement
-from keras_spm.layers import MultiScaleAggregation
-from keras_spm.layers import StepwisePatchMerging
+from keras_spm.layers import GuidedLocalEnhancement, MultiScaleAggregation, StepwisePatchMerging
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import gradients
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, gradients, random_array, randomize, to_numpy
 
 goldens = pytest.mark.parametrize("name", golden.LAYERS)
 
@@ -34,7 +28,7 @@ def test_evaluation_equals_the_reference(name):
 
 
 def _binding(path):
-    """Which of the reference's tensors a variable is."""
+    """Returns the binding of a variable to tensors of the reference."""
     bindings = (rule.bind(path, {path}) for rule in MERGING_RULES)
     return next(binding for binding in bindings if binding)
 
@@ -70,7 +64,7 @@ def _layer_norm(x, norm):
 
 
 def _plain_attention(layer, maps, guides):
-    """The definition, window by window in float64: positions outside do not exist."""
+    """The definition, window by window in float64, without positions outside the map."""
     kernel, bias = (to_numpy(v).astype("float64") for v in (layer.qkv_kernel, layer.qkv_bias))
     heads, channels = layer.num_heads, maps.shape[-1]
     outputs = np.empty_like(guides)
@@ -90,7 +84,7 @@ def _plain_attention(layer, maps, guides):
 
 @pytest.mark.parametrize("size", [(4, 6), (5, 6), (4, 7), (5, 7), (2, 2), (3, 2)])
 @pytest.mark.parametrize("heads", [8, 2])
-def test_guided_local_enhancement_is_attention_over_what_exists(size, heads):
+def test_guided_local_enhancement_equals_its_definition(size, heads):
     layer = GuidedLocalEnhancement(num_heads=heads, guide_kernel_size=5)
     maps = random_array(2, *size, 16)
     layer.build(maps.shape)
@@ -106,8 +100,8 @@ def _exact_gelu(x):
     return (x * (1 + erf(x / np.sqrt(2))) / 2).astype("float32")
 
 
-def test_aggregation_mixes_one_channel_of_every_run():
-    """With one scale alive, output channels of group l depend on channel l of its run."""
+def test_aggregation_mixes_one_channel_of_every_split():
+    """Outputs of group l depend only on channel l of each split."""
     layer = MultiScaleAggregation(6, kernel_sizes=(3, 5, 7), expansion=4)
     maps = random_array(1, 8, 8, 12)
     layer.build(maps.shape)
@@ -117,7 +111,9 @@ def test_aggregation_mixes_one_channel_of_every_run():
     layer.projection.kernel.assign(np.concatenate([np.zeros((12, 6)), np.ones((36, 6))]))
     before = to_numpy(layer(maps))
     changed = maps.copy()
-    changed[..., [0, 4, 8]] += 1  # Channel 0 of each run: group 0, whose outputs are cut off.
+    changed[..., [0, 4, 8]] += (
+        1  # Channel 0 of each split: group 0, whose outputs have zero weights.
+    )
     assert difference(layer(changed), before) == 0
     changed[..., 1] += 1
     assert difference(layer(changed), before) > 0.1
@@ -146,6 +142,6 @@ def test_arguments_beyond_the_defaults():
         (lambda: GuidedLocalEnhancement().build((1, 8, 8, 12)), "num_heads=8, channels=12"),
     ],
 )
-def test_impossible_arguments_are_refused_with_their_numbers(make, message):
+def test_invalid_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""A loss and its gradient on the backend under test, and what calculus says."""
+"""A loss and its gradient on the backend under test, and numerical gradients."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ def value_and_gradient(loss, inputs):
 
 
 def central_differences(loss, inputs, step=1e-5):
-    """The gradient of the sum of losses that numpy computes, in float64."""
+    """Returns the numerical gradient of the sum of a NumPy loss, in float64."""
     inputs = inputs.astype("float64")
     gradient = np.empty_like(inputs)
     for index in np.ndindex(inputs.shape):

@@ -1,15 +1,12 @@
-"""Losses of boxes against plain NumPy in float64, and central differences of that."""
+"""Box losses against NumPy in float64, and its central differences."""
 
 import keras
 import numpy as np
 import pytest
 
-from keras_spm.losses import generalized_iou_loss
-from keras_spm.losses import l1_loss
-from keras_spm.losses import smooth_l1_loss
+from keras_spm.losses import generalized_iou_loss, l1_loss, smooth_l1_loss
 from tests.helpers import to_numpy
-from tests.losses.differences import central_differences
-from tests.losses.differences import value_and_gradient
+from tests.losses.differences import central_differences, value_and_gradient
 
 FORMATS = [
     *("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw"),
@@ -27,7 +24,7 @@ def _smooth_l1(targets, predictions, beta):
 
 
 def _generalized_iou(targets, predictions):
-    """One box at a time; left, top, right, bottom."""
+    """Computes box by box; boxes are left, top, right, bottom."""
     losses = np.empty(targets.shape[:-1])
     for index in np.ndindex(losses.shape):
         left, top, right, bottom = targets[index]
@@ -50,7 +47,7 @@ def _numbers():
 
 
 def _boxes(size=(100, 80)):
-    """Targets and predictions: apart, overlapping, one in the other."""
+    """Returns targets and predictions: disjoint, overlapping and nested boxes."""
     generator = np.random.default_rng(0)
     start = generator.uniform(0, 0.6, (2, 6, 9, 2))
     sides = generator.uniform(0.02, 0.4, start.shape)
@@ -92,7 +89,7 @@ def test_smooth_l1_without_beta_is_l1():
     np.testing.assert_array_equal(smooth[1], np.sign(predictions - targets))
 
 
-def test_a_negative_beta_is_refused():
+def test_negative_beta():
     with pytest.raises(ValueError, match="`beta` must be at least 0. Received: beta=-1"):
         smooth_l1_loss(np.zeros(4), np.zeros(4), beta=-1)
 
@@ -103,7 +100,7 @@ def test_generalized_iou():
         lambda each: generalized_iou_loss(targets, each, "xyxy"), predictions
     )
     expected = _generalized_iou(targets.astype("float64"), predictions.astype("float64"))
-    # All kinds are there: apart, and overlapping.
+    # Some pairs are disjoint and some overlap.
     assert (expected > 1).any() and (expected < 0.8).any()
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     differences = central_differences(lambda each: _generalized_iou(targets, each), predictions)
@@ -111,7 +108,7 @@ def test_generalized_iou():
 
 
 def test_generalized_iou_by_hand():
-    """Unit squares: the same, half over each other, side by side, and one apart."""
+    """Unit squares: identical, half overlapping, adjacent, and disjoint."""
     targets = np.array([[0, 0, 1, 1]] * 4, "float32")
     predictions = np.array([[0, 0, 1, 1], [0.5, 0, 1.5, 1], [1, 0, 2, 1], [2, 0, 3, 1]], "float32")
     loss = to_numpy(generalized_iou_loss(targets, predictions, "xyxy"))
@@ -119,7 +116,7 @@ def test_generalized_iou_by_hand():
 
 
 @pytest.mark.parametrize("bounding_box_format", FORMATS)
-def test_generalized_iou_takes_every_format(bounding_box_format):
+def test_generalized_iou_formats(bounding_box_format):
     targets, predictions = _boxes()
     expected = _generalized_iou(targets.astype("float64"), predictions.astype("float64"))
     targets, predictions = (
@@ -137,8 +134,8 @@ def test_generalized_iou_takes_every_format(bounding_box_format):
 def test_corners_may_come_in_either_order():
     targets, predictions = _boxes()
     expected = to_numpy(generalized_iou_loss(targets, predictions, "xyxy"))
-    turned = predictions[..., [2, 1, 0, 3]]
-    np.testing.assert_array_equal(generalized_iou_loss(targets, turned, "xyxy"), expected)
+    swapped = predictions[..., [2, 1, 0, 3]]
+    np.testing.assert_array_equal(generalized_iou_loss(targets, swapped, "xyxy"), expected)
 
 
 @pytest.mark.parametrize("size", [1e-20, 1e-12, 1e-6, 1.0, 1e5])
@@ -162,7 +159,7 @@ LOSSES = {
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "int32"])
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_they_compute_in_float32(loss, dtype):
+def test_losses_are_computed_in_float32(loss, dtype):
     targets, predictions = _boxes().astype(dtype)
     value = to_numpy(loss(targets, predictions))
     assert value.dtype == "float32" and value.shape == (6, 9)

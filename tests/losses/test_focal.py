@@ -1,22 +1,21 @@
-"""Focal loss against its definition in float64, and central differences of that."""
+"""Focal loss against its definition in float64, and its central differences."""
 
 import numpy as np
 import pytest
 
 from keras_spm.losses import sigmoid_focal_loss
 from tests.helpers import to_numpy
-from tests.losses.differences import central_differences
-from tests.losses.differences import value_and_gradient
+from tests.losses.differences import central_differences, value_and_gradient
 
 SETTINGS = [(0.25, 2.0), (0.5, 0.0), (0.9, 0.5), (1.0, 5.0)]
 
 
 def _definition(targets, logits, alpha=0.25, gamma=2.0):
-    toward_target = np.where(targets == 1, logits, -logits)
+    signed_logits = np.where(targets == 1, logits, -logits)
     weights = np.where(targets == 1, alpha, 1 - alpha)
-    log_probabilities = -np.logaddexp(0, -toward_target)
-    hardness = np.exp(-gamma * np.logaddexp(0, toward_target))
-    return -weights * hardness * log_probabilities
+    log_probabilities = -np.logaddexp(0, -signed_logits)
+    modulation = np.exp(-gamma * np.logaddexp(0, signed_logits))
+    return -weights * modulation * log_probabilities
 
 
 def _examples():
@@ -36,8 +35,8 @@ def test_values_and_gradients(alpha, gamma):
     np.testing.assert_allclose(gradient, expected, 1e-5, 1e-7)
 
 
-def test_the_papers_example():
-    """Section 3.2: with gamma 2, p = 0.9 counts 100 times less, p = 0.968 about 1000 times."""
+def test_example_of_the_paper():
+    """Section 3.2: gamma 2 divides the loss by 100 for p = 0.9, and by 1000 for p = 0.968."""
     logits = np.log([9, 0.968 / 0.032])
     plain, focal = (to_numpy(sigmoid_focal_loss([1, 1], logits, gamma=each)) for each in (0, 2))
     np.testing.assert_allclose(plain / focal, [100, 1 / 0.032**2], rtol=1e-4)
@@ -55,14 +54,14 @@ def test_extreme_logits(alpha, gamma, dtype):
     expected = _definition(targets, logits.astype("float64"), alpha, gamma)
     np.testing.assert_allclose(value, expected, 1e-5, 1e-37)
     assert np.isfinite(gradient).all()
-    # Far on the wrong side the loss is linear.
+    # The loss is linear in confident wrong logits.
     np.testing.assert_allclose(gradient[[6, 7]], [1 - alpha, -alpha], rtol=1e-3)
     np.testing.assert_array_equal(gradient[[0, 13]], 0)
 
 
 @pytest.mark.parametrize("target_dtype", ["bool", "int32", "float16"])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-def test_it_computes_in_float32(dtype, target_dtype):
+def test_focal_loss_is_computed_in_float32(dtype, target_dtype):
     targets, logits = _examples()
     logits = logits.astype(dtype)
     value = to_numpy(sigmoid_focal_loss(targets.astype(target_dtype), logits))

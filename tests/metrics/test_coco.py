@@ -1,15 +1,13 @@
-"""COCO average precision against pycocotools on JSON files of the same."""
+"""COCO average precision against pycocotools on equivalent JSON files."""
 
 import json
 import sys
-import typing
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from keras_spm.metrics import Annotations
 from keras_spm.metrics import coco_average_precision
 
 CLASSES = 6
@@ -19,39 +17,38 @@ NAMES = (
 )
 
 
-class Detections(typing.NamedTuple):
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-
-
 def _boxes(generator, count, largest):
     start = generator.uniform(0, 400, (count, 2))
     return np.concatenate([start, start + generator.uniform(2, largest, (count, 2))], axis=1)
 
 
 def _image(generator, objects, found, largest, dtype):
-    """Objects of classes 0 to 4, and detections of classes 0, 1, 2, 3 and 5, some right."""
+    """Objects of classes 0 to 4, and detections of classes 0, 1, 2, 3 and 5, some correct."""
     boxes = _boxes(generator, objects, largest)
     sides = boxes[:, 2:] - boxes[:, :2]
-    annotations = Annotations(
-        boxes.astype(dtype),
-        generator.integers(0, 5, objects),
-        generator.random(objects) < 0.2,
-        (sides.prod(axis=1) * generator.uniform(0.4, 1, objects)).astype(dtype),
-    )
+    annotations = {
+        "boxes": boxes.astype(dtype),
+        "labels": generator.integers(0, 5, objects),
+        "crowd": generator.random(objects) < 0.2,
+        "areas": (sides.prod(axis=1) * generator.uniform(0.4, 1, objects)).astype(dtype),
+    }
     detected = _boxes(generator, found, largest)
     labels = generator.choice([0, 1, 2, 3, 5], found)
     if objects:
-        # Half of them lie near an object, a tenth of those exactly on it.
+        # Half of them are near an object, a tenth of those exactly at it.
         near = np.flatnonzero(generator.random(found) < 0.5)
         which = generator.integers(0, objects, len(near))
         detected[near] = boxes[which] + generator.normal(0, 0.06 * largest**0.5, (len(near), 4))
-        labels[near] = np.where(annotations.labels[which] == 4, 5, annotations.labels[which])
+        true_labels = annotations["labels"][which]
+        labels[near] = np.where(true_labels == 4, 5, true_labels)
         detected[near[::10]] = boxes[which[::10]]
-    # One digit, so that many scores are the same.
+    # One digit, so that many scores are equal.
     scores = generator.random(found).round(1)
-    return annotations, Detections(detected.astype(dtype), scores.astype(dtype), labels)
+    return annotations, _detections(detected.astype(dtype), scores.astype(dtype), labels)
+
+
+def _detections(boxes, scores, labels):
+    return {"boxes": boxes, "scores": scores, "labels": labels}
 
 
 def _data(seed, dtype="float32", images=12, most_objects=10, most_found=60, largest=250):
@@ -59,7 +56,7 @@ def _data(seed, dtype="float32", images=12, most_objects=10, most_found=60, larg
     pairs = [
         _image(
             generator,
-            # Every fourth image is empty, every third one has nothing found.
+            # Every fourth image has no objects, every third one no detections.
             generator.integers(1, most_objects) if number % 4 else 0,
             generator.integers(1, most_found) if number % 3 else 0,
             largest,
@@ -76,7 +73,7 @@ def _left_top_width_height(box):
 
 
 def _pycocotools(folder, annotations, detections, classes=range(CLASSES)):
-    """Its `stats`, from files with other image and class numbers than ours."""
+    """Returns its `stats`, from files with other image and class ids than ours."""
     truth = [
         {
             "image_id": 100 + number,
@@ -86,7 +83,7 @@ def _pycocotools(folder, annotations, detections, classes=range(CLASSES)):
             "area": float(area),
         }
         for number, image in enumerate(annotations)
-        for box, label, crowd, area in zip(*image, strict=True)
+        for box, label, crowd, area in zip(*image.values(), strict=True)
     ]
     found = [
         {
@@ -96,7 +93,7 @@ def _pycocotools(folder, annotations, detections, classes=range(CLASSES)):
             "score": float(score),
         }
         for number, image in enumerate(detections)
-        for box, score, label in zip(*image, strict=True)
+        for box, score, label in zip(*image.values(), strict=True)
     ]
     data = {
         "images": [{"id": 100 + number} for number in range(len(annotations))],
@@ -127,7 +124,7 @@ KINDS = {
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_what_pycocotools_says(tmp_path, capsys, kind, seed):
+def test_equals_pycocotools(tmp_path, capsys, kind, seed):
     annotations, detections = _data(seed, **KINDS[kind])
     results = coco_average_precision(annotations, detections)
     assert capsys.readouterr().out == ""
@@ -137,15 +134,17 @@ def test_it_is_what_pycocotools_says(tmp_path, capsys, kind, seed):
     assert results["AP50"] > 0
 
 
-def test_the_cases_are_there():
+def test_data_contain_all_cases():
     annotations, detections = _data(0)
-    assert {len(image.labels) > 0 for image in annotations} == {False, True}
-    assert {len(image.labels) > 0 for image in detections} == {False, True}
-    areas = np.concatenate([image.areas for image in annotations])
+    assert {len(image["labels"]) > 0 for image in annotations} == {False, True}
+    assert {len(image["labels"]) > 0 for image in detections} == {False, True}
+    areas = np.concatenate([image["areas"] for image in annotations])
     assert set(np.digitize(areas, [32**2, 96**2])) == {0, 1, 2}
-    assert {True, False} == {bool(each) for image in annotations for each in image.crowd}
+    assert {True, False} == {bool(each) for image in annotations for each in image["crowd"]}
     _, detections = _data(0, **KINDS["many"])
-    assert max(np.bincount(image.labels).max() for image in detections if image.labels.size) > 100
+    assert (
+        max(np.bincount(each["labels"]).max() for each in detections if len(each["labels"])) > 100
+    )
 
 
 def test_each_class(tmp_path):
@@ -156,7 +155,7 @@ def test_each_class(tmp_path):
         _pycocotools(tmp_path, annotations, detections, [label])[0] for label in range(CLASSES)
     ]
     assert [results[f"AP/{name}"] for name in names] == expected
-    # Never found, and never there.
+    # Class 4 is never detected, class 5 has no objects.
     assert expected[4:] == [0, -1]
     precisions = [each for each in expected if each > -1]
     assert results["AP"] == pytest.approx(np.mean(precisions), abs=1e-12)
@@ -164,44 +163,46 @@ def test_each_class(tmp_path):
     assert coco_average_precision(annotations, detections, names[:5]) == results
 
 
-def _nothing_found(images):
-    return [Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)) for _ in range(images)]
+def _no_detections(images):
+    return [_detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)) for _ in range(images)]
 
 
-def test_nothing_found():
-    """What is there is missed; pycocotools's `loadRes` refuses an empty file."""
+def test_no_detections():
+    """All objects are missed; pycocotools's `loadRes` refuses an empty file."""
     annotations, _ = _data(0)
-    assert set(coco_average_precision(annotations, _nothing_found(12)).values()) == {0}
+    assert set(coco_average_precision(annotations, _no_detections(12)).values()) == {0}
     annotations, _ = _data(0, largest=30)
-    results = coco_average_precision(annotations, _nothing_found(12))
+    results = coco_average_precision(annotations, _no_detections(12))
     assert {name for name, value in results.items() if value == -1} == {
         *("AP_medium", "AP_large", "AR_medium", "AR_large")
     }
 
 
-def test_nothing_there():
+def test_no_objects():
     _, detections = _data(0)
-    empty = Annotations(np.zeros((0, 4)), np.zeros(0, int), np.zeros(0, bool), np.zeros(0))
-    for found in (detections, _nothing_found(12)):
+    empty = {"boxes": np.zeros((0, 4)), "labels": [], "crowd": [], "areas": []}
+    for found in (detections, _no_detections(12)):
         assert set(coco_average_precision([empty] * 12, found, ["a"]).values()) == {-1}
-    crowd = Annotations(np.array([[0, 0, 9, 9]]), np.array([0]), np.array([True]), np.array([81]))
+    crowd = {"boxes": [[0, 0, 9, 9]], "labels": [0], "crowd": [True], "areas": [81]}
     assert set(coco_average_precision([crowd] * 12, detections).values()) == {-1}
     assert set(coco_average_precision([], []).values()) == {-1}
 
 
-def test_all_found():
+def test_perfect_detections():
     annotations, _ = _data(0)
     detections = [
-        Detections(
-            image.boxes[~image.crowd], np.ones(sum(~image.crowd)), image.labels[~image.crowd]
-        )
+        {
+            "boxes": image["boxes"][~image["crowd"]],
+            "scores": np.ones(sum(~image["crowd"])),
+            "labels": image["labels"][~image["crowd"]],
+        }
         for image in annotations
     ]
     results = coco_average_precision(annotations, detections)
     assert results["AP"] == pytest.approx(1) and results["AR_100"] == 1
 
 
-def test_one_to_one():
+def test_lengths_must_be_equal():
     annotations, detections = _data(0)
     with pytest.raises(ValueError, match="11 detections, 12 annotations"):
         coco_average_precision(annotations, detections[1:])

@@ -1,19 +1,18 @@
-"""Metrics of segmentation against their definitions, over several batches."""
+"""Segmentation metrics against their definitions, over several batches."""
 
 import keras
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from keras_spm.metrics import MeanIoU
-from keras_spm.metrics import PixelAccuracy
+from keras_spm.metrics import MeanIoU, PixelAccuracy
 from tests.helpers import to_numpy
 
 CLASSES = 5
 
 
 def _batches():
-    """Label maps with pixels that do not count, and logits; class 3 never occurs."""
+    """Yields labels with ignored pixels, and logits; class 3 never occurs."""
     generator = np.random.default_rng(0)
     for count in (3, 2):
         labels = generator.choice([0, 1, 2, 4, 255], (count, 8, 6))
@@ -36,17 +35,19 @@ def _update(metric):
 
 def test_mean_iou_is_over_all_batches():
     counts = _counts()
-    hits = np.diag(counts)
-    union = counts.sum(0) + counts.sum(1) - hits
+    intersection = np.diag(counts)
+    union = counts.sum(0) + counts.sum(1) - intersection
     metric = _update(MeanIoU(CLASSES, ignore_class=255))
-    occurring = union > 0
-    assert occurring.sum() == 4
-    assert to_numpy(metric.result()) == pytest.approx((hits / union.clip(1))[occurring].mean())
-    assert to_numpy(metric.per_class()) == pytest.approx(hits / union.clip(1))
+    present = union > 0
+    assert present.sum() == 4
+    assert to_numpy(metric.result()) == pytest.approx(
+        (intersection / union.clip(1))[present].mean()
+    )
+    assert to_numpy(metric.per_class()) == pytest.approx(intersection / union.clip(1))
 
 
 @pytest.mark.parametrize("ignore_class", [None, 2, 255])
-def test_counting_on_the_host_is_the_same(ignore_class):
+def test_update_on_host_equals_update_state(ignore_class):
     expected, found = (MeanIoU(CLASSES, ignore_class) for _ in range(2))
     for labels, logits in _batches():
         expected.update_state(labels, logits)
@@ -56,7 +57,7 @@ def test_counting_on_the_host_is_the_same(ignore_class):
     np.testing.assert_array_equal(to_numpy(found.counts), to_numpy(expected.counts))
 
 
-def test_pixel_accuracy_leaves_out_what_does_not_count():
+def test_pixel_accuracy_ignores_pixels():
     counts = _counts()
     metric = _update(PixelAccuracy(ignore_class=255))
     assert to_numpy(metric.result()) == pytest.approx(np.trace(counts) / counts.sum())
@@ -67,7 +68,7 @@ def test_pixel_accuracy_leaves_out_what_does_not_count():
 
 
 @pytest.mark.parametrize("metric", [MeanIoU(CLASSES, 255), PixelAccuracy(255), PixelAccuracy()])
-def test_a_metric_comes_back(metric):
+def test_metrics_survive_serialization(metric):
     saved = keras.saving.serialize_keras_object(metric)
     again = keras.saving.deserialize_keras_object(saved)
     assert type(again) is type(metric) and again.get_config() == metric.get_config()

@@ -1,4 +1,4 @@
-"""The image classifier as a user meets it."""
+"""Training, evaluation and prediction with the image classifier."""
 
 import warnings
 
@@ -13,10 +13,7 @@ from PIL import Image
 from keras_spm import ImageClassifier
 from keras_spm.data import ImagePreprocessing
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, random_array, randomize, to_numpy
 
 CLASS_NAMES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
 
@@ -34,7 +31,7 @@ def _examples(count=8):
 
 @pytest.fixture(scope="module")
 def trained():
-    """One model, compiled by default and fitted once: later fits compile nothing anew."""
+    """One model, compiled by default and fitted once: later fits need no compilation."""
     model = _classifier()
     model.fit(*_examples(), batch_size=4, verbose=0)
     return model
@@ -46,8 +43,8 @@ def _py_dataset(images, labels):
             return len(labels) // 4
 
         def __getitem__(self, index):
-            part = slice(4 * index, 4 * index + 4)
-            return images[part], labels[part]
+            rows = slice(4 * index, 4 * index + 4)
+            return images[rows], labels[rows]
 
     return Batches()
 
@@ -68,10 +65,10 @@ def _torch_loader(images, labels):
     return torch.utils.data.DataLoader(examples, batch_size=4)
 
 
-# Keras says this of every Grain data set that ends.
+# Keras warns about every finite Grain data set.
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.parametrize("source", [_tf_dataset, _grain_dataset, _py_dataset, _torch_loader])
-def test_fit_and_evaluate_take_every_kind_of_data(trained, source):
+def test_fit_and_evaluate_accept_all_kinds_of_data_sets(trained, source):
     images, labels = _examples()
     expected = trained.evaluate(images, labels, batch_size=4, verbose=0, return_dict=True)
     data = source(images, labels)
@@ -84,8 +81,8 @@ def test_fit_and_evaluate_take_every_kind_of_data(trained, source):
 
 
 @pytest.mark.only("tensorflow")
-def test_the_first_step_is_traced_once(monkeypatch):
-    """TensorFlow traces again what makes variables: a b1 took twice as long to start."""
+def test_the_training_step_is_traced_once(monkeypatch):
+    """TensorFlow traces a step that creates variables twice, which takes long."""
     traces = []
     step = ImageClassifier.train_step
 
@@ -107,14 +104,14 @@ def test_training_lowers_the_loss(trained):
     assert after < before / 2 and accuracy > 0.8
 
 
-def test_pixels_of_any_dtype_give_the_same(trained):
+def test_pixels_of_any_dtype(trained):
     images, _ = _examples(4)
     expected = trained.predict(images, verbose=0)
     for dtype in ("float32", "float64"):
         assert difference(trained.predict(images.astype(dtype), verbose=0), expected) <= 1e-5
 
 
-def test_classify_names_the_likeliest_classes(trained):
+def test_classify_returns_the_most_probable_classes(trained):
     images, _ = _examples(4)
     logits = trained.predict(images, verbose=0).astype("float64")
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
@@ -128,10 +125,10 @@ def test_classify_names_the_likeliest_classes(trained):
     assert single[:3] == [(name, pytest.approx(value, abs=1e-6)) for name, value in results[0]]
 
 
-def test_a_saved_model_keeps_names_optimizer_and_frozen_stages(trained, tmp_path):
+def test_saved_models_keep_names_optimizer_and_frozen_stages(trained, tmp_path):
     images, labels = _examples()
     trained.freeze(2)
-    frozen = to_numpy(trained.get_layer("features").get_layer("stage2").norm.gamma)
+    frozen = to_numpy(trained.backbone.get_layer("stage2").norm.gamma)
     trained.fit(images, labels, batch_size=4, verbose=0)
     assert difference(trained.backbone.stages[1].norm.gamma, frozen) == 0
     trained.save(tmp_path / "model.keras")
@@ -144,7 +141,7 @@ def test_a_saved_model_keeps_names_optimizer_and_frozen_stages(trained, tmp_path
     trained.freeze(0)
 
 
-def test_freezing_after_a_fit_takes_effect_at_once(trained):
+def test_freezing_after_fit(trained):
     images, labels = _examples()
     before = {variable.path: to_numpy(variable) for variable in trained.weights}
     trained.freeze(4)
@@ -154,21 +151,8 @@ def test_freezing_after_a_fit_takes_effect_at_once(trained):
     trained.freeze(0)
 
 
-def test_freezing_is_whole_or_not_at_all():
-    """A loss that Keras cannot find again, as it is not registered, is refused first."""
-
-    def homemade(labels, outputs):
-        return keras.ops.sum(outputs)
-
-    model = _classifier()
-    model.compile(loss=homemade)
-    with pytest.raises(TypeError, match="homemade"):
-        model.freeze(2)
-    assert model.backbone.frozen_stages == 0
-
-
 @pytest.mark.parametrize("kind", ["array", "dataset", "loader"])
-def test_scaled_images_get_one_warning(trained, kind):
+def test_scaled_images_cause_one_warning(trained, kind):
     images, labels = _examples()
     data = {
         "array": lambda images: images,
@@ -185,7 +169,7 @@ def test_scaled_images_get_one_warning(trained, kind):
             trained.predict(data(harmless), verbose=0)
 
 
-def test_classify_takes_files_of_any_size(tmp_path):
+def test_classify_files_of_any_size(tmp_path):
     model = randomize(_classifier(preprocessing=ImagePreprocessing((32, 32), 0.875)))
     photographs = [
         sklearn.datasets.load_sample_image(f"{name}.jpg") for name in ("china", "flower")
@@ -194,15 +178,15 @@ def test_classify_takes_files_of_any_size(tmp_path):
     for path, photograph in zip(paths, photographs, strict=True):
         Image.fromarray(photograph).save(path)
     expected = model.predict(model.preprocessing(photographs), verbose=0)
-    likeliest = [CLASS_NAMES[index] for index in expected.argmax(-1)]
-    assert [name for ((name, _),) in model.classify(paths, top=1)] == likeliest
-    assert model.classify(str(paths[1]), top=1)[0][0] == likeliest[1]
-    assert model.classify(Image.open(paths[0]), top=1)[0][0] == likeliest[0]
+    expected_names = [CLASS_NAMES[index] for index in expected.argmax(-1)]
+    assert [name for ((name, _),) in model.classify(paths, top=1)] == expected_names
+    assert model.classify(str(paths[1]), top=1)[0][0] == expected_names[1]
+    assert model.classify(Image.open(paths[0]), top=1)[0][0] == expected_names[0]
     again = ImageClassifier.from_config(model.get_config())
     assert again.preprocessing.get_config() == model.preprocessing.get_config()
 
 
-def test_classify_without_preprocessing_takes_images_as_they_are(tmp_path):
+def test_classify_without_preprocessing(tmp_path):
     model = randomize(_classifier())
     images, _ = _examples(2)
     Image.fromarray(images[0]).save(tmp_path / "image.png")
@@ -220,7 +204,7 @@ def test_classify_with_channels_first():
     ]
 
 
-def test_an_activation_makes_probabilities():
+def test_softmax_activation():
     model = randomize(_classifier(activation="softmax"))
     outputs = model.predict(_examples(2)[0], verbose=0)
     assert outputs.sum(-1) == pytest.approx(1)
@@ -229,14 +213,14 @@ def test_an_activation_makes_probabilities():
 
 
 @pytest.mark.parametrize("names", [["a", "b"], ["a"] * 7])
-def test_class_names_must_fit(names):
+def test_class_names_must_match_the_number_of_classes(names):
     backbone = golden.short_backbone("pvt_v2_spm")
     with pytest.raises(ValueError, match="7 distinct names"):
         ImageClassifier(backbone, 7, class_names=names)
 
 
-def test_a_layer_works_in_anyones_model():
-    """SPM inside a user's own functional model, trained and saved like any layer."""
+def test_a_layer_in_a_user_model():
+    """Trained and rebuilt like any other layer."""
     from keras_spm.layers import StepwisePatchMerging
 
     images = keras.Input((None, None, 8))
@@ -250,7 +234,7 @@ def test_a_layer_works_in_anyones_model():
     assert difference(again.predict(maps, verbose=0), model.predict(maps, verbose=0)) == 0
 
 
-def test_an_image_may_have_several_classes_or_none(tmp_path):
+def test_multi_label_classification(tmp_path):
     model = _classifier(multi_label=True)
     images, _ = _examples()
     labels = (np.random.default_rng(1).random((8, 7)) < 0.4).astype("float32")
@@ -274,8 +258,8 @@ def test_an_image_may_have_several_classes_or_none(tmp_path):
     assert difference(preset.predict(images, verbose=0), model.predict(images, verbose=0)) == 0
 
 
-@pytest.mark.only("torch")  # What Keras makes of them is the same everywhere.
-def test_class_weights_weigh_examples():
+@pytest.mark.only("torch")  # Keras applies them in the same way on all backends.
+def test_class_weights():
     images, labels = _examples()
     weights = {label: 1.0 + label for label in range(7)}
     losses = []

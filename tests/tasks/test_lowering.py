@@ -1,4 +1,4 @@
-"""Whole training steps, lowered for accelerators: an operation without such a form raises."""
+"""Training steps can be lowered for TPU and CUDA; an unsupported operation raises."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def _backbone():
 
 def _classifier():
     model, labels = keras_spm.ImageClassifier(_backbone(), 10), np.zeros(2, "int32")
-    model.compute_metrics(None, labels, np.zeros((2, 10), "float32"))  # Builds them.
+    model.compute_metrics(None, labels, np.zeros((2, 10), "float32"))  # Builds metrics.
     return model, labels
 
 
@@ -35,7 +35,7 @@ def _detector():
 
 
 @pytest.mark.parametrize("task", [_classifier, _segmenter, _detector])
-def test_a_training_step_lowers_for_tpu_and_cuda(task):
+def test_training_steps_are_lowered_for_tpu_and_cuda(task):
     import jax
 
     model, targets = task()

@@ -1,22 +1,14 @@
-"""The semantic segmenter as a user meets it."""
+"""Training, evaluation and prediction with the semantic segmenter."""
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm import SemanticSegmenter
+from keras_spm import SemanticSegmenter, heads
 from keras_spm.data import ImageBatching
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
-
-SMALL = {"pyramid_channels": 8, "head_channels": 8}
-
-
-def _segmenter(**arguments):
-    return SemanticSegmenter(golden.short_backbone("pvt_v2"), 3, **SMALL, **arguments)
+from tests.helpers import difference, randomize, to_numpy
 
 
 def _examples(count=4):
@@ -29,18 +21,18 @@ def _examples(count=4):
 
 @pytest.fixture(scope="module")
 def trained():
-    model = _segmenter()
+    model = golden.segmenter()
     model.fit(*_examples(), batch_size=2, verbose=0)
     return model
 
 
-def test_it_learns_with_defaults(trained):
+def test_fit_and_evaluate_with_defaults(trained):
     metrics = trained.evaluate(*_examples(), verbose=0, return_dict=True)
     assert set(metrics) == {"loss", "mean_iou", "pixel_accuracy"}
     assert all(np.isfinite(value) for value in metrics.values())
 
 
-def test_the_loss_is_the_mean_over_pixels_that_count(trained):
+def test_the_loss_is_the_mean_over_counted_pixels(trained):
     images, labels = _examples()
     logits = trained.predict(images, verbose=0).astype("float64")
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -52,9 +44,9 @@ def test_the_loss_is_the_mean_over_pixels_that_count(trained):
     assert metrics["pixel_accuracy"] == pytest.approx((predictions == labels)[counted].mean())
 
 
-def test_pixels_that_do_not_count_have_no_gradient(trained):
+def test_ignored_pixels_have_no_gradient(trained):
     images, labels = _examples()
-    model = _segmenter()
+    model = golden.segmenter()
     model.set_weights(trained.get_weights())
     model.compile(keras.optimizers.SGD(0.1))
     before = [np.array(each) for each in model.get_weights()]
@@ -66,20 +58,20 @@ def test_pixels_that_do_not_count_have_no_gradient(trained):
             assert difference(old, new) == 0, path
 
 
-def test_segment_gives_maps_of_the_images_own_sizes(trained, tmp_path):
+def test_segment_returns_maps_of_the_images_own_sizes(trained, tmp_path):
     images, _ = _examples()
     large = np.random.default_rng(1).integers(0, 256, (70, 45, 3), dtype="uint8")
     Image.fromarray(large).save(tmp_path / "large.png")
     maps = trained.segment([images[0], tmp_path / "large.png", images[1][:, :20]])
     assert [each.shape for each in maps] == [(32, 32), (70, 45), (32, 20)]
-    # What fills its batch is labeled as `predict` labels it.
+    # Without padding, the result is that of `predict`.
     alone = trained.segment([images[0]])[0]
     expected = trained.predict(images[:1], verbose=0)[0].argmax(-1)
     np.testing.assert_array_equal(alone, expected)
 
 
-def test_segment_enlarges_what_was_reduced():
-    model = randomize(_segmenter(batching=ImageBatching(min_size=32, max_size=64)))
+def test_segment_upsamples_logits_of_reduced_images():
+    model = randomize(golden.segmenter(batching=ImageBatching(min_size=32, max_size=64)))
     image = np.random.default_rng(1).integers(0, 256, (96, 120, 3), dtype="uint8")
     reduced = np.asarray(Image.fromarray(image).resize((40, 32), Image.Resampling.BILINEAR))
     batch, _ = ImageBatching()([reduced])
@@ -89,7 +81,7 @@ def test_segment_enlarges_what_was_reduced():
     np.testing.assert_array_equal(model.segment([image])[0], expected)
 
 
-def test_images_of_many_sizes_in_a_batch():
+def test_images_of_several_sizes_in_a_batch():
     images = [np.full((height, width, 3), 7, "uint8") for height, width in ((30, 100), (64, 20))]
     batch, geometries = ImageBatching()(images)
     assert batch.shape == (2, 64, 128, 3)
@@ -100,25 +92,24 @@ def test_images_of_many_sizes_in_a_batch():
     assert geometries[1].original == (64, 20)
 
 
-def test_for_other_classes_all_else_is_kept(trained, tmp_path):
+def test_only_the_classifier_depends_on_the_number_of_classes(trained, tmp_path):
     trained.save_to_preset(tmp_path / "folder")
     again = SemanticSegmenter.from_preset(tmp_path / "folder")
     other = SemanticSegmenter.from_preset(tmp_path / "folder", num_classes=5)
     ours = {variable.path: to_numpy(variable) for variable in trained.weights}
-    fresh = {"head/classifier/kernel", "head/classifier/bias"}
-    assert (
-        set(again.load_report.missing_keys) == set()
-        and set(other.load_report.missing_keys) == fresh
-    )
-    for model, paths in ((again, ours), (other, ours.keys() - fresh)):
+    missing = {"decoder/classifier/kernel", "decoder/classifier/bias"}
+    assert not again.load_report.missing_keys
+    assert set(other.load_report.missing_keys) == missing
+    for model, paths in ((again, ours), (other, ours.keys() - missing)):
         values = {variable.path: to_numpy(variable) for variable in model.weights}
         for path in paths:
             assert "seed" in path or (values[path] == ours[path]).all(), path
 
 
-@pytest.mark.only("torch")  # On every backend the detector is trained so.
+@pytest.mark.only("torch")  # The detector is trained in float16 on every backend.
 def test_mixed_precision_stays_finite():
-    model = SemanticSegmenter(golden.short_backbone("pvt_v2", dtype="mixed_float16"), 3, **SMALL)
+    decoder = heads.SemanticFPN(pyramid_channels=8, channels=8)
+    model = SemanticSegmenter(golden.short_backbone("pvt_v2", dtype="mixed_float16"), 3, decoder)
     images, labels = _examples()
     assert np.isfinite(model.fit(images, labels, verbose=0).history["loss"]).all()
     assert all(np.isfinite(weights).all() for weights in model.get_weights())
@@ -126,6 +117,42 @@ def test_mixed_precision_stays_finite():
 
 
 @pytest.mark.parametrize("names", [["a", "b"], ["a"] * 3])
-def test_class_names_must_fit(names):
+def test_class_names_must_match_the_number_of_classes(names):
     with pytest.raises(ValueError, match="3 distinct names"):
-        _segmenter(class_names=names)
+        golden.segmenter(class_names=names)
+
+
+def test_a_decoder_of_ones_own(tmp_path):
+    """Any layer from maps to logits, of any stride."""
+
+    class Decoder(heads.Head):
+        levels = ("P5",)
+
+        def build(self, input_shape):
+            self.classifier = keras.layers.Dense(self.num_classes, name="classifier")
+            self.classifier.build(input_shape["P5"])
+
+        def call(self, inputs):
+            return self.classifier(inputs["P5"])
+
+    model = SemanticSegmenter(golden.short_backbone("pvt_v2"), 3, Decoder())
+    images, labels = _examples()
+    assert np.isfinite(model.fit(images, labels, verbose=0).history["loss"]).all()
+    assert model.predict(images, verbose=0).shape == (4, 32, 32, 3)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert difference(again.predict(images, verbose=0), model.predict(images, verbose=0)) == 0
+    fewer = heads.SemanticFPN(pyramid_channels=8, channels=8)
+    fewer.levels = ("P2", "P3", "P4", "P6")
+    with pytest.raises(ValueError, match="must have P2, P3, P4, P6 in its `pyramid_outputs`"):
+        SemanticSegmenter(golden.short_backbone("pvt_v2"), 3, fewer)
+
+
+@pytest.mark.only("torch")
+def test_a_decoder_must_output_the_number_of_classes():
+    class WrongDecoder(heads.Head):
+        def call(self, inputs):
+            return inputs["P2"]
+
+    with pytest.raises(ValueError, match="`decoder` must output 3 channels"):
+        SemanticSegmenter(golden.short_backbone("pvt_v2"), 3, WrongDecoder())

@@ -1,4 +1,4 @@
-"""A training that takes no time, with all that has a state."""
+"""A training of a few seconds, with every kind of state."""
 
 import dataclasses
 import json
@@ -9,23 +9,20 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.optimizers import AdamW
-from keras_spm.optimizers import WarmupCosine
-from keras_spm.trainer.engine import train
-from keras_spm.trainer.run_folder import RunFolder
-from keras_spm.trainer.setup import Prepared
+from keras_spm.optimizers import AdamW, WarmupCosine
+from keras_spm.trainer import RunFolder, Setup, train
 
-_READING = 0.01  # Seconds an example, so that a step takes some time.
+_READ_SECONDS = 0.01  # Per example.
 COUNT, SIZE, CLASSES, STEPS = 40, 6, 3, 8
 _GENERATOR = np.random.default_rng(0)
 FEATURES = _GENERATOR.normal(size=(COUNT, SIZE)).astype("float32")
 LABELS = _GENERATOR.integers(CLASSES, size=COUNT).astype("int32")
-RATES = WarmupCosine(1e-2, 3 * STEPS, 5)
+SCHEDULE = WarmupCosine(1e-2, 3 * STEPS, 5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """As much of a recipe as the engine asks for."""
+    """The part of a recipe that `train` uses."""
 
     epochs: int = 3
     checkpoint_steps: int = 3
@@ -36,7 +33,7 @@ class Recipe:
 
 
 def small_model(seed, *layers):
-    """Returns a compiled classifier, with other layers in the midst of it."""
+    """Returns a compiled classifier with additional hidden layers."""
     keras.utils.set_random_seed(seed)
     model = keras.Sequential(
         [
@@ -49,12 +46,7 @@ def small_model(seed, *layers):
         ]
     )
     model.compile(
-        AdamW(
-            RATES,
-            use_ema=True,
-            ema_momentum=0.8,
-            gradient_accumulation_steps=2,
-        ),
+        AdamW(SCHEDULE, use_ema=True, ema_momentum=0.8, gradient_accumulation_steps=2),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )
@@ -62,39 +54,34 @@ def small_model(seed, *layers):
 
 
 def batches(seed=0, features=FEATURES):
-    """Returns those of `repeated_batches`, of features with noise, and labels."""
+    """Returns repeated batches of noisy features and labels."""
 
-    def prepared(place, generator):
-        time.sleep(_READING)
-        return features[place] + generator.normal(0, 0.1, SIZE).astype("float32"), LABELS[place]
+    def add_noise(index, generator):
+        time.sleep(_READ_SECONDS)
+        return features[index] + generator.normal(0, 0.1, SIZE).astype("float32"), LABELS[index]
 
-    def collated(pairs):
+    def collate(pairs):
         return tuple(np.stack(part) for part in zip(*pairs, strict=True))
 
-    return repeated_batches(range(COUNT), prepared, collated, COUNT // STEPS, seed)
+    return repeated_batches(range(COUNT), add_noise, collate, COUNT // STEPS, seed)
 
 
 def train_small(output, recipe=None, model=None, data=None, callbacks=()):
-    """Trains, and leaves a run folder with a result; returns the `Training`."""
+    """Trains and writes a run folder with a result. Returns the `Training`."""
     recipe = recipe or Recipe()
     folder = RunFolder(output)
     model = model or small_model(recipe.seed)
     data = batches(recipe.seed) if data is None else data
-    training = train(
-        Prepared(model, data, STEPS, RATES, None, {}),
-        recipe,
-        folder,
-        verbose=0,
-        monitor=("val_loss", "min"),
-        validation=(FEATURES[:10], LABELS[:10]),
-        callbacks=[*callbacks, keras.callbacks.SwapEMAWeights()],
+    setup = Setup(
+        model, data, STEPS, validation=(FEATURES[:10], LABELS[:10]), callbacks=tuple(callbacks)
     )
+    training = train(setup, recipe, folder, verbose=0)
     folder.finish({"best_epoch": training.best_epoch, "seconds": training.seconds})
     return training
 
 
-def left(output):
-    """Returns {name: contents} of what two runs must have alike: metrics, result, best model."""
+def read_run(output):
+    """Returns {name: contents} of metrics, result and best model, to compare runs."""
     result = json.loads((output / "result.json").read_text())
     del result["seconds"]
     model = keras.saving.load_model(output / "best.keras")

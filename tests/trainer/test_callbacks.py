@@ -1,5 +1,6 @@
-"""What a run writes of itself: curves for TensorBoard, samples, the code's revision, its plan."""
+"""Files of a run: TensorBoard's curves and samples; the revision; the plan's memory."""
 
+import pathlib
 import subprocess
 import types
 
@@ -9,24 +10,24 @@ import pytest
 from matplotlib.figure import Figure
 
 from keras_spm import environment
-from keras_spm.backend.kept_for_gradient import bytes_kept_for_gradient
-from keras_spm.trainer.callbacks import draw_samples
+from keras_spm.backend import bytes_kept_for_gradient
+from keras_spm.trainer import Setup
+from keras_spm.trainer.callbacks import DrawSamples, TensorBoard
 from keras_spm.trainer.dry_run import step_bytes
-from keras_spm.trainer.event_log import EventLog
 
 
 def _logged(folder):
-    """Logs three epochs, in two trainings, of which the second goes on after the first."""
+    """Logs three epochs, in a training and a resumed one."""
     optimizer = types.SimpleNamespace(learning_rate=keras.ops.convert_to_tensor(0.25))
     for epochs in ((0, 1), (2,)):
-        log = EventLog(folder)
+        log = TensorBoard(folder)
         log.set_model(types.SimpleNamespace(optimizer=optimizer))
         for epoch in epochs:
             log.on_epoch_end(epoch, {"loss": 300.5 / (epoch + 1), "val_loss": np.float32(epoch)})
         log.on_train_end()
 
 
-@pytest.mark.only("tensorflow")  # Whose own reader reads it.
+@pytest.mark.only("tensorflow")  # It has a reader of its own.
 def test_tensorflow_reads_the_log(tmp_path):
     import tensorflow as tf
 
@@ -49,17 +50,26 @@ def test_tensorflow_reads_the_log(tmp_path):
 
 
 @pytest.fixture
-def drawn(monkeypatch):
+def drawn(monkeypatch, tmp_path):
     figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+
+    def save(figure, path, **_):
+        path.touch()
+        figures.append(figure)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Figure, "savefig", save)
     return figures
 
 
+def _draw(model, images, targets):
+    pathlib.Path("samples.png").unlink(missing_ok=True)
+    DrawSamples(Setup(model, [(images, targets)], 1), pathlib.Path("samples.png")).on_train_begin()
+
+
 @pytest.mark.only("torch")
-def test_samples_are_what_the_model_gets(drawn):
-    from keras_spm.tasks import ImageClassifier
-    from keras_spm.tasks import ObjectDetector
-    from keras_spm.tasks import SemanticSegmenter
+def test_samples_of_tasks(drawn):
+    from keras_spm.tasks import ImageClassifier, ObjectDetector, SemanticSegmenter
 
     def task(cls):
         model = cls.__new__(cls)
@@ -69,22 +79,22 @@ def test_samples_are_what_the_model_gets(drawn):
     images = np.random.default_rng(0).integers(0, 256, (10, 8, 12, 3), dtype="uint8")
     labels = np.zeros((10, 3), "float32")
     labels[0, 1], labels[1, [0, 2]], labels[2] = 1, 1, (0.25, 0, 0.75)
-    draw_samples(task(ImageClassifier), images.astype("float32"), labels, "path")
+    _draw(task(ImageClassifier), images.astype("float32"), labels)
     titles = [axis.get_title() for axis in drawn[0].axes]
     assert titles == ["dog", "cat, cow", "cow 0.75, cat 0.25", *["none"] * 5]
     shown = [np.asarray(axis.get_images()[0].get_array()) for axis in drawn[0].axes]
     np.testing.assert_array_equal(shown, images[:8])
-    draw_samples(task(ImageClassifier), images[:3], np.array([2, 0, 1]), "path")
+    _draw(task(ImageClassifier), images[:3], np.array([2, 0, 1]))
     assert [axis.get_title() for axis in drawn[1].axes] == ["cow", "cat", "dog"]
-    draw_samples(task(SemanticSegmenter), images[:2], np.zeros((2, 8, 12), int), "path")
+    _draw(task(SemanticSegmenter), images[:2], np.zeros((2, 8, 12), int))
     assert [axis.get_title() for axis in drawn[2].axes[:2]] == ["image", "truth"]
     targets = {"boxes": np.ones((1, 2, 4)), "labels": np.array([[1, -1]])}
-    draw_samples(task(ObjectDetector), images[:1], targets, "path")
+    _draw(task(ObjectDetector), images[:1], targets)
     assert [text.get_text() for text in drawn[3].axes[0].texts] == ["dog"]
 
 
 @pytest.mark.only("torch")
-def test_the_revision_is_that_of_the_packages_own_repository(tmp_path, monkeypatch):
+def test_the_revision_of_the_package(tmp_path, monkeypatch):
     def git(*arguments):
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         command = ["git", "-C", tmp_path, *identity, *arguments]
@@ -97,7 +107,7 @@ def test_the_revision_is_that_of_the_packages_own_repository(tmp_path, monkeypat
     git("init")
     (tmp_path / "other").write_text("")
     git("add", "other")
-    git("commit", "-m", "somebody's project around an installed package")
+    git("commit", "-m", "a project around an installed package")
     assert environment.git_revision() is None
     git("add", "environment.py")
     git("commit", "-m", "the package")
@@ -108,8 +118,8 @@ def test_the_revision_is_that_of_the_packages_own_repository(tmp_path, monkeypat
     assert environment.git_revision() is None
 
 
-def test_what_the_gradient_needs_is_counted():
-    """Each of two layers needs what it is given, and tanh what it gives: 5 and 700 floats."""
+def test_memory_of_a_step():
+    """Each layer keeps its inputs, and tanh its outputs: 5 and 700 floats."""
     model = keras.Sequential(
         [
             keras.Input((5,)),
@@ -120,11 +130,11 @@ def test_what_the_gradient_needs_is_counted():
     model.compile("adam", "mse")
     images, targets = np.ones((3, 5), "float32"), np.ones((3, 700), "float32")
     kept = [bytes_kept_for_gradient(model, images[:n], targets[:n]) for n in (1, 3)]
-    # The loss needs its 700 differences, and may keep what it squares.
-    least = 4 * (5 + 700 + 700 + 700)
-    assert least <= (kept[1] - kept[0]) / 2 <= least + 4 * 2 * 700
-    of_model, of_image = step_bytes(model, images, targets)
+    # The loss keeps its 700 differences, and possibly the squares.
+    minimum = 4 * (5 + 700 + 700 + 700)
+    assert minimum <= (kept[1] - kept[0]) / 2 <= minimum + 4 * 2 * 700
+    model_bytes, image_bytes = step_bytes(model, images, targets)
     weights = 5 * 700 + 700 + 700 * 700 + 700
     # Weights, gradients and both moments; a few counters.
-    assert 0 <= of_model - 4 * 4 * weights <= 100
-    assert of_image == pytest.approx((kept[1] - kept[0]) / 2, rel=0.01)
+    assert 0 <= model_bytes - 4 * 4 * weights <= 100
+    assert image_bytes == pytest.approx((kept[1] - kept[0]) / 2, rel=0.01)

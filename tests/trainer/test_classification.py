@@ -1,8 +1,7 @@
-"""Classifiers trained on files by recipes."""
+"""Recipes of image classification on files."""
 
 import csv
 import json
-import pathlib
 import runpy
 import subprocess
 import sys
@@ -13,17 +12,13 @@ import pytest
 from PIL import Image
 
 from keras_spm import trainer
-from keras_spm.data import ClassificationExample
-from keras_spm.data import ImageFolder
-from keras_spm.data import load_dataset
+from keras_spm.cli import main
+from keras_spm.data import ImageFolder, load_dataset
 from keras_spm.presets import list_presets
-from keras_spm.trainer.classification import _build
-from keras_spm.trainer.classification_data import classification_data
-from keras_spm.trainer.classification_sources import classification_source
+from keras_spm.trainer.classification_data import class_counts
 from tests.data import tfds_files
 from tests.helpers import difference
 
-RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
 SMALL = (
     *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_pct=1"),
     *("epochs=2", "warmup_epochs=0", "batch_size=5"),
@@ -49,19 +44,19 @@ def photos(tmp_path_factory):
 
 
 def _overridden(recipe, *overrides):
-    return trainer.load_recipe(recipe, RECIPES, [*SMALL, *overrides])
+    return trainer.load_recipe(recipe, [*SMALL, *overrides])
 
 
 def _run(recipe, output, *overrides):
-    """Runs a recipe made small, and returns (result, model)."""
-    settings = [split for each in (*SMALL, *overrides) for split in ("--set", each)]
-    assert trainer.main(RECIPES, [recipe, "--output", str(output), *settings]) == 0
+    """Runs a recipe with small settings. Returns (result, model)."""
+    settings = [part for each in (*SMALL, *overrides) for part in ("--set", each)]
+    assert main(["train", recipe, "--output", str(output), *settings]) == 0
     result = json.loads((output / "result.json").read_text())
     return result, keras.saving.load_model(output / "best.keras")
 
 
-def test_a_folder_is_trained_on_with_all_that_a_recipe_has(photos, tmp_path):
-    """Layer decay, accumulation, clipping and averages at once, on every backend."""
+def test_all_optimizer_settings_at_once(photos, tmp_path):
+    """Layer decay, accumulation, clipping and averages, on every backend."""
     result, model = _run(
         "classification_folder",
         tmp_path / "run",
@@ -76,38 +71,33 @@ def test_a_folder_is_trained_on_with_all_that_a_recipe_has(photos, tmp_path):
     )
     assert model.class_names == ["digit 0", "digit 1", "digit 2"]
     assert (tmp_path / "run/confusion_matrix.png").exists()
-    # The averages were validated, and they are what was kept.
+    # The averages were validated and saved.
     examples = ImageFolder(photos / "val")
-    images = model.preprocessing([example.image for example in examples])
-    labels = np.eye(3)[[example.label for example in examples]]
+    images = model.preprocessing([example["image"] for example in examples])
+    labels = np.eye(3)[[example["label"] for example in examples]]
     again = model.evaluate(images, labels, verbose=0, return_dict=True)
     assert again["accuracy"] == pytest.approx(result["validation_accuracy"], abs=1e-6)
     rows = list(csv.DictReader((tmp_path / "run/metrics.csv").read_text().splitlines()))
     best = rows[result["best_epoch"] - 1]
     assert again["loss"] == pytest.approx(float(best["val_loss"]), abs=1e-5)
     assert result["test_accuracy"] == pytest.approx(again["accuracy"], abs=1e-6)
-    (named,) = model.classify([examples[0].image], top=1)
+    (named,) = model.classify([examples[0]["image"]], top=1)
     assert named[0][0] in model.class_names
 
 
 @pytest.mark.only("torch")
-def test_a_linear_probe_trains_its_head_alone(photos, tmp_path):
+def test_a_linear_probe_trains_only_the_head(photos, tmp_path):
     overrides = (f"data_folder={photos}", "epochs=1")
     recipe = _overridden("classification_linear_probe", *overrides)
-    keras.utils.set_random_seed(recipe.seed)
-    start = _untrained(recipe)
+    start = recipe.setup().model
     _, model = _run("classification_linear_probe", tmp_path / "run", *overrides)
     assert [each.path for each in model.trainable_variables] == ["head/kernel", "head/bias"]
     for before, after in zip(start.weights, model.weights, strict=True):
         changed = difference(before, after) > 0
         assert changed == before.path.startswith("head/"), before.path
-    # A user of the model has not imported what trained it.
+    # The model can be loaded without the trainer.
     code = f"import keras_spm, keras; keras.saving.load_model({str(tmp_path / 'run/best.keras')!r})"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def _untrained(recipe):
-    return _build(recipe, classification_source(recipe))
 
 
 @pytest.mark.only("torch")
@@ -121,7 +111,7 @@ def test_the_same_seed_gives_the_same_curve(photos, tmp_path):
 
 
 @pytest.mark.only("torch")
-def test_several_labels_an_image(photos, tmp_path):
+def test_multi_label_data(photos, tmp_path):
     rows = ["path,labels,split"]
     for split in ("train", "val"):
         for path in sorted((photos / split).rglob("*.png")):
@@ -143,90 +133,92 @@ def test_several_labels_an_image(photos, tmp_path):
     (named,) = model.classify([photos / "val/digit 0/00.png"])
     assert len(named) == 2 and all(0 < probability < 1 for _, probability in named)
     table.write_text("\n".join(rows).replace("round,val", "round|rare,val"))
-    with pytest.raises(ValueError, match=r"every class to train on. Received: none of \['rare'\]"):
-        classification_data(
-            _overridden("classification_folder", "dataset=csv", f"data_folder={table}")
-        )
+    with pytest.raises(ValueError, match=r"images of every class. Received: none of \['rare'\]"):
+        _overridden("classification_folder", "dataset=csv", f"data_folder={table}").splits()
     table.write_text("\n".join(rows))
     with pytest.raises(ValueError, match="class_weights='balanced'"):
-        _untrained(
-            _overridden(
-                "classification_folder",
-                *("dataset=csv", f"data_folder={table}", "class_weights=balanced"),
-            )
-        )
+        overrides = ("dataset=csv", f"data_folder={table}", "class_weights=balanced")
+        _overridden("classification_folder", *overrides).setup()
 
 
 @pytest.mark.only("torch")
-def test_data_are_held_out_of_every_class_alike(photos):
+def test_the_held_out_share_is_stratified(photos):
     recipe = _overridden("classification_folder", f"data_folder={photos / 'train'}")
-    data = classification_data(recipe)
-    assert data.counts().tolist() == [9, 5, 4] and len(data.validation) == 5
+    data = recipe.splits()
+    assert class_counts(data).tolist() == [9, 5, 4] and len(data.validation) == 5
     train, validation = (
-        {example.image for example in split} for split in (data.train, data.validation)
+        {example["image"] for example in split} for split in (data.train, data.validation)
     )
     assert len(train | validation) == 23
-    again = classification_data(recipe)
-    assert [each.image for each in again.validation] == [each.image for each in data.validation]
+    again = recipe.splits()
+    assert [each["image"] for each in again.validation] == [
+        each["image"] for each in data.validation
+    ]
     for override, message in (
-        ("validation_share=0", "Give it one, `val`, or hold a share out"),
+        ("validation_share=0", "Add one, `val`, or hold out a share"),
         ("validation_share=0.05", "cannot be divided by `validation_share`"),
     ):
         with pytest.raises(ValueError, match=message):
-            classification_data(
-                _overridden("classification_folder", f"data_folder={photos / 'train'}", override)
-            )
+            overrides = (f"data_folder={photos / 'train'}", override)
+            _overridden("classification_folder", *overrides).splits()
 
 
 @pytest.mark.only("torch")
-def test_bad_data_end_a_training_before_it_starts(photos, tmp_path, capsys):
+def test_invalid_data_are_reported_before_the_training(photos, tmp_path, capsys):
     (tmp_path / "photos/heron").mkdir(parents=True)
     (tmp_path / "photos/heron/a.jpg").write_bytes(b"")
-    arguments = ["classification_folder", "--output", str(tmp_path / "run")]
+    arguments = ["train", "classification_folder", "--output", str(tmp_path / "run")]
     arguments += ["--set", f"data_folder={tmp_path / 'photos'}"]
-    assert trainer.main(RECIPES, arguments) == 2
+    assert main(arguments) == 2
     assert "1 × empty file (heron/a.jpg)" in capsys.readouterr().err
-    for folder, message in ((tmp_path / "nowhere", "nowhere is no folder"), ("", "must say where")):
-        assert trainer.main(RECIPES, [*arguments[:-1], f"data_folder={folder}"]) == 2
+    for folder, message in (
+        (tmp_path / "nowhere", "nowhere is not a folder"),
+        ("", "must be the path"),
+    ):
+        assert main([*arguments[:-1], f"data_folder={folder}"]) == 2
         assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
 
 @pytest.mark.only("torch")
-def test_imagenet_by_name(tmp_path):
+def test_imagenet_classes(tmp_path):
     folder = tfds_files.imagenet(
         tfds_files.jpegs(["n01440764", "n02012849", "n15075141"]),
         tmp_path,
         splits=("train", "validation"),
     )
     recipe = trainer.load_recipe(
-        "classification_imagenet", RECIPES, [f"data_folder={folder}", "preset=pvt_v2_b3"]
+        "classification_imagenet", [f"data_folder={folder}", "preset=pvt_v2_b3"]
     )
-    data = classification_data(recipe)
+    data = recipe.splits()
     assert len(data.train) == len(data.validation) == 3 and len(data.class_names) == 1000
-    labels = sorted(example.label for example in data.train)
+    labels = sorted(example["label"] for example in data.train)
     assert [data.class_names[label] for label in labels][0] == "tench, Tinca tinca"
-    assert isinstance(data.train[0], ClassificationExample)
-    by_its_form = trainer.load_recipe(
-        "classification_imagenet", RECIPES, [f"data_folder={folder}", "dataset=tfds"]
+    assert set(data.train[0]) == {"image", "label"}
+    by_format = trainer.load_recipe(
+        "classification_imagenet", [f"data_folder={folder}", "dataset=tfds"]
     )
-    assert classification_data(by_its_form).class_names[0] == "n01440764"
+    assert by_format.splits().class_names[0] == "n01440764"
 
 
 @pytest.mark.only("torch")
 def test_variants_of_the_imagenet_recipe():
     def recipe(*overrides):
-        return trainer.load_recipe("classification_imagenet", RECIPES, overrides)
+        return trainer.load_recipe("classification_imagenet", overrides)
 
-    assert (recipe().drop_path_rate, recipe().global_clipnorm, recipe().repeats) == (0.1, 0.0, 3)
+    assert (recipe().drop_path_rate, recipe().global_clipnorm, recipe().repeated_augmentation) == (
+        0.1,
+        0.0,
+        3,
+    )
     for preset in ("pvt_v2_b5", "pvt_spm_medium"):
         deep = recipe(f"preset={preset}")
         assert (deep.drop_path_rate, deep.global_clipnorm, deep.warmup_epochs) == (0.3, 1.0, 5)
     swin = recipe("preset=swin_spm_base", "drop_path_rate=0.4")
     assert (swin.drop_path_rate, swin.global_clipnorm, swin.warmup_epochs) == (0.4, 5.0, 20)
-    assert (swin.schedule, swin.repeats) == ("cosine_by_step", 1)
+    assert (swin.schedule, swin.repeated_augmentation) == ("cosine_by_step", 1)
     known = set(list_presets())
-    variants = runpy.run_path(RECIPES / "classification_imagenet.py")["variants"]
+    variants = runpy.run_path(trainer.recipes_folder() / "classification_imagenet.py")["variants"]
     assert len(variants) == 16 and variants.keys() <= known
 
 
@@ -236,12 +228,12 @@ def test_variants_of_the_imagenet_recipe():
     [
         ("schedule=cosin", "Did you mean 'cosine'"),
         ("class_weights=balance", "Did you mean 'balanced'"),
-        ("randaugment_magnitude=11", "from 0 to 10. Received: magnitude=11"),
-        ("gradient_accumulation_steps=0", "Received: accumulation=0"),
+        ("randaugment_magnitude=11", "from 0 to 10. Received: randaugment_magnitude=11"),
+        ("gradient_accumulation_steps=0", "Received: gradient_accumulation_steps=0"),
         ("dataset=folders", "Did you mean 'folder'"),
-        ("rotation=5", "does not use it. Received: rotation=5.0"),
+        ("rotation=5", "is not used by .* Received: rotation=5.0"),
     ],
 )
-def test_mistakes_in_a_classification_recipe(override, message):
+def test_errors_of_classification_recipes(override, message):
     with pytest.raises(ValueError, match=message):
-        _untrained(_overridden("classification_folder", override))
+        _overridden("classification_folder", override).setup()

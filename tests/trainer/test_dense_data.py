@@ -1,4 +1,4 @@
-"""The data sets that dense recipes know by name: which splits of what they read."""
+"""The splits that dense recipes read of each data format."""
 
 import pathlib
 import types
@@ -7,49 +7,45 @@ import pytest
 from PIL import Image
 
 from keras_spm.trainer import load_recipe
-from keras_spm.trainer.dense_data import detection_data
-from keras_spm.trainer.dense_data import segmentation_data
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
-
-RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
 
 
 def _segmentation(dataset, folder):
     overrides = [f"dataset={dataset}", f"data_folder={folder}"]
-    return segmentation_data(load_recipe("segmentation_ade20k", RECIPES, overrides))
+    return load_recipe("segmentation_ade20k", overrides).splits()
 
 
 def _detection(dataset, folder):
     overrides = [f"dataset={dataset}", f"data_folder={folder}"]
-    return detection_data(load_recipe("detection_coco", RECIPES, overrides))
+    return load_recipe("detection_coco", overrides).splits()
 
 
 @pytest.fixture
 def splits(monkeypatch):
-    """The splits that are asked of TensorFlow Datasets, by a stand-in for its builder."""
-    asked = []
+    """The splits that are requested from TensorFlow Datasets, recorded by a mock builder."""
+    requested = []
     names = ("image", "image/id", "objects", "annotation")
     info = types.SimpleNamespace(
         features=dict.fromkeys(names), splits=dict.fromkeys(("train", "validation", "test"))
     )
     builder = types.SimpleNamespace(
-        info=info, as_data_source=lambda split, decoders=None: asked.append(split) or [split]
+        info=info, as_data_source=lambda split, decoders=None: requested.append(split) or [split]
     )
     monkeypatch.setattr("tensorflow_datasets.builder_from_directory", lambda folder: builder)
-    return asked
+    return requested
 
 
-def test_parts_of_tensorflow_datasets(splits):
+def test_splits_of_tensorflow_datasets(splits):
     data = _detection("tfds_coco", "coco/2017/1.1.0")
     assert splits == ["train", "validation"] and data.class_names[0] == "person"
     assert len(data.class_names) == 80
     data = _segmentation("tfds_ade20k", "scene_parse150/1.0.0")
-    # Its classes are not those of the benchmark, and do not borrow their names.
+    # Its classes are not those of the benchmark, so they do not have their names.
     assert splits[2:] == ["train", "test"] and data.class_names[0] == "class 0"
 
 
-def test_parts_of_pascal_voc(tmp_path):
+def test_splits_of_pascal_voc(tmp_path):
     for task in ("Main", "Segmentation"):
         (tmp_path / "ImageSets" / task).mkdir(parents=True)
         for split, name in ("train", "a"), ("val", "b"):
@@ -64,11 +60,11 @@ def test_parts_of_pascal_voc(tmp_path):
     for read, classes in ((_detection, 20), (_segmentation, 21)):
         data = read("voc", tmp_path)
         assert len(data.class_names) == classes
-        names = [pathlib.Path(each[0].image).stem for each in (data.train, data.test)]
+        names = [pathlib.Path(each[0]["image"]).stem for each in (data.train, data.test)]
         assert names == ["a", "b"] and data.validation is data.test
 
 
-def test_coco_has_its_own_folders(tmp_path):
+def test_splits_of_coco(tmp_path):
     (tmp_path / "annotations").mkdir()
     for split in ("train2017", "val2017"):
         (tmp_path / split).mkdir()
@@ -81,6 +77,7 @@ def test_coco_has_its_own_folders(tmp_path):
         annotations = tmp_path / "annotations" / f"instances_{split}.json"
         annotations.write_text(text.replace("PART", split))
     data = _detection("coco", tmp_path)
-    assert data.train[0].image.name == "train2017.jpg" and data.test[0].image.name == "val2017.jpg"
-    # COCO's own file has such boxes; what is left out is counted.
+    names = [examples[0]["image"].name for examples in (data.train, data.test)]
+    assert names == ["train2017.jpg", "val2017.jpg"]
+    # COCO's own files include boxes without area.
     assert data.train.invalid_annotations == {"box without area": [7]}

@@ -1,4 +1,4 @@
-"""Whole ways through the command line, from a user's images to what comes of them."""
+"""The command line from a user's images to predictions."""
 
 import json
 
@@ -8,11 +8,11 @@ from PIL import Image
 from safetensors import safe_open
 
 import keras_spm
-import keras_spm.cli
+from keras_spm import trainer
 from keras_spm.cli import main
-from keras_spm.data import DigitScenes
-from keras_spm.data import load_dataset
-from keras_spm.trainer import dense_data
+from keras_spm.data import DigitScenes, load_dataset
+from keras_spm.heads import RetinaNet, SemanticFPN
+from keras_spm.trainer import dense
 from tests.helpers import randomize
 
 SMALL = (
@@ -37,22 +37,22 @@ def _sets(*overrides):
     return [part for each in overrides for part in ("--set", each)]
 
 
-def test_photos_are_trained_on_measured_named_and_exported(photos, tmp_path, capsys):
+def test_train_evaluate_predict_and_export(photos, tmp_path, capsys):
     training = ["train", "classification_folder", *_sets(*SMALL, f"data_folder={photos}")]
 
-    # The plan, from everything built; the folder is read, and nothing is written.
+    # The plan is printed, and nothing is written.
     assert main([*training, "--dry-run", "--output", str(tmp_path / "run")]) == 0
     plan = capsys.readouterr().out
-    assert "19 to train on, 5 to validate on, 5 to test on; 3 classes" in plan
+    assert "19 train, 5 validation, 5 test images; 3 classes" in plan
     assert "1 epochs × 3 = 3, of 5 images" in plan
     assert not list(tmp_path.iterdir())
 
     assert main([*training, "--output", str(tmp_path / "run")]) == 0
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert {"samples.png", "curves.png", "tensorboard", "best.keras"} <= files
+    assert {"samples.png", "curves.png", "best.keras"} <= files
     result = json.loads((tmp_path / "run/result.json").read_text())
 
-    # By default a run is measured where it was tested.
+    # By default a run is evaluated on its own test split.
     capsys.readouterr()
     output = tmp_path / "numbers.json"
     assert main(["evaluate", str(tmp_path / "run"), "--output", str(output)]) == 0
@@ -62,13 +62,13 @@ def test_photos_are_trained_on_measured_named_and_exported(photos, tmp_path, cap
     assert own["loss"] == pytest.approx(result["test_loss"], abs=1e-5)
     assert f"accuracy: {own['accuracy']:.5g}" in capsys.readouterr().out
 
-    # What cannot be read is named, and the rest predicted all the same.
+    # Unreadable images are listed.
     paths = sorted(photos.rglob("*.png"))
     (photos / "torn.png").write_bytes(paths[0].read_bytes()[:60])
     capsys.readouterr()
     assert main(["predict", str(tmp_path / "run"), str(photos), "--json", "--top", "3"]) == 1
     printed = capsys.readouterr()
-    assert "1 of 25 could not be read:" in printed.err and "torn.png" in printed.err
+    assert "1 of 25 images could not be read:" in printed.err and "torn.png" in printed.err
     for line, path in zip(printed.out.splitlines(), paths, strict=True):
         found = json.loads(line)
         assert found["image"] == str(path)
@@ -90,18 +90,20 @@ def _backbone():
 @pytest.mark.only("torch")
 def test_a_segmenter_from_the_command_line(tmp_path, capsys, monkeypatch):
     names = ["background", *map(str, range(10))]
-    model = keras_spm.SemanticSegmenter(_backbone(), 11, names, pyramid_channels=8, head_channels=8)
+    model = keras_spm.SemanticSegmenter(
+        _backbone(), 11, SemanticFPN(pyramid_channels=8, channels=8), names
+    )
     randomize(model).save(tmp_path / "model.keras")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dense_data, "_TEST_SCENES", 16)
+    monkeypatch.setattr(dense, "TEST_SCENES", 16)
     scenes = list(DigitScenes("test", 3, 64))
     for place, scene in enumerate(scenes):
         (tmp_path / f"in/{place}").mkdir(parents=True)
-        Image.fromarray(scene.image[:50]).save(tmp_path / f"in/{place}/scene.png")
+        Image.fromarray(scene["image"][:50]).save(tmp_path / f"in/{place}/scene.png")
     assert main(["predict", "model.keras", "in"]) == 0
     lines = capsys.readouterr().out.splitlines()
     for place, (scene, line) in enumerate(zip(scenes, lines, strict=True)):
-        (expected,) = model.segment([scene.image[:50]])
+        (expected,) = model.segment([scene["image"][:50]])
         target = f"predictions/in/{place}/scene.png.png"
         assert line.endswith(f"→ {target}")
         likeliest = np.bincount(expected.ravel()).argmax()
@@ -113,7 +115,8 @@ def test_a_segmenter_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert main(["evaluate", "model.keras", *arguments, *settings]) == 0
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     images, segmentation_maps = zip(
-        *((each.image, each.segmentation_map) for each in DigitScenes("test", 16, 64)), strict=True
+        *((each["image"], each["segmentation_map"]) for each in DigitScenes("test", 16, 64)),
+        strict=True,
     )
     again = model.evaluate(
         np.stack(images), np.stack(segmentation_maps), verbose=0, return_dict=True
@@ -128,23 +131,23 @@ def test_a_detector_from_the_command_line(tmp_path, capsys, monkeypatch):
     model = keras_spm.ObjectDetector(
         _backbone(),
         10,
+        RetinaNet(pyramid_channels=8, channels=8, num_convs=1),
         list(map(str, range(10))),
-        **{"pyramid_channels": 8, "head_channels": 8, "num_convs": 1},
     )
     randomize(model).save(tmp_path / "model.keras")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(dense_data, "_TEST_SCENES", 16)
+    monkeypatch.setattr(dense, "TEST_SCENES", 16)
     scene = DigitScenes("test", 1, 64)[0]
-    Image.fromarray(scene.image).save("scene.png")
+    Image.fromarray(scene["image"]).save("scene.png")
     arguments = ["--score-threshold", "0.9", "--output", "seen", "--json"]
     assert main(["predict", "model.keras", "scene.png", *arguments]) == 0
     objects = json.loads(capsys.readouterr().out)["objects"]
-    (expected,) = model.detect([scene.image])
-    likely = expected.scores >= 0.9
+    (expected,) = model.detect([scene["image"]])
+    likely = expected["scores"] >= 0.9
     assert 0 < likely.sum() == len(objects)
-    assert [int(each["name"]) for each in objects] == expected.labels[likely].tolist()
+    assert [int(each["name"]) for each in objects] == expected["labels"][likely].tolist()
     boxes = [each["box"] for each in objects]
-    np.testing.assert_allclose(boxes, expected.boxes[likely], atol=0.06)
+    np.testing.assert_allclose(boxes, expected["boxes"][likely], atol=0.06)
     with Image.open("seen/scene.png.png") as picture:
         assert picture.format == "PNG"
     settings = _sets("min_size=64", "max_size=64")
@@ -155,8 +158,8 @@ def test_a_detector_from_the_command_line(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.only("torch")
-def test_a_preset_with_a_head_is_measured_by_name_or_order(photos, tmp_path, capsys):
-    """A folder stands for ImageNet's, whose folders do not have the classes' names."""
+def test_a_preset_is_evaluated_by_class_names_or_order(photos, tmp_path, capsys):
+    """Like ImageNet, whose folders do not have the names of the classes."""
     output = tmp_path / "numbers.json"
     measured = {}
     for key, names in (
@@ -192,7 +195,7 @@ def test_a_preset_with_a_head_is_measured_by_name_or_order(photos, tmp_path, cap
 
 
 @pytest.mark.only("torch")
-def test_what_cannot_be_measured_or_predicted_is_said(photos, tmp_path, capsys):
+def test_errors_of_the_commands(photos, tmp_path, capsys):
     model = keras_spm.ImageClassifier(_backbone(), 7)
     model.save(tmp_path / "seven.keras")
     _backbone().save(tmp_path / "backbone.keras")
@@ -200,14 +203,14 @@ def test_what_cannot_be_measured_or_predicted_is_said(photos, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     seven = str(tmp_path / "seven.keras")
     for arguments, message in (
-        (["evaluate", seven], "`data_folder` must say where"),
+        (["evaluate", seven], "`data_folder` must be the path"),
         (["evaluate", seven, "--data", str(photos)], "must have the model's 7 classes"),
-        (["evaluate", seven, "--recipe", "detection_coco"], "a task like ImageClassifier"),
+        (["evaluate", seven, "--recipe", "detection_coco"], "must be a recipe of ImageClassifier"),
         (["evaluate", seven, "--data", str(photos), "--set", "batch=2"], "'batch_size'"),
         (["evaluate", str(tmp_path / "backbone.keras"), "--data", "x"], "Received: PVTv2"),
         (["evaluate", str(tmp_path / "backbone")], "holds a backbone without a task"),
         (["evaluate", "pvt_v2_b11"], "Did you mean 'pvt_v2_b1'"),
-        (["predict", seven, str(tmp_path / "empty")], "holds no images"),
+        (["predict", seven, str(tmp_path / "empty")], "contains no images"),
         (["predict", seven, str(photos), "--top", "0"], "--top 0"),
         (["train", str(tmp_path / "nowhere.py")], "nowhere.py"),
         (["train", "classification_foldr"], "Did you mean 'classification_folder'"),
@@ -215,13 +218,13 @@ def test_what_cannot_be_measured_or_predicted_is_said(photos, tmp_path, capsys):
         assert main(arguments) == 2, arguments
         assert message in capsys.readouterr().err
     assert main(["predict", seven, str(tmp_path / "gone.jpg")]) == 1
-    assert "1 of 1 could not be read:" in capsys.readouterr().err
+    assert "1 of 1 images could not be read:" in capsys.readouterr().err
 
 
 @pytest.mark.only("torch")
-def test_recipes_come_with_the_package_and_from_files(photos, tmp_path, capsys):
+def test_recipes_of_the_package_and_of_a_file(photos, tmp_path, capsys):
     text = "\n".join(each.replace("=", " = ", 1) for each in ("epochs=2", "seed=3"))
-    shipped = (keras_spm.cli.RECIPES / "classification_folder.py").read_text()
+    shipped = (trainer.recipes_folder() / "classification_folder.py").read_text()
     (tmp_path / "classification_mine.py").write_text(f"{shipped}\n{text}\n")
     own = str(tmp_path / "classification_mine.py")
     settings = _sets("preset=pvt_v2_mini", "load_weights=false", f"data_folder={photos}")

@@ -1,6 +1,7 @@
-"""Runs that end early, and go on."""
+"""Interrupted and failing trainings, and resuming them."""
 
 import hashlib
+import os
 import pathlib
 import resource
 
@@ -9,32 +10,33 @@ import numpy as np
 import pytest
 
 from keras_spm import trainer
-from keras_spm.trainer.checkpoints import Checkpoints
+from keras_spm.cli import main
+from keras_spm.trainer import dense
+from keras_spm.trainer.checkpoints import Checkpoints, non_finite_names
 from keras_spm.trainer.run_folder import RunFolder
-from keras_spm.trainer.training_state import not_finite
 from tests.trainer import small_training
-from tests.trainer.small_training import FEATURES
-from tests.trainer.small_training import STEPS
-from tests.trainer.small_training import Recipe
-from tests.trainer.small_training import batches
-from tests.trainer.small_training import left
-from tests.trainer.small_training import small_model
-from tests.trainer.small_training import train_small
-
-RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
+from tests.trainer.small_training import (
+    FEATURES,
+    STEPS,
+    Recipe,
+    batches,
+    read_run,
+    small_model,
+    train_small,
+)
 
 
 class At(keras.callbacks.Callback):
-    """Calls a function before the step of that number, from 0 on, of a `fit`."""
+    """Calls a function before a step (from 0) of a `fit`."""
 
     def __init__(self, step, function):
         super().__init__()
-        self._left = step
+        self._remaining = step
         self._function = function
 
     def on_train_batch_begin(self, batch, logs=None):
-        self._left -= 1
-        if self._left == -1:
+        self._remaining -= 1
+        if self._remaining == -1:
             self._function()
 
 
@@ -53,13 +55,13 @@ def _checkpoints(output):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """What a run leaves that was not interrupted."""
+    """The results of a run that was not interrupted."""
     output = tmp_path_factory.mktemp("whole") / "run"
     train_small(output)
-    return left(output)
+    return read_run(output)
 
 
-def test_an_interrupted_run_ends_as_a_whole_one(whole, tmp_path):
+def test_an_interrupted_run_resumes_bit_exactly(whole, tmp_path):
     output = tmp_path / "run"
     reached = []
     for step in (1, 5, 10, 3):  # Before any checkpoint, in an epoch, after one, in its part.
@@ -67,7 +69,7 @@ def test_an_interrupted_run_ends_as_a_whole_one(whole, tmp_path):
         reached.append([path.name[-2:] for path in _checkpoints(output)])
     assert reached == [["00"], ["00", "03"], ["09", "12"], ["09", "12"]]
     train_small(output)
-    assert left(output) == whole
+    assert read_run(output) == whole
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert not list(output.glob("checkpoints"))
 
@@ -83,11 +85,11 @@ def _flip(path):
 
 
 DAMAGES = [
-    (_truncate, "state.safetensors", "state.safetensors has another sum"),
-    (_flip, "state.safetensors", "state.safetensors has another sum"),
-    (_flip, "best.keras", "best.keras has another sum"),
+    (_truncate, "state.safetensors", "the checksum of state.safetensors differs"),
+    (_flip, "state.safetensors", "the checksum of state.safetensors differs"),
+    (_flip, "best.keras", "the checksum of best.keras differs"),
     (pathlib.Path.unlink, "best.keras", "SHA256SUMS lists best.keras"),
-    (pathlib.Path.unlink, "progress.json", "it holds best.keras, state.safetensors"),
+    (pathlib.Path.unlink, "progress.json", "it contains best.keras, state.safetensors"),
     (_flip, "SHA256SUMS", "SHA256SUMS"),
     (pathlib.Path.unlink, "SHA256SUMS", "SHA256SUMS is missing"),
 ]
@@ -95,21 +97,21 @@ DAMAGES = [
 
 @pytest.mark.only("torch")  # Files are the same on every backend.
 @pytest.mark.parametrize(("damage", "file", "message"), DAMAGES)
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(whole, tmp_path, damage, file, message):
+def test_a_damaged_checkpoint_is_skipped(whole, tmp_path, damage, file, message):
     output = tmp_path / "run"
     _interrupted(output, 13)
     newest = _checkpoints(output)[-1] / file
     contents = newest.read_bytes()
-    newest.unlink()  # The best model is one file with that of the other checkpoint.
+    newest.unlink()  # The best model of both checkpoints is the same file.
     newest.write_bytes(contents)
     damage(newest)
     with pytest.warns(UserWarning, match=f"step-000000012 is damaged .*{message}.*step-000000009"):
         train_small(output)
-    assert left(output) == whole
+    assert read_run(output) == whole
 
 
 @pytest.mark.only("torch")
-def test_no_whole_checkpoint_is_an_error(tmp_path):
+def test_no_valid_checkpoint_is_an_error(tmp_path):
     output = tmp_path / "run"
     _interrupted(output, 13)
     for path in _checkpoints(output):
@@ -120,7 +122,7 @@ def test_no_whole_checkpoint_is_an_error(tmp_path):
 
 
 @pytest.mark.only("torch")
-def test_what_a_killed_process_left_half_written_is_removed(whole, tmp_path):
+def test_unfinished_files_of_a_killed_process_are_removed(whole, tmp_path):
     output = tmp_path / "run"
     _interrupted(output, 5)
     folder = _checkpoints(output)[-1].parent
@@ -128,10 +130,10 @@ def test_what_a_killed_process_left_half_written_is_removed(whole, tmp_path):
     (folder / "unfinished/state.safetensors").write_bytes(b"half")
     (folder.parent / ".unfinished-best.keras").write_bytes(b"half")
     train_small(output)
-    assert left(output) == whole and not list(output.glob(".*"))
+    assert read_run(output) == whole and not list(output.glob(".*"))
 
 
-def test_a_full_disk_is_named_and_the_run_goes_on(whole, tmp_path):
+def test_a_full_disk_is_reported_and_the_run_resumes(whole, tmp_path):
     output = tmp_path / "run"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     full = At(5, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1])))
@@ -140,11 +142,51 @@ def test_a_full_disk_is_named_and_the_run_goes_on(whole, tmp_path):
             train_small(output, callbacks=[full])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    for part in ("step 6", str(output), "File too large", "step-000000003 is whole"):
+    for part in ("step 6", str(output), "File too large", "step-000000003 is valid"):
         assert part in str(caught.value)
     assert [path.name[-2:] for path in _checkpoints(output)] == ["00", "03"]
     train_small(output)
-    assert left(output) == whole
+    assert read_run(output) == whole
+
+
+@pytest.mark.only("torch")
+def test_other_files_between_checkpoints_are_kept(whole, tmp_path):
+    output = tmp_path / "run"
+    _interrupted(output, 5)
+    folder = _checkpoints(output)[-1].parent
+    stray = ("notes/mine.txt", "step-notes/mine.txt", ".DS_Store", ".nfs0001", "step-3.txt")
+    for name in stray:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / "step-000000003/.DS_Store").write_text("")
+    train_small(output)
+    assert read_run(output) == whole
+    found = {
+        str(path.relative_to(output / "checkpoints"))
+        for path in (output / "checkpoints").rglob("*")
+        if path.is_file()
+    }
+    assert found == set(stray)
+
+
+@pytest.mark.only("torch")
+def test_file_systems_without_locks_or_folder_flushes(whole, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(95, "Operation not supported")
+
+    fsync = os.fsync
+
+    def fsync_of_files(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+            refuse()
+        fsync(descriptor)
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refuse)
+    monkeypatch.setattr(os, "fsync", fsync_of_files)
+    with pytest.warns(UserWarning, match="cannot be locked .*Operation not supported") as caught:
+        train_small(tmp_path / "run")
+    assert sum("cannot be locked" in str(each.message) for each in caught) == 1
+    assert read_run(tmp_path / "run") == whole
 
 
 @pytest.mark.only("torch")
@@ -160,25 +202,27 @@ def test_another_recipe_or_process_is_refused(tmp_path):
         }
 
     before = contents()
-    with pytest.raises(FileExistsError, match="another recipe .epochs: 3 there, 4 now.*--output"):
+    with pytest.raises(
+        FileExistsError, match="another recipe .epochs: 3 in the folder, 4 now.*--output"
+    ):
         train_small(output, Recipe(epochs=4))
     assert contents() == before
     environment = tmp_path / "run-UNFINISHED" / "environment.json"
     written = environment.read_text()
     environment.write_text(written.replace('"torch"', '"jax"'))
-    with pytest.raises(FileExistsError, match="backend: 'jax' there, 'torch' now"):
+    with pytest.raises(FileExistsError, match="backend: 'jax' in the folder, 'torch' now"):
         train_small(output)
     environment.write_text(written)
     other = RunFolder(output)
     other.start(Recipe())
-    with pytest.raises(FileExistsError, match="UNFINISHED is in use: another process"):
+    with pytest.raises(FileExistsError, match="UNFINISHED is in use by another process"):
         train_small(output)
     other.release()
 
 
-def _features(place):
+def _features(index):
     features = FEATURES.copy()
-    features[place, 2] = np.nan
+    features[index, 2] = np.nan
     return {"data": batches(features=features)}
 
 
@@ -218,88 +262,84 @@ class _ZeroScale(keras.layers.Layer):
     [
         (lambda: _features(7), r"at step \d the images of its batch are not finite \(number \d of"),
         (_targets, r"the targets of its batch are not finite \(number 2 of 5\)"),
-        (_loss, r"After step \d, .*: at step 1 loss is not finite, though the model's outputs and"),
+        (_loss, r"After step \d, .*: at step 1 loss is not finite, but the model's outputs and"),
         (
             lambda: {"model": small_model(0, _ZeroScale(name="zero"))},
-            "at step 1 the gradient of .*zero/scale is not finite, though the loss is",
+            "at step 1 the gradient of .*zero/scale is not finite, but the loss is",
         ),
     ],
     ids=["image", "label", "loss", "gradient"],
 )
-def test_what_is_not_finite_ends_a_run_and_is_named(tmp_path, arguments, message):
+def test_the_cause_of_non_finite_values_is_reported(tmp_path, arguments, message):
     output = tmp_path / "run"
     with pytest.raises(trainer.TrainingError, match=message) as caught:
         train_small(output, **arguments())
-    assert "is whole: the same command goes on from there" in str(caught.value)
+    assert "is valid: the same command resumes from it" in str(caught.value)
     for path in _checkpoints(output):
         checkpoint = small_training.read_checkpoint(path)
-        assert checkpoint and not not_finite(checkpoint)
+        assert checkpoint and not non_finite_names(checkpoint)
 
 
-def test_a_file_that_is_gone_is_named(tmp_path):
-    paths = [tmp_path / f"{place}.npy" for place in range(len(FEATURES))]
+def test_a_missing_file_is_reported(tmp_path):
+    paths = [tmp_path / f"{index}.npy" for index in range(len(FEATURES))]
     for path, row in zip(paths, FEATURES, strict=True):
         np.save(path, row)
 
     class Stored:
-        def __getitem__(self, place):
-            return np.load(paths[place])
+        def __getitem__(self, index):
+            return np.load(paths[index])
 
-    # All have been read by then, and will be again.
-    gone = At(STEPS, lambda: paths[7].unlink())
-    with pytest.raises(trainer.TrainingError, match=r"step \d+ cannot be read: .*/7.npy.* whole"):
-        train_small(tmp_path / "run", data=batches(features=Stored()), callbacks=[gone])
+    # In the second epoch, all files are read again.
+    remove = At(STEPS, lambda: paths[7].unlink())
+    with pytest.raises(trainer.TrainingError, match=r"batch \d+ cannot be read: .*/7.npy.* valid"):
+        train_small(tmp_path / "run", data=batches(features=Stored()), callbacks=[remove])
 
 
 @pytest.mark.only("torch")
-def test_the_command_says_why_it_stops(tmp_path, capsys):
+def test_the_command_reports_the_cause(tmp_path, capsys):
     output = tmp_path / "run"
     overrides = ("learning_rate=1e38", "warmup_epochs=0", "epochs=1")
     settings = [part for each in overrides for part in ("--set", each)]
-    arguments = ["classification_digits", "--output", str(output), *settings]
-    assert trainer.main(RECIPES, arguments) == 2
+    arguments = ["train", "classification_digits", "--output", str(output), *settings]
+    assert main(arguments) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: After step ") and message.count("\n") == 1
-    assert "step-000000000 is whole" in message
-    # The difference is shown before anything is built.
-    assert trainer.main(RECIPES, [*arguments, "--set", "epochs=2"]) == 2
-    assert "epochs: 1 there, 2 now" in capsys.readouterr().err
+    assert "step-000000000 is valid" in message
+    assert main([*arguments, "--set", "epochs=2"]) == 2
+    assert "epochs: 1 in the folder, 2 now" in capsys.readouterr().err
 
 
-@pytest.mark.only("torch")  # Whose steps need no compilation.
+@pytest.mark.only("torch")  # Its steps are not compiled.
 @pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
-        (
-            "segmentation_digit_scenes",
-            ("image_size=64", "test_min_size=64", "test_max_size=64"),
-        ),
+        ("segmentation_digit_scenes", ("image_size=64", "test_min_size=64", "test_max_size=64")),
         ("detection_digit_scenes", ("min_size=64", "max_size=64", "num_convs=1")),
     ],
 )
-def test_dense_trainings_go_on_too(tmp_path, monkeypatch, recipe, overrides):
-    for name in ("_VALIDATION_SCENES", "_TEST_SCENES"):
-        monkeypatch.setattr(f"keras_spm.trainer.dense_data.{name}", 4)
+def test_dense_trainings_resume_too(tmp_path, monkeypatch, capsys, recipe, overrides):
+    for name in ("VALIDATION_SCENES", "TEST_SCENES"):
+        monkeypatch.setattr(dense, name, 4)
     settings = (
         *("epochs=1", "steps_per_epoch=3", "warmup_steps=1", "batch_size=2", "checkpoint_steps=2"),
         *("pyramid_channels=8", "head_channels=8", *overrides),
     )
 
     def run(name):
-        arguments = [recipe, "--output", str(tmp_path / name)]
-        return trainer.main(RECIPES, arguments + [f"--set={each}" for each in settings])
+        arguments = ["train", recipe, "--output", str(tmp_path / name)]
+        return main(arguments + [f"--set={each}" for each in settings])
 
     assert run("whole") == 0
     save = Checkpoints.save
 
-    def save_and_die(self, step, *arguments):
+    def save_and_interrupt(self, step, *arguments):
         save(self, step, *arguments)
         if step == 2:
             _interrupt()
 
     with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "save", save_and_die)
-        with pytest.raises(KeyboardInterrupt):
-            run("other")
+        patch.setattr(Checkpoints, "save", save_and_interrupt)
+        assert run("other") == 130
+        assert "run the same command again to resume" in capsys.readouterr().err
     assert run("other") == 0
-    assert left(tmp_path / "other") == left(tmp_path / "whole")
+    assert read_run(tmp_path / "other") == read_run(tmp_path / "whole")

@@ -1,8 +1,8 @@
-"""Recipes, run folders and the command."""
+"""Recipes, run folders and `keras-spm train`."""
 
 import csv
+import importlib.util
 import json
-import pathlib
 
 import keras
 import numpy as np
@@ -10,17 +10,16 @@ import pytest
 from PIL import Image
 
 from keras_spm import trainer
-from keras_spm.data import DetectionBatching
-from keras_spm.data import DigitScenes
-from keras_spm.data import ImageBatching
-from keras_spm.data import load_dataset
+from keras_spm.cli import main
+from keras_spm.data import DetectionBatching, DigitScenes, ImageBatching, load_dataset
 
-RECIPES = pathlib.Path(__file__).parents[2] / "training" / "recipes"
+RECIPES = trainer.recipes_folder()
 RECIPE = "classification_digits"
+TENSORBOARD = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
 
 
 def test_recipe_overrides_are_typed():
-    recipe = trainer.load_recipe(RECIPE, RECIPES, ["epochs=5", "learning_rate=1", "seed=7"])
+    recipe = trainer.load_recipe(RECIPE, ["epochs=5", "learning_rate=1", "seed=7"])
     assert (recipe.epochs, recipe.learning_rate, recipe.seed) == (5, 1.0, 7)
 
 
@@ -31,7 +30,7 @@ def test_recipe_overrides_are_typed():
         ("classification_digit", [], "Did you mean 'classification_digits'"),
         (RECIPE, ["epoch=3"], "Did you mean 'epochs'"),
         (RECIPE, ["epochs=2.5"], "'epochs' must be int"),
-        (RECIPE, ["epochs=many"], "takes a number, true or false"),
+        (RECIPE, ["epochs=many"], "must be a number, true or false"),
         (RECIPE, ["epochs"], "key=value"),
         (RECIPE, ["epochs=null"], "'epochs' must be int. Received: None"),
         (RECIPE, ["epochs=[5]"], r"'epochs' must be int. Received: \[5\]"),
@@ -45,9 +44,9 @@ def test_recipe_overrides_are_typed():
         (RECIPE, ["epochs=3"], "warmup_epochs=3, epochs=3"),
     ],
 )
-def test_mistakes_in_a_recipe_are_named(name, overrides, message):
+def test_errors_of_recipes(name, overrides, message):
     with pytest.raises(ValueError, match=message):
-        trainer.load_recipe(name, RECIPES, overrides)
+        trainer.load_recipe(name, overrides)
 
 
 def test_a_recipe_file_is_checked(tmp_path):
@@ -56,16 +55,25 @@ def test_a_recipe_file_is_checked(tmp_path):
         text.replace("epochs: int", "epoch: int", 1)
     )
     with pytest.raises(ValueError, match="Did you mean 'epochs'"):
-        trainer.load_recipe("classification_misspelt", tmp_path)
+        trainer.load_recipe("classification_misspelt", folder=tmp_path)
     (tmp_path / "classification_short.py").write_text("epochs = 3")
     with pytest.raises(ValueError, match="lacks preset"):
-        trainer.load_recipe("classification_short", tmp_path)
+        trainer.load_recipe("classification_short", folder=tmp_path)
 
 
-def test_a_run_from_the_command_leaves_everything(tmp_path, capsys):
+def test_the_command_writes_a_run_folder(tmp_path, capsys):
     output = tmp_path / "run"
-    arguments = [RECIPE, "--output", str(output), "--set", "epochs=2", "--set", "warmup_epochs=1"]
-    assert trainer.main(RECIPES, arguments) == 0
+    arguments = [
+        "train",
+        RECIPE,
+        "--output",
+        str(output),
+        "--set",
+        "epochs=2",
+        "--set",
+        "warmup_epochs=1",
+    ]
+    assert main(arguments) == 0
     assert "test accuracy" in capsys.readouterr().out
     assert {path.name for path in output.iterdir()} == {
         "recipe.json",
@@ -74,9 +82,10 @@ def test_a_run_from_the_command_leaves_everything(tmp_path, capsys):
         "best.keras",
         "curves.png",
         "confusion_matrix.png",
+        "predictions.png",
         "result.json",
         "samples.png",
-        "tensorboard",
+        *TENSORBOARD,
     }
     assert list(tmp_path.iterdir()) == [output]
     result = json.loads((output / "result.json").read_text())
@@ -92,79 +101,80 @@ def test_a_run_from_the_command_leaves_everything(tmp_path, capsys):
     assert accuracy == pytest.approx(result["test_accuracy"])
     assert model.class_names == [str(digit) for digit in range(10)]
 
-    # The same command again trains nothing; another recipe is not taken for this one.
+    # The same command does not train again; another recipe is refused.
     before = (output / "result.json").stat().st_mtime_ns
-    assert trainer.main(RECIPES, arguments) == 0
-    assert "finished already" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "already finished" in capsys.readouterr().out
     assert (output / "result.json").stat().st_mtime_ns == before
-    assert trainer.main(RECIPES, [*arguments, "--set", "seed=5"]) == 2
-    assert "seed: 0 there, 5 now" in capsys.readouterr().err
+    assert main([*arguments, "--set", "seed=5"]) == 2
+    assert "seed: 0 in the folder, 5 now" in capsys.readouterr().err
 
 
 SMALL = ("epochs=2", "steps_per_epoch=2", "warmup_steps=1", "batch_size=4", "pyramid_channels=8")
-OF_EVERY_RUN = {
+FILES = {
     *("recipe.json", "environment.json", "metrics.csv", "best.keras", "curves.png"),
-    *("predictions.png", "result.json", "samples.png", "tensorboard"),
+    *("predictions.png", "result.json", "samples.png", *TENSORBOARD),
 }
 
 
 def _run(recipe, output, *overrides):
-    """Runs a recipe made small, and returns (result, model)."""
-    settings = [split for each in (*SMALL, *overrides) for split in ("--set", each)]
-    assert trainer.main(RECIPES, [recipe, "--output", str(output), *settings]) == 0
+    """Runs a recipe with small settings. Returns (result, model)."""
+    settings = [part for each in (*SMALL, *overrides) for part in ("--set", each)]
+    assert main(["train", recipe, "--output", str(output), *settings]) == 0
     result = json.loads((output / "result.json").read_text())
     return result, keras.saving.load_model(output / "best.keras")
 
 
-@pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("*.py")])
-def test_every_recipe_is_whole(name):
-    recipe = trainer.load_recipe(name, RECIPES)
+@pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("[!_]*.py")])
+def test_every_recipe_is_complete(name):
+    recipe = trainer.load_recipe(name)
     by_epochs = isinstance(recipe, trainer.ClassificationRecipe)
     steps = 100 if by_epochs else recipe.steps
-    rates = recipe.learning_rates(100) if by_epochs else recipe.learning_rates()
+    schedule = recipe.learning_rate_schedule(*[100] * by_epochs)
     warmup = recipe.warmup_epochs * 100 if by_epochs else recipe.warmup_steps
-    assert float(rates(max(warmup, 1))) == pytest.approx(recipe.learning_rate, rel=1e-2)
-    assert float(rates(recipe.epochs * steps - 1)) <= recipe.learning_rate / 99
-    assert not warmup or float(rates(0)) <= recipe.learning_rate / warmup * 1.001
+    assert float(schedule(max(warmup, 1))) == pytest.approx(recipe.learning_rate, rel=1e-2)
+    assert float(schedule(recipe.epochs * steps - 1)) <= recipe.learning_rate / 99
+    assert not warmup or float(schedule(0)) <= recipe.learning_rate / warmup * 1.001
 
 
-def test_steps_fall_after_8_and_11_of_12_epochs():
-    recipe = trainer.load_recipe("detection_coco", RECIPES)
-    rates = recipe.learning_rates()
+def test_the_step_schedule_of_12_epochs():
+    recipe = trainer.load_recipe("detection_coco")
+    schedule = recipe.learning_rate_schedule()
     epoch = recipe.steps_per_epoch
-    found = [float(rates(step)) for step in (250, 8 * epoch, 8 * epoch + 1, 11 * epoch + 1)]
+    found = [float(schedule(step)) for step in (250, 8 * epoch, 8 * epoch + 1, 11 * epoch + 1)]
     assert found == pytest.approx([251 / 500 * 1e-4, 1e-4, 1e-5, 1e-6])
-    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(rates))
+    again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
     assert float(again(250)) == pytest.approx(found[0])
 
 
-def test_a_segmentation_run_leaves_everything(tmp_path, capsys):
+def test_a_segmentation_run(tmp_path, capsys):
     sizes = ("image_size=64", "test_min_size=64", "test_max_size=64", "head_channels=8")
     result, model = _run("segmentation_digit_scenes", tmp_path / "run", *sizes)
     assert "test mean iou: " in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == OF_EVERY_RUN | {"iou_per_class.csv"}
+    assert files == FILES | {"metrics_per_class.csv"}
     images, segmentation_maps = zip(
-        *((each.image, each.segmentation_map) for each in DigitScenes("test", 256, 64)), strict=True
+        *((each["image"], each["segmentation_map"]) for each in DigitScenes("test", 256, 64)),
+        strict=True,
     )
     again = model.evaluate(
         np.stack(images), np.stack(segmentation_maps), verbose=0, return_dict=True
     )
     assert again["mean_iou"] == pytest.approx(result["test_mean_iou"], abs=1e-6)
     assert again["pixel_accuracy"] == pytest.approx(result["test_pixel_accuracy"], abs=1e-6)
-    text = (tmp_path / "run" / "iou_per_class.csv").read_text()
+    text = (tmp_path / "run" / "metrics_per_class.csv").read_text()
     per_class = list(csv.DictReader(text.splitlines()))
     assert [row["class"] for row in per_class] == model.class_names
-    occurring = [float(row["iou"]) for row in per_class]
-    assert np.mean(occurring) == pytest.approx(result["test_mean_iou"], abs=1e-4)
+    values = [float(row["iou"]) for row in per_class]
+    assert np.mean(values) == pytest.approx(result["test_mean_iou"], abs=1e-4)
 
 
-def test_a_detection_run_leaves_everything(tmp_path, capsys):
+def test_a_detection_run(tmp_path, capsys):
     sizes = ("min_size=64", "max_size=64", "head_channels=8", "num_convs=1")
     result, model = _run("detection_digit_scenes", tmp_path / "run", *sizes)
     assert "test AP50: " in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "run").iterdir()}
-    assert files == OF_EVERY_RUN | {"average_precision.csv"}
+    assert files == FILES | {"metrics_per_class.csv"}
     scenes = list(DigitScenes("test", 256, 64))
     batch = DetectionBatching(ImageBatching(), max_objects=8)(scenes)
     again = model.evaluate(*batch, verbose=0, return_dict=True)
@@ -172,14 +182,14 @@ def test_a_detection_run_leaves_everything(tmp_path, capsys):
 
 
 @pytest.mark.only("torch")  # Reading is the same on every backend.
-def test_the_ade20k_recipe_reads_its_folder(tmp_path):
-    """On scenes written in the layout of `ADEChallengeData2016`."""
+def test_the_ade20k_recipe(tmp_path):
+    """With scenes in the layout of `ADEChallengeData2016`."""
     for split, count in ("training", 6), ("validation", 3):
         for kind in "images", "annotations":
             (tmp_path / kind / split).mkdir(parents=True)
         for number, scene in enumerate(DigitScenes("train", count, 80)):
-            Image.fromarray(scene.image).save(tmp_path / "images" / split / f"{number}.jpg")
-            labels = scene.segmentation_map  # 0 is what does not count there.
+            Image.fromarray(scene["image"]).save(tmp_path / "images" / split / f"{number}.jpg")
+            labels = scene["segmentation_map"]  # 0 is ignored in this data set.
             Image.fromarray(labels).save(tmp_path / "annotations" / split / f"{number}.png")
     overrides = (
         *("preset=pvt_v2_spm_mini", "load_weights=false", f"data_folder={tmp_path}"),
@@ -190,15 +200,15 @@ def test_the_ade20k_recipe_reads_its_folder(tmp_path):
 
 
 @pytest.mark.only("torch")  # Reading is the same on every backend.
-def test_the_coco_recipe_reads_a_users_own_data(tmp_path):
+def test_the_coco_recipe_on_custom_data(tmp_path):
     (tmp_path / "images").mkdir()
     for split in "train", "validation":
         records, pictures = [], []
         for number, scene in enumerate(DigitScenes(split, 4, 80)):
             name = f"{split}{number}.png"
-            Image.fromarray(scene.image).save(tmp_path / "images" / name)
+            Image.fromarray(scene["image"]).save(tmp_path / "images" / name)
             pictures.append({"id": number, "file_name": name, "height": 80, "width": 80})
-            for box, label in zip(scene.boxes.tolist(), scene.labels.tolist(), strict=True):
+            for box, label in zip(scene["boxes"].tolist(), scene["labels"].tolist(), strict=True):
                 left, top, right, bottom = box
                 sides = [right - left, bottom - top]
                 records.append(
@@ -225,33 +235,33 @@ def test_the_coco_recipe_reads_a_users_own_data(tmp_path):
     assert model.batching.get_config()["max_size"] == 96
 
 
-def test_a_run_that_dies_does_not_look_finished(tmp_path, monkeypatch):
-    recipe = trainer.load_recipe(RECIPE, RECIPES)
+def test_an_interrupted_run_is_not_finished(tmp_path, monkeypatch):
+    recipe = trainer.load_recipe(RECIPE)
     folder = trainer.RunFolder(tmp_path / "run")
 
-    def die(*_, **__):
+    def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("keras_spm.tasks.ImageClassifier.fit", die)
+    monkeypatch.setattr("keras_spm.tasks.ImageClassifier.fit", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        trainer.train_classifier(recipe, folder, verbose=0)
+        trainer.run(recipe, folder, verbose=0)
     assert [path.name for path in tmp_path.iterdir()] == ["run-UNFINISHED"]
     assert folder.result is None
 
 
-def test_an_unknown_preset_or_data_set_leaves_nothing_behind(tmp_path, capsys):
+def test_an_unknown_preset_or_data_set_writes_nothing(tmp_path, capsys):
     for override, nearest in (
         ("preset=pvt_v2_smp_mini", "'pvt_v2_spm_mini'"),
         ("dataset=digts", "'digits'"),
     ):
-        arguments = [RECIPE, "--output", str(tmp_path / "run"), "--set", override]
-        assert trainer.main(RECIPES, arguments) == 2
+        arguments = ["train", RECIPE, "--output", str(tmp_path / "run"), "--set", override]
+        assert main(arguments) == 2
         assert f"Did you mean {nearest}" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path, capsys):
+def test_another_folder_is_not_changed(tmp_path, capsys):
     (tmp_path / "keep.txt").write_text("mine")
-    assert trainer.main(RECIPES, [RECIPE, "--output", str(tmp_path)]) == 2
-    assert "no run of this trainer" in capsys.readouterr().err
+    assert main(["train", RECIPE, "--output", str(tmp_path)]) == 2
+    assert "not a run folder" in capsys.readouterr().err
     assert (tmp_path / "keep.txt").read_text() == "mine"

@@ -7,9 +7,7 @@ import struct
 import ml_dtypes
 import numpy as np
 
-from tests.campaigns.hostile.case import WEIGHTS
-from tests.campaigns.hostile.case import Case
-from tests.campaigns.hostile.case import state
+from tests.campaigns.hostile.case import WEIGHTS, Case, state
 
 KIND = "safetensors header"
 _TENSOR = "norm1.weight"  # The one that is made wrong: eight values.

@@ -1,0 +1,73 @@
+"""Elementwise operations and the exact GELU, formulated per framework.
+
+TensorFlow's graph makes one pass over a map per operation, into new memory that the
+operating system clears first. XLA makes one pass for all. It compiles only these functions,
+as it has no fast depthwise convolution on CPU. PyTorch has one operation for each chain
+that matters, and JAX compiles everything by XLA.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import keras
+from keras import ops
+
+from keras_spm.types import Tensor
+
+
+@functools.cache
+def fused_elementwise(function: Callable) -> Callable:
+    """Returns the function; under TensorFlow compiled by XLA, once per shape.
+
+    Args:
+        function: of tensors, to tensors. It must be defined at module level, as compiled
+            functions are cached.
+    """
+    if keras.config.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True, reduce_retracing=True)
+
+
+def gelu(inputs: Tensor) -> Tensor:
+    """Returns `inputs * (1 + erf(inputs / sqrt(2))) / 2`, computed in float32 or more.
+
+    Keras uses the complementary error function, which costs XLA one more exponential and
+    two more selections per value.
+    """
+    backend = keras.config.backend()
+    if backend == "torch":
+        return ops.gelu(inputs, approximate=False)
+    dtype = keras.backend.standardize_dtype(inputs.dtype)
+    values = ops.cast(inputs, keras.backend.result_type(dtype, "float32"))
+    outputs = _tensorflow_gelu(values) if backend == "tensorflow" else _gelu(values)
+    return ops.cast(outputs, dtype)
+
+
+def _gelu(values):
+    return values * _normal_cdf(values)
+
+
+def _normal_cdf(values):
+    return 0.5 + 0.5 * ops.erf(values * math.sqrt(0.5))
+
+
+def _tensorflow_gelu(values):
+    """A gradient that keeps only the values; TensorFlow's keeps two more maps."""
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def exact(values):
+        def gradient(upstream):
+            return fused_elementwise(_gelu_gradient)(values, upstream)
+
+        return fused_elementwise(_gelu)(values), gradient
+
+    return exact(values)
+
+
+def _gelu_gradient(values, upstream):
+    density = ops.exp(-0.5 * ops.square(values)) * (1 / math.sqrt(2 * math.pi))
+    return upstream * (_normal_cdf(values) + values * density)

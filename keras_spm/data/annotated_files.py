@@ -1,0 +1,223 @@
+"""Sequences of examples whose images are files: objects with boxes, and segmentation maps."""
+
+import math
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from keras_spm.data.images import image_size, missing_files, read_index_image
+from keras_spm.data.readers import (
+    InvalidAnnotation,
+    check_invalid,
+    read_annotations,
+    report_invalid,
+)
+from keras_spm.types import Example
+
+_IGNORED = 255
+_LISTED = 5  # Missing files in an error message.
+
+Box: TypeAlias = tuple[float, float, float, float]
+
+
+class ImageEntry(NamedTuple):
+    """An image in a data set's list; height and width in pixels, after Exif orientation."""
+
+    path: pathlib.Path
+    image_id: int | str
+    height: int
+    width: int
+
+
+class ObjectEntry(NamedTuple):
+    """An object in image number `image_index` of the list."""
+
+    image_index: int
+    box: Box
+    label: int
+    crowd: bool
+    area: float
+
+
+class DetectionFiles:
+    """A sequence of examples with objects, whose images are files.
+
+    An example has `image`, a path; `image_id`; `boxes` (objects, 4) float64, left, top, right
+    and bottom in pixels of the image after Exif orientation, where (0, 0, width, height) is
+    the whole image; `labels` (objects,) int64; `crowd` (objects,) bool, true for regions that
+    are neither right nor wrong to detect and are not trained on; and `areas` (objects,)
+    float64, in pixels, as annotated.
+
+    Args:
+        source: name of the data set in error messages.
+        images: the images.
+        annotations: iterable of (id, annotation).
+        read: function that turns an annotation into an `ObjectEntry`.
+        invalid: `"raise"` or `"drop"`.
+    """
+
+    def __init__(
+        self,
+        source: object,
+        images: list[ImageEntry],
+        annotations: Iterable[tuple],
+        read: Callable[..., ObjectEntry],
+        invalid: str,
+    ) -> None:
+        check_invalid(invalid)
+        self.invalid_annotations = {}
+        objects = read_annotations(annotations, read, self.invalid_annotations)
+        missing = missing_files(image.path for image in images)
+        if missing:
+            ids = [image.image_id for image in images if image.path in missing]
+            self.invalid_annotations["missing image file"] = ids
+        report_invalid(source, self.invalid_annotations, invalid)
+        self._source = source
+        # Flat arrays, which are cheaper to pickle for worker processes than many objects.
+        objects.sort(key=lambda entry: entry.image_index)
+        self._fields = object_fields(objects)
+        indices = [entry.image_index for entry in objects]
+        starts = np.searchsorted(indices, range(len(images) + 1))
+        self._images = [
+            (image, slice(start, end))
+            for image, start, end in zip(images, starts[:-1], starts[1:], strict=True)
+            if image.path not in missing
+        ]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        image, rows = self._images[index]
+        height, width = image_size(image.path)
+        if (height, width) != (image.height, image.width):
+            raise ValueError(
+                f"{image.path} has width {width} and height {height} after Exif orientation, but "
+                f"{self._source} lists width {image.width} and height {image.height}."
+            )
+        # Copies, so that a changed example does not change the data set.
+        objects = {name: values[rows].copy() for name, values in self._fields.items()}
+        return {"image": image.path, "image_id": image.image_id, **objects}
+
+
+def object_fields(objects: list[ObjectEntry]) -> dict[str, np.ndarray]:
+    """Returns `boxes`, `labels`, `crowd` and `areas`, as `DetectionFiles` describes them."""
+    return {
+        "boxes": np.array([entry.box for entry in objects], "float64").reshape(-1, 4),
+        "labels": np.array([entry.label for entry in objects], "int64"),
+        "crowd": np.array([entry.crowd for entry in objects], "bool"),
+        "areas": np.array([entry.area for entry in objects], "float64"),
+    }
+
+
+def clip_box(box: Box, height: int, width: int) -> Box:
+    """Clips a box (left, top, right, bottom) to its image.
+
+    Annotators draw boxes slightly past the edge, but not completely outside.
+
+    Raises:
+        InvalidAnnotation: if the box is not finite, is empty, or is outside the image.
+    """
+    check_finite(box)
+    left, top, right, bottom = box
+    if right <= left or bottom <= top:
+        raise InvalidAnnotation("box without area")
+    left, top, right, bottom = max(left, 0), max(top, 0), min(right, width), min(bottom, height)
+    if right <= left or bottom <= top:
+        raise InvalidAnnotation("box outside the image")
+    return left, top, right, bottom
+
+
+def check_finite(numbers: Iterable[float]) -> None:
+    """Raises `InvalidAnnotation` if a number is not finite as a float."""
+    try:
+        finite = all(map(math.isfinite, numbers))
+    except OverflowError:  # An int too large for a float.
+        finite = False
+    if not finite:
+        raise InvalidAnnotation("number that is not finite")
+
+
+def box_area(box: Box) -> float:
+    """Returns the area of a box (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    return (right - left) * (bottom - top)
+
+
+class SegmentationFiles:
+    """A sequence of examples with segmentation maps, whose images and maps are files.
+
+    An example has `image`, a path, and `segmentation_map` (height, width) uint8: class
+    indices, 255 where ignored.
+
+    Args:
+        pairs: list of (path of an image, path of its segmentation map).
+        class_names: names in the order of class indices.
+        first_class: stored value of class 0, see `to_segmentation_map`.
+    """
+
+    def __init__(
+        self,
+        pairs: list[tuple[pathlib.Path, pathlib.Path]],
+        class_names: Iterable[str],
+        first_class: int = 0,
+    ) -> None:
+        missing = sorted(missing_files(path for pair in pairs for path in pair))
+        if missing:
+            listed = ", ".join(map(str, missing[:_LISTED])) + ", …" * (len(missing) > _LISTED)
+            raise FileNotFoundError(f"{len(missing)} files are missing: {listed}")
+        self.class_names = list(class_names)
+        self._pairs = pairs
+        self._first_class = first_class
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        image, stored = self._pairs[index]
+        segmentation_map = to_segmentation_map(
+            read_index_image(stored),
+            image_size(image),
+            len(self.class_names),
+            self._first_class,
+            stored,
+        )
+        return {"image": image, "segmentation_map": segmentation_map}
+
+
+def to_segmentation_map(
+    stored: np.ndarray, size: tuple[int, int], num_classes: int, first_class: int, source: object
+) -> np.ndarray:
+    """Converts a stored map to class indices from 0, with 255 where ignored.
+
+    Args:
+        stored: (height, width) uint8.
+        size: (height, width) of the image.
+        num_classes: number of classes.
+        first_class: stored value of class 0: 0, or 1 if 0 means ignored.
+        source: name of the map in error messages.
+
+    Raises:
+        ValueError: if the map has another size than its image or an invalid value.
+    """
+    if stored.shape != tuple(size):
+        raise ValueError(
+            f"{source} must have the size of its image, (height, width) {tuple(size)}. "
+            f"Received: {stored.shape}"
+        )
+    segmentation_map = stored - np.uint8(first_class)  # In uint8, 0 - 1 is 255.
+    labeled = segmentation_map[segmentation_map != _IGNORED]
+    invalid = labeled[labeled >= num_classes]
+    if invalid.size:
+        raise ValueError(
+            f"{source} must have values from {first_class} to {first_class + num_classes - 1}, or "
+            f"{'0' if first_class else _IGNORED} for ignored pixels. "
+            f"Received: {np.unique(invalid).astype(int) + first_class}"
+        )
+    return segmentation_map

@@ -1,0 +1,166 @@
+"""Registration of data formats, and the report of invalid annotations.
+
+A reader turns a folder of a known format into a sequence of examples. It registers itself, and
+recipes find it by its task and name:
+
+>>> @register_reader("detection", "my_format", {"train": "train", "validation": "val"})
+... def read_my_format(folder, split, class_names, invalid, verify):
+...     return MyDetection(folder, split)  # A sequence of dicts with `class_names`.
+"""
+
+import functools
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeAlias
+
+from keras_spm.registry import READERS
+from keras_spm.types import Example, PathLike
+
+# Names that a format without its own convention gives to splits.
+_SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "val", "valid"),
+    "test": ("test",),
+}
+_INVALID = ("raise", "drop")
+_LISTED = 5  # Ids per reason in an error message.
+
+Splits: TypeAlias = dict[str, str | None]
+InvalidAnnotations: TypeAlias = dict[str, list]
+
+
+class Reader:
+    """A registered data format; see `register_reader`."""
+
+    def __init__(
+        self, read: Callable, splits: Splits | Callable[[PathLike], Splits], invalid: str = "raise"
+    ) -> None:
+        functools.update_wrapper(self, read)
+        self._read = read
+        self._splits = splits
+        self.invalid = invalid
+
+    def splits(self, folder: PathLike) -> Splits:
+        """Returns {"train", "validation" or "test": name in this format}.
+
+        `None` as a name stands for the whole folder.
+        """
+        return self._splits(folder) if callable(self._splits) else dict(self._splits)
+
+    def __call__(
+        self,
+        folder: PathLike,
+        split: str | None,
+        class_names: Sequence[str] | None = None,
+        invalid: str | None = None,
+        verify: bool = True,
+    ) -> Sequence[Example]:
+        """Reads a split.
+
+        Args:
+            folder: path of the data, a folder or a file.
+            split: name of the split, a value of `splits(folder)`.
+            class_names: classes that the split must have, in the order of labels, or `None`
+                for those that the format finds.
+            invalid: `"raise"`, or `"drop"` to leave out invalid annotations and files; `None`
+                for the default of the format.
+            verify: whether the reader may decode all images to check them.
+
+        Raises:
+            FileNotFoundError: if the data do not exist.
+            ValueError: if the data are not of this format, are invalid, or have other
+                classes than `class_names`.
+        """
+        examples = self._read(folder, split, class_names, invalid or self.invalid, verify)
+        if class_names is not None and list(examples.class_names) != list(class_names):
+            raise ValueError(
+                f"{folder}: the split {split!r} must have the classes {list(class_names)}. "
+                f"Received: {list(examples.class_names)}"
+            )
+        return examples
+
+
+def register_reader(
+    task: str, name: str, splits: Splits | Callable[[PathLike], Splits], invalid: str = "raise"
+) -> Callable[[Callable], Callable]:
+    """Returns a decorator that registers a reading function in `registry.READERS`.
+
+    Args:
+        task: `"classification"`, `"detection"` or `"segmentation"`.
+        name: name of the format in recipes.
+        splits: which of "train", "validation" and "test" there are, and their names in the
+            format: a dict, or a function of the folder that returns it.
+        invalid: default treatment of invalid annotations, `"raise"` or `"drop"`.
+
+    The decorated function takes (folder, split, class_names, invalid, verify), as `Reader`
+    does. It returns a sequence of examples with the attributes `class_names`; for
+    classification `multi_label`; and, if annotations can be invalid, `invalid_annotations`.
+    """
+
+    def register(read):
+        READERS.register(f"{task}/{name}", Reader(read, splits, invalid))
+        return read
+
+    return register
+
+
+def readers_of(task: str) -> dict[str, Reader]:
+    """Returns {name: reader} of a task's registered formats."""
+    prefix = f"{task}/"
+    return {
+        key.removeprefix(prefix): reader
+        for key, reader in READERS.items()
+        if key.startswith(prefix)
+    }
+
+
+def find_splits(names: Collection[str]) -> Splits:
+    """Returns the splits among the names that a data set uses; see `Reader.splits`."""
+    return {
+        split: next(alias for alias in aliases if alias in names)
+        for split, aliases in _SPLIT_NAMES.items()
+        if any(alias in names for alias in aliases)
+    }
+
+
+class InvalidAnnotation(Exception):  # noqa: N818
+    """An annotation is invalid; the message is the reason."""
+
+
+def check_invalid(invalid: str) -> None:
+    """Raises a `ValueError` if `invalid` is neither `"raise"` nor `"drop"`."""
+    if invalid not in _INVALID:
+        raise ValueError(f"`invalid` must be one of {_INVALID}. Received: invalid={invalid!r}")
+
+
+def read_annotations(
+    annotations: Iterable[tuple], read: Callable, invalid_annotations: InvalidAnnotations
+) -> list:
+    """Reads annotations and collects the ids of invalid ones.
+
+    Args:
+        annotations: iterable of (id, annotation).
+        read: function of an annotation, which may raise `InvalidAnnotation`.
+        invalid_annotations: {reason: [ids]}; updated in place.
+    """
+    objects = []
+    for annotation_id, annotation in annotations:
+        try:
+            objects.append(read(annotation))
+        except InvalidAnnotation as error:
+            invalid_annotations.setdefault(str(error), []).append(annotation_id)
+    return objects
+
+
+def report_invalid(source: object, invalid_annotations: InvalidAnnotations, invalid: str) -> None:
+    """Raises a `ValueError` that lists invalid annotations, unless `invalid` is `"drop"`."""
+    if not invalid_annotations or invalid == "drop":
+        return
+    reasons = [
+        f"{len(ids)} × {reason} ({', '.join(map(str, ids[:_LISTED]))}"
+        f"{', …' * (len(ids) > _LISTED)})"
+        for reason, ids in invalid_annotations.items()
+    ]
+    raise ValueError(
+        f"{source} has invalid annotations, listed with their first ids: {'; '.join(reasons)}. "
+        'Fix them, or drop them with `invalid="drop"`.'
+    )

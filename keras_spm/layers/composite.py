@@ -1,0 +1,111 @@
+"""Layers that contain other layers."""
+
+from typing import Any
+
+import keras
+
+from keras_spm.types import Shape, Tensor
+
+
+class CompositeLayer(keras.layers.Layer):
+    """Base class of layers that contain other layers; by default they keep the map's shape.
+
+    A child is built by its parent, which gives its variables their paths. Children that
+    are constructor arguments are therefore serialized without their build shapes.
+    `quantize` changes children one by one, so their dtype policies are part of the config.
+    """
+
+    # Names of the constructor arguments that are layers, lists of layers, or None.
+    child_arguments: tuple[str, ...] = ()
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def get_config(self) -> dict:
+        config = super().get_config()
+        config["dtype"] = keras.dtype_policies.serialize(policy_with_quantization(self))
+        for name in self.child_arguments:
+            child = keras.saving.serialize_keras_object(getattr(self, name))
+            config[name] = _without_build_shapes(child)
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict) -> "CompositeLayer":
+        children = {
+            name: keras.saving.deserialize_keras_object(config[name])
+            for name in cls.child_arguments
+        }
+        return super().from_config({**config, **children})
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class SequentialLayer(CompositeLayer):
+    """Applies layers one after another.
+
+    Unlike `keras.Sequential` it is a plain layer: its children are built with it, so their
+    variables have its path as prefix.
+
+    Args:
+        layers: list of layers.
+    """
+
+    child_arguments = ("layers",)
+
+    def __init__(self, layers: list[keras.layers.Layer], **kwargs) -> None:
+        super().__init__(**kwargs)
+        self.layers = list(layers)
+
+    def build(self, input_shape: Shape) -> None:
+        for layer in self.layers:
+            build_once(layer, input_shape)
+            input_shape = layer.compute_output_shape(input_shape)
+
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
+        for layer in self.layers:  # Keras passes `training` to the layers that take it.
+            inputs = layer(inputs)
+        return inputs
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        for layer in self.layers:
+            input_shape = layer.compute_output_shape(input_shape)
+        return input_shape
+
+
+def build_once(layer: keras.layers.Layer, input_shape: Shape) -> None:
+    """Builds a layer unless it is built: Keras refuses to build a layer twice."""
+    if not layer.built:
+        layer.build(input_shape)
+
+
+def policy_with_quantization(layer: keras.layers.Layer) -> keras.dtype_policies.DTypePolicy:
+    """Returns the dtype policy that recreates the layer with its quantized sublayers."""
+    policy = layer.dtype_policy
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        return policy
+    quantized = {
+        sublayer.path: sublayer.dtype_policy
+        for sublayer in layer._flatten_layers(include_self=False)
+        if sublayer.quantization_mode is not None
+    }
+    return keras.dtype_policies.DTypePolicyMap(policy.name, quantized) if quantized else policy
+
+
+def check_num_heads(num_heads: int, channels: int) -> None:
+    """Raises ValueError if `num_heads` does not divide the channels."""
+    if channels % num_heads:
+        raise ValueError(
+            "`num_heads` must divide the channels. "
+            f"Received: num_heads={num_heads}, channels={channels}"
+        )
+
+
+def _without_build_shapes(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {
+            key: _without_build_shapes(value)
+            for key, value in config.items()
+            if key not in ("build_config", "build_input_shape")
+        }
+    if isinstance(config, (list, tuple)):
+        return [_without_build_shapes(value) for value in config]
+    return config

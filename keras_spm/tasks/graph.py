@@ -1,0 +1,108 @@
+"""Functional graphs from raw images through a backbone to a head."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_spm.backbones import PyramidBackbone
+from keras_spm.layers.image_normalization import ImageNormalization
+
+_ALL_LEVELS = ("P2", "P3", "P4", "P5")
+
+
+def connect_backbone(
+    backbone: keras.Model, images: keras.KerasTensor, levels: Sequence[str] = ()
+) -> tuple[dict[str, keras.KerasTensor], keras.KerasTensor | None]:
+    """Applies a backbone to symbolic normalized images.
+
+    Args:
+        backbone: a `PyramidBackbone`, whose stages become layers of the new graph, or
+            another functional model with `pyramid_outputs`, which becomes one layer.
+        images: symbolic images in the backbone's data format.
+        levels: names of pyramid levels.
+
+    Returns:
+        (maps, pooled_output): {level: symbolic map}, and the pooled output, or `None` if
+        levels were asked for.
+
+    Raises:
+        ValueError: if the backbone does not have one of the levels.
+    """
+    if isinstance(backbone, PyramidBackbone):
+        outputs, pooled_output = backbone.connect(images)
+    else:
+        outputs, pooled_output = dict(backbone.pyramid_outputs), None
+        if list(outputs) == ["P1", "P2", "P3", "P4"]:
+            # KerasHub's MiT numbers its stages, not the powers of their strides.
+            outputs = dict(zip(("P2", "P3", "P4", "P5"), outputs.values(), strict=True))
+    if not set(levels) <= set(outputs):
+        raise ValueError(
+            f"`backbone` must have {', '.join(levels)} in its `pyramid_outputs`. "
+            f"Received: {type(backbone).__name__} with {', '.join(outputs)}"
+        )
+    outputs = {level: outputs[level] for level in levels}
+    if not isinstance(backbone, PyramidBackbone):
+        outputs = keras.Model(backbone.input, outputs, name="features")(images)
+    return outputs, pooled_output
+
+
+def connect_head(
+    backbone: keras.Model,
+    head: keras.layers.Layer,
+    head_name: str,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[keras.KerasTensor, Any]:
+    """Builds the graph from raw images to the outputs of a head.
+
+    An unbuilt head takes over the backbone's dtype policy, and `num_classes` and the name
+    if it has none.
+
+    Args:
+        backbone: a functional model with `pyramid_outputs`.
+        head: layer from {level: map} to outputs; its attribute `levels` names the levels
+            (all four by default).
+        head_name: the name that the layer gets.
+        num_classes: int.
+        mean: floats, see `ImageNormalization`.
+        std: floats, see `ImageNormalization`.
+
+    Returns:
+        (images, outputs): symbolic images in the backbone's data format, and the outputs.
+
+    Raises:
+        ValueError: if the backbone does not have a level, or the head is for another
+            number of classes.
+    """
+    dtype, data_format = backbone.dtype_policy, data_format_of(backbone)
+    if getattr(head, "num_classes", num_classes) is None:
+        head.num_classes = num_classes
+    elif getattr(head, "num_classes", num_classes) != num_classes:
+        raise ValueError(
+            f"`{head_name}` must be for {num_classes} classes. "
+            f"Received: {type(head).__name__} with num_classes={head.num_classes}"
+        )
+    if not head.built:
+        head.name = head_name
+        head.dtype_policy = dtype
+    normalization = ImageNormalization(
+        mean, std, data_format=data_format, dtype=dtype, name="normalization"
+    )
+    images = keras.Input(backbone.input.shape[1:], name="images")
+    maps, _ = connect_backbone(backbone, normalization(images), levels_of(head))
+    if data_format == "channels_first":
+        to_last = keras.layers.Permute((2, 3, 1), dtype=dtype)
+        maps = {level: to_last(each) for level, each in maps.items()}
+    return images, head(maps)
+
+
+def data_format_of(backbone: keras.Model) -> str:
+    """Returns a backbone's data format, Keras's default for one that has no such attribute."""
+    return getattr(backbone, "data_format", keras.config.image_data_format())
+
+
+def levels_of(head: keras.layers.Layer) -> tuple[str, ...]:
+    """Returns the names of the pyramid levels that a head reads; all four by default."""
+    return getattr(head, "levels", _ALL_LEVELS)

@@ -1,0 +1,161 @@
+"""Splits of data sets on disk, by the names in recipes."""
+
+import collections.abc
+import dataclasses
+import typing
+
+import numpy as np
+
+from keras_spm.data.readers import readers_of
+from keras_spm.registry import lookup
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSplits:
+    """Examples of each split, and the class names.
+
+    Attributes:
+        train, validation, test: sequences of examples. If a data set has no test split, the
+            validation split is used.
+        class_names: list of str.
+    """
+
+    train: collections.abc.Sequence
+    validation: collections.abc.Sequence
+    test: collections.abc.Sequence
+    class_names: list[str]
+
+    def sizes(self) -> dict[str, int]:
+        """Returns {split: number of examples}."""
+        return {split: len(getattr(self, split)) for split in SPLITS}
+
+
+def read_splits(
+    task: str,
+    dataset: str,
+    folder: str,
+    validation_share: float = 0.0,
+    seed: int = 0,
+    **arguments: typing.Any,
+) -> DataSplits:
+    """Reads all splits of a data set.
+
+    If there is neither a validation nor a test split, a share of the training split is held
+    out. For single-label classification the held-out share is the same in every class.
+
+    Args:
+        task: `"classification"`, `"detection"` or `"segmentation"`.
+        dataset: name of a registered reader.
+        folder: path of the data set.
+        validation_share: float in [0, 1).
+        seed: int, of the held-out examples.
+        **arguments: passed to the reader.
+
+    Raises:
+        FileNotFoundError, ValueError: by the reader; if there is no training split; if there
+            is nothing to validate on; if splits have different class names.
+    """
+    reader = _reader(task, dataset, folder)
+    names = reader.splits(folder)
+    if "train" not in names:
+        raise ValueError(f"{folder} must have a split `train`. Received: {sorted(names)}")
+    train = reader(folder, names["train"], **arguments)
+    if names.keys() == {"train"}:
+        train, validation = _hold_out(train, folder, validation_share, seed)
+        return DataSplits(train, validation, validation, train.class_names)
+    others = {
+        split: reader(folder, name, train.class_names, **arguments)
+        for split, name in names.items()
+        if split != "train"
+    }
+    validation = others.get("validation", others.get("test"))
+    return DataSplits(train, validation, others.get("test", validation), train.class_names)
+
+
+def read_test_split(
+    task: str,
+    dataset: str,
+    folder: str,
+    validation_share: float = 0.0,
+    seed: int = 0,
+    **arguments: typing.Any,
+) -> tuple[collections.abc.Sequence, list[str]]:
+    """Reads the test split only.
+
+    This is the split `test`, or else `validation`. Without either, it is the held-out share
+    of the training split, or all examples if `validation_share` is 0.
+
+    Args:
+        task, dataset, folder, validation_share, seed, **arguments: as in `read_splits`.
+
+    Returns:
+        (examples, class names)
+    """
+    reader = _reader(task, dataset, folder)
+    names = reader.splits(folder)
+    split = next((split for split in ("test", "validation") if split in names), None)
+    if split is None and validation_share:
+        data = read_splits(task, dataset, folder, validation_share, seed, **arguments)
+        return data.test, data.class_names
+    examples = reader(folder, names.get(split or "train"), **arguments)
+    return examples, examples.class_names
+
+
+def _reader(task, dataset, folder):
+    reader = lookup("data set", dataset, readers_of(task))
+    if not folder:
+        raise ValueError(
+            f"`data_folder` must be the path of the data set {dataset!r}. "
+            f"Received: data_folder={folder!r}"
+        )
+    return reader
+
+
+def _hold_out(examples, folder, share, seed):
+    """Returns (training examples, held-out examples)."""
+    from sklearn.model_selection import train_test_split
+
+    if not share:
+        raise ValueError(
+            f"{folder} has no validation split. Add one, `val`, or hold out a share of the "
+            "training split with `validation_share`. Received: validation_share=0.0"
+        )
+    labels = None if getattr(examples, "multi_label", True) else read_labels(examples)
+    try:
+        train, validation = train_test_split(
+            np.arange(len(examples)), test_size=share, stratify=labels, random_state=seed
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{folder} cannot be divided by `validation_share`: {error} "
+            f"Received: validation_share={share}"
+        ) from error
+    return _Subset(examples, train), _Subset(examples, validation)
+
+
+def read_labels(examples: collections.abc.Sequence) -> np.ndarray:
+    """Returns the labels of classification examples, (examples,) or (examples, classes)."""
+    if hasattr(examples, "labels"):  # Known without reading the images.
+        return examples.labels
+    return np.stack([examples[index]["label"] for index in range(len(examples))])
+
+
+class _Subset:
+    """The elements of a sequence at some indices, in ascending order."""
+
+    def __init__(self, examples, indices):
+        self._examples = examples
+        self._indices = np.sort(indices)
+        if hasattr(examples, "labels"):
+            self.labels = examples.labels[self._indices]
+
+    def __getattr__(self, name):
+        return getattr(self._examples, name)  # Such as `class_names` and `multi_label`.
+
+    def __len__(self):
+        return len(self._indices)
+
+    def __getitem__(self, index):
+        return self._examples[int(self._indices[index])]

@@ -1,0 +1,131 @@
+"""Matching and sampling against their definitions."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_spm.heads import BalancedSampler, Matcher
+from keras_spm.heads.matcher import BACKGROUND, IGNORE
+from tests.heads.boxes import intersection_over_union
+from tests.helpers import to_numpy
+
+
+def _integer_boxes(generator, *shape):
+    """Boxes whose overlaps are ratios of small integers, so that many are exactly equal."""
+    start = generator.integers(0, 6, (*shape, 2))
+    return np.concatenate([start, start + generator.integers(2, 7, (*shape, 2))], -1) * 1.0
+
+
+def _matches(candidates, boxes, labels, positive_threshold, negative_threshold, low_quality):
+    """The definition, candidate by candidate, for one image."""
+    iou = np.array(
+        [[intersection_over_union(*pair) for pair in _pairs(c, boxes)] for c in candidates]
+    )
+    objects = [index for index, label in enumerate(labels) if label >= 0]
+    matches = []
+    for row in iou:
+        best = max(objects, key=lambda index: row[index], default=None)
+        if best is None or row[best] < negative_threshold:
+            matches.append(BACKGROUND)
+        else:
+            matches.append(best if row[best] >= positive_threshold else IGNORE)
+    for index in objects if low_quality else ():
+        highest = iou[:, index].max()
+        for candidate in np.flatnonzero((iou[:, index] == highest) & (highest > 0)):
+            matches[candidate] = index
+    return matches
+
+
+def _pairs(candidate, boxes):
+    return [(candidate, box) for box in boxes]
+
+
+@pytest.mark.parametrize(
+    "arguments", [(0.5, 0.4, True), (0.7, 0.3, True), (0.5, 0.5, False), (0.7, 0.3, False)]
+)
+def test_matches_are_the_definition(arguments):
+    generator = np.random.default_rng(0)
+    candidates = _integer_boxes(generator, 30, 40)
+    boxes = _integer_boxes(generator, 30, 5)
+    labels = generator.integers(-1, 3, (30, 5))
+    labels[:3] = -1
+    matcher = Matcher(*arguments)
+    expected = [_matches(*each, *arguments) for each in zip(candidates, boxes, labels, strict=True)]
+    found = to_numpy(matcher(candidates.astype("float32"), boxes.astype("float32"), labels))
+    assert {BACKGROUND, 0, 4} <= set(found.flat)
+    assert (IGNORE in found) == (arguments[0] > arguments[1])
+    np.testing.assert_array_equal(found, expected)
+    # The same candidates for all images.
+    expected = [
+        _matches(candidates[0], *each, *arguments) for each in zip(boxes, labels, strict=True)
+    ]
+    found = matcher(candidates[0].astype("float32"), boxes.astype("float32"), labels)
+    np.testing.assert_array_equal(to_numpy(found), expected)
+
+
+def test_all_candidates_that_tie_are_assigned_and_the_last_object_wins():
+    matcher = Matcher(0.9, 0.4)
+    candidates = np.float32([[0, 0, 4, 4], [4, 0, 8, 4], [20, 0, 24, 4], [2, 0, 6, 4]])
+    boxes = np.float32([[[2, 0, 6, 4], [0, 0, 8, 4], [20, 0, 24, 4]]])
+    # The first object's best candidate is the last one. The second object has an overlap of
+    # one half with the first, second and last candidate.
+    found = to_numpy(matcher(candidates, boxes, np.array([[0, 0, 0]])))
+    assert found.tolist() == [[1, 1, 2, 1]]
+    found = to_numpy(matcher(candidates, boxes[:, ::-1], np.array([[0, 0, 0]])))
+    assert found.tolist() == [[1, 1, 0, 2]]
+
+
+def test_objects_far_from_all_candidates_are_not_assigned():
+    far = np.array([[[900, 900, 910, 910]]], "float32")
+    candidates = _integer_boxes(np.random.default_rng(0), 9).astype("float32")
+    assert (to_numpy(Matcher(0.5, 0.4)(candidates, far, np.array([[0]]))) == BACKGROUND).all()
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("thresholds", [(0.4, 0.5), (1.1, 0.5), (0.5, -0.1)])
+def test_thresholds_must_be_in_order(thresholds):
+    with pytest.raises(ValueError, match="Thresholds must be"):
+        Matcher(*thresholds)
+
+
+# Sampling
+
+
+def _random_matches():
+    """Many positives, few, none; much background and little."""
+    generator = np.random.default_rng(0)
+    matches = generator.integers(-2, 3, (6, 50)).astype("int32")
+    matches[1] = np.where(matches[1] >= 0, BACKGROUND, matches[1])
+    matches[2, 1:] = np.where(matches[2, 1:] >= 0, IGNORE, matches[2, 1:])
+    matches[3] = np.where(matches[3] == BACKGROUND, IGNORE, matches[3])
+    matches[4, :45] = IGNORE
+    matches[5] = IGNORE
+    return matches
+
+
+@pytest.mark.parametrize(("num_samples", "positive_fraction"), [(12, 0.25), (16, 0.5), (8, 1.0)])
+def test_sampled_counts(num_samples, positive_fraction):
+    matches = _random_matches()
+    sampled = to_numpy(BalancedSampler(num_samples, positive_fraction, seed=0)(matches))
+    assert sampled.shape == matches.shape and sampled.dtype == bool
+    positive, background = matches >= 0, matches == BACKGROUND
+    assert not (sampled & ~positive & ~background).any()
+    most = int(num_samples * positive_fraction)
+    positives = np.minimum(positive.sum(axis=1), most)
+    assert ((sampled & positive).sum(axis=1) == positives).all()
+    negatives = np.minimum(background.sum(axis=1), num_samples - positives)
+    assert ((sampled & background).sum(axis=1) == negatives).all()
+
+
+def test_samples_are_random_and_seeded():
+    matches = np.repeat([[0, 1, BACKGROUND, IGNORE]], [10, 10, 30, 10], axis=1).astype("int32")
+    first, second = (to_numpy(BalancedSampler(12, 0.25, seed=7)(matches)) for _ in range(2))
+    assert (first == second).all()
+    assert (to_numpy(BalancedSampler(12, 0.25, seed=8)(matches)) != first).any()
+    # 3 positives and 9 of the background, each candidate with the same probability.
+    sampler = BalancedSampler(12, 0.25, seed=keras.random.SeedGenerator(0))
+    counts = sum(to_numpy(sampler(matches))[0].astype(int) for _ in range(200))
+    for eligible, number in (slice(0, 20), 3), (slice(20, 50), 9):
+        expected = 200 * number / len(counts[eligible])
+        assert np.abs(counts[eligible] - expected).max() < 5 * expected**0.5
+    assert not counts[50:].any()
