@@ -1,28 +1,48 @@
-# The two commands of the README. Everything is installed into .venv, with the versions
-# that constraints.txt pins. `make digits BACKEND=torch` chooses another backend,
-# `make --jobs=3 test` tests all backends at once.
+# The two commands of the README, and what a release needs. Everything is installed into .venv,
+# with the versions that constraints.txt pins. `make digits BACKEND=torch` chooses another backend.
 
 PYTHON ?= python3
 BACKEND ?= jax
+WORKERS ?= 2
 VENV := .venv
+# A second environment, with the lower bounds of pyproject.toml.
+VENV_MINIMUM := .venv-minimum
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
-BACKEND_TESTS := test-jax test-torch test-tensorflow
+BACKEND_TESTS := test-torch test-jax test-tensorflow
 
-.PHONY: digits test lint $(BACKEND_TESTS)
+.PHONY: digits test test-all lint lower-bounds $(BACKEND_TESTS)
 
 digits: $(VENV)/.installed-digits-$(BACKEND)
 	KERAS_BACKEND=$(BACKEND) $(VENV)/bin/python training/train.py classification_digits
 
 test: lint $(BACKEND_TESTS)
 
+# Before a release: also the campaigns, and every model through PyTorch's compiler.
+test-all: lint lower-bounds
+	for backend in torch jax tensorflow; do \
+		KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --all || exit 1; \
+	done
+	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.hostile_files
+	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.downloads
+	$(VENV)/bin/python -m tests.campaigns.kills
+
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff check --quiet --select ANN001,ANN002,ANN003 keras_spm \
+		--config "lint.flake8-annotations.ignore-fully-untyped=true"
 	$(VENV)/bin/ruff format --check .
 	KERAS_BACKEND=torch $(VENV)/bin/python zoo/table.py --check
 	$(VENV)/bin/python training/compare.py --check
 
 $(BACKEND_TESTS): test-%: $(VENV)/.installed-test
-	KERAS_BACKEND=$* $(VENV)/bin/python -m pytest
+	KERAS_BACKEND=$* $(VENV)/bin/python -m pytest --numprocesses $(WORKERS)
+
+# One backend after the other: each has all cores.
+test-jax: test-torch
+test-tensorflow: test-jax
+
+lower-bounds: $(VENV_MINIMUM)/.installed
+	KERAS_BACKEND=jax $(VENV_MINIMUM)/bin/python -c "import keras_spm.cli"
 
 $(VENV)/.installed-digits-$(BACKEND): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,4 +52,11 @@ $(VENV)/.installed-digits-$(BACKEND): pyproject.toml constraints.txt
 $(VENV)/.installed-test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP_INSTALL) --editable ".[test]"
+	touch $@
+
+$(VENV_MINIMUM)/.installed: pyproject.toml tests/lower_bounds.py
+	$(PYTHON) -m venv $(VENV_MINIMUM)
+	$(PYTHON) tests/lower_bounds.py > $(VENV_MINIMUM)/constraints.txt
+	$(VENV_MINIMUM)/bin/python -m pip install --quiet ".[coco,data,jax,plot]" \
+		--constraint $(VENV_MINIMUM)/constraints.txt
 	touch $@

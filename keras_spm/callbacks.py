@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_spm.metrics.coco import METRIC_NAMES
-from keras_spm.metrics.coco import coco_average_precision
+from keras_spm.metrics.coco import METRIC_NAMES, coco_average_precision
 from keras_spm.metrics.segmentation import MeanIoU
 from keras_spm.types import Example
 

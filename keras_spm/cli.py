@@ -214,7 +214,7 @@ def _add_export_arguments(parser):
 
 
 def _export(options):
-    model = keras.saving.load_model(options.model)
+    model = trainer.load_keras_file(options.model)
     state = to_torch_state_dict(model, options.layout)
     write_safetensors(options.target, state)
     print(f"{len(state)} tensors written to {options.target} ({options.layout} layout)")

@@ -1,7 +1,7 @@
-"""Which backend Keras is set to, and whether it is there. Standard library only.
+"""The configured Keras backend, and the versions that affect a run. Standard library only.
 
-Keras itself fails with a deep stack trace where its backend is not installed, so
-`keras_spm` asks here before it imports Keras.
+Keras raises an error with a deep stack trace if its backend is not installed, so `keras_spm`
+checks the backend before it imports Keras.
 """
 
 import importlib.metadata
@@ -15,19 +15,19 @@ import sys
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
-def check_backend():
-    """Says what to do where Keras's chosen backend is not installed.
+def check_backend() -> None:
+    """Checks that the configured backend is supported and installed, unless Keras is imported.
 
     Raises:
-        ImportError: names the chosen backend, where the choice comes from and the
-            ways on.
+        ImportError: names the backend, the setting that selects it, and possible fixes.
     """
     if "keras" in sys.modules:
         return
-    backend, origin = chosen_backend()
+    backend, source = chosen_backend()
     if backend not in BACKENDS:
         raise ImportError(
-            f"keras_spm runs on {', '.join(BACKENDS)}; {origin} asks for {backend!r}."
+            f"keras_spm supports the Keras backends {', '.join(BACKENDS)}. "
+            f"Received: {backend!r}, from {source}"
         )
     if importlib.util.find_spec(backend) is None:
         installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
@@ -37,13 +37,13 @@ def check_backend():
             else "install another backend, for example `pip install jax`, and set KERAS_BACKEND=jax"
         )
         raise ImportError(
-            f"Keras is to run on {backend!r} (as {origin} says), which is not installed. "
-            f"Either run `pip install {backend}`, or {switch}."
+            f"The Keras backend {backend!r}, from {source}, is not installed. "
+            f"Run `pip install {backend}`, or {switch}."
         )
 
 
-def chosen_backend():
-    """Returns (backend, where the choice comes from), in Keras's own order."""
+def chosen_backend() -> tuple[str, str]:
+    """Returns (backend, the setting that selects it), in the order in which Keras looks it up."""
     if os.environ.get("KERAS_BACKEND"):
         return os.environ["KERAS_BACKEND"], "the environment variable KERAS_BACKEND"
     folder = os.environ.get("KERAS_HOME") or pathlib.Path.home() / ".keras"
@@ -54,27 +54,27 @@ def chosen_backend():
         return "tensorflow", "Keras's default"
 
 
-def versions():
-    """Returns {package: version} of what decides a run's numbers."""
+def versions() -> dict[str, str]:
+    """Returns {package: version} of the packages that affect numerical results."""
     packages = ("keras-spm", "keras", "numpy", chosen_backend()[0])
     return {package: importlib.metadata.version(package) for package in packages}
 
 
-def git_revision():
-    """Returns the commit that this package's code is of, with `+changes` where it differs.
+def git_revision() -> str | None:
+    """Returns the git commit of this package's code, with `+changes` if it was modified.
 
-    `None` where the code does not lie in a git repository that keeps it, as when installed.
+    `None` if the code is not in a git repository, for example if it is installed.
     """
-    here = pathlib.Path(__file__)
+    file = pathlib.Path(__file__)
 
     def git(*arguments):
         return subprocess.run(
-            ["git", "-C", here.parent, *arguments], capture_output=True, text=True, check=True
+            ["git", "-C", file.parent, *arguments], capture_output=True, text=True, check=True
         ).stdout.strip()
 
     try:
-        # Another's repository may lie around a virtual environment.
-        git("ls-files", "--error-unmatch", here.name)
+        # Fails if a virtual environment is inside a repository that does not track it.
+        git("ls-files", "--error-unmatch", file.name)
         changes = git("status", "--porcelain", "--untracked-files=no")
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.CalledProcessError):

@@ -5,9 +5,7 @@ import json
 import pathlib
 import sys
 
-from keras_spm.data.images import has_image_extension
-from keras_spm.data.images import is_system_file
-from keras_spm.data.images import read_image
+from keras_spm.data.images import has_image_extension, is_system_file, read_image
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import PathLike
 

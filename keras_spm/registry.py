@@ -1,11 +1,13 @@
 """Registries: families, tasks, heads, readers, layouts and recipes register themselves here.
 
-Imports nothing of this package, so that every module can register and look up.
+Imports nothing of this package but types, so that every module can register and look up.
 """
 
 import collections.abc
 import difflib
 import typing
+
+from keras_spm.types import PathLike
 
 _Value = typing.TypeVar("_Value")
 
@@ -38,13 +40,13 @@ class Registry(collections.abc.Mapping):
         """Registers an object and returns it.
 
         The same class or function defined again, as in a notebook cell that runs twice,
-        replaces the earlier one.
+        replaces the earlier one. An equal object may be registered again.
 
         Raises:
             ValueError: if another object has the name.
         """
-        known = self._objects.get(name)
-        if known is not None and _origin(known) != _origin(value):
+        known = self._objects.get(name, value)
+        if known != value and _origin(known) != _origin(value):
             raise ValueError(f"{self._kind} {name!r} is already registered, as {known!r}.")
         self._objects[name] = value
         return value
@@ -63,7 +65,7 @@ class Registry(collections.abc.Mapping):
 
 
 def _origin(value):
-    """Module and name of a class or function; other objects are only equal to themselves."""
+    """Module and name of a class or function; the identity of any other object."""
     return getattr(value, "__module__", None), getattr(value, "__qualname__", id(value))
 
 
@@ -77,3 +79,43 @@ RECIPES = Registry("kind of recipe")
 
 # Functions that `presets` registers, because backbones and tasks cannot import it.
 PRESET_FUNCTIONS = Registry("preset function")
+
+
+class PresetMixin:
+    """`from_preset` and `save_to_preset` of backbones and tasks."""
+
+    @classmethod
+    def from_preset(
+        cls, name: PathLike, load_weights: bool = True, **arguments: typing.Any
+    ) -> typing.Any:
+        """Builds a model and loads its weights; its `load_report` lists what was loaded.
+
+        Called on a base class (`PyramidBackbone`, `ImageTask`), it builds the class that the
+        preset was saved as.
+
+        Args:
+            name: a preset of the class or its long name, see `keras_spm.list_presets()`; a
+                folder written by `save_to_preset`, transformers or timm; or the address of
+                such a folder on the hub, `"hf://owner/name"`, optionally with
+                `"@revision"`. Tasks take long names only.
+            load_weights: bool; `False` for random weights.
+            **arguments: constructor arguments that replace those of the preset. A task with
+                another `num_classes` has new class predictors.
+
+        Raises:
+            ValueError: for an unknown name (suggests the nearest), a preset without
+                published weights, or a folder with another model.
+            keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
+        """
+        return PRESET_FUNCTIONS["load"](cls, name, load_weights, arguments)
+
+    def save_to_preset(self, folder: PathLike) -> None:
+        """Writes configuration and weights to a new folder, for `from_preset`.
+
+        Args:
+            folder: path; it must not exist or be empty.
+
+        Raises:
+            FileExistsError: if the folder is not empty. No partial folder is left behind.
+        """
+        PRESET_FUNCTIONS["save"](self, folder)

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_spm.data.images import ImageLike
-from keras_spm.data.images import read_image
-from keras_spm.types import Example
-from keras_spm.types import PathLike
+from keras_spm.data.images import ImageLike, read_image
+from keras_spm.types import Example, PathLike
 
 _MAX_ERRORS = 12  # Misclassified images beside a confusion matrix.
 _COLUMNS = 4

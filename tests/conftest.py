@@ -1,22 +1,28 @@
 """Shared by all tests. The backend under test is the one that KERAS_BACKEND names."""
 
+import importlib.metadata
 import os
-import tempfile
+import pathlib
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# PyTorch's threads sleep while they wait for each other: they wait much, as networks are small.
+# Idle threads of PyTorch sleep: the networks here are small, so they are idle most of the time.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-# Its compiler does without processes of its own, for which it was seen to wait without end.
+# Without processes of its own, PyTorch's compiler was never seen to wait forever.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-# Models of the same shape are compiled once a run, not once a test.
-_CACHE = tempfile.TemporaryDirectory()
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker is a process with a core of its own.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
+# Compiled programs are kept between runs, for the versions that compiled them.
+_VERSIONS = "-".join(importlib.metadata.version(name) for name in ("jaxlib", "keras"))
+_CACHE = pathlib.Path(__file__).parents[1] / ".cache" / f"jax-{_VERSIONS}"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 if os.environ.get("KERAS_BACKEND") == "jax":
-    # Most programs run once, so LLVM need not optimize them, nor XLA write the quicker of its
-    # two forms of a fused loop: a fifth of the time. What XLA makes of a network stays the
-    # same; tests/test_across_backends.py runs JAX as users do.
+    # Most programs run once, so compiling fast matters more than running fast: a fifth of the
+    # time. XLA's graph optimizations stay on; tests/test_across_backends.py runs JAX as users do.
     os.environ.setdefault(
         "XLA_FLAGS",
         "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
@@ -27,20 +33,39 @@ import keras  # noqa: E402
 import pytest  # noqa: E402
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="also the tests for a release")
+
+
 def pytest_configure(config):
-    config.addinivalue_line("markers", "only(backend): belongs to one backend's formulation")
+    config.addinivalue_line("markers", "only(backend): runs on this backend only")
+    config.addinivalue_line("markers", "release: runs with --all only")
+    config.addinivalue_line("markers", "xdist_group(name): runs on one worker of pytest-xdist")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leaves out what another backend's run checks."""
-    here = [item for item in items if _belongs(item)]
-    config.hook.pytest_deselected(items=[item for item in items if not _belongs(item)])
-    items[:] = here
+    """Selects the tests of this backend, and groups what a worker can share."""
+    selected = [item for item in items if _is_selected(item, config)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in selected])
+    items[:] = selected
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
-def _belongs(item):
-    marker = item.get_closest_marker("only")
-    return marker is None or marker.args[0] == keras.config.backend()
+def _is_selected(item, config):
+    only = item.get_closest_marker("only")
+    for_release = item.get_closest_marker("release") is not None
+    if only is not None and only.args[0] != keras.config.backend():
+        return False
+    return config.getoption("--all") or not for_release
+
+
+def _group(item):
+    """Tests of a file share fixtures; those of the contract share a model."""
+    callspec = getattr(item, "callspec", None)
+    if item.path.name == "test_contract.py" and callspec is not None:
+        return f"contract-{callspec.params['name']}"
+    return str(item.path)
 
 
 def pytest_report_header(config):

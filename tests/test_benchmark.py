@@ -1,4 +1,4 @@
-"""The benchmark: that its yardstick is right, and that it counts and writes what it measured."""
+"""The benchmark: the textbook implementation, its measures, tables and targets."""
 
 import dataclasses
 
@@ -8,16 +8,16 @@ import pytest
 import report
 import suite
 import torch
-from contenders import Contender
+from case import Case
 from textbook import TextbookMerging
 
 from keras_spm.layers import StepwisePatchMerging
 from tests import golden
 from tests.helpers import difference
 
-pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
+pytestmark = pytest.mark.only("torch")  # Independent of the backend.
 
-# The textbook's names and the reference's.
+# {module of the textbook implementation: module of the reference}
 _NAMES = {
     "scales.0": "msa.local_conv_3",
     "scales.1": "msa.local_conv_5",
@@ -40,7 +40,7 @@ def _reference_name(name):
 
 
 @pytest.mark.parametrize("name", golden.LAYERS)
-def test_the_textbook_equals_the_reference(name):
+def test_textbook_equals_the_reference(name):
     arrays, _ = golden.read(name)
     layer = TextbookMerging(arrays["input"].shape[-1], golden.LAYERS[name])
     state = golden.state(name)
@@ -67,18 +67,18 @@ def test_the_textbook_equals_the_reference(name):
         assert key not in arrays or difference(buffer, arrays[key]) <= 1e-6
 
 
-# A run
+# Runs
 
 
-def test_a_question_of_ones_own(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(suite, "BACKENDS", ("torch",))  # Whose peak is looked for.
+def test_benchmark_of_one_model(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(suite, "BACKENDS", ("torch",))  # For the peak speed.
     (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
-    question = ["--model", "merging_16_32", "--backend", "torch", "--batch", "2", "--size", "4"]
+    arguments = ["--model", "merging_16_32", "--backend", "torch", "--batch", "2", "--size", "4"]
     measures = ["--measure", *report.MEASURES]
     budget = ["--rounds", "3", "--seconds", "0", "--output", str(tmp_path)]
-    # Compiling takes long, and is told from "eager" by one argument.
+    # Compilation takes long.
     monkeypatch.setattr(suite, "references", _eager(suite.references))
-    assert benchmark.main([*question, *measures, *budget]) == 0
+    assert benchmark.main([*arguments, *measures, *budget]) == 0
 
     rows = report.read(tmp_path / "benchmark.csv")
     measured = {(row.library, row.measure) for row in rows}
@@ -87,13 +87,13 @@ def test_a_question_of_ones_own(tmp_path, monkeypatch, capsys):
     }
     layer = StepwisePatchMerging(32)
     layer.build((2, 4, 4, 16))
-    # Five keys, values and questions of five tokens, where ours spends 3 C^2 and one row.
-    spared = 4 * (12 * 32**2 + 2 * 25 * 32 - 2 * 5 * 8 * 32)
-    ours = layer.macs((2, 4, 4, 16))
+    # The textbook implementation projects all five tokens to queries, keys and values.
+    saved = 4 * (12 * 32**2 + 2 * 25 * 32 - 2 * 5 * 8 * 32)
+    own = layer.macs((2, 4, 4, 16))
     for row in rows:
         if row.measure in report.PASSES:
             assert row.rounds == 3 and 0 < row.lower <= row.median <= row.upper
-            assert row.macs == ours + (spared if row.library == "textbook" else 0)
+            assert row.macs == own + (saved if row.library == "textbook" else 0)
             assert row.peak > row.speed > 0
         else:
             assert row.rounds == 1 and row.median > 0
@@ -101,14 +101,14 @@ def test_a_question_of_ones_own(tmp_path, monkeypatch, capsys):
     assert text == f"before\n{report.BEGIN}\n{report.markdown(rows)}\n{report.END}\nafter\n"
     assert report.markdown(rows) in capsys.readouterr().out
     assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
-    # The tables alone come out the same.
+    # `--table` writes the same tables.
     (tmp_path / "README.md").write_text(text.replace("| keras_spm", "| lost"))
     assert benchmark.main(["--table", "--output", str(tmp_path)]) == 0
     assert (tmp_path / "README.md").read_text() == text
 
 
 def _eager(references):
-    return lambda ours: tuple(each for each in references(ours) if not each.compiled)
+    return lambda case: tuple(each for each in references(case) if not each.compiled)
 
 
 @pytest.mark.parametrize(
@@ -117,26 +117,25 @@ def _eager(references):
         (["--batch", "0"], "argument --batch: must be an int of at least 1. Received: 0"),
         (["--backend", "theano"], "invalid choice: 'theano'"),
         (["--only", "everything"], "invalid choice: 'everything'"),
-        (["--model", "swin_tiny", "--table"], "--only and --table are about the suite"),
+        (["--model", "swin_tiny", "--table"], "--only and --table belong to the suite"),
         (["--table", "--output", "nowhere"], "nowhere has no benchmark.csv"),
-        (["--model", "merging_16"], "merging_16"),
+        (["--model", "merging_16"], "must be named like merging_64_128. Received: merging_16"),
     ],
 )
-def test_bad_arguments_are_refused(arguments, message, capsys):
+def test_invalid_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         benchmark.main(arguments)
     assert message in capsys.readouterr().err
 
 
-def test_a_model_that_is_not_there_is_an_error_and_a_reference_is_left_out(tmp_path, capsys):
-    missing = Contender("timm", "merging_8_8")
-    with benchmark.started([missing], tmp_path) as workers:
+def test_unavailable_models(tmp_path, capsys):
+    """Those of other libraries are skipped, those of this library are an error."""
+    with benchmark.started([Case("timm", "merging_8_8")], tmp_path) as workers:
         assert workers == []
-    assert "left out: timm merging_8_8 (torch): " in capsys.readouterr().err
-    unknown = Contender("keras_spm", "pvt_v2_b17")
+    assert "skipped: timm merging_8_8 (torch): " in capsys.readouterr().err
     with (
         pytest.raises(benchmark.WorkerError, match="'pvt_v2_b17'"),
-        benchmark.started([unknown], tmp_path),
+        benchmark.started([Case("keras_spm", "pvt_v2_b17")], tmp_path),
     ):
         pass
 
@@ -178,56 +177,56 @@ Measured on a machine; 2026-01-31.
 | keras_spm, torch | 8 × 56² | – | 3000 |"""
 
 
-def test_rows_survive_their_file_and_the_table_is_theirs(tmp_path):
+def test_csv_and_markdown(tmp_path):
     report.write(tmp_path / "rows.csv", ROWS)
     assert report.read(tmp_path / "rows.csv") == ROWS
     assert report.markdown(report.read(tmp_path / "rows.csv")) == TABLE
     (tmp_path / "rows.csv").write_text("speed\n3\n")
-    with pytest.raises(ValueError, match=r"no result of this benchmark: \['speed'\]"):
+    with pytest.raises(ValueError, match=r"columns of a benchmark. Received: \['speed'\]"):
         report.read(tmp_path / "rows.csv")
 
 
-def test_a_comparison_made_again_takes_its_old_place():
+def test_new_rows_replace_those_of_the_same_comparison():
     again = [_row(median=0.03, date="2026-02-01")]
-    assert report.merged(ROWS, again) == [*again, ROWS[-1]]
+    assert report.merge(ROWS, again) == [*again, ROWS[-1]]
     new = [_row("Another layer")]
-    assert report.merged(ROWS, new) == [*ROWS, *new]
+    assert report.merge(ROWS, new) == [*ROWS, *new]
 
 
-def test_targets_reached_and_missed():
-    title = "SPM 64 to 128, forward: textbook in PyTorch, eager"
+def test_targets_table():
+    title = "SPM 64 to 128, forward, vs. textbook (PyTorch eager)"
     rows = [_row(), _row(library="textbook", median=0.04), _row(backend="jax", median=0.032)]
-    assert report.reached(rows).splitlines() == [
-        "| times as fast, or times the cost of | torch | tensorflow | jax | wanted |",
+    assert report.targets_table(rows).splitlines() == [
+        "| speedup (≥) or cost ratio (≤) | torch | tensorflow | jax | target |",
         "| --- | ---: | ---: | ---: | --- |",
         f"| {title} | 2.00 | – | 1.25 | ≥ 1.5; missed on jax |",
     ]
-    # Of another run.
-    assert report.reached([_row(), _row("Elsewhere", library="textbook")]) == ""
+    # Rows of two comparisons are not compared.
+    assert report.targets_table([_row(), _row("Elsewhere", library="textbook")]) == ""
 
 
-def test_of_a_cost_less_is_better_and_for_some_targets_one_backend_is_enough():
+def test_targets_of_costs_and_of_any_backend():
     def row(library, median, **fields):
         return _row(library=library, median=median, model="pvt_v2_b1", **fields)
 
     memory = {"measure": "memory"}
     rows = [row("keras_spm", 5.0, **memory), row("transformers", 4.0, **memory)]
-    assert "| 1.25 | – | – | ≤ 1.1; missed on torch |" in report.reached(rows)
+    assert "| 1.25 | – | – | ≤ 1.1; missed on torch |" in report.targets_table(rows)
     rows = [row("keras_spm", 5.0), row("keras_spm", 2.0, backend="jax")]
     rows.append(row("transformers", 4.0, compiled=True))
-    assert "| 0.80 | – | 2.00 | ≥ 1 on the best backend |" in report.reached(rows)
+    assert "| 0.80 | – | 2.00 | ≥ 1 on the best backend |" in report.targets_table(rows)
 
 
-def test_the_suite_and_its_targets_speak_of_the_same():
-    """Every target finds its model and whom it is against in one comparison."""
+def test_every_target_is_measured_by_the_suite():
+    """The model and the baselines of a target are in one comparison."""
     comparisons = [each for part in suite.STANDARD for each in suite.PARTS[part]()]
     rows = [
-        _row(comparison.title, **dataclasses.asdict(contender), measure=measure)
+        _row(comparison.title, **dataclasses.asdict(case), measure=measure)
         for comparison in comparisons
-        for contender in comparison.contenders
+        for case in comparison.cases
         for measure in comparison.measures
     ]
     assert len({comparison.title for comparison in comparisons}) == len(comparisons)
-    lines = report.reached(rows).splitlines()[2:]
+    lines = report.targets_table(rows).splitlines()[2:]
     assert len(lines) == len(list(suite.targets()))
     assert all("| 1.00 | 1.00 | 1.00 |" in line for line in lines)

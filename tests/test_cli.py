@@ -1,10 +1,15 @@
 """The command line."""
 
+import pathlib
+import shutil
 import sys
+import tomllib
 
+import keras
 import pytest
 from safetensors import safe_open
 
+from keras_spm import registry, trainer
 from keras_spm.cli import main
 from tests import golden
 from tests.helpers import randomize
@@ -47,3 +52,63 @@ def test_a_missing_extra_is_reported(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "grain", None)
     assert main(["train", "classification_digits", "--dry-run"]) == 2
     assert 'pip install "keras-spm[coco,data,plot]"' in capsys.readouterr().err
+
+
+OWN_RECIPE = """
+import dataclasses
+
+from keras_spm import trainer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnRecipe(trainer.ClassificationRecipe):
+    kind = "own"
+
+    def setup(self):
+        raise KeyboardInterrupt
+"""
+
+
+@pytest.mark.only("torch")
+def test_import_of_a_file_or_module(tmp_path, monkeypatch, capsys):
+    (tmp_path / "own_recipes.py").write_text(OWN_RECIPE)
+    shutil.copy(trainer.recipes_folder() / "classification_digits.py", tmp_path / "own_digits.py")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(registry.RECIPES, "_objects", dict(registry.RECIPES))
+    assert main(["train", "own_digits.py"]) == 2
+    assert "Unknown kind of recipe 'own'" in capsys.readouterr().err
+    for name in ("own_recipes.py", "own_recipes"):
+        assert main(["train", "own_digits.py", "--import", name]) == 130
+        assert "run the same command again to resume" in capsys.readouterr().err
+    assert main(["predict", "model.keras", "a.jpg", "--import", "no_such_module"]) == 2
+    assert "no_such_module" in capsys.readouterr().err
+    (tmp_path / "keras.py").write_text("")
+    assert main(["train", "own_digits.py", "--import", "keras.py"]) == 2
+    assert "must have another name" in capsys.readouterr().err
+    del sys.modules["own_recipes"]
+
+
+@pytest.mark.only("torch")
+def test_a_model_of_an_unknown_class(tmp_path, capsys):
+    class Unknown(keras.layers.Layer):
+        def call(self, inputs):
+            return inputs
+
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.Input((2,)), Unknown()]).save(path)
+    assert main(["evaluate", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert "Could not locate class 'Unknown'. Import its module with `--import`." in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.only("torch")
+def test_packages_are_complete():
+    root = pathlib.Path(__file__).parents[1]
+    setuptools = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = (path.parent.relative_to(root) for path in root.glob("keras_spm/**/__init__.py"))
+    found = [".".join(folder.parts) for folder in folders]
+    assert setuptools["packages"] == sorted([*found, "keras_spm.recipes"])
+    assert setuptools["package-dir"] == {"keras_spm.recipes": "training/recipes"}
+    assert trainer.recipes_folder() == root / "training/recipes"

@@ -4,34 +4,73 @@ import pytest
 
 from tests import contract
 
-models = pytest.mark.parametrize("name", contract.MODELS)
-backbones = pytest.mark.parametrize("name", contract.BACKBONES)
+
+def of(names):
+    return pytest.mark.parametrize("name", names)
 
 
+models = of(contract.MODELS)
+backbones = of(contract.BACKBONES)
+full = of([*contract.FULL, *contract.TASKS])
+full_backbones = of(contract.FULL)
+
+
+# Properties of the graph and the configuration, which do not depend on the backend.
+
+
+@pytest.mark.only("torch")
 @backbones
 def test_interface(name):
     contract.check_interface(contract.MODELS[name])
 
 
+@pytest.mark.only("torch")
+@backbones
+def test_layer_groups(name):
+    contract.check_layer_groups(contract.MODELS[name])
+
+
+@pytest.mark.only("torch")
 @models
 def test_config_round_trip(name):
     contract.check_config_round_trip(contract.MODELS[name])
 
 
-@models
+# `trainable` is handled by each backend.
+
+
+@of(["PVTSPM", "ImageClassifier", "SemanticSegmenter"])
+def test_freezing(name):
+    contract.check_freezing(contract.MODELS[name])
+
+
+# Properties of the numbers.
+
+
+@full
 def test_keras_round_trip(name, tmp_path):
     contract.check_keras_round_trip(contract.MODELS[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", contract.COMPILED)
+@of(contract.COMPILED)
 def test_eager_equals_compiled(name):
     contract.check_eager_equals_compiled(contract.MODELS[name])
 
 
-@models
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_mixed_precision(name, dtype):
-    contract.check_mixed_precision(contract.MODELS[name], f"mixed_{dtype}", dtype)
+@pytest.mark.release
+@of(contract.COMPILED_FOR_RELEASE)
+def test_eager_equals_compiled_for_release(name):
+    contract.check_eager_equals_compiled(contract.MODELS[name])
+
+
+@full
+def test_mixed_bfloat16(name):
+    contract.check_mixed_precision(contract.MODELS[name], "mixed_bfloat16", "bfloat16")
+
+
+@of(["PVTv2SPM", "Swin"])
+def test_mixed_float16(name):
+    contract.check_mixed_precision(contract.MODELS[name], "mixed_float16", "float16")
 
 
 @models
@@ -39,36 +78,26 @@ def test_gradients(name):
     contract.check_gradients(contract.MODELS[name])
 
 
-@models
+@full
 def test_rows_are_independent(name):
     contract.check_rows_are_independent(contract.MODELS[name])
 
 
-@backbones
+@full_backbones
 def test_sizes(name):
     contract.check_sizes(contract.MODELS[name])
 
 
-@backbones
-def test_static_equals_dynamic(name):
-    contract.check_static_equals_dynamic(contract.MODELS[name])
-
-
-@models
+@full
 def test_channels_first(name):
     contract.check_channels_first(contract.MODELS[name])
 
 
-@models
-def test_freezing(name):
-    contract.check_freezing(contract.MODELS[name])
-
-
-@pytest.mark.parametrize("name", contract.FUSED)
+@of(contract.FUSED)
 def test_fusion(name, tmp_path):
     contract.check_fusion(contract.FUSED[name], tmp_path)
 
 
-@pytest.mark.parametrize("name", contract.CHECKPOINTED)
+@of(contract.CHECKPOINTED)
 def test_gradient_checkpointing(name):
     contract.check_gradient_checkpointing(contract.MODELS[name])

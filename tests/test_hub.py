@@ -1,4 +1,4 @@
-"""Weights from the hub: they arrive whole or not at all."""
+"""Downloads from the hub: complete and verified, or an error."""
 
 import dataclasses
 import json
@@ -14,18 +14,15 @@ from keras_spm.cards import read_card
 from keras_spm.weights import DownloadError
 from keras_spm.weights.formats import sha256_of
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
-from tests.hub_server import COMMIT
-from tests.hub_server import Hub
+from tests.helpers import difference, randomize, to_numpy
+from tests.hub_server import COMMIT, Hub
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A running hub, and an empty cache, for this process."""
+    """A running hub and an empty cache."""
     hub = Hub()
     with hub.running():
         for name, value in hub.settings(tmp_path / "caches").items():
@@ -36,7 +33,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def model(hub, tmp_path):
-    """A classifier that the hub has as owner/birds."""
+    """A classifier in the hub's repository owner/birds."""
     model = randomize(golden.classifier("swin_spm"))
     model.save_to_preset(tmp_path / "birds")
     hub.repositories["owner/birds"] = tmp_path / "birds"
@@ -49,24 +46,24 @@ def _outputs(model):
 
 
 def _blobs(hub):
-    """Weights in the cache, finished or not."""
+    """Complete and partial weight files in the cache."""
     return [path for path in hub.cache.rglob("blobs/*") if path.stat().st_size > 10_000]
 
 
-def test_ours(hub, model):
+def test_own_format(hub, model):
     loaded = keras_spm.ImageClassifier.from_preset("hf://owner/birds")
     assert difference(_outputs(loaded), _outputs(model)) == 0
     assert keras_spm.SwinSPM.from_preset(f"hf://owner/birds@{COMMIT}").load_report.unexpected_keys
     asked = len(hub.asked)
     keras_spm.ImageClassifier.from_preset("hf://owner/birds", num_classes=2)
     bodies = [path for method, path in hub.asked[asked:] if method == "GET"]
-    assert not bodies  # It was in the cache.
+    assert not bodies  # Read from the cache.
 
 
-def test_every_file_is_of_one_commit(hub, model):
+def test_all_files_are_of_one_commit(hub, model):
     keras_spm.SwinSPM.from_preset("hf://owner/birds")
     revisions = [path.split("/resolve/")[1].partition("/")[0] for _, path in hub.asked]
-    assert set(revisions[2:]) == {COMMIT}  # But for the question what main is.
+    assert set(revisions[2:]) == {COMMIT}  # Except the request that resolves main.
 
 
 def _timm_folder(folder, model, architecture):
@@ -82,14 +79,14 @@ def _timm_folder(folder, model, architecture):
 
 @pytest.fixture
 def published(hub, tmp_path):
-    """What the card of pvt_v2_b0 names, with random weights."""
+    """The repository in the card of pvt_v2_b0, with random weights."""
     model = keras_spm.ImageClassifier.from_preset("pvt_v2_b0", load_weights=False)
     _timm_folder(tmp_path / "b0", model, "pvt_v2_b0")
     hub.repositories["timm/pvt_v2_b0.in1k"] = tmp_path / "b0"
     return model
 
 
-def test_a_preset_loads_what_its_card_names(published):
+def test_preset_loads_from_its_card(published):
     backbone = keras_spm.PVTv2.from_preset("b0")
     values = {variable.path: to_numpy(variable) for variable in backbone.weights}
     own = {variable.path: to_numpy(variable) for variable in published.backbone.weights}
@@ -118,40 +115,40 @@ def test_weights_are_converted_once(hub, published):
         assert difference(ours, theirs) == 0
 
 
-def test_a_damaged_conversion_is_made_again(hub, published):
+def test_damaged_conversion_is_repeated(hub, published):
     keras_spm.PVTv2.from_preset("b0")
     (kept,) = _converted(hub)
     contents = bytearray(kept.read_bytes())
     contents[-5] ^= 1
     kept.write_bytes(contents)
-    (kept.parent / ".unfinished.safetensors").write_bytes(b"of a process that was killed")
+    (kept.parent / ".temporary.safetensors").write_bytes(b"of a killed process")
     again = keras_spm.PVTv2.from_preset("b0")
     own = {variable.path: variable for variable in published.backbone.weights}
     assert all(difference(variable, own[variable.path]) == 0 for variable in again.weights)
     assert _converted(hub) == [kept] and sha256_of(kept) == kept.stem
 
 
-def test_where_nothing_can_be_kept_weights_come_all_the_same(hub, published):
+def test_cache_that_is_not_writable(hub, published):
     hub.cache.parent.mkdir()
     (hub.cache.parent / "assets").write_text("a file, where a folder should be")
-    with pytest.warns(UserWarning, match="Converted weights cannot be kept in .*assets"):
+    with pytest.warns(UserWarning, match="Converted weights cannot be saved in .*assets"):
         backbone = keras_spm.PVTv2.from_preset("b0")
     own = {variable.path: variable for variable in published.backbone.weights}
     assert all(difference(variable, own[variable.path]) == 0 for variable in backbone.weights)
 
 
-def test_a_card_holds_the_hub_to_its_sha256(hub, published, monkeypatch):
+def test_sha256_of_a_card(hub, published, monkeypatch):
     card = dataclasses.replace(read_card("pvt_v2_b0"), revision=COMMIT, sha256="0" * 64)
     monkeypatch.setattr("keras_spm.presets.sources.read_card", lambda preset: card)
-    with pytest.raises(DownloadError, match="another file than expected"):
+    with pytest.raises(DownloadError, match="is not the expected file"):
         keras_spm.PVTv2.from_preset("b0")
     weights = hub.repositories["timm/pvt_v2_b0.in1k"] / "model.safetensors"
     card = dataclasses.replace(card, sha256=sha256_of(weights))
     assert keras_spm.PVTv2.from_preset("b0").load_report.missing_keys == ()
 
 
-def test_spm_is_filled_with_what_it_shares(published):
-    with pytest.warns(UserWarning, match="fresh are the mergings of stage2, stage3, stage4"):
+def test_spm_loads_the_shared_layers(published):
+    with pytest.warns(UserWarning, match="mergings of stage2, stage3, stage4 are randomly"):
         model = keras_spm.ImageClassifier.from_preset("pvt_v2_spm_b0", num_classes=1000)
     assert isinstance(model.backbone, keras_spm.PVTv2SPM)
     own = {variable.path: variable for variable in published.weights}
@@ -163,21 +160,21 @@ def test_spm_is_filled_with_what_it_shares(published):
     assert all("/merging/" in path for path in model.load_report.missing_keys)
 
 
-def test_the_warning_points_at_the_users_line(published):
+def test_warning_has_the_line_of_the_caller(published):
     small = {"num_classes": 2, "pyramid_channels": 8, "head_channels": 8, "num_convs": 1}
     for load in (
         lambda: keras_spm.PVTv2SPM.from_preset("b0"),
         lambda: keras_spm.ObjectDetector.from_preset("pvt_v2_spm_b0", **small),
     ):
-        with pytest.warns(UserWarning, match="fresh are the mergings") as warned:
+        with pytest.warns(UserWarning, match="are randomly initialized") as warned:
             load()
         lines = [
-            (each.filename, each.lineno) for each in warned if "fresh are" in str(each.message)
+            (each.filename, each.lineno) for each in warned if "are randomly" in str(each.message)
         ]
         assert lines == [(__file__, load.__code__.co_firstlineno)]
 
 
-def test_another_variant_at_the_address_is_refused(hub, published):
+def test_another_variant_at_the_address(hub, published):
     hub.repositories["timm/pvt_v2_b1.in1k"] = hub.repositories["timm/pvt_v2_b0.in1k"]
     with pytest.raises(keras_spm.weights.FormatError, match="another variant than 'b1'"):
         keras_spm.PVTv2.from_preset("b1")
@@ -215,10 +212,10 @@ def test_transformers_folders(hub, tmp_path, form):
         assert not model.load_report.missing_keys
 
 
-# Faults. tests/test_campaigns.py has those of the connection, the disk and the process.
+# Faults. Those of the connection, the disk and the process are in tests/test_campaigns.py.
 
 WHY = {
-    "404": "holds none of model.safetensors",
+    "404": "has none of model.safetensors",
     "gated": "access is restricted",
     "private": "or it is private",
     "429": "429",
@@ -229,7 +226,7 @@ WHY = {
 
 @pytest.mark.parametrize("fault", WHY)
 @pytest.mark.filterwarnings("ignore")
-def test_a_fault_is_named_and_leaves_no_weights(hub, model, monkeypatch, fault):
+def test_faults(hub, model, monkeypatch, fault):
     monkeypatch.setattr("time.sleep", lambda seconds: None)  # Between its attempts.
     hub.faults["model.safetensors"] = fault
     with pytest.raises(DownloadError, match=WHY[fault]) as caught:
@@ -241,7 +238,7 @@ def test_a_fault_is_named_and_leaves_no_weights(hub, model, monkeypatch, fault):
     assert difference(_outputs(loaded), _outputs(model)) == 0
 
 
-def test_what_is_not_there_is_named(hub, model):
+def test_unknown_addresses(hub, model):
     for address, message in (
         ("hf://owner/bards", "no such repository or revision"),
         ("hf://owner/birds@old", "no such repository or revision"),
@@ -253,11 +250,11 @@ def test_what_is_not_there_is_named(hub, model):
             keras_spm.SwinSPM.from_preset(address)
 
 
-def test_without_a_network_the_ways_on_are_said(hub, model, monkeypatch):
+def test_without_a_network(hub, model, monkeypatch):
     keras_spm.SwinSPM.from_preset("hf://owner/birds")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     asked = len(hub.asked)
-    loaded = keras_spm.ImageClassifier.from_preset("hf://owner/birds")  # It is in the cache.
+    loaded = keras_spm.ImageClassifier.from_preset("hf://owner/birds")  # From the cache.
     assert difference(_outputs(loaded), _outputs(model)) == 0
     with pytest.raises(DownloadError) as caught:
         keras_spm.PVTv2.from_preset("b1")
@@ -266,7 +263,7 @@ def test_without_a_network_the_ways_on_are_said(hub, model, monkeypatch):
         assert part in str(caught.value)
 
 
-def test_a_damaged_cache_is_noticed(hub, model):
+def test_damaged_cache(hub, model):
     keras_spm.SwinSPM.from_preset("hf://owner/birds")
     (weights,) = _blobs(hub)
     contents = bytearray(weights.read_bytes())

@@ -1,4 +1,4 @@
-"""The package from outside: its names, what importing it loads, a missing backend."""
+"""Public names, imported modules, and errors for a missing backend."""
 
 import os
 import subprocess
@@ -7,6 +7,8 @@ import sys
 import pytest
 
 import keras_spm
+
+pytestmark = pytest.mark.only("torch")  # The tests start processes with their own backend.
 
 
 def _python(code, **environment):
@@ -29,8 +31,10 @@ def test_public_names():
         "SemanticSegmenter",
         "Swin",
         "SwinSPM",
+        "backbones",
         "callbacks",
         "compare",
+        "converters",
         "data",
         "fuse",
         "heads",
@@ -40,15 +44,23 @@ def test_public_names():
         "load_torch_weights",
         "losses",
         "metrics",
+        "optimizers",
+        "presets",
+        "tasks",
         "to_torch_state_dict",
+        "trainer",
         "upload_preset",
         "visualize",
+        "weights",
     ]
+    assert keras_spm.__all__ == sorted(keras_spm.__all__)
     assert all(hasattr(keras_spm, name) for name in keras_spm.__all__)
     assert keras_spm.layers.__all__ == [
         "BatchNormalization",
         "ClassTokenStage",
+        "Conv2D",
         "ConvolutionalMLP",
+        "Dense",
         "DepthwiseConv2D",
         "DropPath",
         "GuidedLocalEnhancement",
@@ -69,20 +81,16 @@ def test_public_names():
     ]
 
 
-def test_importing_loads_nothing_beyond_keras():
-    """What Keras itself loads where it is installed is Keras's affair."""
+@pytest.mark.parametrize("backend", ["jax", "tensorflow", "torch"])
+def test_importing_loads_nothing_beyond_keras(backend):
     code = "import sys, keras; before = set(sys.modules); import keras_spm; "
-    loaded = _python(code + "print(*set(sys.modules) - before)").stdout.split()
-    assert "keras_spm.layers" in loaded
-    # Under PyTorch Keras imports its optimizers late.
-    late = {name for name in loaded if name.startswith("keras.src.backend.torch.optimizers")}
-    assert {name.partition(".")[0] for name in set(loaded) - late} == {"keras_spm"}
-
-
-@pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_tensorflow_stays_out(backend):
-    code = "import sys, keras_spm; sys.exit('tensorflow' in sys.modules)"
-    assert _python(code, KERAS_BACKEND=backend).returncode == 0
+    code += "print(*set(sys.modules) - before); print(*sys.modules)"
+    new, loaded = _python(code, KERAS_BACKEND=backend).stdout.splitlines()
+    assert {"keras_spm.layers", "keras_spm.trainer"} <= set(new.split())
+    # On PyTorch, Keras imports its optimizers on first use.
+    late = {name for name in new.split() if name.startswith("keras.src.backend.torch.optimizers")}
+    assert {name.partition(".")[0] for name in set(new.split()) - late} == {"keras_spm"}
+    assert ("tensorflow" in loaded.split()) == (backend == "tensorflow")
 
 
 HIDE = """
@@ -99,17 +107,17 @@ import keras_spm
         ({"tensorflow"}, "tensorflow", "KERAS_BACKEND=jax, which is installed"),
         ({"tensorflow", "jax", "torch"}, "tensorflow", "install another backend"),
         ({"jax"}, "jax", "the environment variable KERAS_BACKEND"),
-        (set(), "numpy", "runs on tensorflow, jax, torch"),
+        (set(), "numpy", "supports the Keras backends tensorflow, jax, torch"),
     ],
 )
-def test_a_missing_backend_is_explained(hidden, chosen, message):
+def test_missing_backend_error(hidden, chosen, message):
     process = _python(HIDE.format(hidden=hidden or {""}), KERAS_BACKEND=chosen)
     assert process.returncode == 1
     assert message in process.stderr.splitlines()[-1]
     assert "keras/src" not in process.stderr
 
 
-def test_without_a_choice_the_configuration_file_counts(tmp_path):
+def test_backend_of_the_configuration_file(tmp_path):
     (tmp_path / "keras.json").write_text('{"backend": "tensorflow"}')
     code = HIDE.format(hidden={"tensorflow"})
     process = _python(code, KERAS_BACKEND="", KERAS_HOME=str(tmp_path))

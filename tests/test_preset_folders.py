@@ -1,4 +1,4 @@
-"""Models saved to a folder and loaded from it, with nothing but its path."""
+"""Saving models to folders and loading them by their path."""
 
 import json
 import pathlib
@@ -7,23 +7,23 @@ import keras
 import pytest
 
 import keras_spm
-from keras_spm.weights import FormatError
-from keras_spm.weights import MismatchError
+from keras_spm.backbones import PVTv2, PyramidBackbone
+from keras_spm.registry import HEADS
+from keras_spm.tasks.image_task import ImageTask
+from keras_spm.weights import FormatError, MismatchError
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, randomize, to_numpy
 
-# Written by version 0.1.0; every later one must read them.
-KEPT = pathlib.Path(__file__).parent / "presets"
+# Written by version 0.1.0; later versions must read them.
+SAVED = pathlib.Path(__file__).parent / "presets"
 
 
 def _values(model):
     return {variable.path: to_numpy(variable) for variable in model.weights}
 
 
-def test_a_folder_loads_at_other_sizes(tmp_path):
-    """As with other layouts: embeddings and tables are resized, what has no place is left."""
+def test_loading_at_another_size(tmp_path):
+    """Embeddings and tables are resized, and tensors that the model lacks are ignored."""
     pvt = randomize(golden.backbone("pvt"))
     pvt.save_to_preset(tmp_path / "pvt")
     dense = keras_spm.PVT.from_preset(tmp_path / "pvt", class_token=False)
@@ -43,7 +43,7 @@ def test_a_folder_loads_at_other_sizes(tmp_path):
     assert _same(larger, reference) and larger.load_report.resized
 
 
-def test_a_damaged_folder_is_refused(tmp_path):
+def test_damaged_weights(tmp_path):
     backbone = randomize(golden.backbone("pvt_v2"))
     backbone.save_to_preset(tmp_path / "saved")
     path = tmp_path / "saved/model.safetensors"
@@ -60,7 +60,7 @@ def _same(left, right):
 
 
 @pytest.mark.parametrize("name", ["pvt", "pvt_spm", "pvt_v2_li", "pvt_v2_spm", "official_swin"])
-def test_a_backbone_comes_back(tmp_path, name):
+def test_backbone_round_trip(tmp_path, name):
     backbone = randomize(golden.backbone(name, drop_path_rate=0.1, dtype="mixed_bfloat16"))
     backbone.freeze(2)
     backbone.save_to_preset(tmp_path / "saved")
@@ -68,11 +68,11 @@ def test_a_backbone_comes_back(tmp_path, name):
     assert _same(again, backbone)
     assert again.dtype_policy.name == "mixed_bfloat16" and again.frozen_stages == 2
     assert not again.load_report.missing_keys and not again.load_report.unexpected_keys
-    fresh = type(backbone).from_preset(tmp_path / "saved", load_weights=False, drop_path_rate=0.0)
-    assert fresh.drop_path_rate == 0 and not _same(fresh, backbone)
+    other = type(backbone).from_preset(tmp_path / "saved", load_weights=False, drop_path_rate=0.0)
+    assert other.drop_path_rate == 0 and not _same(other, backbone)
 
 
-def test_a_task_comes_back_with_its_names_and_normalization(tmp_path):
+def test_task_round_trip(tmp_path):
     model = keras_spm.ImageClassifier(
         golden.backbone("pvt_v2_spm"),
         3,
@@ -97,26 +97,26 @@ def test_a_task_comes_back_with_its_names_and_normalization(tmp_path):
     assert _same(backbone, model.backbone)
 
 
-@pytest.mark.parametrize("path", sorted(KEPT.iterdir()), ids=lambda path: path.name)
-def test_what_older_versions_wrote_is_read(path):
+@pytest.mark.parametrize("path", sorted(SAVED.iterdir()), ids=lambda path: path.name)
+def test_saved_presets_load(path):
     if path.suffix == ".keras":
         model = keras.saving.load_model(path)
     elif path.name.startswith("backbone"):
-        model = keras_spm.backbones.PyramidBackbone.from_preset(path)
+        model = PyramidBackbone.from_preset(path)
     else:
         model = keras_spm.ImageClassifier.from_preset(path)
     if path.name.startswith("task"):
         assert model.class_names == ["a", "b", "c"]
         assert model.preprocessing.image_size == (64, 48)
-    # They were written with these values.
+    # The values that they were saved with.
     assert _same(randomize(type(model).from_config(model.get_config()), seed=5), model)
 
 
-def test_what_is_there_is_not_overwritten(tmp_path):
+def test_existing_folder_is_not_overwritten(tmp_path):
     backbone = golden.backbone("pvt_v2")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/diary.txt").write_text("dear")
-    with pytest.raises(FileExistsError, match="full exists already"):
+    with pytest.raises(FileExistsError, match="full already exists"):
         backbone.save_to_preset(tmp_path / "full")
     (tmp_path / "empty").mkdir()
     backbone.save_to_preset(tmp_path / "empty")
@@ -125,7 +125,7 @@ def test_what_is_there_is_not_overwritten(tmp_path):
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["diary.txt"]
 
 
-def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_failed_save_leaves_nothing(tmp_path, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError("No space left on device")
 
@@ -133,6 +133,82 @@ def test_a_save_that_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         golden.backbone("pvt_v2").save_to_preset(tmp_path / "saved")
     assert not list(tmp_path.iterdir())
+
+
+class Bottleneck(keras_spm.ImageClassifier):
+    """A user's task with an own layer, which is an argument."""
+
+    head_argument = "reduction"
+
+    def __init__(self, backbone, num_classes, reduction, **kwargs):
+        super().__init__(backbone, num_classes, **kwargs)
+        self.reduction = reduction
+        self.reduction.build((None, num_classes))
+
+
+class Reduction(keras.layers.Layer):
+    """A user's head."""
+
+    def __init__(self, units, name="reduction", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.units = units
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(name="kernel", shape=(input_shape[-1], self.units))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+HEADS.register("reduction", Reduction)
+
+
+def test_user_backbone(tmp_path):
+    class LargerPVTv2(PVTv2):
+        """A user's family with its own presets, but without layouts or cards."""
+
+        presets = {"small": {**PVTv2.presets["mini"], "depths": (1, 2, 1, 1)}}
+        preset_prefix = "larger_"
+
+    assert "larger_small" in keras_spm.list_presets()
+    backbone = randomize(PyramidBackbone.from_preset("larger_small", load_weights=False))
+    assert type(backbone) is LargerPVTv2 and backbone.depths == (1, 2, 1, 1)
+    with pytest.raises(ValueError, match="No weights are published for LargerPVTv2"):
+        LargerPVTv2.from_preset("small")
+    backbone.save_to_preset(tmp_path / "saved")
+    for cls in (LargerPVTv2, PVTv2, PyramidBackbone):
+        loaded = cls.from_preset(tmp_path / "saved")
+        assert type(loaded) is LargerPVTv2 and _same(loaded, backbone)
+    # The layouts of the parent class.
+    state = keras_spm.to_torch_state_dict(backbone, "timm")
+    assert not keras_spm.load_torch_weights(randomize(backbone, seed=1), state).missing_keys
+
+
+@pytest.mark.parametrize("head", ["own", "of the caller"])
+def test_user_task(tmp_path, head):
+    model = randomize(Bottleneck(golden.backbone("pvt_v2_spm"), 4, Reduction(5)))
+    model.save_to_preset(tmp_path / "saved")
+    task = json.loads((tmp_path / "saved/config.json").read_text())["task"]
+    assert task["class"] == "Bottleneck" and task["layers"] == ["head", "reduction"]
+    assert task["config"]["reduction"]["class"] == "reduction"
+    for cls in (Bottleneck, keras_spm.ImageClassifier, ImageTask):
+        arguments = {"reduction": Reduction(5)} if head == "of the caller" else {}
+        loaded = cls.from_preset(tmp_path / "saved", **arguments)
+        assert type(loaded) is Bottleneck and loaded.reduction.units == 5
+        assert _same(loaded, model)
+    backbone = keras_spm.PVTv2SPM.from_preset(tmp_path / "saved")
+    assert _same(backbone, model.backbone)
+    assert len(backbone.load_report.unexpected_keys) == 3
+    segmenter = keras_spm.SemanticSegmenter.from_preset(tmp_path / "saved", num_classes=4)
+    assert _same(segmenter.backbone, model.backbone)
+
+
+def test_unknown_classes(tmp_path):
+    golden.classifier("pvt_v2").save_to_preset(tmp_path / "saved")
+    path = tmp_path / "saved/config.json"
+    path.write_text(path.read_text().replace("ImageClassifier", "ImageClasifier"))
+    with pytest.raises(FormatError, match="Did you mean 'ImageClassifier'"):
+        keras_spm.ImageClassifier.from_preset(tmp_path / "saved")
 
 
 def _edited(**changes):
@@ -152,9 +228,13 @@ def _backbone(**changes):
 @pytest.mark.parametrize(
     ("edit", "error", "message"),
     [
-        (_edited(format="other"), FormatError, "is not a configuration of keras_spm"),
-        (_edited(backbone={"class": "PVTv2"}), FormatError, "incomplete: KeyError 'config'"),
-        (_edited(backbone=[]), FormatError, "incomplete: TypeError"),
+        (_edited(format="other"), FormatError, "not a configuration of keras_spm"),
+        (
+            _edited(backbone={"class": "PVTv2"}),
+            FormatError,
+            "incomplete or invalid: KeyError 'config'",
+        ),
+        (_edited(backbone=[]), FormatError, "incomplete or invalid: TypeError"),
         (
             _edited(backbone={"class": "os.system", "config": {}}),
             ValueError,
@@ -163,11 +243,11 @@ def _backbone(**changes):
         (_backbone(color="red"), FormatError, "cannot be built: .*color"),
         (_backbone(depths=[1, 1, 1, 1]), MismatchError, "unexpected: stage3/block2"),
         (_backbone(depths=[1, 1]), ValueError, "depths"),
-        (_edited(format=None, model_type="vit"), FormatError, "model_type 'vit' is none of pvt"),
-        (_edited(format=None, architecture="vit"), FormatError, "architecture 'vit'"),
+        (_edited(format=None, model_type="vit"), FormatError, "`model_type` 'vit' is none of pvt"),
+        (_edited(format=None, architecture="vit"), FormatError, "`architecture` 'vit'"),
     ],
 )
-def test_a_wrong_configuration_is_refused(tmp_path, edit, error, message):
+def test_invalid_configuration(tmp_path, edit, error, message):
     golden.backbone("pvt_v2").save_to_preset(tmp_path / "saved")
     path = tmp_path / "saved/config.json"
     config = json.loads(path.read_text())
@@ -177,21 +257,21 @@ def test_a_wrong_configuration_is_refused(tmp_path, edit, error, message):
         keras_spm.PVTv2.from_preset(tmp_path / "saved")
 
 
-def test_a_folder_of_another_family_is_refused(tmp_path):
+def test_wrong_family(tmp_path):
     golden.backbone("pvt_v2").save_to_preset(tmp_path / "saved")
-    with pytest.raises(ValueError, match="holds a PVTv2, not a Swin"):
+    with pytest.raises(ValueError, match="has a PVTv2, not a Swin"):
         keras_spm.Swin.from_preset(tmp_path / "saved")
-    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         keras_spm.Swin.from_preset(tmp_path)
     (tmp_path / "saved/model.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match="holds none of model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="has none of model.safetensors"):
         keras_spm.PVTv2.from_preset(tmp_path / "saved")
 
 
-def test_mergings_that_a_folder_lacks_stay_fresh(tmp_path):
+def test_missing_mergings_are_randomly_initialized(tmp_path):
     backbone = randomize(golden.backbone("official_swin"))
     backbone.save_to_preset(tmp_path / "swin")
-    with pytest.warns(UserWarning, match="filled from those of Swin; fresh are the mergings"):
+    with pytest.warns(UserWarning, match="loaded from Swin; the mergings of .* randomly"):
         spm = keras_spm.SwinSPM.from_preset(tmp_path / "swin")
     shared = {path: value for path, value in _values(spm).items() if "/merging/" not in path}
     own = _values(backbone)

@@ -1,27 +1,24 @@
-"""Presets go up to the hub whole, in one commit."""
+"""Uploading presets to the hub."""
 
 import pytest
-from huggingface_hub import constants
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 import keras_spm
 from keras_spm.weights import FormatError
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.upload_server import COMMIT
-from tests.upload_server import upload_server
+from tests.helpers import difference, randomize
+from tests.upload_server import COMMIT, upload_server
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
 
 @pytest.fixture
-def made(tmp_path, monkeypatch):
-    """{repository: whether it is private}, as made on a running hub."""
-    with upload_server(tmp_path / "there") as (url, made):
+def created(tmp_path, monkeypatch):
+    """{repository: whether it is private} of a running hub."""
+    with upload_server(tmp_path / "there") as (url, created):
         monkeypatch.setattr(constants, "ENDPOINT", url)
         monkeypatch.setenv("HF_TOKEN", "hf_right")
-        yield made
+        yield created
 
 
 @pytest.fixture
@@ -31,9 +28,9 @@ def model(tmp_path):
     return model
 
 
-def test_what_goes_up_comes_down(made, model, tmp_path):
+def test_round_trip(created, model, tmp_path):
     address = keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds", private=True)
-    assert address == f"hf://me/birds@{COMMIT}" and made == {"me/birds": True}
+    assert address == f"hf://me/birds@{COMMIT}" and created == {"me/birds": True}
     again = keras_spm.ImageClassifier.from_preset(tmp_path / "there/me/birds")
     for ours, theirs in zip(again.weights, model.weights, strict=True):
         assert difference(ours, theirs) == 0
@@ -41,10 +38,10 @@ def test_what_goes_up_comes_down(made, model, tmp_path):
     keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds")  # Another commit.
 
 
-def test_what_is_not_whole_does_not_go_up(made, model, tmp_path):
-    with pytest.raises(ValueError, match="reads hf://owner/name"):
+def test_incomplete_folder_is_not_uploaded(created, model, tmp_path):
+    with pytest.raises(ValueError, match="must be hf://owner/name"):
         keras_spm.upload_preset(tmp_path / "birds", "me/birds")
-    with pytest.raises(FileNotFoundError, match=r"no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         keras_spm.upload_preset(tmp_path, "hf://me/birds")
     weights = tmp_path / "birds/model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
@@ -53,11 +50,11 @@ def test_what_is_not_whole_does_not_go_up(made, model, tmp_path):
     weights.unlink()
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds")
-    assert not made and not (tmp_path / "there").exists()
+    assert not created and not (tmp_path / "there").exists()
 
 
-def test_the_hubs_refusal_reaches_the_user(made, model, tmp_path, monkeypatch):
+def test_error_of_the_hub(created, model, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(errors.HfHubHTTPError, match="401"):
         keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds")
-    assert not made
+    assert not created

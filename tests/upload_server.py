@@ -1,4 +1,4 @@
-"""The side of the hub that takes uploads, on loopback: small files in one commit."""
+"""A local server with the hub's upload protocol, for small files in one commit."""
 
 import base64
 import contextlib
@@ -14,17 +14,17 @@ _ADDRESS = re.compile(r"/api/models/(?P<repository>[^/]+/[^/]+)/(?P<call>preuplo
 
 @contextlib.contextmanager
 def upload_server(root):
-    """Runs the server; yields (its url, {repository: whether it is private}).
+    """Runs the server; yields (url, {repository: whether it is private}).
 
     Args:
-        root: folder; `owner/name` in it takes that repository's files.
+        root: folder for the uploaded files, in `owner/name`.
     """
-    made = {}
-    handler = type("Handler", (_Handler,), {"root": pathlib.Path(root), "made": made})
+    created = {}
+    handler = type("Handler", (_Handler,), {"root": pathlib.Path(root), "created": created})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", made
+        yield f"http://127.0.0.1:{server.server_port}", created
     finally:
         server.shutdown()
         server.server_close()
@@ -56,9 +56,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _create(self, asked):
         repository = f"{asked['organization']}/{asked['name']}"
         url = f"http://{self.headers['Host']}/{repository}"
-        if repository in self.made:
+        if repository in self.created:
             return self._answer({"error": "You already created this.", "url": url}, status=409)
-        self.made[repository] = asked.get("private", asked.get("visibility") == "private")
+        self.created[repository] = asked.get("private", asked.get("visibility") == "private")
         return self._answer({"url": url})
 
     def _commit(self, repository, lines):

@@ -1,13 +1,14 @@
-"""Trains the scenes of digits with Stepwise Patch Merging and with the family's own merging.
+"""Compares Stepwise Patch Merging with the family's own merging on scenes of digits.
 
-    python training/compare.py            trains what is missing, writes the table
+    python training/compare.py            trains missing runs and writes the table
     python training/compare.py --check    only compares the table with the results
 
-Finished runs are rows of results.csv and are not trained again; the table in README.md is
-written from them.
+Finished runs are rows of results.csv and are not trained again. The table in README.md is
+generated from them.
 """
 
 import argparse
+import collections.abc
 import csv
 import json
 import os
@@ -19,7 +20,7 @@ HERE = pathlib.Path(__file__).parent
 RESULTS, README = HERE / "results.csv", HERE / "README.md"
 BEGIN, END = "<!-- results: written by compare.py -->", "<!-- end of results -->"
 
-# What decides a run, and what is kept of its result.
+# Columns that identify a run, and columns of its result.
 KEYS = ("recipe", "backend", "merging", "seed")
 MEASURED = ("test_mean_iou", "test_pixel_accuracy", "test_AP", "test_AP50", "seconds")
 SEGMENTATION, DETECTION = "segmentation_digit_scenes", "detection_digit_scenes"
@@ -35,8 +36,8 @@ RUNS = (
 )
 
 
-def train(recipe, backend, merging, seed):
-    """Trains in a process of its own; returns the run's row."""
+def train(recipe: str, backend: str, merging: str, seed: int) -> dict[str, str]:
+    """Trains in a new process. Returns the row of the run."""
     folder = HERE.parent / "runs" / "compare" / f"{recipe}-{backend}-{merging}-{seed}"
     settings = ["--set", f"merging={merging}", "--set", f"seed={seed}"]
     subprocess.run(
@@ -49,16 +50,16 @@ def train(recipe, backend, merging, seed):
     return row | {name: f"{result[name]:.5g}" for name in MEASURED if name in result}
 
 
-def read_results():
-    """Returns {run: row} of all that is finished."""
+def read_results() -> dict[tuple[str, ...], dict[str, str]]:
+    """Returns {run: row} of all finished runs."""
     if not RESULTS.exists():
         return {}
     with RESULTS.open(newline="") as file:
         return {tuple(row[key] for key in KEYS): row for row in csv.DictReader(file)}
 
 
-def write_results(rows):
-    """Writes all rows in the order of their keys, whole or not at all."""
+def write_results(rows: collections.abc.Iterable[dict[str, str]]) -> None:
+    """Writes all rows atomically, sorted by run."""
     unfinished = RESULTS.with_suffix(".unfinished")
     with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*KEYS, *MEASURED], restval="", lineterminator="\n")
@@ -67,7 +68,7 @@ def write_results(rows):
     unfinished.replace(RESULTS)
 
 
-def table(rows):
+def table(rows: collections.abc.Iterable[dict[str, str]]) -> str:
     """Returns the Markdown table."""
     lines = [
         "| recipe | backend | merging | seed | mIoU | pixel accuracy | AP | AP50 | minutes |",
@@ -80,7 +81,7 @@ def table(rows):
     return "\n".join(lines)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description="Compares mergings on the scenes of digits.")
     parser.add_argument("--check", action="store_true", help="only compare, exit 1 if it differs")
     options = parser.parse_args()

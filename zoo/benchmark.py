@@ -1,23 +1,22 @@
-"""Times this library beside others that compute the same.
+"""Benchmarks this library against other implementations of the same models.
 
-    python zoo/benchmark.py                      the standard suite: writes benchmark.csv,
-                                                 benchmark.png and the tables in README.md
-    python zoo/benchmark.py --only layers        makes a part of it again, or another
-    python zoo/benchmark.py --table              only writes tables and plot from the CSV
+    python zoo/benchmark.py                      runs the standard suite and writes
+                                                 benchmark.csv, benchmark.png and the tables
+                                                 in README.md
+    python zoo/benchmark.py --only layers        runs some parts of the suite
+    python zoo/benchmark.py --table              writes tables and plot from the CSV file
     python zoo/benchmark.py --model swin_tiny --backend jax --batch 1 --size 448
-                                                 answers a question of your own
+                                                 benchmarks one model and prints the table
 
-Every contender is a process of its own, which sleeps while another has its turn. README.md
-beside this file says how each measure is taken.
+Each model runs in its own process, which sleeps while others run. README.md in this folder
+describes the measures.
 """
 
 import argparse
-import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -28,10 +27,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 import report
 import suite
-from contenders import Contender
+from case import Case
+from processes import Worker, WorkerError, cores, started, successful
 
 HERE = pathlib.Path(__file__).parent
 LIBRARIES = ("textbook", "transformers", "timm", "keras_hub", "zeromodels")
@@ -39,197 +40,125 @@ PACKAGES = (
     *("keras", "tensorflow", "jax", "torch"),
     *("transformers", "keras-hub", "zeromodels", "timm"),
 )
-FEWEST_ROUNDS = 3
-STEPS_ALONE = 3
-SIDE = "2048"  # Of the matrices whose product is the machine's limit.
-# Between two turns, so that threads of the one before have stopped looking for work.
-PAUSE = 0.02
-
-
-# === Processes ===
-
-
-class WorkerError(Exception):
-    """A contender that could not be built or run; says why."""
-
-
-class Worker:
-    """A contender's process, and what it answers (see `worker.py`)."""
-
-    def __init__(self, contender, folder):
-        """Starts it. It may keep in `folder` what it compiles."""
-        environment = {
-            "KERAS_BACKEND": contender.backend,
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-            "TORCHINDUCTOR_CACHE_DIR": str(folder),
-        }
-        self.contender = contender
-        self.messages = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        self.process = subprocess.Popen(
-            [sys.executable, HERE / "worker.py", json.dumps(dataclasses.asdict(contender))],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.messages,
-            text=True,
-            env={**os.environ, **environment},
-        )
-
-    def wait_until_built(self):
-        if reason := self._answer().get("unavailable"):
-            raise WorkerError(f"{self.contender}: {reason}")
-
-    def ask(self, request):
-        with contextlib.suppress(BrokenPipeError):  # The answer says what it died of.
-            print(request, file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self):
-        line = self.process.stdout.readline()
-        if line:
-            return json.loads(line)
-        self.messages.seek(0)
-        last = self.messages.read().strip().splitlines() or ["it ended without a word"]
-        raise WorkerError(f"{self.contender}: {last[-1]}")
-
-    def close(self):
-        try:
-            self.process.communicate(timeout=10)  # Its requests end, and so does it.
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.communicate()
-        self.messages.close()
-
-
-@contextlib.contextmanager
-def started(contenders, folder):
-    """Workers of those contenders that can be built; the others are named."""
-    workers = [Worker(contender, folder) for contender in contenders]
-    try:
-        yield _able(workers, Worker.wait_until_built)
-    finally:
-        for worker in workers:
-            worker.close()
-
-
-def _able(workers, prepare):
-    """Prepares workers, as many at a time as there are cores; returns those that are able.
-
-    Raises:
-        WorkerError: where one of ours is not.
-    """
-    with concurrent.futures.ThreadPoolExecutor(_cores()) as pool:
-        outcomes = [pool.submit(prepare, worker) for worker in workers]
-    able = []
-    for worker, outcome in zip(workers, outcomes, strict=True):
-        try:
-            outcome.result()
-            able.append(worker)
-        except WorkerError as error:
-            if worker.contender.library == "keras_spm":
-                raise
-            print(f"left out: {error}", file=sys.stderr)
-    return able
+MIN_ROUNDS = 3
+FIRST_STEPS = 3  # Training steps in which memory is measured.
+MATRIX_SIZE = "2048"  # Of the product that measures the peak speed of the machine.
+PAUSE = 0.02  # Seconds between two turns, for the threads of the last process to go to sleep.
 
 
 # === Measures ===
 
 
-def alternating(workers, request, rounds, seconds):
-    """Returns {contender: seconds of every round}; all take one turn a round.
+def measure_in_turns(
+    workers: Sequence[Worker], request: str, rounds: int, seconds: float
+) -> dict[Case, list[float]]:
+    """Returns {case: seconds of each round}. In a round, each worker runs once.
 
-    Whoever has spent more than `seconds` in all sits out what follows the first rounds.
+    After the first rounds, workers that ran longer than `seconds` in total are skipped.
     """
-    workers = _able(workers, lambda worker: worker.ask(request))  # Compiles; not counted.
-    times = {worker.contender: [] for worker in workers}
+    workers = successful(workers, lambda worker: worker.ask(request))  # Warmup, compilation.
+    times = {worker.case: [] for worker in workers}
     for number in range(rounds):
         first = number % len(workers)
         for worker in (*workers[first:], *workers[:first]):
-            own = times[worker.contender]
-            if len(own) < FEWEST_ROUNDS or sum(own) < seconds:
+            values = times[worker.case]
+            if len(values) < MIN_ROUNDS or sum(values) < seconds:
                 time.sleep(PAUSE)
-                own.append(worker.ask(request))
+                values.append(worker.ask(request))
     return times
 
 
-def alone(contender):
-    """Returns {measure: value} of the first training steps of a fresh process."""
-    with tempfile.TemporaryDirectory() as folder, started([contender], folder) as workers:
+def measure_first_steps(case: Case) -> dict[str, float]:
+    """Returns {measure: value} of the first training steps of a new process."""
+    with tempfile.TemporaryDirectory() as folder, started([case], folder) as workers:
         if not workers:
             return {}
-        first, *_ = (workers[0].ask("train") for _ in range(STEPS_ALONE))
+        first, *_ = (workers[0].ask("train") for _ in range(FIRST_STEPS))
         return {"first step": first, "memory": workers[0].ask("memory")}
 
 
-def peak(dtype, rounds, seconds):
-    """MACs a second of a matrix product, on the backend that does it best."""
-    products = [Contender("matrix product", SIDE, each, dtype=dtype) for each in suite.BACKENDS]
+def peak_speed(dtype: str, rounds: int, seconds: float) -> float:
+    """Returns the MACs per second of a matrix product on the fastest backend."""
+    products = [
+        Case("matrix product", MATRIX_SIZE, backend, dtype=dtype) for backend in suite.BACKENDS
+    ]
     with tempfile.TemporaryDirectory() as folder, started(products, folder) as workers:
-        times = alternating(workers, "forward", rounds, seconds)
+        times = measure_in_turns(workers, "forward", rounds, seconds)
         fastest = min(map(statistics.median, times.values()))
         return workers[0].ask("macs") / fastest
 
 
-def measured(comparison, rounds, seconds, folder):
-    """Yields (contender, measure, values, MACs or 0) of a comparison."""
+def _measure(comparison, rounds, seconds, folder):
+    """Yields (case, measure, values, MACs or 0) of a comparison."""
     timed = [name for name in comparison.measures if name in report.PASSES]
     if timed:
-        for shape in dict.fromkeys((each.batch, each.size) for each in comparison.contenders):
-            members = [each for each in comparison.contenders if (each.batch, each.size) == shape]
-            with started(members, folder) as workers:
-                counts = {worker.contender: worker.ask("macs") for worker in workers}
+        for shape in dict.fromkeys((case.batch, case.size) for case in comparison.cases):
+            cases = [case for case in comparison.cases if (case.batch, case.size) == shape]
+            with started(cases, folder) as workers:
+                macs = {worker.case: worker.ask("macs") for worker in workers}
                 for name in timed:
-                    times = alternating(workers, name, rounds, seconds)
-                    for contender, values in times.items():
-                        yield contender, name, values, counts[contender]
+                    times = measure_in_turns(workers, name, rounds, seconds)
+                    for case, values in times.items():
+                        yield case, name, values, macs[case]
     if len(timed) < len(comparison.measures):
-        for contender in comparison.contenders:
-            for name, value in alone(contender).items():
+        for case in comparison.cases:
+            for name, value in measure_first_steps(case).items():
                 if name in comparison.measures:
-                    yield contender, name, [value], 0
+                    yield case, name, [value], 0
 
 
-def rows_of(comparison, peaks, rounds, seconds, folder):
-    """Returns the rows of a comparison."""
-    date, here = datetime.date.today().isoformat(), machine()
+def measure_comparison(
+    comparison: suite.Comparison,
+    peaks: dict[str, float],
+    rounds: int,
+    seconds: float,
+    folder: str | os.PathLike,
+) -> list[report.Row]:
+    """Returns the rows of a comparison.
+
+    Args:
+        comparison: the comparison.
+        peaks: {dtype: MACs per second}, see `peak_speed`.
+        rounds: highest number of rounds.
+        seconds: time after which a case runs in no more rounds.
+        folder: see `Worker`.
+    """
+    date, description = datetime.date.today().isoformat(), machine()
     return [
         report.Row(
             comparison.title,
-            **dataclasses.asdict(contender),
+            **dataclasses.asdict(case),
             measure=name,
             **report.summary(values),
             macs=macs,
-            peak=peaks.get(contender.dtype, 0.0),
+            peak=peaks.get(case.dtype, 0.0),
             date=date,
-            machine=here,
+            machine=description,
         )
-        for contender, name, values, macs in measured(comparison, rounds, seconds, folder)
+        for case, name, values, macs in _measure(comparison, rounds, seconds, folder)
     ]
 
 
 # === The machine ===
 
 
-def machine():
-    """Returns processor, cores, accelerators and the versions of what runs, in one line."""
+def machine() -> str:
+    """Returns processor, cores, accelerators, system and package versions in one line."""
     versions = [f"Python {platform.python_version()}"]
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{package} {importlib.metadata.version(package)}")
-    parts = [_processor(), f"{_cores()} cores", *_accelerators(), platform.system()]
-    return f"{', '.join(parts)}; {', '.join(versions)}"
+    hardware = [_processor(), f"{cores()} cores", *_accelerators(), platform.system()]
+    return f"{', '.join(hardware)}; {', '.join(versions)}"
 
 
 def _processor():
-    information = pathlib.Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _accelerators():
@@ -242,33 +171,33 @@ def _accelerators():
 # === Command line ===
 
 
-def save(rows, folder):
-    """Writes the CSV, the plot, and the tables where the folder's README has their place."""
+def save(rows: Sequence[report.Row], folder: pathlib.Path) -> None:
+    """Writes the CSV file, the plot, and the tables in the folder's README, if it has one."""
     report.write(folder / "benchmark.csv", rows)
     report.plot(folder / "benchmark.png", rows)
     readme = folder / "README.md"
     if readme.exists() and report.BEGIN in (text := readme.read_text()):
         before, rest = text.split(report.BEGIN)
         _, after = rest.split(report.END)
-        tables = "\n\n".join(filter(None, (report.reached(rows), report.markdown(rows))))
+        tables = "\n\n".join(filter(None, (report.targets_table(rows), report.markdown(rows))))
         readme.write_text(f"{before}{report.BEGIN}\n{tables}\n{report.END}{after}")
 
 
 def _comparisons(options):
     if not options.model:
-        parts = options.only or suite.STANDARD
-        return [comparison for part in parts for comparison in suite.PARTS[part]()]
+        names = options.only or suite.STANDARD
+        return [comparison for name in names for comparison in suite.PARTS[name]()]
     size = options.size or (56 if options.model.startswith("merging") else 224)
-    ours = [
-        Contender("keras_spm", options.model, backend, False, options.dtype, options.batch, size)
+    own = [
+        Case("keras_spm", options.model, backend, False, options.dtype, options.batch, size)
         for backend in options.backend
     ]
-    others = dict.fromkeys(each for one in ours for each in suite.references(one))
+    others = dict.fromkeys(reference for case in own for reference in suite.references(case))
     if options.against is not None:
-        others = [each for each in others if each.library in options.against]
+        others = [case for case in others if case.library in options.against]
     backends = ", ".join(options.backend)
     title = f"{options.model} on {backends}, {options.dtype}, batch {options.batch}, {size}×{size}"
-    return [suite.Comparison(title, (*ours, *others), tuple(options.measure))]
+    return [suite.Comparison(title, (*own, *others), tuple(options.measure))]
 
 
 def _at_least_one(text):
@@ -279,7 +208,9 @@ def _at_least_one(text):
 
 def _model(name):
     if name.startswith("merging") and not re.fullmatch(r"merging_[1-9]\d*_[1-9]\d*", name):
-        raise argparse.ArgumentTypeError(f"a merging is merging_64_128 or such. Received: {name}")
+        raise argparse.ArgumentTypeError(
+            f"a merging layer must be named like merging_64_128. Received: {name}"
+        )
     return name
 
 
@@ -288,38 +219,46 @@ def _parser():
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--only", nargs="+", choices=suite.PARTS, help="parts of the suite")
-    add("--table", action="store_true", help="measure nothing")
-    add("--rounds", type=_at_least_one, default=11, help="at most so many")
-    add("--seconds", type=float, default=5.0, help="that a contender may spend on a measure")
-    add("--output", type=pathlib.Path, metavar="FOLDER", help="default: zoo; prints a --model's")
-    own = parser.add_argument_group("a question of your own")
+    add("--only", nargs="+", choices=suite.PARTS, help="parts of the suite to run")
+    add("--table", action="store_true", help="only write tables and plot from benchmark.csv")
+    add("--rounds", type=_at_least_one, default=11, help="highest number of rounds")
+    add("--seconds", type=float, default=5.0, help="time limit per case and measure")
+    add(
+        "--output",
+        type=pathlib.Path,
+        metavar="FOLDER",
+        help="folder of the results; zoo by default, or none with --model",
+    )
+    own = parser.add_argument_group("benchmark of one model")
     own.add_argument(
         "--model",
         type=_model,
-        help="merging_64_128, pvt_v2_b1, segmenter:…, detector:…, backbone:…",
+        help="such as merging_64_128, pvt_v2_b1, segmenter:pvt_v2_b1 or detector:pvt_v2_b1",
     )
     own.add_argument("--backend", nargs="+", choices=suite.BACKENDS, default=list(suite.BACKENDS))
     own.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    own.add_argument("--batch", type=_at_least_one, default=8)
+    own.add_argument("--batch", type=_at_least_one, default=8, help="batch size")
     own.add_argument("--size", type=_at_least_one, help="height and width")
     own.add_argument("--measure", nargs="+", choices=report.MEASURES, default=["forward", "train"])
-    own.add_argument("--against", nargs="*", choices=LIBRARIES, help="default: all that can")
+    own.add_argument(
+        "--against", nargs="*", choices=LIBRARIES, help="other libraries; all by default"
+    )
     return parser
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.model and (options.only or options.table):
-        parser.error("--only and --table are about the suite, --model is a question of your own")
+        parser.error("--only and --table belong to the suite and cannot be used with --model")
     folder = options.output or (None if options.model else HERE)
     try:
         rows = report.read(folder / "benchmark.csv") if folder else []
         if not options.table:
-            for found in _found(_comparisons(options), options.rounds, options.seconds):
-                rows = report.merged(rows, found)
-                print(f"{report.markdown(found)}\n", flush=True)
+            for new_rows in _run(_comparisons(options), options.rounds, options.seconds):
+                rows = report.merge(rows, new_rows)
+                print(f"{report.markdown(new_rows)}\n", flush=True)
                 if folder:
                     save(rows, folder)
         elif not rows:
@@ -332,18 +271,18 @@ def main(arguments=None):
     return 0
 
 
-def _found(comparisons, rounds, seconds):
+def _run(comparisons, rounds, seconds):
     """Yields the rows of each comparison."""
     dtypes = {
-        contender.dtype
+        case.dtype
         for comparison in comparisons
-        for contender in comparison.contenders
+        for case in comparison.cases
         if set(comparison.measures) & set(report.PASSES)
     }
-    peaks = {dtype: peak(dtype, rounds, seconds) for dtype in dtypes}
+    peaks = {dtype: peak_speed(dtype, rounds, seconds) for dtype in dtypes}
     with tempfile.TemporaryDirectory() as folder:
         for comparison in comparisons:
-            yield rows_of(comparison, peaks, rounds, seconds, folder)
+            yield measure_comparison(comparison, peaks, rounds, seconds, folder)
 
 
 if __name__ == "__main__":

@@ -1,64 +1,70 @@
-"""Draws the README's figure of Stepwise Patch Merging: `python zoo/figure.py`."""
+"""Draws the figure of Stepwise Patch Merging in the README: `python zoo/figure.py`."""
 
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
-from matplotlib.patches import Rectangle
+from matplotlib.patches import FancyArrowPatch, Rectangle
 
 TARGET = pathlib.Path(__file__).parent / "stepwise_patch_merging.png"
 
 INK = "#22313f"
-RUNS = ("#8ecae6", "#219ebc", "#f4a261", "#e76f51")
+GROUPS = ("#8ecae6", "#219ebc", "#f4a261", "#e76f51")
 WIDE = "#b8b8d1"
 GUIDE = "#2a9d8f"
 
 
-def grid(axis, left, bottom, cells, side, color, **style):
-    """A square map of cells x cells."""
+def grid(axis: Axes, left: float, bottom: float, cells: int, side: float, color: str) -> None:
+    """Draws a square map of cells x cells."""
     step = side / cells
     for row in range(cells):
         for column in range(cells):
             corner = (left + column * step, bottom + row * step)
-            axis.add_patch(Rectangle(corner, step, step, fc=color, ec="white", lw=0.8, **style))
+            axis.add_patch(Rectangle(corner, step, step, fc=color, ec="white", lw=0.8))
 
 
-def stack(axis, left, bottom, cells, side, colors):
-    """A map with depth: one sheet per color, the last in front."""
+def stack(
+    axis: Axes, left: float, bottom: float, cells: int, side: float, colors: Sequence[str]
+) -> None:
+    """Draws a map with channels: one sheet per color, the last one in front."""
     for sheet, color in enumerate(colors):
         shift = 0.09 * (len(colors) - 1 - sheet)
         grid(axis, left + shift, bottom + shift, cells, side, color)
 
 
-def arrow(axis, start, end):
+def arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Draws an arrow."""
     axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=INK))
 
 
-def label(axis, x, y, text, **style):
+def label(axis: Axes, x: float, y: float, text: str, **style: Any) -> None:
+    """Writes text, centered at (x, y)."""
     axis.text(x, y, text, **{"ha": "center", "va": "center", "color": INK, "fontsize": 9, **style})
 
 
-def main():
+def main() -> None:
     figure = Figure(figsize=(11, 4.1))
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_xlim(0, 11)
     axis.set_ylim(0, 4.1)
     axis.axis("off")
 
-    # The input: channels in four runs.
-    stack(axis, 0.25, 1.45, 4, 1.2, RUNS)
+    # The input, with its channels in four groups.
+    stack(axis, 0.25, 1.45, 4, 1.2, GROUPS)
     label(axis, 1.0, 1.15, "H × W × C")
-    label(axis, 1.0, 3.25, "channels in\nfour runs")
+    label(axis, 1.0, 3.25, "channels in\nfour groups")
 
-    # One depthwise kernel a run.
-    for place, (size, color) in enumerate(zip((3, 5, 7, 9), RUNS, strict=True)):
-        center = 3.15 - 0.68 * place
+    # One depthwise convolution per group.
+    for index, (size, color) in enumerate(zip((3, 5, 7, 9), GROUPS, strict=True)):
+        center = 3.15 - 0.68 * index
         side = 0.17 + 0.045 * size
         grid(axis, 2.75 - side / 2, center - side / 2, size, side, color)
         label(axis, 3.38, center, f"{size}×{size}", fontsize=8)
         arrow(axis, (1.9, 2.1), (2.4, center))
         arrow(axis, (3.68, center), (4.15, 2.1))
-    label(axis, 2.85, 0.55, "depthwise,\none scale a run")
+    label(axis, 2.85, 0.55, "depthwise,\none scale per group")
 
     # Mixing.
     axis.add_patch(Rectangle((4.2, 1.6), 1.05, 1.0, fc="#edf2f4", ec=INK, lw=1))

@@ -1,33 +1,37 @@
-"""Turns a checkpoint into a preset folder: `python zoo/port.py PRESET FOLDER`.
+"""Converts a checkpoint to a preset folder: `python zoo/port.py PRESET FOLDER`.
 
-The folder then holds the model in this library's own form (`config.json`,
-`model.safetensors`) and its card, `card.json`, with the revision and sha256 of what was
-ported. `--update-card` writes these two into the library's card as well.
+The folder contains the model in this library's format (`config.json`, `model.safetensors`)
+and its card, `card.json`, with the revision and sha256 of the checkpoint. `--update-card` also
+writes both to the card in the library.
 
-The checkpoint is the one that the preset's card names, or with `--source` any other that
-`keras_spm.load_torch_weights` reads, in any layout. `zoo/verify.py` checks the result.
+The checkpoint is the one on the preset's card, or with `--source` any file that
+`keras_spm.load_torch_weights` reads. `zoo/verify.py` verifies the result.
 """
 
 import argparse
 import dataclasses
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import keras_spm
-from keras_spm.cards import Card
-from keras_spm.cards import card_path
-from keras_spm.cards import read_card
-from keras_spm.cards import write_card
+from keras_spm.cards import Card, card_path, read_card, write_card
 from keras_spm.weights import hub
 from keras_spm.weights.formats import sha256_of
 
 
-def port_published(preset):
-    """Returns (classifier, card) of what a preset's card names on the hub.
+def port_published(preset: str) -> tuple[keras_spm.ImageClassifier, Card]:
+    """Loads the published weights of a preset.
+
+    Args:
+        preset: long name.
+
+    Returns:
+        (classifier, card): the card has the revision and sha256 of the weights.
 
     Raises:
-        ValueError: where it names nothing.
-        keras_spm.weights.WeightsError: where the weights cannot be had or do not fit.
+        ValueError: if no weights are published.
+        keras_spm.weights.WeightsError: if they cannot be downloaded or do not fit.
     """
     model = keras_spm.ImageClassifier.from_preset(preset)
     _check_complete(model.load_report, preset)
@@ -37,17 +41,22 @@ def port_published(preset):
     return model, dataclasses.replace(card, revision=snapshot.commit, sha256=sha256_of(weights))
 
 
-def port_file(preset, source, class_names=None):
-    """Returns (classifier, card) of a checkpoint of this preset's variant.
+def port_file(
+    preset: str, source: str, class_names: Sequence[str] | None = None
+) -> tuple[keras_spm.ImageClassifier, Card]:
+    """Loads a checkpoint of a preset's variant.
 
     Args:
         preset: long name.
         source: path of a file that `load_torch_weights` reads.
-        class_names: list of strings; by default those of the preset's card.
+        class_names: list of strings; those of the preset's card by default.
+
+    Returns:
+        (classifier, card): the card has the sha256 of the checkpoint.
 
     Raises:
-        ValueError: where the checkpoint leaves a part of the classifier fresh.
-        keras_spm.weights.WeightsError: where it does not fit.
+        ValueError: if the checkpoint lacks weights of the classifier.
+        keras_spm.weights.WeightsError: if it does not fit.
     """
     classes = {} if class_names is None else _classes(class_names)
     model = keras_spm.ImageClassifier.from_preset(preset, load_weights=False, **classes)
@@ -68,18 +77,19 @@ def _classes(class_names):
 def _check_complete(report, source):
     print(report)
     if report.missing_keys:
-        raise ValueError(f"{source} leaves these without weights: {', '.join(report.missing_keys)}")
+        raise ValueError(f"{source} lacks the weights of {', '.join(report.missing_keys)}")
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("preset", help="long name, as keras_spm.list_presets() has it")
-    parser.add_argument("folder", help="the folder to write")
-    parser.add_argument("--source", help="a .safetensors, .pth, .pt or .bin file")
-    parser.add_argument("--classes", help="a text file with a class name a line")
-    parser.add_argument("--update-card", action="store_true", help="write revision and sha256")
+    parser.add_argument("preset", help="long name of a preset, see keras_spm.list_presets()")
+    parser.add_argument("folder", help="folder to write")
+    parser.add_argument("--source", help=".safetensors, .pth, .pt or .bin file")
+    parser.add_argument("--classes", help="text file with one class name per line")
+    parser.add_argument("--update-card", action="store_true", help="update the library's card")
     options = parser.parse_args(arguments)
     try:
         if options.source is None:

@@ -1,37 +1,39 @@
-"""What `benchmark.py` found: rows of a CSV file, tables of them, and a plot."""
+"""Results of the benchmark: a CSV file, Markdown tables and a plot."""
 
 import csv
 import dataclasses
+import pathlib
 import statistics
+from collections.abc import Sequence
 
 import suite
 
 BEGIN, END = "<!-- benchmark: written by zoo/benchmark.py -->", "<!-- end of benchmark -->"
 
-# measure → (heading, what its unit is divided by, format). A training step is counted as
-# three forward passes' MACs, as is the field's custom.
+# {measure: (heading, unit in seconds or bytes, format)}
 MEASURES = {
     "forward": ("forward, ms", 1e-3, ".1f"),
     "train": ("training step, ms", 1e-3, ".1f"),
     "memory": ("memory, MB", 1e6, ".0f"),
     "first step": ("first step, s", 1, ".1f"),
 }
+# {measure: MACs relative to a forward pass}; a backward pass counts twice, as is customary.
 PASSES = {"forward": 1, "train": 3}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One measure of one contender.
+    """One measure of one case.
 
     Attributes:
-        comparison: its title; what stands under one title alternated in one run.
-        library, model, backend, compiled, dtype, batch, size: see `contenders.Contender`.
+        comparison: title of the comparison; its cases were measured in one run.
+        library, model, backend, compiled, dtype, batch, size: see `case.Case`.
         measure: a key of `MEASURES`.
-        median, lower, upper: of all rounds, and the quartiles; seconds or bytes.
-        rounds: how many there were.
-        macs: of one example's forward pass; 0 where nobody counted.
-        peak: MACs a second of a matrix product in this run, the best there was.
-        date, machine: when and where.
+        median, lower, upper: median and quartiles of all rounds, in seconds or bytes.
+        rounds: number of rounds.
+        macs: MACs of a forward pass on one example; 0 if they were not counted.
+        peak: MACs per second of the fastest matrix product in this run.
+        date, machine: date of the run, hardware and software.
     """
 
     comparison: str
@@ -53,17 +55,18 @@ class Row:
     machine: str
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """Library and backend."""
         return f"{self.library}, {self.backend}{', compiled' if self.compiled else ''}"
 
     @property
-    def speed(self):
-        """MACs a second."""
+    def speed(self) -> float:
+        """MACs per second."""
         return PASSES[self.measure] * self.macs * self.batch / self.median
 
 
-def summary(values):
-    """Returns the fields of a `Row` that sum values up."""
+def summary(values: Sequence[float]) -> dict[str, float]:
+    """Returns the fields `median`, `lower`, `upper` and `rounds` of a `Row`."""
     if len(values) == 1:
         lower = median = upper = values[0]
     else:
@@ -74,11 +77,11 @@ def summary(values):
 # === CSV ===
 
 
-def read(path):
-    """Returns the rows of a file; none where there is no file yet.
+def read(path: pathlib.Path) -> list[Row]:
+    """Returns the rows of a CSV file, or an empty list if it does not exist.
 
     Raises:
-        ValueError: where the columns are not those of a `Row`.
+        ValueError: if the columns are not the fields of a `Row`.
     """
     if not path.exists():
         return []
@@ -86,26 +89,29 @@ def read(path):
     with path.open(newline="") as file:
         reader = csv.DictReader(file)
         if reader.fieldnames != [field.name for field in fields]:
-            raise ValueError(f"{path} is no result of this benchmark: {reader.fieldnames}")
+            raise ValueError(
+                f"{path} must have the columns of a benchmark. Received: {reader.fieldnames}"
+            )
         return [Row(*(_PARSE[field.type](row[field.name]) for field in fields)) for row in reader]
 
 
 _PARSE = {str: str, int: int, float: float, bool: {"True": True, "False": False}.__getitem__}
 
 
-def write(path, rows):
+def write(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    """Writes rows to a CSV file."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in dataclasses.fields(Row))
         writer.writerows(map(dataclasses.astuple, rows))
 
 
-def merged(old, new):
-    """Returns old rows and new ones; a comparison that was made again replaces its old self."""
-    again = {row.comparison for row in new}
-    kept = [row for row in old if row.comparison not in again]
-    places = {title: place for place, title in enumerate(dict.fromkeys(_titles(old + new)))}
-    return sorted(kept + new, key=lambda row: places[row.comparison])
+def merge(old: list[Row], new: list[Row]) -> list[Row]:
+    """Returns all rows; new rows of a comparison replace its old ones at their position."""
+    replaced = {row.comparison for row in new}
+    kept = [row for row in old if row.comparison not in replaced]
+    order = {title: index for index, title in enumerate(dict.fromkeys(_titles(old + new)))}
+    return sorted(kept + new, key=lambda row: order[row.comparison])
 
 
 def _titles(rows):
@@ -115,15 +121,15 @@ def _titles(rows):
 # === Tables ===
 
 
-def markdown(rows):
-    """Returns a table for each comparison, under when and where it was made."""
-    lines, where = [], None
+def markdown(rows: Sequence[Row]) -> str:
+    """Returns a Markdown table for each comparison, with the machine and the date."""
+    lines, last_run = [], None
     for title in dict.fromkeys(_titles(rows)):
         members = [row for row in rows if row.comparison == title]
-        here = f"{members[0].machine}; {members[0].date}"
-        if here != where:
-            where = here
-            lines += [f"Measured on {here}.", ""]
+        run = f"{members[0].machine}; {members[0].date}"
+        if run != last_run:
+            last_run = run
+            lines += [f"Measured on {run}.", ""]
         lines += [f"**{title}**", "", *_table(members), ""]
     return "\n".join(lines).strip()
 
@@ -136,11 +142,11 @@ def _table(rows):
         headings += ["GFLOP/s", "of peak"] if measure in PASSES else []
     alignment += ["---:"] * (len(headings) - len(alignment))
     lines = [f"| {' | '.join(each)} |" for each in (headings, alignment)]
-    labels = dict(zip(map(_contender, rows), _labels(rows), strict=True))
-    for contender in labels:
-        by_measure = {row.measure: row for row in rows if _contender(row) == contender}
+    labels = dict(zip(map(_case, rows), _labels(rows), strict=True))
+    for case, label in labels.items():
+        by_measure = {row.measure: row for row in rows if _case(row) == case}
         first = next(iter(by_measure.values()))
-        cells = [labels[contender], f"{first.batch} × {first.size}²"]
+        cells = [label, f"{first.batch} × {first.size}²"]
         cells.append(_number(first.macs / 1e9, ".2f"))
         for measure in measures:
             cells += _cells(measure, by_measure.get(measure))
@@ -148,12 +154,12 @@ def _table(rows):
     return lines
 
 
-def _contender(row):
+def _case(row):
     return row.library, row.model, row.backend, row.compiled, row.dtype, row.batch, row.size
 
 
 def _cells(measure, row):
-    """The measure with its quartiles; of a time also the speed and its share of the peak."""
+    """Median and quartiles; for times also the speed and its fraction of the peak."""
     _, unit, form = MEASURES[measure]
     if row is None:
         return ["–"] * (3 if measure in PASSES else 1)
@@ -162,9 +168,9 @@ def _cells(measure, row):
         cell += f" ({row.lower / unit:{form}}–{row.upper / unit:{form}})"
     if measure not in PASSES:
         return [cell]
-    # Two operations each.
-    share = row.speed / row.peak if row.peak else 0
-    return [cell, _number(2e-9 * row.speed, ".0f"), _number(share, ".0%")]
+    fraction = row.speed / row.peak if row.peak else 0
+    # A MAC is two floating-point operations.
+    return [cell, _number(2e-9 * row.speed, ".0f"), _number(fraction, ".0%")]
 
 
 def _number(value, form):
@@ -174,64 +180,66 @@ def _number(value, form):
 # === Targets ===
 
 
-def reached(rows):
-    """Returns the table of targets; empty where no row speaks of one."""
+def targets_table(rows: Sequence[Row]) -> str:
+    """Returns the Markdown table of targets; empty if no row belongs to one."""
     lines = [
-        f"| times as fast, or times the cost of | {' | '.join(suite.BACKENDS)} | wanted |",
+        f"| speedup (≥) or cost ratio (≤) | {' | '.join(suite.BACKENDS)} | target |",
         f"| --- |{' ---: |' * len(suite.BACKENDS)} --- |",
     ]
     for target in suite.targets():
         ratios = {backend: _ratio(target, backend, rows) for backend in suite.BACKENDS}
         if any(ratios.values()):
             cells = [f"{ratio:.2f}" if ratio else "–" for ratio in ratios.values()]
-            lines.append(f"| {target.title} | {' | '.join(cells)} | {_wanted(target, ratios)} |")
+            lines.append(f"| {target.title} | {' | '.join(cells)} | {_result(target, ratios)} |")
     return "\n".join(lines) if len(lines) > 2 else ""
 
 
 def _ratio(target, backend, rows):
-    """How many times as fast, or as costly; None where nobody measured."""
+    """Returns the speedup or the cost ratio; `None` if it was not measured."""
     rows = [row for row in rows if row.measure == target.measure]
-    for ours in rows:
-        if (ours.library, ours.model, ours.backend) != ("keras_spm", target.model, backend):
+    for own in rows:
+        if (own.library, own.model, own.backend) != ("keras_spm", target.model, backend):
             continue
-        others = [
+        baselines = [
             row.median
             for row in rows
-            if row.comparison == ours.comparison
-            and (row.library, row.model, row.compiled) in target.against
+            if row.comparison == own.comparison
+            and (row.library, row.model, row.compiled) in target.baselines
         ]
-        if others:
-            return ours.median / min(others) if target.at_most else min(others) / ours.median
+        if baselines:
+            best = min(baselines)
+            return own.median / best if target.at_most else best / own.median
     return None
 
 
-def _wanted(target, ratios):
+def _result(target, ratios):
+    """Returns the bounds and the backends that miss them."""
     bounds = target.at_most or target.at_least
     sign = "≤" if target.at_most else "≥"
-    known = {each: bound for each, bound in bounds.items() if bound and ratios.get(each)}
-    misses = [
-        each
-        for each, bound in known.items()
-        if (ratios[each] > bound if target.at_most else ratios[each] < bound)
+    measured = {name: bound for name, bound in bounds.items() if bound and ratios.get(name)}
+    missed = [
+        name
+        for name, bound in measured.items()
+        if (ratios[name] > bound if target.at_most else ratios[name] < bound)
     ]
     numbers = [f"{bound:g}" if bound else "–" for bound in bounds.values()]
     text = f"{sign} {numbers[0] if len(set(numbers)) == 1 else ' / '.join(numbers)}"
-    if target.best_alone:
+    if target.any_backend:
         text += " on the best backend"
-        misses = misses if len(misses) == len(known) else []
-    return f"{text}; missed on {', '.join(misses)}" if misses else text
+        missed = missed if len(missed) == len(measured) else []
+    return f"{text}; missed on {', '.join(missed)}" if missed else text
 
 
 # === Plot ===
 
-OURS, THEIRS = "#2a9d8f", "#b8b8d1"
+OWN_COLOR, OTHER_COLOR = "#2a9d8f", "#b8b8d1"
 
 
-def plot(path, rows):
-    """Draws forward passes on the left, training steps on the right.
+def plot(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    """Draws forward passes in the left column, training steps in the right one.
 
-    A comparison is a bar for each contender, with quartiles; where sizes differ in it, a
-    line for each contender over the pixels of a batch.
+    Each comparison has a bar per case, with quartiles; if its input shapes differ, a line per
+    model over the number of pixels in a batch.
     """
     from matplotlib.figure import Figure
 
@@ -246,23 +254,23 @@ def plot(path, rows):
     grid = figure.subplots(
         len(titles), len(PASSES), squeeze=False, gridspec_kw={"height_ratios": heights}
     )
-    for line, title, here, names in zip(grid, titles, members, labels, strict=True):
-        grows = len({(row.batch, row.size) for row in here}) > 1
-        line[0].set_title(title, fontsize=9, loc="left")
-        for axis, measure in zip(line, PASSES, strict=True):
-            if all(row.measure != measure for row in here):
+    for axes, title, group, names in zip(grid, titles, members, labels, strict=True):
+        shapes_differ = len({(row.batch, row.size) for row in group}) > 1
+        axes[0].set_title(title, fontsize=9, loc="left")
+        for axis, measure in zip(axes, PASSES, strict=True):
+            if all(row.measure != measure for row in group):
                 axis.set_axis_off()
                 continue
-            (_lines if grows else _bars)(axis, here, measure, names)
+            (_lines if shapes_differ else _bars)(axis, group, measure, names)
             axis.tick_params(labelsize=7)
             axis.spines[["top", "right"]].set_visible(False)
-        if not grows:
-            line[1].set_yticklabels([])
+        if not shapes_differ:
+            axes[1].set_yticklabels([])
     figure.savefig(path, dpi=100)
 
 
 def _labels(rows):
-    """What each row is called among its comparison's; the model where it is not the same."""
+    """The label of each row in its comparison, with the model if there is more than one."""
     same = len({row.model for row in rows}) == 1
     return [row.name if same else f"{row.model}, {row.name}" for row in rows]
 
@@ -271,10 +279,9 @@ def _bars(axis, rows, measure, names):
     for label, row in zip(_labels(rows), rows, strict=True):
         if row.measure == measure:
             middle, low, high = (value * 1e3 for value in (row.median, row.lower, row.upper))
-            color = OURS if row.library == "keras_spm" else THEIRS
+            color = OWN_COLOR if row.library == "keras_spm" else OTHER_COLOR
             spread = [[middle - low], [high - middle]]
-            place = names.index(label)
-            axis.barh(place, middle, xerr=spread, color=color, error_kw={"lw": 0.8})
+            axis.barh(names.index(label), middle, xerr=spread, color=color, error_kw={"lw": 0.8})
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set_xlabel(MEASURES[measure][0], fontsize=7)
@@ -282,12 +289,12 @@ def _bars(axis, rows, measure, names):
 
 def _lines(axis, rows, measure, names):
     for name in names:
-        own = sorted(
+        points = sorted(
             (row.batch * row.size**2, row.median * 1e3)
             for label, row in zip(_labels(rows), rows, strict=True)
             if (label, row.measure) == (name, measure)
         )
-        axis.plot(*zip(*own, strict=True), marker="o", markersize=3, linewidth=1, label=name)
+        axis.plot(*zip(*points, strict=True), marker="o", markersize=3, linewidth=1, label=name)
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("pixels in a batch", fontsize=7)

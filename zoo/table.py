@@ -1,48 +1,53 @@
-"""Writes the README's table of models from the code: `python zoo/table.py [--check]`."""
+"""Writes the table of models in the README: `python zoo/table.py [--check]`."""
 
 import argparse
 import math
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import keras_spm
+from keras_spm.backbones import PyramidBackbone
 from keras_spm.cards import read_card
+from keras_spm.registry import BACKBONES
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- models: written by zoo/table.py -->", "<!-- end of models -->"
 INPUT_SHAPE = (1, 224, 224, 3)
-CLASSES = 1000
-FAMILIES = (
-    (keras_spm.PVT, keras_spm.PVTSPM),
-    (keras_spm.PVTv2, keras_spm.PVTv2SPM),
-    (keras_spm.Swin, keras_spm.SwinSPM),
-)
+NUM_CLASSES = 1000
 
 
-def table():
-    """Returns the Markdown table: every variant without and with SPM."""
+def families() -> Iterator[tuple[type[PyramidBackbone], type[PyramidBackbone]]]:
+    """Yields each family's class and its subclass with Stepwise Patch Merging."""
+    for spm in BACKBONES.values():
+        if spm.default_merging == "spm":
+            yield spm.__base__, spm
+
+
+def table() -> str:
+    """Returns the Markdown table of all variants, with and without SPM."""
     lines = [
         "| variant | parameters | MACs, G "
-        "| with SPM: parameters | MACs, G | in the reference's form, G "
+        "| with SPM: parameters | MACs, G | reference formulation, G "
         "| published weights | top-1, % |",
         "| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: |",
     ]
-    for plain, spm in FAMILIES:
-        for name in plain.presets:
-            model, spm_model = (_classifier(cls, name) for cls in (plain, spm))
+    for family, spm in families():
+        for name in family.presets:
+            model, spm_model = (_classifier(cls, name) for cls in (family, spm))
             cells = [
-                f"`{plain.__name__}` {name}",
+                f"`{family.__name__}` {name}",
                 *_figures(model),
                 *_figures(spm_model),
-                _billions(spm_model.macs(INPUT_SHAPE) + _spared(spm_model.backbone)),
-                *_published(f"{plain.preset_prefix}{name}"),
+                _billions(spm_model.macs(INPUT_SHAPE) + _saved_macs(spm_model.backbone)),
+                *_published(f"{family.preset_prefix}{name}"),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _classifier(cls, name):
-    return keras_spm.ImageClassifier(cls.from_preset(name, load_weights=False), CLASSES)
+    return keras_spm.ImageClassifier(cls.from_preset(name, load_weights=False), NUM_CLASSES)
 
 
 def _figures(model):
@@ -57,33 +62,36 @@ def _published(preset):
     return f"`{card.repository}`", f"{card.published_top1:.1f}"
 
 
-def _spared(backbone):
-    """What guided attention spends more where keys, values and all queries are made."""
-    spared, size = 0, INPUT_SHAPE[1] // 4
+def _saved_macs(backbone):
+    """MACs that the reference formulation of guided attention needs in addition.
+
+    It projects all five tokens of a window to queries, keys and values.
+    """
+    saved, size = 0, INPUT_SHAPE[1] // 4
     for stage in backbone.stages[1:]:
         size //= 2
         enhancement = stage.merging.guided_local_enhancement
         channels, tokens = stage.merging.output_dim, 5
-        ours = 3 * channels**2 + 2 * tokens * enhancement.num_heads * channels
+        own = 3 * channels**2 + 2 * tokens * enhancement.num_heads * channels
         reference = 3 * tokens * channels**2 + 2 * tokens**2 * channels
-        spared += size**2 * (reference - ours)
-    return spared
+        saved += size**2 * (reference - own)
+    return saved
 
 
 def _billions(count):
     return f"{count / 1e9:.2f}"
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Writes the README's table of models.")
-    parser.add_argument("--check", action="store_true", help="only compare, exit 1 if it differs")
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Writes the table of models in the README.")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if the table is outdated")
     options = parser.parse_args()
     text = README.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     written = f"{before}{BEGIN}\n{table()}\n{END}{after}"
     if options.check:
-        sys.exit(0 if written == text else f"{README.name} differs: run python zoo/table.py")
+        sys.exit(0 if written == text else f"{README.name} is outdated: run python zoo/table.py")
     README.write_text(written)
 
 

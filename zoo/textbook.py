@@ -1,9 +1,11 @@
-"""Stepwise Patch Merging as the paper's formulas read, in plain PyTorch: a yardstick.
+"""Stepwise Patch Merging in plain PyTorch, a direct implementation of the paper's formulas.
 
-Every convolution is a convolution, all five tokens of a window ask, and keys and values are
-made. It computes what `keras_spm.layers.StepwisePatchMerging` computes in evaluation and in
-training, for maps of even size.
+All five tokens of a window are queries, and keys and values are materialized. The results equal
+those of `keras_spm.layers.StepwisePatchMerging` in inference and in training, for maps of even
+height and width.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -11,15 +13,17 @@ from torch.nn import functional
 
 
 class TextbookMerging(nn.Module):
-    """(batch, height, width, channels) to (batch, height / 2, width / 2, output_dim).
+    """Halves a map and changes its channels.
 
     Args:
-        dim: int, channels of the input.
-        output_dim: int, channels of the output.
-        kernel_sizes: of the scales.
-        expansion: int, inner width over the input's.
-        num_heads: int, attention heads within a window.
-        guide_kernel_size: of the guide's convolution.
+        dim: channels of the input.
+        output_dim: channels of the output.
+        kernel_sizes: kernel sizes of the scales.
+        expansion: ratio of inner channels to input channels.
+        num_heads: attention heads within a window.
+        guide_kernel_size: kernel size of the guide's convolution.
+
+    Input: (batch, height, width, dim). Output: (batch, height / 2, width / 2, output_dim).
 
     Reference:
         Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
@@ -27,20 +31,20 @@ class TextbookMerging(nn.Module):
 
     def __init__(
         self,
-        dim,
-        output_dim,
-        kernel_sizes=(3, 5, 7, 9),
-        expansion=2,
-        num_heads=8,
-        guide_kernel_size=7,
-    ):
+        dim: int,
+        output_dim: int,
+        kernel_sizes: Sequence[int] = (3, 5, 7, 9),
+        expansion: int = 2,
+        num_heads: int = 8,
+        guide_kernel_size: int = 7,
+    ) -> None:
         super().__init__()
-        run, inner = dim // len(kernel_sizes), dim * expansion
+        group, inner = dim // len(kernel_sizes), dim * expansion
         self.num_heads = num_heads
         self.scales = nn.ModuleList(
-            nn.Conv2d(run, run, size, padding=size // 2, groups=run) for size in kernel_sizes
+            nn.Conv2d(group, group, size, padding=size // 2, groups=group) for size in kernel_sizes
         )
-        self.grouped = nn.Conv2d(dim, inner, 1, groups=run)
+        self.grouped = nn.Conv2d(dim, inner, 1, groups=group)
         self.norm = nn.BatchNorm2d(inner)
         self.projection = nn.Conv2d(inner, output_dim, 1)
         self.guide_norm = nn.BatchNorm2d(output_dim)
@@ -56,7 +60,7 @@ class TextbookMerging(nn.Module):
         self.qkv = nn.Linear(output_dim, 3 * output_dim)
         self.output_norm = nn.LayerNorm(output_dim)
 
-    def forward(self, maps):
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
         maps = self.aggregate(maps.permute(0, 3, 1, 2))
         guides = self.guide(functional.gelu(self.guide_norm(maps)))
         batch, channels, rows, columns = guides.shape
@@ -66,15 +70,15 @@ class TextbookMerging(nn.Module):
         tokens = self.token_norm(torch.cat([guides, windows], dim=1))
         return self.output_norm(self.attend(tokens)[:, 0]).reshape(batch, rows, columns, channels)
 
-    def aggregate(self, maps):
-        """Multi-Scale Aggregation, on (batch, channels, height, width)."""
-        runs = maps.chunk(len(self.scales), dim=1)
-        runs = [scale(run) for scale, run in zip(self.scales, runs, strict=True)]
-        shuffled = torch.stack(runs, dim=2).flatten(1, 2)
+    def aggregate(self, maps: torch.Tensor) -> torch.Tensor:
+        """Applies Multi-Scale Aggregation to (batch, channels, height, width)."""
+        groups = maps.chunk(len(self.scales), dim=1)
+        groups = [scale(group) for scale, group in zip(self.scales, groups, strict=True)]
+        shuffled = torch.stack(groups, dim=2).flatten(1, 2)
         return self.projection(functional.gelu(self.norm(self.grouped(shuffled))))
 
-    def attend(self, tokens):
-        """Self-attention of each window's tokens, (windows, 5, channels)."""
+    def attend(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Applies self-attention to the tokens of each window, (windows, 5, channels)."""
         windows, count, channels = tokens.shape
         qkv = self.qkv(tokens).reshape(windows, count, 3, self.num_heads, -1)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)

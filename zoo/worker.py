@@ -1,14 +1,14 @@
-"""The process of one contender, `python zoo/worker.py '{"library": …}'`.
+"""The process of one benchmark case, `python zoo/worker.py '{"library": …}'`.
 
-It says in one line of JSON that it is built, `{}`, or why it cannot be, `{"unavailable":
-…}`, and then answers every line that it reads with one:
+It prints one line of JSON when the model is built: `{}`, or `{"unavailable": reason}`. Then it
+reads requests, one per line, and prints one line of JSON for each:
 
-    forward         → seconds of one forward pass of a batch
-    train           → seconds of one training step: forward, backward, AdamW
-    memory          → bytes: highest resident size since building less that after building
-    macs   → those of one example's forward pass
+    forward         → seconds of a forward pass on a batch
+    train           → seconds of a training step: forward, backward, AdamW
+    memory          → bytes: peak resident size since the model was built, minus the size then
+    macs            → MACs of a forward pass on one example
 
-A step is over when its numbers are there. Weights are random, and nothing is dropped out.
+A step ends when its result is on the host. Weights are random, and dropout rates are 0.
 """
 
 import importlib
@@ -17,53 +17,58 @@ import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from contenders import Contender
-from contenders import UnavailableError
+from case import Case, UnavailableError
 
-# library → (module, what makes its steps).
+# {library: (module, function that returns the steps of a case)}
 LIBRARIES = {
-    "keras_spm": ("keras_contenders", "make_keras_spm"),
-    "keras_hub": ("keras_contenders", "make_keras_hub"),
-    "zeromodels": ("keras_contenders", "make_zeromodels"),
-    "matrix product": ("keras_contenders", "MatrixProduct"),
-    "textbook": ("torch_contenders", "make_textbook"),
-    "transformers": ("torch_contenders", "make_transformers"),
-    "timm": ("torch_contenders", "make_timm"),
+    "keras_spm": ("keras_models", "make_keras_spm"),
+    "keras_hub": ("keras_models", "make_keras_hub"),
+    "zeromodels": ("keras_models", "make_zeromodels"),
+    "matrix product": ("keras_models", "MatrixProduct"),
+    "textbook": ("torch_models", "make_textbook"),
+    "transformers": ("torch_models", "make_transformers"),
+    "timm": ("torch_models", "make_timm"),
 }
 
 
-def build(contender):
-    """Returns the contender's steps, an object with a method for each request but memory.
+def build(case: Case) -> Any:
+    """Builds the model of a case.
+
+    Returns:
+        An object with the methods `forward`, `train` and `macs`.
 
     Raises:
-        ImportError, UnavailableError: where it is not to be had.
+        ImportError: if the library is not installed.
+        UnavailableError: if the library does not provide the model.
     """
-    if contender.dtype == "bfloat16" and contender.library != "matrix product":
+    if case.dtype == "bfloat16" and case.library != "matrix product":
         import keras
 
         keras.config.set_dtype_policy("mixed_bfloat16")
-    module, make = LIBRARIES[contender.library]
-    return getattr(importlib.import_module(module), make)(contender)
+    module, make = LIBRARIES[case.library]
+    return getattr(importlib.import_module(module), make)(case)
 
 
 def _memory():
-    """Returns (resident bytes, highest since the last reset) of this process, on Linux."""
+    """Returns (resident bytes, peak since the last reset) of this process, on Linux."""
     rows = dict(
         line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines()
     )
     return tuple(int(rows[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
 
 
-def serve(contender, requests, answer):
-    """Answers requests until there are none."""
+def serve(case: Case, requests: Iterable[str], answer: Callable[[Any], None]) -> None:
+    """Builds the model and answers requests until there are no more."""
     try:
-        steps = build(contender)
+        steps = build(case)
     except (ImportError, UnavailableError) as error:
         answer({"unavailable": str(error)})
         return
     if sys.platform == "linux":
-        pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets the highest size.
+        pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets the peak.
         resident, _ = _memory()
     answer({})
     for request in map(str.strip, requests):
@@ -77,12 +82,12 @@ def serve(contender, requests, answer):
             answer(time.perf_counter() - started)
 
 
-def main():
-    # What libraries print must not stand between the answers.
+def main() -> None:
+    # Libraries may print to standard output; move that to standard error.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     serve(
-        Contender(**json.loads(sys.argv[1])),
+        Case(**json.loads(sys.argv[1])),
         sys.stdin,
         lambda value: print(json.dumps(value), file=answers, flush=True),
     )

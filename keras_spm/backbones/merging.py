@@ -1,6 +1,6 @@
 """The choice of merging layer between the stages of a backbone."""
 
-import typing
+from collections.abc import Callable
 
 import keras
 
@@ -15,7 +15,7 @@ from keras_spm.registry import lookup
 def make_merging(
     kind: str,
     output_dim: int,
-    default_merging: typing.Callable[..., keras.layers.Layer],
+    default_merging: Callable[..., keras.layers.Layer],
     fused: bool,
     dtype: str | keras.DTypePolicy | None,
 ) -> keras.layers.Layer:

@@ -6,23 +6,25 @@ References:
 """
 
 import functools
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone
-from keras_spm.backbones.pyramid_backbone import four_each
-from keras_spm.backbones.pyramid_backbone import make_blocks
-from keras_spm.backbones.pyramid_backbone import spatial_sizes
+from keras_spm.backbones.pyramid_backbone import (
+    PyramidBackbone,
+    four_each,
+    make_blocks,
+    spatial_sizes,
+)
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
 from keras_spm.layers.position_embedding import PositionEmbedding
 from keras_spm.layers.resizing import ceil_divide
 from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttention
-from keras_spm.layers.stage import ClassTokenStage
-from keras_spm.layers.stage import Stage
+from keras_spm.layers.stage import ClassTokenStage, Stage
 from keras_spm.layers.transformer_block import TransformerBlock
 from keras_spm.types import Shape
 
@@ -92,11 +94,11 @@ class PVT(PyramidBackbone):
 
     def __init__(
         self,
-        embed_dims: typing.Sequence[int],
-        depths: typing.Sequence[int],
-        num_heads: typing.Sequence[int],
-        mlp_ratios: typing.Sequence[float],
-        sr_ratios: typing.Sequence[int],
+        embed_dims: Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        mlp_ratios: Sequence[float],
+        sr_ratios: Sequence[int],
         class_token: bool = True,
         drop_path_rate: float = 0.0,
         merging: str | None = None,
@@ -106,7 +108,7 @@ class PVT(PyramidBackbone):
         image_shape: Shape | None = None,
         data_format: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         per_stage = four_each(
             embed_dims=embed_dims,

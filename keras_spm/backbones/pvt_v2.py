@@ -7,14 +7,13 @@ References:
 """
 
 import functools
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone
-from keras_spm.backbones.pyramid_backbone import four_each
-from keras_spm.backbones.pyramid_backbone import make_blocks
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, four_each, make_blocks
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
@@ -96,18 +95,18 @@ class PVTv2(PyramidBackbone):
 
     def __init__(
         self,
-        embed_dims: typing.Sequence[int],
-        depths: typing.Sequence[int],
-        num_heads: typing.Sequence[int],
-        mlp_ratios: typing.Sequence[float],
-        sr_ratios: typing.Sequence[int],
+        embed_dims: Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        mlp_ratios: Sequence[float],
+        sr_ratios: Sequence[int],
         linear_attention: bool = False,
         drop_path_rate: float = 0.0,
         merging: str | None = None,
         fused: bool = False,
         embedding_norm_epsilon: float = 1e-5,
         dtype: str | keras.DTypePolicy | None = None,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         per_stage = four_each(
             embed_dims=embed_dims,

@@ -1,6 +1,7 @@
 """The base class of all backbones: a functional model of a stem and stages."""
 
-import typing
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -8,16 +9,14 @@ import numpy as np
 from keras_spm.backbones.connection import Connection
 from keras_spm.layers.composite import policy_with_quantization
 from keras_spm.layers.macs import macs
-from keras_spm.registry import BACKBONES
-from keras_spm.registry import PRESET_FUNCTIONS
-from keras_spm.types import PathLike
+from keras_spm.registry import BACKBONES, PresetMixin
 from keras_spm.types import Shape
 
 _STEM_STRIDE = 4
 _ANY_SIZE = {"channels_last": (None, None, 3), "channels_first": (3, None, None)}
 
 
-class PyramidBackbone(keras.Model):
+class PyramidBackbone(PresetMixin, keras.Model):
     """A hierarchical vision transformer: a stem, then stages that halve the feature map.
 
     A family's class creates the stem and the stages and passes them to this constructor,
@@ -57,12 +56,12 @@ class PyramidBackbone(keras.Model):
     """
 
     # {short name: constructor arguments}, and the prefix of their long names.
-    presets: typing.ClassVar[dict[str, dict]] = {}
-    preset_prefix: typing.ClassVar[str] = ""
+    presets: ClassVar[dict[str, dict]] = {}
+    preset_prefix: ClassVar[str] = ""
     # The family's default value of `merging`, if it has that argument.
-    default_merging: typing.ClassVar[str] = "default"
+    default_merging: ClassVar[str] = "default"
 
-    def __init_subclass__(cls, **kwargs: typing.Any) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         BACKBONES.register(cls.__name__, cls)
         keras.saving.register_keras_serializable("keras_spm")(cls)
@@ -71,7 +70,7 @@ class PyramidBackbone(keras.Model):
         self,
         stem: keras.layers.Layer,
         stages: list[keras.layers.Layer],
-        config: dict[str, typing.Any],
+        config: dict[str, Any],
         final_norm: keras.layers.Layer | None = None,
         image_shape: Shape | None = None,
         data_format: str | None = None,
@@ -164,38 +163,6 @@ class PyramidBackbone(keras.Model):
         pyramid_outputs, _, pooled_output = self._connect(images, shared=True)
         return pyramid_outputs, pooled_output
 
-    @classmethod
-    def from_preset(
-        cls, name: PathLike, load_weights: bool = True, **overrides: typing.Any
-    ) -> "PyramidBackbone":
-        """Builds a backbone and loads its weights; its `load_report` lists what was loaded.
-
-        Args:
-            name: one of `cls.presets`, or its long name (`"pvt_v2_b1"`; on
-                `PyramidBackbone` itself, the long name of any family's preset); a folder
-                written by `save_to_preset`, transformers or timm; or the address of such a
-                folder on the hub, `"hf://owner/name"`, optionally with `"@revision"`.
-            load_weights: bool; `False` for random weights.
-            **overrides: constructor arguments that replace the preset's.
-
-        Raises:
-            ValueError: for an unknown name (suggests the nearest), a preset without
-                published weights, or a folder that holds another family.
-            keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
-        """
-        return PRESET_FUNCTIONS["load"](cls, name, load_weights, overrides)
-
-    def save_to_preset(self, folder: PathLike) -> None:
-        """Writes configuration and weights to a new folder, for `from_preset`.
-
-        Args:
-            folder: path; it must not exist or be empty.
-
-        Raises:
-            FileExistsError: if the folder is not empty. No partial folder is left behind.
-        """
-        PRESET_FUNCTIONS["save"](self, folder)
-
     def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
         """Freezes the stem and the first stages; later stages stay trainable.
 
@@ -262,7 +229,7 @@ class PyramidBackbone(keras.Model):
             shapes[level] = shape
         return shapes
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         return {
             **{name: getattr(self, name) for name in self._family_arguments},
             "image_shape": self.image_shape,
@@ -275,7 +242,7 @@ class PyramidBackbone(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, typing.Any]) -> "PyramidBackbone":
+    def from_config(cls, config: dict[str, Any]) -> "PyramidBackbone":
         return cls(**config)
 
 
@@ -289,7 +256,7 @@ def spatial_sizes(
     return tuple(image_shape[1:] if channels_first else image_shape[:-1])
 
 
-def four_each(**values: typing.Sequence) -> dict[str, tuple]:
+def four_each(**values: Sequence) -> dict[str, tuple]:
     """Returns {argument: tuple of four values, one per stage}.
 
     Raises:
@@ -303,9 +270,9 @@ def four_each(**values: typing.Sequence) -> dict[str, tuple]:
 
 
 def make_blocks(
-    depths: typing.Sequence[int],
+    depths: Sequence[int],
     drop_path_rate: float,
-    make_block: typing.Callable[[int, int, float, str], keras.layers.Layer],
+    make_block: Callable[[int, int, float, str], keras.layers.Layer],
 ) -> list[list[keras.layers.Layer]]:
     """Returns a list of blocks for each stage.
 

@@ -6,14 +6,13 @@ References:
 """
 
 import functools
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone
-from keras_spm.backbones.pyramid_backbone import four_each
-from keras_spm.backbones.pyramid_backbone import make_blocks
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, four_each, make_blocks
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
@@ -67,15 +66,15 @@ class Swin(PyramidBackbone):
     def __init__(
         self,
         embed_dim: int,
-        depths: typing.Sequence[int],
-        num_heads: typing.Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
         window_size: int = 7,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
         merging: str | None = None,
         fused: bool = False,
         dtype: str | keras.DTypePolicy | None = None,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         per_stage = four_each(depths=depths, num_heads=num_heads)
         merging = self.default_merging if merging is None else merging
@@ -83,11 +82,7 @@ class Swin(PyramidBackbone):
 
         def make_block(stage, block, rate, name):
             attention = WindowAttention(
-                num_heads[stage],
-                window_size,
-                shifted=block % 2 == 1,
-                dtype=dtype,
-                name="attention",
+                num_heads[stage], window_size, shifted=block % 2 == 1, dtype=dtype, name="attention"
             )
             mlp = MLP(int(embed_dim * 2**stage * mlp_ratio), dtype=dtype, name="mlp")
             return TransformerBlock(attention, mlp, rate, NORM_EPSILON, dtype=dtype, name=name)

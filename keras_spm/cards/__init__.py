@@ -1,16 +1,17 @@
-"""Cards: where a preset's published weights are, and what is known of them.
+"""Cards: the address and the published figures of a preset's weights.
 
-One JSON file a preset, named by its long name. What nobody has measured is null.
+There is one JSON file per preset, named by its long name. Unknown values are null.
 """
 
 import dataclasses
 import json
 import pathlib
 import re
+from typing import Any
 
-from keras_spm.weights.errors import FormatError
+from keras_spm.types import PathLike
+from keras_spm.weights.errors import FormatError, shorten
 from keras_spm.weights.files import read_json
-from keras_spm.weights.messages import shortened
 
 _FOLDER = pathlib.Path(__file__).parent
 CLASSES = ("imagenet-1k",)
@@ -18,49 +19,49 @@ CLASSES = ("imagenet-1k",)
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What is known of a preset's weights.
+    """Address, preprocessing and accuracy of a preset's weights.
 
     Attributes:
-        repository: `owner/name` on the hub, or None where nothing is published.
-        revision: commit of the hub, or None for the newest.
-        sha256: of the weight file, or None for whatever the hub declares.
+        repository: `owner/name` on the hub, or `None` if no weights are published.
+        revision: commit on the hub, or `None` for the newest.
+        sha256: of the weight file, or `None` to trust the hub.
         license: of the weights.
-        preprocessing: `image_size`, `crop_pct` and `interpolation` of the evaluation
-            that measured the accuracy, as `keras_spm.data.ImagePreprocessing` takes them,
-            with the `mean` and `std` of the training.
+        preprocessing: `image_size`, `crop_pct` and `interpolation` of the evaluation that
+            measured the accuracy, see `keras_spm.data.ImagePreprocessing`, and the `mean`
+            and `std` of training.
         classes: name of a list of class names, see `read_class_names`.
-        published_top1: ImageNet-1K accuracy in percent as published.
-        published_by: who published that figure.
-        measured_top1: as measured with this library.
-        first_logits: the first logits that transformers' conversion of the official
-            weights gives for image 000000039769 of COCO's validation part, resized
-            straight to 224x224 bilinearly.
+        published_top1: published ImageNet-1K accuracy in percent.
+        published_by: source of that figure.
+        measured_top1: accuracy in percent, measured with this package.
+        first_logits: the first logits of transformers' conversion of the official weights
+            for image 000000039769 of COCO's validation split, resized bilinearly to
+            224x224 without a crop.
     """
 
     repository: str | None = None
     revision: str | None = None
     sha256: str | None = None
     license: str | None = None
-    preprocessing: dict | None = None
+    preprocessing: dict[str, Any] | None = None
     classes: str | None = None
     published_top1: float | None = None
     published_by: str | None = None
     measured_top1: float | None = None
-    first_logits: list | None = None
+    first_logits: list[float] | None = None
 
     @property
-    def address(self):
-        """`hf://owner/name` with the revision, or None."""
+    def address(self) -> str | None:
+        """`hf://owner/name`, with the revision if there is one, or `None`."""
         if self.repository is None:
             return None
         revision = f"@{self.revision}" if self.revision else ""
         return f"hf://{self.repository}{revision}"
 
     @property
-    def classifier(self):
-        """What the weights say of `ImageClassifier`'s arguments, as a dict."""
+    def classifier(self) -> dict[str, Any] | None:
+        """Arguments of `ImageClassifier` for the weights, or `None` without classes."""
         if self.classes is None:
-            return {}
+            return None
         class_names = read_class_names(self.classes)
         preprocessing = dict(self.preprocessing)
         normalization = {key: preprocessing.pop(key) for key in ("mean", "std")}
@@ -72,77 +73,66 @@ class Card:
         }
 
 
-def read_card(preset):
-    """Returns the `Card` of a preset's long name."""
-    return read_card_file(card_path(preset))
+def read_card(preset: str) -> Card:
+    """Returns the card of a preset's long name; an empty one if it has none."""
+    path = card_path(preset)
+    return read_card_file(path) if path.exists() else Card()
 
 
-def read_card_file(path):
-    """Returns the `Card` in a JSON file.
+def read_card_file(path: PathLike) -> Card:
+    """Returns the card in a JSON file.
 
     Raises:
-        FileNotFoundError: where there is none.
-        FormatError: for a file that is no card; names the field that is wrong.
+        FileNotFoundError: if there is no such file.
+        FormatError: if it is not a card; names the invalid field.
     """
     fields = read_json(pathlib.Path(path), "card")
     if not isinstance(fields, dict):
-        raise FormatError(f"{path} holds a {type(fields).__name__}, not a card.")
+        raise FormatError(f"{path} has a {type(fields).__name__}, expected a card.")
+    known = [field.name for field in dataclasses.fields(Card)]
     for name, value in fields.items():
-        if name not in _MEANINGS:
-            raise FormatError(f"{path}: {shortened(repr(name))} is no field of a card.")
-        if value is not None and not _MEANINGS[name](value):
-            raise FormatError(f"{path}: {name} cannot be {shortened(repr(value))}.")
+        if name not in known:
+            raise FormatError(f"{path}: unknown field {shorten(repr(name))}.")
+        if value is not None and not _is_valid(name, value):
+            raise FormatError(f"{path}: {name} cannot be {shorten(repr(value))}.")
     return Card(**fields)
 
 
-def card_path(preset):
-    """Returns where the card of a preset's long name is."""
+def card_path(preset: str) -> pathlib.Path:
+    """Returns the path of the card of a preset's long name."""
     return _FOLDER / f"{preset}.json"
 
 
-def write_card(card, path):
-    """Writes a `Card` as JSON."""
+def write_card(card: Card, path: PathLike) -> None:
+    """Writes a card as JSON."""
     pathlib.Path(path).write_text(json.dumps(dataclasses.asdict(card), indent=2) + "\n")
 
 
-def _matches(pattern):
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value, re.ASCII)
-
-
-def _is_text(value):
-    return isinstance(value, str)
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _is_preprocessing(value):
-    return isinstance(value, dict) and value.keys() == _PREPROCESSING
-
-
-_PREPROCESSING = {"image_size", "crop_pct", "interpolation", "mean", "std"}
-
-# What the fields of a card may be, beside null.
-_MEANINGS = {
-    "repository": _matches(r"\w[\w.-]*/\w[\w.-]*"),
-    "revision": _matches("[0-9a-f]{40}"),
-    "sha256": _matches("[0-9a-f]{64}"),
-    "license": _is_text,
-    "preprocessing": _is_preprocessing,
-    "classes": lambda value: value in CLASSES,
-    "published_top1": _is_number,
-    "published_by": _is_text,
-    "measured_top1": _is_number,
-    "first_logits": lambda value: isinstance(value, list) and all(map(_is_number, value)),
-}
-
-
-def read_class_names(classes):
+def read_class_names(classes: str) -> list[str]:
     """Returns the class names of a data set in the order of its labels.
 
     Args:
-        classes: one of `CLASSES`. For `"imagenet-1k"` they are the words of WordNet 3.0;
-            the two cranes, bird and machine, have the number of their class behind them.
+        classes: one of `CLASSES`. Those of `"imagenet-1k"` are the words of WordNet 3.0; the
+            two classes "crane" (bird and machine) have their index appended.
     """
     return (_FOLDER / f"{classes}.txt").read_text().splitlines()
+
+
+def _is_valid(name, value):
+    if name in _PATTERNS:
+        return isinstance(value, str) and bool(re.fullmatch(_PATTERNS[name], value, re.ASCII))
+    if name == "classes":
+        return value in CLASSES
+    if name == "preprocessing":
+        return isinstance(value, dict) and value.keys() == _PREPROCESSING
+    if name == "first_logits":
+        return isinstance(value, list) and all(type(item) in (int, float) for item in value)
+    return type(value) in ((int, float) if name.endswith("_top1") else (str,))
+
+
+_PATTERNS = {
+    "repository": r"\w[\w.-]*/\w[\w.-]*",
+    "revision": "[0-9a-f]{40}",
+    "sha256": "[0-9a-f]{64}",
+}
+_PREPROCESSING = {"image_size", "crop_pct", "interpolation", "mean", "std"}

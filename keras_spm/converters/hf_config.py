@@ -1,232 +1,268 @@
-"""What a folder's configuration says of the model in it: ours, timm's or transformers'."""
+"""Reads the configuration of a model folder: this package's, transformers' or timm's."""
 
 import collections
 import dataclasses
 import os
 import pathlib
 import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
-from keras_spm.converters import image_processors
-from keras_spm.converters.validation import check_task
-from keras_spm.weights.errors import FormatError
+from keras_spm.converters.validation import check_arguments
+from keras_spm.registry import CONFIGS
+from keras_spm.types import PathLike
+from keras_spm.weights.errors import FormatError, join_names, shorten
 from keras_spm.weights.files import read_json
-from keras_spm.weights.messages import listed
-from keras_spm.weights.messages import shortened
+from keras_spm.weights.key_mapping import OWN_FORMAT
 
-OWN_FORMAT = "keras_spm"
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"
-# The task of all foreign folders.
-CLASSIFIER = "ImageClassifier"
+
+# Task of transformers' and timm's folders, and its layers beside the backbone.
+_CLASSIFIER = ("ImageClassifier", ("head",))
+# Key that names the architecture in each library's configuration.
+_ARCHITECTURE_KEYS = {"transformers": "model_type", "timm": "architecture"}
+# Pillow's codes, which transformers writes.
+_INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
-    """A model, as data.
+class ModelConfig:
+    """The configuration of a model.
 
     Attributes:
-        layout: of its weights: `"keras_spm"`, `"timm"` or `"transformers"`.
-        backbone: name of the backbone's class.
+        layout: of its weights: `"keras_spm"`, `"transformers"` or `"timm"`.
+        backbone: class name of the backbone.
         arguments: of the backbone's constructor.
-        variant: name of one of the class's presets that the arguments add to, or None.
-        task_arguments: of the task's constructor but for the backbone; None for a bare
-            backbone.
-        task: name of the task's class.
-        sha256: of the weight file, where the folder says so.
+        variant: name of one of the class's presets, which `arguments` override, or `None`.
+        task: class name of the task, or `None` for a bare backbone.
+        task_arguments: of the task's constructor, without the backbone.
+        task_layers: names of the task's own layers that have weights.
+        sha256: of the weight file, if known.
     """
 
     layout: str
     backbone: str
-    arguments: dict
+    arguments: dict[str, Any]
     variant: str | None = None
-    task_arguments: dict | None = None
-    task: str = CLASSIFIER
+    task: str | None = None
+    task_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
+    task_layers: tuple[str, ...] = ()
     sha256: str | None = None
 
 
-def describe(folder):
-    """Reads the `Description` of a folder.
+# (class name of the backbone, variant or None, constructor arguments)
+BackboneConfig: TypeAlias = tuple[str, str | None, dict[str, Any]]
+
+
+def register_config(
+    library: str, architecture: str, read: Callable[[dict, re.Match], BackboneConfig]
+) -> None:
+    """Registers how a backbone is built from a configuration of transformers or timm.
 
     Args:
-        folder: path of a folder with a `config.json`.
+        library: `"transformers"` or `"timm"`.
+        architecture: regular expression that matches all of transformers' `model_type` or
+            timm's `architecture`.
+        read: function from (contents of config.json, match of `architecture`) to (class name
+            of the backbone, variant or `None`, constructor arguments), such as a
+            `ConfigTable`. Raises ValueError for unsupported settings.
+
+    Example:
+
+    ```python
+    register_config("timm", r"mynet_(small|large)", lambda config, match: ("MyNet", match[1], {}))
+    ```
+    """
+    if library not in _ARCHITECTURE_KEYS:
+        raise ValueError(
+            f"`library` must be one of {list(_ARCHITECTURE_KEYS)}. Received: library={library!r}"
+        )
+    CONFIGS.register(f"{library}/{architecture}", read)
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigTable:
+    """Maps a configuration to constructor arguments by a table, for `register_config`.
+
+    Attributes:
+        class_name: of the backbone.
+        arguments: {constructor argument: key of the configuration}.
+        constants: {key of the configuration: the only supported value}.
+    """
+
+    class_name: str
+    arguments: dict[str, str]
+    constants: dict[str, Any]
+
+    def __call__(self, config: dict, match: re.Match) -> BackboneConfig:
+        for key, value in self.constants.items():
+            if config.get(key, value) != value:
+                raise ValueError(f"`{key}` must be {value}. Received: {config[key]}")
+        arguments = {argument: config[key] for argument, key in self.arguments.items()}
+        return self.class_name, None, arguments
+
+
+def read_config(folder: PathLike) -> ModelConfig:
+    """Reads the configuration of a folder with a `config.json`.
 
     Raises:
-        FileNotFoundError: where there is none.
-        FormatError: for a configuration that is no model of ours; names what it has.
+        FileNotFoundError: if the folder has no `config.json`.
+        FormatError: for an unknown, incomplete or unsupported configuration.
     """
     path = pathlib.Path(folder) / CONFIG
     if not os.path.lexists(path):
-        raise FileNotFoundError(f"The folder {folder} holds no {CONFIG}.")
-    config = read_json(path, "configuration")
-    if not isinstance(config, dict):
-        raise FormatError(f"{path} holds a {type(config).__name__}, not a configuration.")
-    processor_path = path.with_name(PROCESSOR)
-    processor = {}
+        raise FileNotFoundError(f"The folder {folder} has no {CONFIG}.")
+    contents = read_json(path, "configuration")
+    if not isinstance(contents, dict):
+        raise FormatError(f"{path} has a {type(contents).__name__}, expected a JSON object.")
+    processor_path, processor = path.with_name(PROCESSOR), {}
     if os.path.lexists(processor_path):
         processor = read_json(processor_path, "configuration")
+    library = next((name for name, key in _ARCHITECTURE_KEYS.items() if key in contents), None)
     try:
-        description = _described(config, processor)
+        if contents.get("format") == OWN_FORMAT:
+            config = _own_config(contents)
+        elif library is not None:
+            config = _foreign_config(library, contents, processor)
+        else:
+            raise ValueError(
+                f"it is not a configuration of {OWN_FORMAT}, transformers or timm: its keys "
+                f"are [{join_names(map(repr, sorted(contents)))}]"
+            )
     except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
-        reason = shortened(f"{type(error).__name__} {error}")
-        raise FormatError(f"{path} is incomplete: {reason}") from error
+        reason = shorten(f"{type(error).__name__} {error}")
+        raise FormatError(f"{path} is incomplete or invalid: {reason}") from error
     except ValueError as error:
-        raise FormatError(f"{path}: {shortened(error)}") from error
-    if description is None:
-        raise FormatError(
-            f"{path} is not a configuration of {OWN_FORMAT}, transformers or timm: "
-            f"it has [{listed(map(repr, sorted(config)))}]."
-        )
-    if description.task_arguments is not None:
-        check_task(description.task, description.task_arguments, path)
-    return description
+        raise FormatError(f"{path}: {shorten(error)}") from error
+    check_arguments(config.arguments, path)
+    check_arguments(config.task_arguments, path)
+    return config
 
 
-def _described(config, processor):
-    """The `Description`, or None for a configuration of another kind."""
-    if config.get("format") == OWN_FORMAT:
-        return _own(config)
-    if "model_type" in config:
-        return _transformers(config, processor)
-    if "architecture" in config:
-        return _timm(config)
-    return None
-
-
-def _own(config):
-    backbone, task = config["backbone"], config.get("task")
-    if "classifier" in config:  # As version 0.1.0 wrote it.
-        arguments = config["classifier"]
-        task = None if arguments is None else {"class": CLASSIFIER, "config": arguments}
-    return Description(
-        layout=OWN_FORMAT,
-        backbone=backbone["class"],
-        arguments=dict(backbone["config"]),
-        task_arguments=None if task is None else dict(task["config"]),
-        task=CLASSIFIER if task is None else task["class"],
-        sha256=_sha256(config.get("weights", {})),
+def _own_config(contents):
+    backbone, task, sha256 = contents["backbone"], contents["task"], contents["weights"]["sha256"]
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"`sha256` cannot be {sha256!r}")
+    config = ModelConfig(
+        OWN_FORMAT, _checked_name(backbone["class"]), dict(backbone["config"]), sha256=sha256
+    )
+    if task is None:
+        return config
+    return dataclasses.replace(
+        config,
+        task=_checked_name(task["class"]),
+        task_arguments=dict(task["config"]),
+        task_layers=tuple(map(_checked_name, task["layers"])),
     )
 
 
-def _sha256(weights):
-    sha256 = weights.get("sha256")
-    if sha256 is not None and not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise ValueError(f"`sha256` cannot be {sha256!r}")
-    return sha256
+def _checked_name(name):
+    if not isinstance(name, str):
+        raise TypeError(f"a name must be a string. Received: {name!r}")
+    return name
 
 
-# model_type → (class, {our argument: their key}, {their key: the only value we compute})
-_TRANSFORMERS = {
-    "pvt": (
-        "PVT",
-        {
-            "embed_dims": "hidden_sizes",
-            "depths": "depths",
-            "num_heads": "num_attention_heads",
-            "mlp_ratios": "mlp_ratios",
-            "sr_ratios": "sequence_reduction_ratios",
-            "embedding_norm_epsilon": "layer_norm_eps",
-        },
-        {
-            "patch_sizes": [4, 2, 2, 2],
-            "strides": [4, 2, 2, 2],
-            "layer_norm_eps": 1e-6,
-            "hidden_act": "gelu",
-            "qkv_bias": True,
-        },
-    ),
-    "pvt_v2": (
-        "PVTv2",
-        {
-            "embed_dims": "hidden_sizes",
-            "depths": "depths",
-            "num_heads": "num_attention_heads",
-            "mlp_ratios": "mlp_ratios",
-            "sr_ratios": "sr_ratios",
-            "linear_attention": "linear_attention",
-            "embedding_norm_epsilon": "layer_norm_eps",
-        },
-        {
-            "patch_sizes": [7, 3, 3, 3],
-            "strides": [4, 2, 2, 2],
-            "layer_norm_eps": 1e-6,
-            "hidden_act": "gelu",
-            "qkv_bias": True,
-        },
-    ),
-    "swin": (
-        "Swin",
-        {
-            "embed_dim": "embed_dim",
-            "depths": "depths",
-            "num_heads": "num_heads",
-            "window_size": "window_size",
-            "mlp_ratio": "mlp_ratio",
-        },
-        {
-            "patch_size": 4,
-            "layer_norm_eps": 1e-5,
-            "hidden_act": "gelu",
-            "qkv_bias": True,
-            "use_absolute_embeddings": False,
-        },
-    ),
-}
+def _foreign_config(library, contents, processor):
+    key = _ARCHITECTURE_KEYS[library]
+    architecture = _checked_name(contents[key])
+    patterns = [name.partition("/")[2] for name in CONFIGS if name.startswith(f"{library}/")]
+    matches = (re.fullmatch(pattern, architecture) for pattern in patterns)
+    match = next((match for match in matches if match), None)
+    if match is None:
+        raise ValueError(f"`{key}` {architecture!r} is none of {', '.join(patterns)}")
+    class_name, variant, arguments = CONFIGS[f"{library}/{match.re.pattern}"](contents, match)
+    read_task = {"transformers": _transformers_task, "timm": _timm_task}[library]
+    config = ModelConfig(library, class_name, arguments, variant)
+    return as_classifier(config, read_task(contents, processor))
 
 
-def _transformers(config, processor):
-    if config["model_type"] not in _TRANSFORMERS:
-        raise ValueError(
-            f"model_type {config['model_type']!r} is none of {', '.join(_TRANSFORMERS)}."
-        )
-    backbone, names, fixed = _TRANSFORMERS[config["model_type"]]
-    for key, value in fixed.items():
-        if config.get(key, value) != value:
-            raise ValueError(f"{key} is {config[key]}; {backbone} computes with {value} alone.")
-    arguments = {ours: config[theirs] for ours, theirs in names.items()}
-    if backbone == "PVT":
-        size = config.get("image_size", 224)
-        arguments["pretrain_image_size"] = (size, size) if isinstance(size, int) else tuple(size)
+def as_classifier(config: ModelConfig, task_arguments: dict[str, Any] | None) -> ModelConfig:
+    """Returns the configuration with an image classifier of these arguments, if any."""
+    if task_arguments is None:
+        return config
+    task, layers = _CLASSIFIER
+    return dataclasses.replace(config, task=task, task_arguments=task_arguments, task_layers=layers)
+
+
+def _transformers_task(config, processor):
+    """Returns the arguments of `ImageClassifier`, or None for a bare backbone."""
     architecture = (config.get("architectures") or [""])[0]
-    classifier = None
-    if architecture.endswith("ForImageClassification"):
-        labels = config.get("id2label") or {str(index): f"LABEL_{index}" for index in range(2)}
-        class_names = [labels[str(index)] for index in range(len(labels))]
-        classifier = {
-            "num_classes": len(class_names),
-            "class_names": _distinct(class_names),
-            **image_processors.from_transformers(processor),
-        }
-    return Description("transformers", backbone, arguments, task_arguments=classifier)
-
-
-# class → pattern of timm's names for it: variant, and window size
-_TIMM_ARCHITECTURES = {
-    "PVTv2": re.compile(r"pvt_v2_(b[0-5]|b2_li)"),
-    "Swin": re.compile(r"swin_(tiny|small|base)_patch4_window(\d+)_\d+"),
-}
-
-
-def _timm(config):
-    matches = {
-        name: pattern.fullmatch(config["architecture"])
-        for name, pattern in _TIMM_ARCHITECTURES.items()
+    if not architecture.endswith("ForImageClassification"):
+        return None
+    labels = config.get("id2label") or {str(index): f"LABEL_{index}" for index in range(2)}
+    class_names = [labels[str(index)] for index in range(len(labels))]
+    return {
+        "num_classes": len(class_names),
+        "class_names": _distinct(class_names),
+        **read_processor(processor),
     }
-    backbone = next((name for name, match in matches.items() if match), None)
-    if backbone is None:
-        raise ValueError(f"architecture {config['architecture']!r} is no PVT v2 or Swin of ours.")
-    variant, *window = matches[backbone].groups()
-    classifier = None
-    if config["num_classes"]:
-        classifier = {
-            "num_classes": config["num_classes"],
-            "class_names": config.get("label_names"),
-            **image_processors.from_timm(config.get("pretrained_cfg", {})),
-        }
-    arguments = {"window_size": int(window[0])} if window else {}
-    return Description("timm", backbone, arguments, variant, classifier)
+
+
+def _timm_task(config, processor):
+    if not config["num_classes"]:
+        return None
+    return {
+        "num_classes": config["num_classes"],
+        "class_names": config.get("label_names"),
+        **_read_pretrained_cfg(config.get("pretrained_cfg", {})),
+    }
 
 
 def _distinct(names):
-    """Names, with the number of its class behind each that stands twice (ImageNet's cranes)."""
+    """Appends the class index to duplicate names, such as ImageNet's two cranes."""
     counts = collections.Counter(names)
     return [f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names)]
+
+
+def read_processor(processor: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of `ImageClassifier` in a `preprocessor_config.json`.
+
+    There is no `preprocessing` if it has steps that `ImagePreprocessing` does not support,
+    such as padding.
+    """
+    arguments = _normalization(processor.get("image_mean"), processor.get("image_std"))
+    if processor.get("do_normalize") is False:
+        arguments = _normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    size, crop = (_sizes(processor.get(key)) for key in ("size", "crop_size"))
+    interpolation = _INTERPOLATIONS.get(processor.get("resample"))
+    if interpolation is None or processor.get("do_resize") is False:
+        return arguments
+    if len(size) == 2 and not processor.get("do_center_crop"):
+        return arguments | _preprocessing(size, None, interpolation)
+    if len(size) == 1 and processor.get("do_center_crop") and len(set(crop)) == 1:
+        return arguments | _preprocessing(crop, crop[0] / size[0], interpolation)
+    return arguments
+
+
+def _read_pretrained_cfg(pretrained_cfg):
+    """Returns the arguments of `ImageClassifier` in the `pretrained_cfg` of timm."""
+    arguments = _normalization(pretrained_cfg.get("mean"), pretrained_cfg.get("std"))
+    _, *size = pretrained_cfg.get("input_size", [3])
+    crop_pct = pretrained_cfg.get("crop_pct")
+    interpolation = pretrained_cfg.get("interpolation")
+    centered = pretrained_cfg.get("crop_mode", "center") == "center"
+    if len(size) != 2 or crop_pct is None or interpolation is None or not centered:
+        return arguments
+    return arguments | _preprocessing(size, crop_pct, interpolation)
+
+
+def _sizes(size):
+    """Returns (height, width), (shorter side,), or nothing."""
+    if isinstance(size, int):
+        return (size, size)
+    size = size or {}
+    if "shortest_edge" in size:
+        return (size["shortest_edge"],)
+    return (size["height"], size["width"]) if "height" in size else ()
+
+
+def _preprocessing(image_size, crop_pct, interpolation):
+    settings = {"image_size": tuple(image_size), "crop_pct": crop_pct}
+    return {"preprocessing": {**settings, "interpolation": interpolation}}
+
+
+def _normalization(mean, std):
+    if mean is None or std is None:
+        return {}
+    return {"mean": tuple(mean), "std": tuple(std)}

@@ -1,21 +1,30 @@
-"""PVT as its official code, that of Stepwise Patch Merging, and transformers name it."""
+"""PVT in the official code, the code of Stepwise Patch Merging, and transformers."""
 
+from keras_spm.converters.conversion import register_layouts
+from keras_spm.converters.hf_config import ConfigTable, register_config
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.key_mapping import Layout
-from keras_spm.weights.key_mapping import Rule
-from keras_spm.weights.key_mapping import affine
-from keras_spm.weights.key_mapping import normalization
-from keras_spm.weights.key_mapping import stacked_dense
-from keras_spm.weights.transforms import CLASS_AND_POSITIONS
-from keras_spm.weights.transforms import CONVOLUTION
-from keras_spm.weights.transforms import LINEAR
-from keras_spm.weights.transforms import POSITIONS
-from keras_spm.weights.transforms import TOKEN
-from keras_spm.weights.transforms import UNUSED_CLASS_AND_POSITIONS
+from keras_spm.weights.key_mapping import (
+    OWN_FORMAT,
+    Layout,
+    Rule,
+    affine,
+    normalization,
+    same_name,
+    stacked_dense,
+)
+from keras_spm.weights.transforms import (
+    CLASS_AND_POSITIONS,
+    CONVOLUTION,
+    GRID,
+    LINEAR,
+    POSITIONS,
+    TOKEN,
+    UNUSED_CLASS_AND_POSITIONS,
+)
 
 
 def _positions(name, last_name, last_without_token):
-    """Rules for the position embeddings; in stage 4 the class token has a row there."""
+    """Returns the rules of the position embeddings; stage 4 has a row for the class token."""
     path = "position_embedding/embedding"
     return (
         Rule((f"stage4/{path}", "stage4/class_position"), last_name, CLASS_AND_POSITIONS),
@@ -24,8 +33,8 @@ def _positions(name, last_name, last_without_token):
     )
 
 
-def embedding(path, name, projection, norm):
-    """Rules for a patch embedding: a convolution and its normalization."""
+def embedding(path: str, name: str, projection: str, norm: str) -> tuple[Rule, ...]:
+    """Returns the rules of a patch embedding: a convolution and its normalization."""
     return (
         *affine(f"{path}/projection", f"{name}.{projection}", CONVOLUTION),
         *normalization(f"{path}/norm", f"{name}.{norm}"),
@@ -44,11 +53,11 @@ OFFICIAL_BLOCK = (
     *affine("mlp/fc2", "mlp.fc2", LINEAR),
 )
 
-# PVT v2's official code names these alike.
+# Also the names of PVT v2's official code.
 OFFICIAL_EMBEDDINGS = (
     *embedding("stem", "patch_embed1", "proj", "norm"),
     *embedding("stage{stage}/merging", "patch_embed{stage}", "proj", "norm"),
-    *(rule.under("stage{stage}/merging", "patch_embed{stage}.spm") for rule in MERGING_RULES),
+    *(rule.nested("stage{stage}/merging", "patch_embed{stage}.spm") for rule in MERGING_RULES),
 )
 
 _OFFICIAL = (
@@ -56,7 +65,7 @@ _OFFICIAL = (
     *_positions("pos_embed{stage}", "pos_embed4", UNUSED_CLASS_AND_POSITIONS),
     Rule("stage4/class_token", "cls_token", TOKEN),
     *(
-        rule.under("stage{stage}/block{block}", "block{stage}.{block_index}")
+        rule.nested("stage{stage}/block{block}", "block{stage}.{block_index}")
         for rule in OFFICIAL_BLOCK
     ),
     *normalization("norm", "norm"),
@@ -84,12 +93,12 @@ _TRANSFORMERS = (
     *_positions(
         f"{_STAGE_EMBEDDING}.position_embeddings",
         f"{_TRANSFORMERS_EMBEDDING}.3.position_embeddings",
-        # transformers has no model without the token to write for.
+        # transformers has no model without the class token.
         UNUSED_CLASS_AND_POSITIONS._replace(to_torch=None),
     ),
     Rule("stage4/class_token", f"{_TRANSFORMERS_EMBEDDING}.3.cls_token", TOKEN),
     *(
-        rule.under(
+        rule.nested(
             "stage{stage}/block{block}", _PREFIX + "encoder.block.{stage_index}.{block_index}"
         )
         for rule in _TRANSFORMERS_BLOCK
@@ -101,7 +110,7 @@ _TRANSFORMERS_LAYOUT = Layout(
     "transformers",
     _TRANSFORMERS,
     head=affine("head", "classifier", LINEAR),
-    omissible=(
+    optional=(
         f"{_TRANSFORMERS_EMBEDDING}.3.cls_token",
         f"{_PREFIX}encoder.layer_norm.weight",
         f"{_PREFIX}encoder.layer_norm.bias",
@@ -109,14 +118,51 @@ _TRANSFORMERS_LAYOUT = Layout(
     attributes={"embedding_norm_epsilon": 1e-6},
 )
 
-LAYOUTS = (
-    Layout(
-        "official",
-        _OFFICIAL,
-        head=affine("head", "head", LINEAR),
-        omissible=("cls_token", "norm.weight", "norm.bias"),
-        attributes={"embedding_norm_epsilon": 1e-5},
-    ),
-    _TRANSFORMERS_LAYOUT,
-    _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+_OFFICIAL_LAYOUT = Layout(
+    "official",
+    _OFFICIAL,
+    head=affine("head", "head", LINEAR),
+    optional=("cls_token", "norm.weight", "norm.bias"),
+    attributes={"embedding_norm_epsilon": 1e-5},
 )
+_OWN_LAYOUT = Layout(
+    OWN_FORMAT,
+    (same_name("stage{stage}/position_embedding/embedding", GRID),),
+    # A PVT without class token has none of these.
+    optional=("stage4/class_token", "stage4/class_position", "norm/gamma", "norm/beta"),
+)
+register_layouts(
+    "PVT",
+    (_OFFICIAL_LAYOUT, _TRANSFORMERS_LAYOUT, _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX)),
+    _OWN_LAYOUT,
+)
+
+# Also keys of PVT v2's configuration.
+CONFIG_ARGUMENTS = {
+    "embed_dims": "hidden_sizes",
+    "depths": "depths",
+    "num_heads": "num_attention_heads",
+    "mlp_ratios": "mlp_ratios",
+    "embedding_norm_epsilon": "layer_norm_eps",
+}
+CONFIG_CONSTANTS = {
+    "strides": [4, 2, 2, 2],
+    "layer_norm_eps": 1e-6,
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+}
+_TABLE = ConfigTable(
+    "PVT",
+    {**CONFIG_ARGUMENTS, "sr_ratios": "sequence_reduction_ratios"},
+    {**CONFIG_CONSTANTS, "patch_sizes": [4, 2, 2, 2]},
+)
+
+
+def _read_transformers(config, match):
+    class_name, variant, arguments = _TABLE(config, match)
+    size = config.get("image_size", 224)
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    return class_name, variant, {**arguments, "pretrain_image_size": size}
+
+
+register_config("transformers", "pvt", _read_transformers)

@@ -1,16 +1,17 @@
-"""PVT v2 as its official code, timm and transformers name it."""
+"""PVT v2 in the official code, timm and transformers."""
 
-from keras_spm.converters.pvt import OFFICIAL_BLOCK
-from keras_spm.converters.pvt import OFFICIAL_EMBEDDINGS
-from keras_spm.converters.pvt import embedding
+from keras_spm.converters.conversion import register_layouts
+from keras_spm.converters.hf_config import ConfigTable, register_config
+from keras_spm.converters.pvt import (
+    CONFIG_ARGUMENTS,
+    CONFIG_CONSTANTS,
+    OFFICIAL_BLOCK,
+    OFFICIAL_EMBEDDINGS,
+    embedding,
+)
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.key_mapping import Layout
-from keras_spm.weights.key_mapping import affine
-from keras_spm.weights.key_mapping import normalization
-from keras_spm.weights.key_mapping import stacked_dense
-from keras_spm.weights.transforms import CONVOLUTION
-from keras_spm.weights.transforms import DEPTHWISE
-from keras_spm.weights.transforms import LINEAR
+from keras_spm.weights.key_mapping import Layout, affine, normalization, stacked_dense
+from keras_spm.weights.transforms import CONVOLUTION, DEPTHWISE, LINEAR
 
 
 def _block(depthwise):
@@ -20,7 +21,7 @@ def _block(depthwise):
 _OFFICIAL = (
     *OFFICIAL_EMBEDDINGS,
     *(
-        rule.under("stage{stage}/block{block}", "block{stage}.{block_index}")
+        rule.nested("stage{stage}/block{block}", "block{stage}.{block_index}")
         for rule in _block("mlp.dwconv.dwconv")
     ),
     *normalization("stage{stage}/norm", "norm{stage}"),
@@ -30,11 +31,11 @@ _TIMM = (
     *embedding("stem", "patch_embed", "proj", "norm"),
     *embedding("stage{stage}/merging", "stages.{stage_index}.downsample", "proj", "norm"),
     *(
-        rule.under("stage{stage}/merging", "stages.{stage_index}.downsample")
+        rule.nested("stage{stage}/merging", "stages.{stage_index}.downsample")
         for rule in MERGING_RULES
     ),
     *(
-        rule.under("stage{stage}/block{block}", "stages.{stage_index}.blocks.{block_index}")
+        rule.nested("stage{stage}/block{block}", "stages.{stage_index}.blocks.{block_index}")
         for rule in _block("mlp.dwconv")
     ),
     *normalization("stage{stage}/norm", "stages.{stage_index}.norm"),
@@ -63,7 +64,7 @@ _TRANSFORMERS = (
         "stage{stage}/merging", f"{_TRANSFORMERS_STAGE}.patch_embedding", "proj", "layer_norm"
     ),
     *(
-        rule.under("stage{stage}/block{block}", f"{_TRANSFORMERS_STAGE}.blocks.{{block_index}}")
+        rule.nested("stage{stage}/block{block}", f"{_TRANSFORMERS_STAGE}.blocks.{{block_index}}")
         for rule in _TRANSFORMERS_BLOCK
     ),
     *normalization("stage{stage}/norm", f"{_TRANSFORMERS_STAGE}.layer_norm"),
@@ -77,9 +78,26 @@ _TRANSFORMERS_LAYOUT = Layout(
 )
 _HEAD = affine("head", "head", LINEAR)
 
-LAYOUTS = (
-    Layout("official", _OFFICIAL, _HEAD, attributes={"embedding_norm_epsilon": 1e-5}),
-    Layout("timm", _TIMM, _HEAD, attributes={"embedding_norm_epsilon": 1e-5}),
-    _TRANSFORMERS_LAYOUT,
-    _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+register_layouts(
+    "PVTv2",
+    (
+        Layout("official", _OFFICIAL, _HEAD, attributes={"embedding_norm_epsilon": 1e-5}),
+        Layout("timm", _TIMM, _HEAD, attributes={"embedding_norm_epsilon": 1e-5}),
+        _TRANSFORMERS_LAYOUT,
+        _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+    ),
 )
+
+_TABLE = ConfigTable(
+    "PVTv2",
+    {**CONFIG_ARGUMENTS, "sr_ratios": "sr_ratios", "linear_attention": "linear_attention"},
+    {**CONFIG_CONSTANTS, "patch_sizes": [7, 3, 3, 3]},
+)
+register_config("transformers", "pvt_v2", _TABLE)
+
+
+def _read_timm(config, match):
+    return "PVTv2", match[1], {}
+
+
+register_config("timm", "pvt_v2_(b[0-5]|b2_li)", _read_timm)

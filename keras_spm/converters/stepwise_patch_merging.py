@@ -1,14 +1,8 @@
-"""Stepwise Patch Merging as its official code names it."""
+"""Stepwise Patch Merging in the official code."""
 
-from keras_spm.weights.key_mapping import Layout
-from keras_spm.weights.key_mapping import Rule
-from keras_spm.weights.key_mapping import affine
-from keras_spm.weights.key_mapping import batch_normalization
-from keras_spm.weights.key_mapping import normalization
-from keras_spm.weights.transforms import DEPTHWISE
-from keras_spm.weights.transforms import GROUPED
-from keras_spm.weights.transforms import LINEAR
-from keras_spm.weights.transforms import POINTWISE
+from keras_spm.converters.conversion import register_layouts
+from keras_spm.weights.key_mapping import Layout, Rule, affine, batch_normalization, normalization
+from keras_spm.weights.transforms import DEPTHWISE, GROUPED, LINEAR, POINTWISE
 
 AGGREGATION_RULES = (
     *(
@@ -32,10 +26,10 @@ ENHANCEMENT_RULES = (
 )
 
 MERGING_RULES = (
-    *(rule.under("multi_scale_aggregation", "msa") for rule in AGGREGATION_RULES),
-    *(rule.under("guided_local_enhancement", "gle") for rule in ENHANCEMENT_RULES),
+    *(rule.nested("multi_scale_aggregation", "msa") for rule in AGGREGATION_RULES),
+    *(rule.nested("guided_local_enhancement", "gle") for rule in ENHANCEMENT_RULES),
 )
 
-AGGREGATION_LAYOUTS = (Layout("official", AGGREGATION_RULES),)
-ENHANCEMENT_LAYOUTS = (Layout("official", ENHANCEMENT_RULES),)
-MERGING_LAYOUTS = (Layout("official", MERGING_RULES),)
+register_layouts("MultiScaleAggregation", [Layout("official", AGGREGATION_RULES)])
+register_layouts("GuidedLocalEnhancement", [Layout("official", ENHANCEMENT_RULES)])
+register_layouts("StepwisePatchMerging", [Layout("official", MERGING_RULES)])

@@ -1,19 +1,23 @@
-"""Swin as its official code, timm and transformers name it."""
+"""Swin in the official code, timm and transformers."""
 
 import dataclasses
 import re
 
 import keras
 
+from keras_spm.converters.conversion import register_layouts
+from keras_spm.converters.hf_config import ConfigTable, register_config
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.key_mapping import Layout
-from keras_spm.weights.key_mapping import Rule
-from keras_spm.weights.key_mapping import affine
-from keras_spm.weights.key_mapping import normalization
-from keras_spm.weights.key_mapping import stacked_dense
-from keras_spm.weights.transforms import BIAS_TABLE
-from keras_spm.weights.transforms import CONVOLUTION
-from keras_spm.weights.transforms import LINEAR
+from keras_spm.weights.key_mapping import (
+    OWN_FORMAT,
+    Layout,
+    Rule,
+    affine,
+    normalization,
+    same_name,
+    stacked_dense,
+)
+from keras_spm.weights.transforms import BIAS_TABLE, CONVOLUTION, LINEAR
 
 _BLOCK = (
     *normalization("attention_norm", "norm1"),
@@ -27,11 +31,11 @@ _BLOCK = (
 
 
 def _merging(name):
-    """Rules for the layer between two stages: patch merging, or SPM in its place."""
+    """Returns the rules of the layer between two stages: patch merging or SPM."""
     return (
         *normalization("stage{stage}/merging/norm", f"{name}.norm"),
         Rule("stage{stage}/merging/reduction/kernel", f"{name}.reduction.weight", LINEAR),
-        *(rule.under("stage{stage}/merging", name) for rule in MERGING_RULES),
+        *(rule.nested("stage{stage}/merging", name) for rule in MERGING_RULES),
     )
 
 
@@ -41,7 +45,7 @@ def _rules(merging):
         *normalization("stem/norm", "patch_embed.norm"),
         *_merging(merging),
         *(
-            rule.under("stage{stage}/block{block}", "layers.{stage_index}.blocks.{block_index}")
+            rule.nested("stage{stage}/block{block}", "layers.{stage_index}.blocks.{block_index}")
             for rule in _BLOCK
         ),
         *normalization("norm", "norm"),
@@ -49,10 +53,10 @@ def _rules(merging):
 
 
 def _official_buffers(backbone):
-    """The index of each block's bias table, and the masks of the shifted ones.
+    """Returns the index of each block's bias table, and the masks of shifted blocks.
 
-    The official code makes the masks for one image size: here that of the backbone, or
-    where it takes any, the one whose last map is a single window, as in the official
+    The masks of the official code are for one image size: that of the backbone, or if it
+    takes any size, the size at which the last map is a single window, as in the official
     configurations (224 for windows of 7, 384 for 12).
     """
     window = backbone.window_size
@@ -74,8 +78,7 @@ def _official_buffers(backbone):
 _TRANSFORMERS_BLOCK = (
     *normalization("attention_norm", "layernorm_before"),
     *stacked_dense(
-        "attention/qkv",
-        ("attention.self.query", "attention.self.key", "attention.self.value"),
+        "attention/qkv", ("attention.self.query", "attention.self.key", "attention.self.value")
     ),
     Rule(
         "attention/relative_position_bias_table",
@@ -101,7 +104,7 @@ _TRANSFORMERS = (
         LINEAR,
     ),
     *(
-        rule.under(
+        rule.nested(
             "stage{stage}/block{block}",
             _PREFIX + "encoder.layers.{stage_index}.blocks.{block_index}",
         )
@@ -110,7 +113,7 @@ _TRANSFORMERS = (
     *normalization("norm", f"{_PREFIX}layernorm"),
 )
 
-# From the names in transformers' files to those of its version 5 in memory.
+# From the names in transformers' files to the names in the memory of its version 5.
 _IN_MEMORY = (
     (r"attention\.self\.(query|key|value)\b", lambda match: f"attention.{match[1][0]}_proj"),
     (r"attention\.self\.relative", "attention.relative_position_bias.relative"),
@@ -135,20 +138,49 @@ _TRANSFORMERS_5_LAYOUT = dataclasses.replace(
     rules=tuple(rule.renamed(_in_memory) for rule in _TRANSFORMERS),
 )
 
-LAYOUTS = (
-    Layout(
-        "official",
-        _rules("layers.{stage_before}.downsample"),
-        head=affine("head", "head", LINEAR),
-        buffers=_official_buffers,
+register_layouts(
+    "Swin",
+    (
+        Layout(
+            "official",
+            _rules("layers.{stage_before}.downsample"),
+            head=affine("head", "head", LINEAR),
+            buffers=_official_buffers,
+        ),
+        Layout(
+            "timm",
+            _rules("layers.{stage_index}.downsample"),
+            head=affine("head", "head.fc", LINEAR),
+        ),
+        _TRANSFORMERS_LAYOUT,
+        _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+        _TRANSFORMERS_5_LAYOUT,
+        _TRANSFORMERS_5_LAYOUT.without_prefix(_PREFIX),
     ),
     Layout(
-        "timm",
-        _rules("layers.{stage_index}.downsample"),
-        head=affine("head", "head.fc", LINEAR),
+        OWN_FORMAT,
+        (
+            same_name(
+                "stage{stage}/block{block}/attention/relative_position_bias_table", BIAS_TABLE
+            ),
+        ),
     ),
-    _TRANSFORMERS_LAYOUT,
-    _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
-    _TRANSFORMERS_5_LAYOUT,
-    _TRANSFORMERS_5_LAYOUT.without_prefix(_PREFIX),
 )
+
+_NAMES = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")
+_CONSTANTS = {
+    "patch_size": 4,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu",
+    "qkv_bias": True,
+    "use_absolute_embeddings": False,
+}
+_TABLE = ConfigTable("Swin", {name: name for name in _NAMES}, _CONSTANTS)
+register_config("transformers", "swin", _TABLE)
+
+
+def _read_timm(config, match):
+    return "Swin", match[1], {"window_size": int(match[2])}
+
+
+register_config("timm", r"swin_(tiny|small|base)_patch4_window(\d+)_\d+", _read_timm)

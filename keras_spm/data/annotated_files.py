@@ -2,28 +2,27 @@
 
 import math
 import pathlib
-import typing
-from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from keras_spm.data.images import image_size
-from keras_spm.data.images import missing_files
-from keras_spm.data.images import read_index_image
-from keras_spm.data.readers import InvalidAnnotation
-from keras_spm.data.readers import check_invalid
-from keras_spm.data.readers import read_annotations
-from keras_spm.data.readers import report_invalid
+from keras_spm.data.images import image_size, missing_files, read_index_image
+from keras_spm.data.readers import (
+    InvalidAnnotation,
+    check_invalid,
+    read_annotations,
+    report_invalid,
+)
 from keras_spm.types import Example
 
 _IGNORED = 255
 _LISTED = 5  # Missing files in an error message.
 
-Box: typing.TypeAlias = tuple[float, float, float, float]
+Box: TypeAlias = tuple[float, float, float, float]
 
 
-class ImageEntry(typing.NamedTuple):
+class ImageEntry(NamedTuple):
     """An image in a data set's list; height and width in pixels, after Exif orientation."""
 
     path: pathlib.Path
@@ -32,7 +31,7 @@ class ImageEntry(typing.NamedTuple):
     width: int
 
 
-class ObjectEntry(typing.NamedTuple):
+class ObjectEntry(NamedTuple):
     """An object in image number `image_index` of the list."""
 
     image_index: int

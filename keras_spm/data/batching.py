@@ -1,15 +1,14 @@
 """Batches of images of different sizes."""
 
 import dataclasses
-import typing
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_spm.data import transforms
-from keras_spm.data.images import ImageLike
-from keras_spm.data.images import read_image
+from keras_spm.data.images import ImageLike, read_image
 from keras_spm.types import Example
 
 # Padding: ImageNet's mean color, which normalization maps to about zero.
@@ -102,7 +101,7 @@ class ImageBatching:
     def _round_up(self, length):
         return -(-length // self.size_divisor) * self.size_divisor
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-able."""
         return {
             "min_size": self.min_size,

@@ -2,14 +2,12 @@
 
 import functools
 import math
-import typing
+from collections.abc import Callable
 
 import numpy as np
 
-from keras_spm.data.images import ImageLike
-from keras_spm.data.images import PilImage
+from keras_spm.data.images import ImageLike, PilImage, read_image
 from keras_spm.data.images import image_size as size_of
-from keras_spm.data.images import read_image
 
 _ATTEMPTS = 10
 _RATIOS = (3 / 4, 4 / 3)  # Aspect ratios of crops.
@@ -174,11 +172,9 @@ def rand_augment(
 
 
 @functools.cache
-def operations() -> dict[str, typing.Callable]:
+def operations() -> dict[str, Callable]:
     """Returns {name: function (image, strength from 0 to 1, sign, fill)}."""
-    from PIL import Image
-    from PIL import ImageEnhance
-    from PIL import ImageOps
+    from PIL import Image, ImageEnhance, ImageOps
 
     def unsigned(function):
         return lambda image, strength, sign, fill: function(image, strength)

@@ -5,14 +5,15 @@ import functools
 import json
 import pathlib
 
-from keras_spm.data.annotated_files import DetectionFiles
-from keras_spm.data.annotated_files import ImageEntry
-from keras_spm.data.annotated_files import ObjectEntry
-from keras_spm.data.annotated_files import box_area
-from keras_spm.data.annotated_files import check_finite
-from keras_spm.data.annotated_files import clip_box
-from keras_spm.data.readers import InvalidAnnotation
-from keras_spm.data.readers import register_reader
+from keras_spm.data.annotated_files import (
+    DetectionFiles,
+    ImageEntry,
+    ObjectEntry,
+    box_area,
+    check_finite,
+    clip_box,
+)
+from keras_spm.data.readers import InvalidAnnotation, register_reader
 from keras_spm.types import PathLike
 
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -103,15 +104,13 @@ class CocoDetection(DetectionFiles):
         super().__init__(annotations, entries, pairs, read, invalid)
 
 
-@register_reader("detection", "coco", {"train": "train2017", "validation": "val2017"})
+# The training split has two boxes without area.
+@register_reader("detection", "coco", {"train": "train2017", "validation": "val2017"}, "drop")
 def _read_coco(folder, split, class_names, invalid, verify):
-    """COCO's own folders: `annotations/instances_train2017.json`, `train2017`, and so on.
-
-    Its training split has two boxes without area, so invalid annotations are always dropped.
-    """
+    """COCO's own folders: `annotations/instances_train2017.json`, `train2017`, and so on."""
     folder = pathlib.Path(folder)
     annotations = folder / "annotations" / f"instances_{split}.json"
-    return CocoDetection(annotations, folder / split, invalid="drop")
+    return CocoDetection(annotations, folder / split, invalid)
 
 
 @register_reader("detection", "coco_format", {"train": "train", "validation": "validation"})

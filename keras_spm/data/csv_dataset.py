@@ -5,9 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from keras_spm.data.image_folder import LabeledFiles
-from keras_spm.data.readers import Splits
-from keras_spm.data.readers import find_splits
-from keras_spm.data.readers import register_reader
+from keras_spm.data.readers import Splits, find_splits, register_reader
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
 

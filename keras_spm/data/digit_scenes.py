@@ -108,8 +108,7 @@ def _compose(digits, side, generator):
 
 def _background(side, generator):
     """A smooth blend of a few random colors, with strokes and spots."""
-    from PIL import Image
-    from PIL import ImageDraw
+    from PIL import Image, ImageDraw
 
     colors = generator.integers(*_DARK, (4, 4, 3), dtype="uint8")
     canvas = Image.fromarray(colors).resize((side, side), Image.Resampling.BICUBIC)

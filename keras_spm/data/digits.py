@@ -4,7 +4,7 @@
 Handwritten Digits" (Alpaydin and Kaynak, UCI Machine Learning Repository, 1998).
 """
 
-import typing
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ _LEVELS = 16
 _SPLIT_SEED = 0  # The splits are part of the data set and never change.
 
 
-class LabeledImages(typing.NamedTuple):
+class LabeledImages(NamedTuple):
     """Labeled images in memory.
 
     Attributes:
@@ -27,7 +27,7 @@ class LabeledImages(typing.NamedTuple):
     labels: np.ndarray
 
 
-class ImageSplits(typing.NamedTuple):
+class ImageSplits(NamedTuple):
     """The splits of a data set in memory; no image is in two of them."""
 
     train: LabeledImages

@@ -3,23 +3,25 @@
 import collections
 import os
 import pathlib
-from collections.abc import Collection
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from keras_spm.data.images import find_invalid_images
-from keras_spm.data.images import has_image_extension
-from keras_spm.data.images import is_system_file
-from keras_spm.data.images import missing_files
-from keras_spm.data.readers import InvalidAnnotations
-from keras_spm.data.readers import Splits
-from keras_spm.data.readers import check_invalid
-from keras_spm.data.readers import find_splits
-from keras_spm.data.readers import register_reader
-from keras_spm.data.readers import report_invalid
-from keras_spm.types import Example
-from keras_spm.types import PathLike
+from keras_spm.data.images import (
+    find_invalid_images,
+    has_image_extension,
+    is_system_file,
+    missing_files,
+)
+from keras_spm.data.readers import (
+    InvalidAnnotations,
+    Splits,
+    check_invalid,
+    find_splits,
+    register_reader,
+    report_invalid,
+)
+from keras_spm.types import Example, PathLike
 
 
 class LabeledFiles:

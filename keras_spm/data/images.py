@@ -8,9 +8,8 @@ import math
 import os
 import pathlib
 import struct
-import typing
-from collections.abc import Iterable
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -34,9 +33,9 @@ class EncodedImage:
     source: str
 
 
-ImageFile: typing.TypeAlias = PathLike | bytes | EncodedImage
-PilImage: typing.TypeAlias = typing.Any  # `PIL.Image.Image`; Pillow is imported on use.
-ImageLike: typing.TypeAlias = ImageFile | PilImage | np.ndarray
+ImageFile: TypeAlias = PathLike | bytes | EncodedImage
+PilImage: TypeAlias = Any  # `PIL.Image.Image`; Pillow is imported on use.
+ImageLike: TypeAlias = ImageFile | PilImage | np.ndarray
 
 
 def read_image(image: ImageLike, min_scale: float = 1.0) -> PilImage:
@@ -52,8 +51,7 @@ def read_image(image: ImageLike, min_scale: float = 1.0) -> PilImage:
         FileNotFoundError: if a path does not exist.
         ValueError: if a file or array is not a readable image.
     """
-    from PIL import Image
-    from PIL import ImageOps
+    from PIL import Image, ImageOps
 
     if hasattr(image, "convert"):
         return _to_rgb(ImageOps.exif_transpose(image))

@@ -1,10 +1,8 @@
 """Batches for `fit` in a deterministic order, made by Grain."""
 
 import functools
-import typing
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -109,7 +107,7 @@ class EvaluationBatches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return -(-len(self._examples) // self._batch_size)
 
-    def __getitem__(self, index: int) -> typing.Any:
+    def __getitem__(self, index: int) -> Any:
         start = index * self._batch_size
         stop = min(start + self._batch_size, len(self._examples))
         return self._collate([self._transform(self._examples[i]) for i in range(start, stop)])

@@ -1,12 +1,11 @@
 """Preprocessing of images for evaluation, as the network's own code does it."""
 
-import typing
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
-from keras_spm.data.images import ImageLike
-from keras_spm.data.images import is_image_file
-from keras_spm.data.images import read_image
+from keras_spm.data.images import ImageLike, is_image_file, read_image
 
 # In the order of Pillow's resampling codes.
 INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")
@@ -55,7 +54,7 @@ class ImagePreprocessing:
         self.crop_pct = crop_pct
         self.interpolation = interpolation
 
-    def __call__(self, images: typing.Any) -> typing.Any:
+    def __call__(self, images: Any) -> Any:
         """Brings one image, several images or a data set to `image_size`.
 
         Args:
@@ -107,7 +106,7 @@ class ImagePreprocessing:
 
         return dataset.map(preprocess_first, num_parallel_calls=tf.data.AUTOTUNE)
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-able."""
         return {
             "image_size": list(self.image_size),
@@ -116,7 +115,7 @@ class ImagePreprocessing:
         }
 
 
-def read_images(images: ImageLike | typing.Iterable[ImageLike]) -> np.ndarray:
+def read_images(images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
     """Reads one image, or several of one size, without resizing.
 
     Args:

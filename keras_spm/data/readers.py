@@ -9,15 +9,11 @@ recipes find it by its task and name:
 """
 
 import functools
-import typing
-from collections.abc import Callable
-from collections.abc import Collection
-from collections.abc import Iterable
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TypeAlias
 
 from keras_spm.registry import READERS
-from keras_spm.types import Example
-from keras_spm.types import PathLike
+from keras_spm.types import Example, PathLike
 
 # Names that a format without its own convention gives to splits.
 _SPLIT_NAMES = {
@@ -28,17 +24,20 @@ _SPLIT_NAMES = {
 _INVALID = ("raise", "drop")
 _LISTED = 5  # Ids per reason in an error message.
 
-Splits: typing.TypeAlias = dict[str, str | None]
-InvalidAnnotations: typing.TypeAlias = dict[str, list]
+Splits: TypeAlias = dict[str, str | None]
+InvalidAnnotations: TypeAlias = dict[str, list]
 
 
 class Reader:
     """A registered data format; see `register_reader`."""
 
-    def __init__(self, read: Callable, splits: Splits | Callable[[PathLike], Splits]) -> None:
+    def __init__(
+        self, read: Callable, splits: Splits | Callable[[PathLike], Splits], invalid: str = "raise"
+    ) -> None:
         functools.update_wrapper(self, read)
         self._read = read
         self._splits = splits
+        self.invalid = invalid
 
     def splits(self, folder: PathLike) -> Splits:
         """Returns {"train", "validation" or "test": name in this format}.
@@ -52,7 +51,7 @@ class Reader:
         folder: PathLike,
         split: str | None,
         class_names: Sequence[str] | None = None,
-        invalid: str = "raise",
+        invalid: str | None = None,
         verify: bool = True,
     ) -> Sequence[Example]:
         """Reads a split.
@@ -62,7 +61,8 @@ class Reader:
             split: name of the split, a value of `splits(folder)`.
             class_names: classes that the split must have, in the order of labels, or `None`
                 for those that the format finds.
-            invalid: `"raise"`, or `"drop"` to leave out invalid annotations and files.
+            invalid: `"raise"`, or `"drop"` to leave out invalid annotations and files; `None`
+                for the default of the format.
             verify: whether the reader may decode all images to check them.
 
         Raises:
@@ -70,7 +70,7 @@ class Reader:
             ValueError: if the data are not of this format, are invalid, or have other
                 classes than `class_names`.
         """
-        examples = self._read(folder, split, class_names, invalid, verify)
+        examples = self._read(folder, split, class_names, invalid or self.invalid, verify)
         if class_names is not None and list(examples.class_names) != list(class_names):
             raise ValueError(
                 f"{folder}: the split {split!r} must have the classes {list(class_names)}. "
@@ -80,7 +80,7 @@ class Reader:
 
 
 def register_reader(
-    task: str, name: str, splits: Splits | Callable[[PathLike], Splits]
+    task: str, name: str, splits: Splits | Callable[[PathLike], Splits], invalid: str = "raise"
 ) -> Callable[[Callable], Callable]:
     """Returns a decorator that registers a reading function in `registry.READERS`.
 
@@ -89,6 +89,7 @@ def register_reader(
         name: name of the format in recipes.
         splits: which of "train", "validation" and "test" there are, and their names in the
             format: a dict, or a function of the folder that returns it.
+        invalid: default treatment of invalid annotations, `"raise"` or `"drop"`.
 
     The decorated function takes (folder, split, class_names, invalid, verify), as `Reader`
     does. It returns a sequence of examples with the attributes `class_names`; for
@@ -96,7 +97,7 @@ def register_reader(
     """
 
     def register(read):
-        READERS.register(f"{task}/{name}", Reader(read, splits))
+        READERS.register(f"{task}/{name}", Reader(read, splits, invalid))
         return read
 
     return register

@@ -3,27 +3,25 @@
 Examples are read in any order and without TensorFlow, which requires `array_record` files.
 """
 
-import typing
+from collections.abc import Collection
 
 import numpy as np
 
 from keras_spm.cards import read_class_names
-from keras_spm.data.annotated_files import ObjectEntry
-from keras_spm.data.annotated_files import clip_box
-from keras_spm.data.annotated_files import object_fields
-from keras_spm.data.annotated_files import to_segmentation_map
+from keras_spm.data.annotated_files import ObjectEntry, clip_box, object_fields, to_segmentation_map
 from keras_spm.data.coco import COCO_CATEGORIES
 from keras_spm.data.images import EncodedImage
-from keras_spm.data.readers import InvalidAnnotation
-from keras_spm.data.readers import Splits
-from keras_spm.data.readers import check_invalid
-from keras_spm.data.readers import find_splits
-from keras_spm.data.readers import read_annotations
-from keras_spm.data.readers import register_reader
-from keras_spm.data.readers import report_invalid
+from keras_spm.data.readers import (
+    InvalidAnnotation,
+    Splits,
+    check_invalid,
+    find_splits,
+    read_annotations,
+    register_reader,
+    report_invalid,
+)
 from keras_spm.registry import lookup
-from keras_spm.types import Example
-from keras_spm.types import PathLike
+from keras_spm.types import Example, PathLike
 
 _NUM_SCENE_CLASSES = 150
 
@@ -106,10 +104,10 @@ class TfdsCoco(_Examples):
         return {"image": example["image"], "image_id": image_id, **object_fields(objects)}
 
 
-@register_reader("detection", "tfds_coco", {"train": "train", "validation": "validation"})
+# The training split has two boxes without area.
+@register_reader("detection", "tfds_coco", {"train": "train", "validation": "validation"}, "drop")
 def _read_coco(folder, split, class_names, invalid, verify):
-    """Always drops invalid objects: the training split has two boxes without area."""
-    return TfdsCoco(folder, split, invalid="drop")
+    return TfdsCoco(folder, split, invalid)
 
 
 class TfdsAde20k(_Examples):
@@ -238,7 +236,7 @@ def _read_imagenet(folder, split, class_names, invalid, verify):
     return examples
 
 
-def _builder(folder, features: typing.Collection[str] = ()):
+def _builder(folder, features: Collection[str] = ()):
     """Returns the builder of a prepared data set that has the features."""
     import tensorflow_datasets as tfds
 

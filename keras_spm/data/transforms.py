@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_spm.data.images import ImageLike
-from keras_spm.data.images import read_image
+from keras_spm.data.images import ImageLike, read_image
 from keras_spm.types import Example
 
 # Boxes are (objects, 4), left, top, right, bottom in pixels; maps are (..., height, width).

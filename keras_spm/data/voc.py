@@ -4,14 +4,15 @@ import functools
 import pathlib
 from collections.abc import Sequence
 
-from keras_spm.data.annotated_files import DetectionFiles
-from keras_spm.data.annotated_files import ImageEntry
-from keras_spm.data.annotated_files import ObjectEntry
-from keras_spm.data.annotated_files import SegmentationFiles
-from keras_spm.data.annotated_files import box_area
-from keras_spm.data.annotated_files import clip_box
-from keras_spm.data.readers import InvalidAnnotation
-from keras_spm.data.readers import register_reader
+from keras_spm.data.annotated_files import (
+    DetectionFiles,
+    ImageEntry,
+    ObjectEntry,
+    SegmentationFiles,
+    box_area,
+    clip_box,
+)
+from keras_spm.data.readers import InvalidAnnotation, register_reader
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
 

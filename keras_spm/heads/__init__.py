@@ -4,8 +4,7 @@ from keras_spm.heads.anchors import Anchors
 from keras_spm.heads.box_coder import BoxCoder
 from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.head import Head
-from keras_spm.heads.matcher import BalancedSampler
-from keras_spm.heads.matcher import Matcher
+from keras_spm.heads.matcher import BalancedSampler, Matcher
 from keras_spm.heads.nms import non_max_suppression
 from keras_spm.heads.retinanet import RetinaNet
 from keras_spm.heads.semantic_fpn import SemanticFPN

@@ -1,14 +1,14 @@
 """Anchor boxes of a one-stage detector."""
 
 import math
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -35,8 +35,8 @@ class Anchors(keras.layers.Layer):
         self,
         base_scale: float = 4.0,
         scales_per_octave: int = 3,
-        aspect_ratios: typing.Sequence[float] = (0.5, 1.0, 2.0),
-        **kwargs: typing.Any,
+        aspect_ratios: Sequence[float] = (0.5, 1.0, 2.0),
+        **kwargs: Any,
     ) -> None:
         # In half precision, coordinates around 1000 are rounded by half a pixel.
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -79,7 +79,7 @@ class Anchors(keras.layers.Layer):
             for level, shape in input_shape.items()
         }
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         config = {
             "base_scale": self.base_scale,
             "scales_per_octave": self.scales_per_octave,

@@ -1,7 +1,7 @@
 """Encoding of boxes as offsets from anchors or proposals."""
 
 import math
-import typing
+from collections.abc import Sequence
 
 from keras import ops
 from keras.utils import bounding_boxes
@@ -27,7 +27,7 @@ class BoxCoder:
         Girshick et al., Rich feature hierarchies, arXiv 1311.2524, appendix C.
     """
 
-    def __init__(self, weights: typing.Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
+    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
         self.weights = tuple(weights)
 
     def encode(self, references: Tensor, boxes: Tensor) -> Tensor:

@@ -1,15 +1,15 @@
 """Feature pyramid network."""
 
 import itertools
-import typing
+from collections.abc import Iterable
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_spm import backend
 from keras_spm.layers.macs import macs
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -34,7 +34,7 @@ class FeaturePyramid(keras.layers.Layer):
         RetinaNet, arXiv 1708.02002.
     """
 
-    def __init__(self, channels: int = 256, extra_levels: int = 0, **kwargs: typing.Any) -> None:
+    def __init__(self, channels: int = 256, extra_levels: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.channels = channels
         self.extra_levels = extra_levels
@@ -108,12 +108,12 @@ class FeaturePyramid(keras.layers.Layer):
             channels = self.channels
         return total
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         config = {"channels": self.channels, "extra_levels": self.extra_levels}
         return {**super().get_config(), **config}
 
 
-def sorted_levels(levels: typing.Iterable[str]) -> list[str]:
+def sorted_levels(levels: Iterable[str]) -> list[str]:
     """Returns the names of pyramid levels from the finest to the coarsest."""
     return sorted(levels, key=_level_number)
 

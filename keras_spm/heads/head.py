@@ -1,6 +1,6 @@
 """The base class of heads on a backbone's feature pyramid."""
 
-import typing
+from typing import Any, ClassVar
 
 import keras
 
@@ -19,14 +19,14 @@ class Head(keras.layers.Layer):
         **kwargs: of `keras.layers.Layer`.
     """
 
-    levels: typing.ClassVar[tuple[str, ...]] = ("P2", "P3", "P4", "P5")
+    levels: ClassVar[tuple[str, ...]] = ("P2", "P3", "P4", "P5")
 
-    def __init_subclass__(cls, **kwargs: typing.Any) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         HEADS.register(cls.__name__, cls)
         keras.saving.register_keras_serializable("keras_spm")(cls)
 
-    def __init__(self, num_classes: int | None = None, **kwargs: typing.Any) -> None:
+    def __init__(self, num_classes: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_classes = num_classes
 
@@ -34,5 +34,5 @@ class Head(keras.layers.Layer):
         """Returns the layers whose weights depend on `num_classes`."""
         return []
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "num_classes": self.num_classes}

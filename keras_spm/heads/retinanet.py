@@ -1,27 +1,21 @@
 """RetinaNet: pyramid, anchors, predictions, losses and decoding."""
 
 import math
-import typing
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_spm.heads.anchors import Anchors
-from keras_spm.heads.anchors import num_anchors
+from keras_spm.heads.anchors import Anchors, num_anchors
 from keras_spm.heads.box_coder import BoxCoder
 from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.head import Head
-from keras_spm.heads.matcher import IGNORE
-from keras_spm.heads.matcher import Matcher
+from keras_spm.heads.matcher import IGNORE, Matcher
 from keras_spm.heads.nms import non_max_suppression
 from keras_spm.layers.macs import macs
-from keras_spm.losses import generalized_iou_loss
-from keras_spm.losses import l1_loss
-from keras_spm.losses import sigmoid_focal_loss
-from keras_spm.losses import smooth_l1_loss
+from keras_spm.losses import generalized_iou_loss, l1_loss, sigmoid_focal_loss, smooth_l1_loss
 from keras_spm.registry import lookup
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 _EXTRA_LEVELS = 2
 # Initial probability of every class at every anchor. At 0.5, the many background anchors
@@ -76,7 +70,7 @@ class RetinaNet(Head):
         score_threshold: float = 0.05,
         iou_threshold: float = 0.5,
         max_detections: int = 100,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         lookup("box_loss", box_loss, _BOX_LOSSES)
@@ -267,7 +261,7 @@ class RetinaNet(Head):
             for conv in (*self.class_tower, *self.box_tower)
         )
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         config = {
             "pyramid_channels": self.pyramid_channels,
             "channels": self.channels,

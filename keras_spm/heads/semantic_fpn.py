@@ -1,20 +1,17 @@
 """Semantic FPN: a feature pyramid network and a light segmentation head."""
 
-import typing
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_spm.backend.resizing import resize_bilinear
-from keras_spm.heads.feature_pyramid import FeaturePyramid
-from keras_spm.heads.feature_pyramid import sorted_levels
+from keras_spm.heads.feature_pyramid import FeaturePyramid, sorted_levels
 from keras_spm.heads.head import Head
-from keras_spm.layers.batch_normalization import BatchNormalization
-from keras_spm.layers.batch_normalization import refuse_training
+from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 class SemanticFPN(Head):
@@ -59,7 +56,7 @@ class SemanticFPN(Head):
         channels: int = 128,
         dropout: float = 0.1,
         fused: bool = False,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
         self.pyramid_channels = pyramid_channels
@@ -153,7 +150,7 @@ class SemanticFPN(Head):
                 shape = (None, *sizes[max(index - number, 0)], self.channels)
         return total + macs(self.classifier, (None, *sizes[0], self.channels))
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         config = {
             "pyramid_channels": self.pyramid_channels,
             "channels": self.channels,

@@ -1,8 +1,6 @@
 """Losses of detection: functions of tensors, computed in float32."""
 
-from keras_spm.losses.boxes import generalized_iou_loss
-from keras_spm.losses.boxes import l1_loss
-from keras_spm.losses.boxes import smooth_l1_loss
+from keras_spm.losses.boxes import generalized_iou_loss, l1_loss, smooth_l1_loss
 from keras_spm.losses.focal import sigmoid_focal_loss
 
 __all__ = ["generalized_iou_loss", "l1_loss", "sigmoid_focal_loss", "smooth_l1_loss"]

@@ -1,8 +1,7 @@
-"""Presets: from a name, a folder or an address to a backbone or a task, and back."""
+"""Presets: backbones and tasks from a name, a folder or the hub, and saving them."""
 
 from keras_spm.presets.loading import load_preset
-from keras_spm.presets.saving import save_preset
-from keras_spm.presets.saving import upload_preset
+from keras_spm.presets.saving import save_preset, upload_preset
 from keras_spm.presets.sources import list_presets
 from keras_spm.registry import PRESET_FUNCTIONS
 

@@ -1,184 +1,236 @@
-"""From a source to a model: built as described, and filled."""
+"""Builds a model as its source describes it, and loads its weights."""
 
-import inspect
-import re
+import functools
 import warnings
+from typing import Any
+
+import keras
+import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.converters import load_arrays
-from keras_spm.converters import variables_of
-from keras_spm.converters.hf_config import CLASSIFIER
-from keras_spm.converters.hf_config import OWN_FORMAT
-from keras_spm.converters.validation import check_extent
-from keras_spm.presets.saving import own_arrays
-from keras_spm.presets.saving import own_config
-from keras_spm.presets.saving import own_layout
-from keras_spm.presets.sources import BACKBONES
-from keras_spm.presets.sources import Weights
-from keras_spm.presets.sources import find_source
-from keras_spm.registry import lookup
-from keras_spm.tasks import ImageClassifier
-from keras_spm.tasks import ObjectDetector
-from keras_spm.tasks import SemanticSegmenter
+from keras_spm.converters.conversion import detect_layout, variables_of
+from keras_spm.converters.validation import build_without_memory, check_backbone, check_size
+from keras_spm.presets.saving import own_arrays, own_layout, predictor_paths
+from keras_spm.presets.sources import Source, Weights, find_source
+from keras_spm.registry import BACKBONES, HEADS, TASKS
 from keras_spm.tasks.image_task import ImageTask
+from keras_spm.types import PathLike
 from keras_spm.version import __version__
-from keras_spm.weights import cache
-from keras_spm.weights import state_dict
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.messages import shortened
+from keras_spm.weights import cache, state_dict
+from keras_spm.weights.errors import FormatError, WeightsError, shorten
+from keras_spm.weights.key_mapping import OWN_FORMAT
 
-# The layers of dense tasks beside their backbone.
-_HEAD = re.compile("(head|feature_pyramid)/")
-_TASKS = {cls.__name__: cls for cls in (ImageClassifier, ObjectDetector, SemanticSegmenter)}
-_BY_NAME = {cls.__name__: cls for cls in BACKBONES}
+# In the paths of the layers that differ between the values of `merging`.
+_MERGING = "/merging/"
 
 
-def load_preset(cls, name, load_weights, arguments):
-    """Builds a `cls` (a backbone or a task) from a preset; `from_preset` says it all."""
+def load_preset(
+    cls: type[keras.Model], name: PathLike, load_weights: bool, arguments: dict[str, Any]
+) -> keras.Model:
+    """Builds a backbone or task from a preset; see `from_preset` of the model."""
     is_backbone = issubclass(cls, PyramidBackbone)
     source = find_source(cls if is_backbone else PyramidBackbone, name, load_weights)
-    backbone_class = _backbone_class(source)
-    if cls is ImageTask:
-        cls = _described_task(source)
-    weights = _weights(source) if load_weights else None
-    model = _build(None if is_backbone else cls, backbone_class, source, weights, arguments)
+    backbone_class, saved_task = _backbone_class(source), _saved_task(source)
+    task = None if is_backbone else _task_class(cls, saved_task, source)
+    # A task of another class gets only the backbone's weights.
+    whole = task is not None and saved_task is not None and _are_related(task, saved_task)
+    weights = _read_weights(source) if load_weights else None
+    if source.is_untrusted:
+        _check_config(source, saved_task if whole else None, weights)
+    build = functools.partial(_build, task, backbone_class, source, arguments, whole)
+    model = build()
     if load_weights:
-        model.load_report = _fill(model, source, weights)
-        fresh = model.load_report.missing_keys
-        if "num_classes" not in arguments and any(path.startswith("head/") for path in fresh):
-            raise FormatError(f"{source.name} holds weights of other classes than it describes.")
-        stages = sorted({path.partition("/")[0] for path in fresh if "/merging/" in path})
-        if stages:
-            warnings.warn(
-                f"{source.name}: no weights are published with this merging. All else is filled "
-                f"from those of {source.description.backbone}; fresh are the mergings of "
-                f"{', '.join(stages)}.",
-                stacklevel=4,  # Whoever called `from_preset`.
-            )
+        model.load_report = _load(model, source, weights, build, whole)
+        _check_classes(model, source, arguments, whole)
+        _warn_of_merging(model.load_report, source)
     return model
 
 
-def _described_task(source):
-    if source.description.task_arguments is None:
-        raise ValueError(f"{source.name} holds a backbone without a task.")
-    return lookup("task", source.description.task, _TASKS)
+def _check_classes(model, source, arguments, whole):
+    missing = model.load_report.missing_keys
+    if whole and "num_classes" not in arguments and set(missing) & set(predictor_paths(model)):
+        raise FormatError(f"{source.name} has weights for other classes than its configuration.")
 
 
-def _weights(source):
-    """A source's weights; in our own form, kept, where they come from the hub in another."""
-    if source.snapshot is None or source.description.layout == OWN_FORMAT:
-        return source.read()
-    folder = cache.folder_of(source.snapshot, __version__)
-    arrays, path = cache.read_or_convert(folder, lambda: _converted(source))
-    return Weights(arrays, OWN_FORMAT, str(path or source.name))
+def _warn_of_merging(report, source):
+    stages = {path.partition("/")[0] for path in report.missing_keys if _MERGING in path}
+    if stages:
+        warnings.warn(
+            f"{source.name}: no weights are published with this merging. The other layers are "
+            f"loaded from {source.config.backbone}; the mergings of {', '.join(sorted(stages))} "
+            "are randomly initialized.",
+            stacklevel=4,  # The caller of `from_preset`.
+        )
 
 
-def _converted(source):
-    weights = source.read()
-    task = source.description.task_arguments and ImageClassifier
-    model = _build(task, _BY_NAME[source.description.backbone], source, weights, {})
-    _load(model, weights)
-    return own_arrays(model)
+# Classes
+
+
+def _backbone_class(source):
+    """Returns the class found, or the SPM subclass of it that is wanted."""
+    found = _registered(BACKBONES, source.config.backbone, source)
+    if issubclass(found, source.wanted):
+        return found
+    if issubclass(source.wanted, found):
+        return source.wanted
+    raise FormatError(f"{source.name} has a {found.__name__}, not a {source.wanted.__name__}.")
+
+
+def _saved_task(source):
+    name = source.config.task
+    return None if name is None else _registered(TASKS, name, source)
+
+
+def _registered(registry, name, source):
+    try:
+        return registry[name]
+    except ValueError as error:
+        raise FormatError(
+            f"{source.name}: {shorten(error)} A class of your own must be defined first."
+        ) from error
+
+
+def _task_class(cls, saved_task, source):
+    """Returns the wanted class, or the subclass of it that was saved."""
+    if saved_task is not None and issubclass(saved_task, cls):
+        return saved_task
+    if cls is ImageTask:
+        raise ValueError(f"{source.name} has a backbone without a task.")
+    return cls
+
+
+def _are_related(task, saved_task):
+    return issubclass(task, saved_task) or issubclass(saved_task, task)
 
 
 # Building
 
 
-def _build(task, backbone_class, source, weights, arguments):
-    """The source's model, but for what `arguments` want otherwise; without task a backbone."""
-    description = source.description
-    given = {**backbone_class.presets.get(description.variant, {}), **description.arguments}
-    if source.is_foreign:
-        classes = (description.task_arguments or {}).get("num_classes")
-        check_extent(given, classes, weights and weights.arrays, source.name)
-    if backbone_class.__name__ != description.backbone:
-        given.pop("merging", None)  # The class wanted has its own.
-    try:
-        if task is None:
-            return backbone_class(**{**given, **arguments})
-        return task(backbone_class(**given), **_task_arguments(task, source, arguments))
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        if not source.is_foreign:  # Then the caller's arguments alone can be wrong.
-            raise
-        raise FormatError(f"{source.name} cannot be built: {shortened(error)}") from error
+def _build(task, backbone_class, source, arguments, whole, **backbone_arguments):
+    """Builds the source's model with the caller's arguments; a backbone if `task` is None."""
+    given = {**_backbone_arguments(source), **backbone_arguments}
+    if backbone_class.__name__ != source.config.backbone and not backbone_arguments:
+        given.pop("merging", None)  # The wanted class has its own default.
+    if task is None:
+        return backbone_class(**{**given, **arguments, **backbone_arguments})
+    task_arguments = _task_arguments(task, source, arguments, whole)
+    return task(backbone_class(**given), **task_arguments)
 
 
-def _backbone_class(source):
-    """The class to build: what was found, or with SPM what was wanted on its ground."""
-    try:
-        found = lookup("backbone class", source.description.backbone, _BY_NAME)
-    except (TypeError, ValueError) as error:
-        raise FormatError(f"{source.name} cannot be built: {shortened(error)}") from error
-    if issubclass(found, source.wanted):
-        return found
-    if issubclass(source.wanted, found):
-        return source.wanted
-    raise FormatError(f"{source.name} holds a {found.__name__}, not a {source.wanted.__name__}.")
+def _backbone_arguments(source):
+    config = source.config
+    presets = BACKBONES[config.backbone].presets
+    return {**presets.get(config.variant, {}), **config.arguments}
 
 
-def _task_arguments(task, source, arguments):
-    """What was saved of the task, but for what the caller wants otherwise."""
-    saved = source.description.task_arguments or {}
-    if task.__name__ != source.description.task:
-        # Of another task only how the backbone wants its pixels.
+def _task_arguments(task, source, arguments, whole):
+    """Returns the saved arguments, overridden by the caller's."""
+    saved = source.config.task_arguments
+    if not whole:
         saved = {key: saved[key] for key in ("mean", "std") if key in saved}
-    merged = {**saved, **arguments}
-    if "num_classes" not in merged:
-        raise ValueError(
-            f"`num_classes` must be given: {source.name} comes without a {task.__name__}."
-        )
-    if saved.get("num_classes") != merged["num_classes"] and "class_names" not in arguments:
+    merged = {**_with_head(task, saved), **arguments}
+    has_classes = task.class_predictors is not ImageTask.class_predictors
+    if has_classes and "num_classes" not in merged:
+        raise ValueError(f"`num_classes` must be given: {source.name} has no {task.__name__}.")
+    if saved.get("num_classes") != merged.get("num_classes") and "class_names" not in arguments:
         merged.pop("class_names", None)
     return merged
 
 
-# Filling
+def _with_head(task, saved):
+    """Returns saved arguments with the head object that they describe."""
+    name = task.head_argument
+    if saved.get(name) is None:
+        return saved
+    return {**saved, name: HEADS[saved[name]["class"]].from_config(saved[name]["config"])}
 
 
-def _fill(model, source, weights):
-    """Loads all, or where the model alone has Stepwise Patch Merging, what is shared."""
-    backbone = getattr(model, "backbone", model)
-    description = source.description
-    if model is not backbone and type(model).__name__ != description.task:
-        return _fill_backbone(model, source, weights)
-    if model is backbone and description.task != CLASSIFIER:
-        # What the other task put on its backbone.
-        arrays = {name: weights.arrays[name] for name in weights.arrays if not _HEAD.match(name)}
-        weights = weights._replace(arrays=arrays)
-    default = inspect.signature(_BY_NAME[description.backbone]).parameters["merging"].default
-    merging = description.arguments.get("merging", default)
-    if backbone.merging == merging:
-        return _load(model, weights)
-    ground = _with_merging(model, merging)
-    report = _load(ground, weights)
-    sources, fresh = variables_of(ground), []
-    for path, variable in variables_of(model).items():
-        if "/merging/" in path:
-            fresh.append(path)
+def _check_config(source, saved_task, weights):
+    """Builds the described model without memory, and compares it with the weights.
+
+    So a configuration cannot make this package allocate more than the weights need.
+    """
+    arguments = _backbone_arguments(source)
+    check_backbone(arguments, weights and weights.arrays, source.name)
+
+    def build():
+        backbone = BACKBONES[source.config.backbone](**arguments)
+        if saved_task is None:
+            return backbone
+        task_arguments = _with_head(saved_task, source.config.task_arguments)
+        # Not compiled: an optimizer has variables with values, which need memory.
+        model = saved_task.__new__(saved_task, backbone, **task_arguments)
+        object.__setattr__(model, "compile", lambda *args, **kwargs: None)
+        model.__init__(backbone, **task_arguments)
+        return model
+
+    try:
+        model = build_without_memory(build)
+        if weights is None:
+            check_size(model, source.name)
         else:
-            variable.assign(sources[path])
-    return report.without(fresh)
+            layout = _layout(model, source, weights)
+            state_dict.match(variables_of(model), weights.arrays, layout, weights.source)
+    except WeightsError:
+        raise
+    except Exception as error:  # Of any constructor.
+        raise FormatError(f"{source.name} cannot be built: {shorten(error)}") from error
 
 
-def _fill_backbone(model, source, weights):
-    """Loads the backbone; the task's own layers stay fresh."""
-    report = _fill(model.backbone, source, weights)
-    known = variables_of(model.backbone)
-    return report.without([path for path in variables_of(model) if path not in known])
+# Loading
 
 
-def _load(model, weights):
-    if weights.layout == OWN_FORMAT:
-        return state_dict.load(
-            variables_of(model), weights.arrays, own_layout(model), weights.where
-        )
-    return load_arrays(model, weights.arrays, weights.where)
+def _read_weights(source: Source) -> Weights:
+    """Reads a source's weights; those of another library on the hub from the cache."""
+    if source.snapshot is None or source.config.layout == OWN_FORMAT:
+        return source.read()
+    folder = cache.cache_folder(source.snapshot, __version__)
+    arrays, path = cache.read_or_convert(folder, lambda: _convert(source))
+    return Weights(arrays, OWN_FORMAT, str(path or source.name))
 
 
-def _with_merging(model, merging):
-    """A model like this one, with another merging and its own values."""
-    backbone = getattr(model, "backbone", model)
-    backbone = type(backbone).from_config({**backbone.get_config(), "merging": merging})
-    if not hasattr(model, "backbone"):
-        return backbone
-    return type(model)(backbone, **own_config(model))
+def _convert(source: Source) -> dict[str, np.ndarray]:
+    weights, task = source.read(), _saved_task(source)
+    _check_config(source, task, weights)
+    model = _build(task, BACKBONES[source.config.backbone], source, {}, whole=task is not None)
+    _assign(model, source, weights)
+    return own_arrays(model)
+
+
+def _load(model, source, weights, build, whole):
+    """Loads the weights of a backbone, of a whole task, or of the backbone of another task."""
+    if hasattr(model, "backbone") and not whole:
+        build_backbone = functools.partial(_build, None, type(model.backbone), source, {}, False)
+        report = _load(model.backbone, source, weights, build_backbone, whole)
+        loaded = variables_of(model.backbone)
+        return report.without([path for path in variables_of(model) if path not in loaded])
+    default = BACKBONES[source.config.backbone].default_merging
+    saved_merging = source.config.arguments.get("merging", default)
+    merging = getattr(getattr(model, "backbone", model), "merging", saved_merging)
+    if merging == saved_merging:
+        return _assign(model, source, weights)
+    # Load into a model with the saved merging, then copy all variables except the mergings'.
+    original = build(merging=saved_merging)
+    report = _assign(original, source, weights)
+    values, missing = variables_of(original), []
+    for path, variable in variables_of(model).items():
+        if _MERGING in path:
+            missing.append(path)
+        else:
+            variable.assign(values[path])
+    return report.without(missing)
+
+
+def _assign(model, source, weights):
+    layout = _layout(model, source, weights)
+    return state_dict.load(variables_of(model), weights.arrays, layout, weights.source)
+
+
+def _layout(model, source, weights):
+    if weights.layout != OWN_FORMAT:
+        return detect_layout(model, weights.arrays, weights.source)
+    optional = ()
+    if not hasattr(model, "backbone"):  # The source may have a task's layers, too.
+        prefixes = tuple(f"{layer}/" for layer in source.config.task_layers)
+        optional = tuple(name for name in weights.arrays if name.startswith(prefixes))
+    return own_layout(model, optional)

@@ -1,41 +1,34 @@
-"""From a model to a folder, and from there to the hub."""
+"""Saves models to folders, and uploads folders to the hub."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import shutil
+from typing import Any
 
-from keras_spm.converters import values_of
+import keras
+import numpy as np
+
+from keras_spm.converters.conversion import find_layouts, values_of, variables_of
 from keras_spm.converters.hf_config import CONFIG
-from keras_spm.converters.hf_config import OWN_FORMAT
-from keras_spm.presets.sources import WEIGHTS
-from keras_spm.presets.sources import folder_source
-from keras_spm.tasks import ImageClassifier
-from keras_spm.tasks import ObjectDetector
-from keras_spm.tasks import SemanticSegmenter
+from keras_spm.converters.validation import check_arguments
+from keras_spm.presets.sources import WEIGHTS, folder_source
+from keras_spm.registry import HEADS
+from keras_spm.types import PathLike
 from keras_spm.version import __version__
-from keras_spm.weights import hub
-from keras_spm.weights import state_dict
+from keras_spm.weights import hub, state_dict
 from keras_spm.weights.errors import FormatError
-from keras_spm.weights.formats import sha256_of
-from keras_spm.weights.formats import write_safetensors
-from keras_spm.weights.key_mapping import OWN_DENSE_LAYOUT
-from keras_spm.weights.key_mapping import OWN_LAYOUT
+from keras_spm.weights.formats import sha256_of, write_safetensors
+from keras_spm.weights.key_mapping import OWN_FORMAT, Layout, SamePath, same_name
 
-# What a saved configuration leaves to the one who loads it.
-_PERSONAL = ("name", "trainable", "backbone")
-
-# What the hub calls what a model does; a bare backbone makes features.
-_PIPELINES = {
-    ImageClassifier: "image-classification",
-    ObjectDetector: "object-detection",
-    SemanticSegmenter: "image-segmentation",
-}
+# Not saved: the names of layers and models, and the backbone, which is saved separately.
+_NOT_SAVED = ("name", "trainable", "backbone")
 
 _README = """\
 ---
 library_name: keras-spm
-pipeline_tag: {pipeline}
+pipeline_tag: {pipeline_tag}
 tags: [keras, jax, tensorflow, pytorch]
 ---
 A `{backbone}` for Keras 3, saved by keras_spm {version}:
@@ -46,86 +39,113 @@ model = keras_spm.{cls}.from_preset("…")  # this folder, or hf://owner/name
 """
 
 
-def save_preset(model, folder):
-    """Saves a model as a folder; `save_to_preset` says it all."""
+def save_preset(model: keras.Model, folder: PathLike) -> None:
+    """Saves a backbone or task to a new folder; see `save_to_preset` of the model."""
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists already and is not an empty folder.")
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+        raise FileExistsError(f"{folder} already exists and is not an empty folder.")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.temporary")
     try:
-        unfinished.mkdir(parents=True)
-        write_safetensors(unfinished / WEIGHTS, own_arrays(model))
-        config = _config(model, sha256_of(unfinished / WEIGHTS))
-        (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (unfinished / "README.md").write_text(_readme(model))
-        unfinished.replace(folder)
+        temporary.mkdir(parents=True)
+        write_safetensors(temporary / WEIGHTS, own_arrays(model))
+        config = _config(model, sha256_of(temporary / WEIGHTS))
+        (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (temporary / "README.md").write_text(_readme(model))
+        temporary.replace(folder)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def upload_preset(folder, address, private=False):
+def upload_preset(folder: PathLike, address: str, private: bool = False) -> str:
     """Uploads a folder of `save_to_preset` to the hub, for `from_preset("hf://owner/name")`.
 
-    Who you are, huggingface_hub knows (`hf auth login`, or the environment's HF_TOKEN).
+    huggingface_hub must be logged in (`hf auth login`, or the environment variable HF_TOKEN).
 
     Args:
         folder: path.
-        address: `"hf://owner/name"`; the repository is made where there is none.
-        private: bool, whether a new repository is.
+        address: `"hf://owner/name"`; the repository is created if it does not exist.
+        private: bool, whether a new repository is private.
 
     Returns:
         Address of the commit, `"hf://owner/name@…"`.
 
     Raises:
-        keras_spm.weights.FormatError: for a folder that is no whole preset of ours;
-            nothing is uploaded then.
-        FileNotFoundError: for a folder without a file that it needs.
-        ValueError: for an address that is none.
-        huggingface_hub.errors.HfHubHTTPError: where the hub refuses.
+        keras_spm.weights.FormatError: if the folder is damaged or of another library;
+            nothing is uploaded.
+        FileNotFoundError: if a file is missing; nothing is uploaded.
+        ValueError: for an invalid address.
+        huggingface_hub.errors.HfHubHTTPError: if the hub refuses.
     """
     source = folder_source(folder)
-    layout = source.description.layout
+    layout = source.config.layout
     if layout != OWN_FORMAT:
-        raise FormatError(f"{folder} is in the form of {layout}: load it, and save the model.")
-    source.read()  # Refuses what is damaged.
+        raise FormatError(f"{folder} is in the format of {layout}: load it and save the model.")
+    source.read()  # Refuses damaged files.
     return hub.upload_folder(folder, address, private)
 
 
-def own_layout(model):
-    """The layout of our own files that a model's weights have."""
-    is_dense = hasattr(model, "backbone") and not isinstance(model, ImageClassifier)
-    return OWN_DENSE_LAYOUT if is_dense else OWN_LAYOUT
+def own_arrays(model: keras.Model) -> dict[str, np.ndarray]:
+    """Returns a model's weights as this package's files have them."""
+    return state_dict.export(values_of(model), own_layout(model))
 
 
-def own_arrays(model):
-    """A model's weights as our own files have them."""
-    return state_dict.write(values_of(model), own_layout(model))
+def own_layout(model: keras.Model, optional: tuple[str, ...] = ()) -> Layout:
+    """Returns the layout of this package's files, which may have `optional` tensors."""
+    layout = find_layouts(model).own
+    predictors = predictor_paths(model)
+    return dataclasses.replace(
+        layout,
+        rules=(*layout.rules, SamePath(without=predictors)),
+        head=tuple(same_name(path) for path in predictors),
+        optional=(*layout.optional, *optional),
+    )
 
 
-def own_config(model):
-    """A model's constructor arguments, but for its name and what it is built on."""
-    return {key: value for key, value in model.get_config().items() if key not in _PERSONAL}
+def predictor_paths(model: keras.Model) -> list[str]:
+    """Returns the paths of a task's variables that depend on `num_classes`."""
+    layers = model.class_predictors() if hasattr(model, "class_predictors") else []
+    return [variable.path for layer in layers for variable in layer.weights]
 
 
 def _config(model, sha256):
     backbone = getattr(model, "backbone", model)
+    backbone_config = {**_constructor_config(backbone), "dtype": backbone.dtype_policy.name}
+    check_arguments(backbone_config, type(backbone).__name__)
+    task = None
+    if model is not backbone:
+        config, own = _constructor_config(model), variables_of(backbone)
+        if model.head_argument is not None:
+            config[model.head_argument] = _head_config(getattr(model, model.head_argument))
+        layers = {path.partition("/")[0] for path in variables_of(model) if path not in own}
+        check_arguments(config, type(model).__name__)
+        task = {"class": type(model).__name__, "config": config, "layers": sorted(layers)}
     return {
         "format": OWN_FORMAT,
         "version": __version__,
-        "backbone": {
-            "class": type(backbone).__name__,
-            "config": {**own_config(backbone), "dtype": backbone.dtype_policy.name},
-        },
-        "task": None
-        if model is backbone
-        else {"class": type(model).__name__, "config": own_config(model)},
+        "backbone": {"class": type(backbone).__name__, "config": backbone_config},
+        "task": task,
         "weights": {"sha256": sha256},
     }
 
 
+def _constructor_config(model) -> dict[str, Any]:
+    return {key: value for key, value in model.get_config().items() if key not in _NOT_SAVED}
+
+
+def _head_config(head):
+    """Returns the registered name and the configuration of a head object."""
+    config = dict(head.get_config())
+    if isinstance(config.get("dtype"), dict):  # A Keras object, which presets do not contain.
+        config["dtype"] = head.dtype_policy.name
+    name = next((name for name, cls in HEADS.items() if cls is type(head)), None)
+    if name is None:
+        raise ValueError(f"{type(head).__name__} is not a registered head: {', '.join(HEADS)}.")
+    return {"class": name, "config": config}
+
+
 def _readme(model):
     return _README.format(
-        pipeline=_PIPELINES.get(type(model), "image-feature-extraction"),
+        pipeline_tag=getattr(model, "pipeline_tag", "image-feature-extraction"),
         backbone=type(getattr(model, "backbone", model)).__name__,
         version=__version__,
         cls=type(model).__name__,

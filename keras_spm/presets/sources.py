@@ -1,129 +1,120 @@
-"""What a preset's name stands for, and its weights as they are there."""
+"""Finds the configuration and the weights of a preset's name, folder or hub address."""
 
 import dataclasses
 import os
 import pathlib
-import typing
+from typing import NamedTuple
 
-from keras_spm.backbones import PVT
-from keras_spm.backbones import PVTSPM
-from keras_spm.backbones import PVTv2
-from keras_spm.backbones import PVTv2SPM
+import numpy as np
+
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.backbones import Swin
-from keras_spm.backbones import SwinSPM
-from keras_spm.cards import Card
-from keras_spm.cards import read_card
-from keras_spm.converters.hf_config import CONFIG
-from keras_spm.converters.hf_config import OWN_FORMAT
-from keras_spm.converters.hf_config import Description
-from keras_spm.converters.hf_config import describe
-from keras_spm.registry import lookup
+from keras_spm.cards import Card, read_card
+from keras_spm.converters.hf_config import CONFIG, ModelConfig, as_classifier, read_config
+from keras_spm.registry import BACKBONES, lookup
+from keras_spm.types import PathLike
 from keras_spm.weights import hub
 from keras_spm.weights.errors import FormatError
-from keras_spm.weights.formats import read_arrays
-from keras_spm.weights.formats import sha256_of
+from keras_spm.weights.formats import read_arrays, sha256_of
+from keras_spm.weights.key_mapping import OWN_FORMAT
 
-BACKBONES = (PVT, PVTSPM, PVTv2, PVTv2SPM, Swin, SwinSPM)
-# The weight file of our own folders.
+# The weight file of this package's folders.
 WEIGHTS = "model.safetensors"
 
 
-def list_presets():
-    """Returns the long names of all presets, as tasks take them."""
+def list_presets() -> list[str]:
+    """Returns the long names of all presets."""
     return list(_long_names())
 
 
 def _long_names():
-    return {f"{cls.preset_prefix}{name}": cls for cls in BACKBONES for name in cls.presets}
+    """Returns {long name: class}; a class has long names if it defines `preset_prefix`."""
+    return {
+        f"{cls.preset_prefix}{variant}": cls
+        for cls in BACKBONES.values()
+        if "preset_prefix" in vars(cls)
+        for variant in cls.presets
+    }
 
 
-class Weights(typing.NamedTuple):
-    """arrays: {name: numpy array}; layout: of the names; where: what to call them."""
+class Weights(NamedTuple):
+    """Arrays, their layout, and the name of their source."""
 
-    arrays: dict
+    arrays: dict[str, np.ndarray]
     layout: str
-    where: str
+    source: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A model that can be built, and perhaps its weights.
+    """A model's configuration, and the location of its weights.
 
     Attributes:
-        name: what the user called it.
-        wanted: class of backbone to make of it.
-        description: of the model that is there.
-        folder: path of a local folder with weights, or None.
-        snapshot: of the hub, or None.
-        card: `Card` of the weights, where they are a preset's.
+        name: as the user gave it.
+        wanted: backbone class that the user asked for.
+        config: of the model found.
+        folder: path of a local folder with weights, or `None`.
+        snapshot: of the hub, or `None`.
+        card: of a preset's published weights, or `None`.
     """
 
     name: str
-    wanted: type
-    description: Description
+    wanted: type[PyramidBackbone]
+    config: ModelConfig
     folder: pathlib.Path | None = None
     snapshot: hub.Snapshot | None = None
     card: Card | None = None
 
     @property
-    def is_foreign(self):
-        """Whether the description comes from somebody's folder, and may say anything."""
+    def is_untrusted(self) -> bool:
+        """Whether the configuration comes from a folder or the hub."""
         return self.folder is not None or self.snapshot is not None
 
-    def read(self):
-        """Returns the `Weights`, downloaded where they are on the hub."""
+    def read(self) -> Weights:
+        """Reads the weights, after downloading them if they are on the hub."""
         folder = self.folder
         if self.snapshot is not None:
             hub.fetch_weights(self.snapshot, self.card and self.card.sha256)
             folder = self.snapshot.folder
-        arrays, where = read_arrays(folder)
-        # Not before: of a file that holds no weights, any number of bytes could be summed.
-        _check_sha256(folder / WEIGHTS, self.description.sha256)
-        return Weights(arrays, self.description.layout, where)
+        arrays, name = read_arrays(folder)
+        # After reading, which refuses files of any size that are not weights.
+        _check_sha256(folder / WEIGHTS, self.config.sha256)
+        return Weights(arrays, self.config.layout, name)
 
 
-def find_source(wanted, name, with_weights):
-    """Finds out what a name stands for.
-
-    Args:
-        wanted: class of backbone.
-        name: a preset's, a folder, or an address on the hub.
-        with_weights: whether a preset's published weights are wanted.
-
-    Returns:
-        A `Source`.
+def find_source(wanted: type[PyramidBackbone], name: PathLike, with_weights: bool) -> Source:
+    """Finds a model by the name of a preset, its folder, or its address on the hub.
 
     Raises:
-        ValueError: for an unknown name, and a preset without published weights.
-        WeightsError: where a configuration cannot be had or is none.
+        ValueError: for an unknown name, and for a preset without published weights if
+            `with_weights`.
+        WeightsError: if a configuration cannot be downloaded or is invalid.
     """
     if hub.is_address(name):
         snapshot = hub.fetch_snapshot(name)
-        return Source(name, wanted, describe(snapshot.folder), snapshot=snapshot)
+        return Source(name, wanted, read_config(snapshot.folder), snapshot=snapshot)
     if _is_folder(name):
         return folder_source(name, wanted)
-    cls, variant = _named(wanted, name)
-    card = _card(cls, variant)
+    cls, variant = _parse_name(wanted, name)
+    card = _find_card(cls, variant)
     if with_weights:
         return _published(cls, variant, card, name)
-    description = Description(OWN_FORMAT, cls.__name__, {}, variant, card.classifier or None)
-    return Source(name, cls, description)
+    config = ModelConfig(OWN_FORMAT, cls.__name__, {}, variant)
+    return Source(name, cls, as_classifier(config, card.classifier))
 
 
-def folder_source(folder, wanted=PyramidBackbone):
-    """Returns the `Source` that a folder is."""
-    return Source(str(folder), wanted, describe(folder), folder=pathlib.Path(folder))
+def folder_source(folder: PathLike, wanted: type[PyramidBackbone] = PyramidBackbone) -> Source:
+    """Returns the source of a local folder."""
+    return Source(str(folder), wanted, read_config(folder), folder=pathlib.Path(folder))
 
 
 def _is_folder(name):
-    # Not Path.is_dir, which raises for names that no file can have.
+    # Not Path.is_dir, which raises for some invalid paths.
     path = pathlib.Path(name)
     return os.path.isdir(path) and (len(path.parts) > 1 or os.path.lexists(path / CONFIG))
 
 
-def _named(wanted, name):
-    """(class, short name) of a preset's short or long name."""
+def _parse_name(wanted, name):
+    """Returns (class, short name) of a preset's short or long name."""
     if wanted is PyramidBackbone:
         wanted = lookup("preset", str(name), _long_names())
     variant = str(name).removeprefix(wanted.preset_prefix)
@@ -131,11 +122,14 @@ def _named(wanted, name):
     return wanted, variant
 
 
-def _card(cls, variant):
-    """The variant's card; with SPM and nothing published, that of the variant without."""
-    families = [each for each in cls.__mro__ if each in BACKBONES]
-    cards = [read_card(f"{family.preset_prefix}{variant}") for family in families]
-    return next((card for card in cards if card.address is not None), cards[0])
+def _find_card(cls, variant):
+    """Returns the variant's card; without published weights, that of the parent family."""
+    cards = [
+        read_card(f"{family.preset_prefix}{variant}")
+        for family in cls.__mro__
+        if vars(family).get("preset_prefix") and family.presets.get(variant) == cls.presets[variant]
+    ]
+    return next((card for card in cards if card.address is not None), Card())
 
 
 def _published(cls, variant, card, name):
@@ -146,25 +140,25 @@ def _published(cls, variant, card, name):
             "loads a PyTorch checkpoint."
         )
     snapshot = hub.fetch_snapshot(card.address)
-    description = describe(snapshot.folder)
-    described = {**cls.presets.get(description.variant, {}), **description.arguments}
+    config = read_config(snapshot.folder)
+    described = {**cls.presets.get(config.variant, {}), **config.arguments}
     for argument, value in cls.presets[variant].items():
-        if argument in described and _plain(described[argument]) != _plain(value):
+        if argument in described and _to_list(described[argument]) != _to_list(value):
             raise FormatError(
-                f"{card.address} holds another variant than {variant!r}: "
+                f"{card.address} has another variant than {variant!r}: "
                 f"{argument}={described[argument]}, not {value}."
             )
-    description = dataclasses.replace(description, task_arguments=card.classifier)
-    return Source(name, cls, description, snapshot=snapshot, card=card)
+    config = as_classifier(config, card.classifier)
+    return Source(name, cls, config, snapshot=snapshot, card=card)
 
 
-def _plain(value):
+def _to_list(value):
     return list(value) if isinstance(value, (tuple, list)) else value
 
 
 def _check_sha256(path, expected):
     if expected is not None and path.is_file() and (found := sha256_of(path)) != expected:
         raise FormatError(
-            f"{path} is damaged, or not the file that the {CONFIG} beside it was written "
-            f"with: its sha256 is {found}, not {expected}."
+            f"{path} is damaged, or was not written with the {CONFIG} in its folder: its "
+            f"sha256 is {found}, expected {expected}."
         )

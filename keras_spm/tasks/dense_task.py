@@ -1,14 +1,13 @@
 """The base class of tasks on a feature pyramid."""
 
-import typing
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 
-from keras_spm.data.batching import ImageBatching
-from keras_spm.data.batching import ImageGeometry
+from keras_spm.data.batching import ImageBatching, ImageGeometry
 from keras_spm.layers.macs import macs
-from keras_spm.tasks.graph import data_format_of
-from keras_spm.tasks.graph import levels_of
+from keras_spm.tasks.graph import data_format_of, levels_of
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import Shape
 
@@ -30,8 +29,8 @@ class DenseTask(ImageTask):
         return [] if find is None else find()
 
     def batches(
-        self, images: typing.Sequence, batch_size: int
-    ) -> typing.Iterator[tuple[typing.Any, list[ImageGeometry]]]:
+        self, images: Sequence, batch_size: int
+    ) -> Iterator[tuple[Any, list[ImageGeometry]]]:
         """Yields the outputs of `predict` for images of any size, batch by batch.
 
         Args:
@@ -47,7 +46,7 @@ class DenseTask(ImageTask):
                 batch = batch.transpose(0, 3, 1, 2)
             yield self.predict_on_batch(batch), geometries
 
-    def check_class_order(self, class_names: typing.Sequence[str] | None) -> None:
+    def check_class_order(self, class_names: Sequence[str] | None) -> None:
         """Raises `ValueError` unless a data set has the model's classes in their order."""
         if self.class_indices(class_names).tolist() != list(range(self.num_classes)):
             raise ValueError(

@@ -1,6 +1,7 @@
 """Evaluation of a detector: losses and metrics in one pass over a data set."""
 
-import typing
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import keras
 import numpy as np
@@ -19,20 +20,20 @@ class Evaluation:
             return a dict of floats.
     """
 
-    def __init__(self, detector: keras.Model, metrics: typing.Iterable[typing.Callable]) -> None:
+    def __init__(self, detector: keras.Model, metrics: Iterable[Callable]) -> None:
         self.metrics = list(metrics)
         self._detector = detector
         self._pass = _Pass(detector)
 
     def __call__(
         self,
-        x: typing.Any,
-        y: typing.Any,
+        x: Any,
+        y: Any,
         batch_size: int | None,
         verbose: str | int,
-        sample_weight: typing.Any,
+        sample_weight: Any,
         steps: int | None,
-        callbacks: typing.Any,
+        callbacks: Any,
     ) -> dict[str, float]:
         if y is not None:
             x = _Batches(x, y, sample_weight, batch_size or 32)

@@ -1,6 +1,7 @@
 """Functional graphs from raw images through a backbone to a head."""
 
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -11,7 +12,7 @@ _ALL_LEVELS = ("P2", "P3", "P4", "P5")
 
 
 def connect_backbone(
-    backbone: keras.Model, images: keras.KerasTensor, levels: typing.Sequence[str] = ()
+    backbone: keras.Model, images: keras.KerasTensor, levels: Sequence[str] = ()
 ) -> tuple[dict[str, keras.KerasTensor], keras.KerasTensor | None]:
     """Applies a backbone to symbolic normalized images.
 
@@ -51,9 +52,9 @@ def connect_head(
     head: keras.layers.Layer,
     head_name: str,
     num_classes: int,
-    mean: typing.Sequence[float],
-    std: typing.Sequence[float],
-) -> tuple[keras.KerasTensor, typing.Any]:
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[keras.KerasTensor, Any]:
     """Builds the graph from raw images to the outputs of a head.
 
     An unbuilt head takes over the backbone's dtype policy, and `num_classes` and the name

@@ -1,23 +1,20 @@
 """Image classification on any backbone of this package."""
 
-import typing
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_spm.data.pipeline import EvaluationBatches
-from keras_spm.data.preprocessing import ImagePreprocessing
-from keras_spm.data.preprocessing import read_images
-from keras_spm.layers.image_normalization import IMAGENET_MEAN
-from keras_spm.layers.image_normalization import IMAGENET_STD
-from keras_spm.layers.image_normalization import ImageNormalization
+from keras_spm.data.preprocessing import ImagePreprocessing, read_images
+from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD, ImageNormalization
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
 from keras_spm.optimizers import AdamW
 from keras_spm.tasks.graph import connect_backbone
 from keras_spm.tasks.image_task import ImageTask
-from keras_spm.types import PathLike
-from keras_spm.types import Shape
+from keras_spm.types import PathLike, Shape
 from keras_spm.visualize import plot_images
 
 _TOP = 5  # Of top-5 accuracy.
@@ -64,14 +61,14 @@ class ImageClassifier(ImageTask):
         self,
         backbone: keras.Model,
         num_classes: int,
-        class_names: typing.Sequence[str] | None = None,
-        activation: str | typing.Callable | None = None,
+        class_names: Sequence[str] | None = None,
+        activation: str | Callable | None = None,
         dropout: float = 0.0,
-        mean: typing.Sequence[float] = IMAGENET_MEAN,
-        std: typing.Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         preprocessing: ImagePreprocessing | dict | None = None,
         multi_label: bool = False,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         if isinstance(preprocessing, dict):
             preprocessing = ImagePreprocessing(**preprocessing)
@@ -116,11 +113,7 @@ class ImageClassifier(ImageTask):
         self.compile()
 
     def compile(
-        self,
-        optimizer: typing.Any = "auto",
-        loss: typing.Any = "auto",
-        metrics: typing.Any = "auto",
-        **kwargs: typing.Any,
+        self, optimizer: Any = "auto", loss: Any = "auto", metrics: Any = "auto", **kwargs: Any
     ) -> None:
         """Configures training; `"auto"` stands for defaults that suit fine-tuning.
 
@@ -180,7 +173,7 @@ class ImageClassifier(ImageTask):
         ]
 
     def classify(
-        self, images: typing.Any, top: int = 5, batch_size: int = 32
+        self, images: Any, top: int = 5, batch_size: int = 32
     ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
         """Returns the most probable classes.
 
@@ -206,14 +199,14 @@ class ImageClassifier(ImageTask):
             return self._most_probable(probabilities, top)
         return [self._most_probable(row, top) for row in probabilities]
 
-    def predict_images(self, images: typing.Sequence, batch_size: int = 32) -> list[np.ndarray]:
+    def predict_images(self, images: Sequence, batch_size: int = 32) -> list[np.ndarray]:
         """Returns the probabilities of each image, (num_classes,); see `classify`."""
         return list(self._predict_probabilities(list(images), batch_size))
 
     def predict_record(
         self,
         prediction: np.ndarray,
-        image: typing.Any,
+        image: Any,
         top: int = 5,
         score_threshold: float = 0.3,
         output: PathLike | None = None,
@@ -226,10 +219,10 @@ class ImageClassifier(ImageTask):
 
     def draw(
         self,
-        images: typing.Sequence,
+        images: Sequence,
         path: PathLike,
-        targets: typing.Any = None,
-        predictions: typing.Sequence | None = None,
+        targets: Any = None,
+        predictions: Sequence | None = None,
     ) -> None:
         titles = [[] for _ in images]
         for index, title in enumerate(titles):
@@ -244,8 +237,8 @@ class ImageClassifier(ImageTask):
 
     def evaluate_on(
         self,
-        examples: typing.Sequence[dict],
-        class_names: typing.Sequence[str] | None = None,
+        examples: Sequence[dict],
+        class_names: Sequence[str] | None = None,
         batch_size: int = 32,
     ) -> dict[str, float]:
         """Returns `accuracy`, `loss`, and `top_5_accuracy` for more than 5 classes.
@@ -322,7 +315,7 @@ class ImageClassifier(ImageTask):
         pooled_shape = self.backbone.pooled_output.shape
         return macs(self.backbone, input_shape) + macs(self.get_layer("head"), pooled_shape)
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         activation = keras.activations.serialize(self.activation)
         return {**super().get_config(), "activation": activation}
 

@@ -1,8 +1,9 @@
 """The base class of all tasks: raw images in, a backbone inside, compiled by default."""
 
 import functools
-import typing
 import warnings
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -10,15 +11,13 @@ import numpy as np
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.batch_normalization import refuse_training
-from keras_spm.registry import PRESET_FUNCTIONS
-from keras_spm.registry import TASKS
+from keras_spm.registry import TASKS, PresetMixin
 from keras_spm.tasks.pixel_range import looks_scaled
-from keras_spm.types import PathLike
-from keras_spm.types import Shape
+from keras_spm.types import PathLike, Shape
 from keras_spm.visualize import plot_images
 
 
-class ImageTask(keras.Model):
+class ImageTask(PresetMixin, keras.Model):
     """A functional model from raw images to the outputs of a task, around a backbone.
 
     A subclass builds the graph, passes it to this constructor with its other arguments,
@@ -42,13 +41,15 @@ class ImageTask(keras.Model):
     """
 
     # What the hub calls the task.
-    pipeline_tag: typing.ClassVar[str | None] = None
+    pipeline_tag: ClassVar[str] = "image-feature-extraction"
     # Name of the constructor argument that is a head, if there is one.
-    head_argument: typing.ClassVar[str | None] = None
+    head_argument: ClassVar[str | None] = None
+    # Names of the classes, for tasks that have any.
+    class_names: list[str] | None = None
     # Folder to which `keras-spm predict` writes pictures if no other is given.
-    default_output: typing.ClassVar[str | None] = None
+    default_output: ClassVar[str | None] = None
 
-    def __init_subclass__(cls, **kwargs: typing.Any) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         TASKS.register(cls.__name__, cls)
         keras.saving.register_keras_serializable("keras_spm")(cls)
@@ -56,14 +57,15 @@ class ImageTask(keras.Model):
     def __init__(
         self,
         inputs: keras.KerasTensor,
-        outputs: typing.Any,
+        outputs: Any,
         backbone: keras.Model,
-        config: dict[str, typing.Any],
+        config: dict[str, Any],
         name: str | None = None,
         trainable: bool = True,
     ) -> None:
         # No other arguments: Keras's functional models ignore unknown ones silently.
-        config = {**config, "class_names": _checked_names(config)}
+        if "class_names" in config:
+            config = {**config, "class_names": _checked_names(config)}
         super().__init__(inputs=inputs, outputs=outputs, name=name, trainable=trainable)
         self.dtype_policy = backbone.dtype_policy
         self.autocast = False
@@ -72,51 +74,13 @@ class ImageTask(keras.Model):
         for argument, value in config.items():
             setattr(self, argument, value)
 
-    # === Presets ===
-
-    @classmethod
-    def from_preset(
-        cls, name: PathLike, load_weights: bool = True, **arguments: typing.Any
-    ) -> "ImageTask":
-        """Builds the task and loads its weights; its `load_report` lists what was loaded.
-
-        Called on `ImageTask` itself, it builds the task that the preset was saved as.
-
-        Args:
-            name: long name of a backbone preset, see `keras_spm.list_presets()`, or a
-                folder or address as in `PyramidBackbone.from_preset`.
-            load_weights: bool; `False` for random weights.
-            **arguments: of the task's constructor, without the backbone; by default as in
-                the folder. With another `num_classes`, the layers that depend on it are
-                randomly initialized.
-
-        Raises:
-            ValueError: for an unknown name (suggests the nearest) or a preset without
-                published weights.
-            keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
-        """
-        return PRESET_FUNCTIONS["load"](cls, name, load_weights, arguments)
-
-    def save_to_preset(self, folder: PathLike) -> None:
-        """Writes configuration, class names and weights to a new folder, for `from_preset`.
-
-        Args:
-            folder: path; it must not exist or be empty.
-
-        Raises:
-            FileExistsError: if the folder is not empty. No partial folder is left behind.
-        """
-        PRESET_FUNCTIONS["save"](self, folder)
-
     def class_predictors(self) -> list[keras.layers.Layer]:
         """Returns the layers whose weights depend on `num_classes`."""
         return []
 
     # === Training ===
 
-    def compile(
-        self, optimizer: typing.Any = "rmsprop", loss: typing.Any = None, **kwargs: typing.Any
-    ) -> None:
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
         """Configures training, as `keras.Model.compile`; subclasses add defaults."""
         if isinstance(optimizer, (str, dict)):
             optimizer = keras.optimizers.get(optimizer)
@@ -154,7 +118,7 @@ class ImageTask(keras.Model):
                 optimizer = type(optimizer).from_config(optimizer.get_config())
             self._compile_again(optimizer=optimizer)
 
-    def get_compile_config(self) -> dict[str, typing.Any]:
+    def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
         # As the user chose it: Keras would save what "auto" means on this backend.
         config["jit_compile"] = self._compile_again.keywords.get("jit_compile", "auto")
@@ -168,27 +132,25 @@ class ImageTask(keras.Model):
             }
         return config
 
-    def compile_from_config(self, config: dict[str, typing.Any]) -> None:
+    def compile_from_config(self, config: dict[str, Any]) -> None:
         optimizer = config["optimizer"]
         self.compile(**keras.saving.deserialize_keras_object(config))
         if optimizer is not None and optimizer["is_built"]:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(
-        self, x: typing.Any = None, *args: typing.Any, **kwargs: typing.Any
-    ) -> keras.callbacks.History:
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         self._check_pixels(x)
         return super().fit(x, *args, **kwargs)
 
-    def evaluate(self, x: typing.Any = None, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
         self._check_pixels(x)
         return super().evaluate(x, *args, **kwargs)
 
-    def predict(self, x: typing.Any, *args: typing.Any, **kwargs: typing.Any) -> typing.Any:
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         self._check_pixels(x)
         return super().predict(x, *args, **kwargs)
 
-    def make_train_function(self, force: bool = False) -> typing.Any:
+    def make_train_function(self, force: bool = False) -> Any:
         # Not in the first step: on JAX, an error there loses the values of the variables.
         for layer in self._flatten_layers():
             if hasattr(layer, "fold"):
@@ -212,7 +174,7 @@ class ImageTask(keras.Model):
 
     # === Serialization ===
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         config = {name: getattr(self, name) for name in self._task_arguments}
         return {
             "backbone": keras.saving.serialize_keras_object(self.backbone),
@@ -222,7 +184,7 @@ class ImageTask(keras.Model):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, typing.Any]) -> "ImageTask":
+    def from_config(cls, config: dict[str, Any]) -> "ImageTask":
         backbone = keras.saving.deserialize_keras_object(config["backbone"])
         if not backbone.trainable:
             # Keras sets a functional model's `trainable` before the model has its layers.
@@ -236,7 +198,7 @@ class ImageTask(keras.Model):
 
     # === Commands and recipes ===
 
-    def predict_images(self, images: typing.Sequence, batch_size: int = 8) -> list:
+    def predict_images(self, images: Sequence, batch_size: int = 8) -> list:
         """Returns a prediction for each image: by default the outputs, for images of one size.
 
         Args:
@@ -248,8 +210,8 @@ class ImageTask(keras.Model):
 
     def predict_record(
         self,
-        prediction: typing.Any,
-        image: typing.Any,
+        prediction: Any,
+        image: Any,
         top: int = 5,
         score_threshold: float = 0.3,
         output: PathLike | None = None,
@@ -273,10 +235,10 @@ class ImageTask(keras.Model):
 
     def draw(
         self,
-        images: typing.Sequence,
+        images: Sequence,
         path: PathLike,
-        targets: typing.Any = None,
-        predictions: typing.Sequence | None = None,
+        targets: Any = None,
+        predictions: Sequence | None = None,
     ) -> None:
         """Draws images with their targets, predictions, or both.
 
@@ -293,8 +255,8 @@ class ImageTask(keras.Model):
 
     def evaluate_on(
         self,
-        examples: typing.Sequence[dict],
-        class_names: typing.Sequence[str] | None = None,
+        examples: Sequence[dict],
+        class_names: Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> dict[str, float]:
         """Measures the model on examples.
@@ -317,7 +279,7 @@ class ImageTask(keras.Model):
         """The class names, or the indices of the classes as strings."""
         return self.class_names or [str(index) for index in range(self.num_classes)]
 
-    def class_indices(self, class_names: typing.Sequence[str] | None) -> np.ndarray:
+    def class_indices(self, class_names: Sequence[str] | None) -> np.ndarray:
         """Returns the model's index of each class of a data set, by name or else by order.
 
         Args:
@@ -363,7 +325,7 @@ def _freeze_whole(backbone, up_to_stage, batch_normalization):
 
 def _checked_names(config):
     """The class names as a list of strings, or None."""
-    class_names, num_classes = config.get("class_names"), config.get("num_classes")
+    class_names, num_classes = config["class_names"], config["num_classes"]
     if class_names is None:
         return None
     class_names = [str(name) for name in class_names]

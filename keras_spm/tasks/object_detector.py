@@ -1,7 +1,8 @@
 """Object detection on any backbone with a feature pyramid."""
 
 import importlib.util
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,18 +12,14 @@ from keras.utils import bounding_boxes
 from keras_spm.callbacks import CocoEvaluation
 from keras_spm.data.batching import ImageBatching
 from keras_spm.heads.retinanet import RetinaNet
-from keras_spm.layers.image_normalization import IMAGENET_MEAN
-from keras_spm.layers.image_normalization import IMAGENET_STD
+from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from keras_spm.metrics import coco_average_precision
 from keras_spm.optimizers import AdamW
 from keras_spm.registry import lookup
-from keras_spm.tasks.dense_task import DenseTask
-from keras_spm.tasks.dense_task import checked_batching
+from keras_spm.tasks.dense_task import DenseTask, checked_batching
 from keras_spm.tasks.evaluation import Evaluation
-from keras_spm.tasks.graph import connect_head
-from keras_spm.tasks.graph import data_format_of
-from keras_spm.types import PathLike
-from keras_spm.types import Tensor
+from keras_spm.tasks.graph import connect_head, data_format_of
+from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_detections
 
 _DRAWN_SCORE = 0.3  # Lowest score of the detections that are drawn.
@@ -84,12 +81,12 @@ class ObjectDetector(DenseTask):
         backbone: keras.Model,
         num_classes: int,
         detector: keras.layers.Layer | None = None,
-        class_names: typing.Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         bounding_box_format: str = "xyxy",
-        mean: typing.Sequence[float] = IMAGENET_MEAN,
-        std: typing.Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         batching: ImageBatching | dict | None = None,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         lookup("bounding_box_format", bounding_box_format, _FORMATS)
         detector = detector or RetinaNet()
@@ -114,9 +111,7 @@ class ObjectDetector(DenseTask):
         self.loss_trackers = [keras.metrics.Mean(name=name) for name in detector.loss_names]
         self.compile()
 
-    def compile(
-        self, optimizer: typing.Any = "auto", metrics: typing.Any = "auto", **kwargs: typing.Any
-    ) -> None:
+    def compile(self, optimizer: Any = "auto", metrics: Any = "auto", **kwargs: Any) -> None:
         """Configures training; `"auto"` stands for defaults that suit fine-tuning.
 
         The loss is the sum of the detector's losses.
@@ -137,7 +132,7 @@ class ObjectDetector(DenseTask):
         super().compile(optimizer=optimizer, **kwargs)
         self._compile_again.keywords["metrics"] = metrics
 
-    def get_compile_config(self) -> dict[str, typing.Any]:
+    def get_compile_config(self) -> dict[str, Any]:
         metrics = keras.saving.serialize_keras_object(self._evaluation.metrics)
         return {**super().get_compile_config(), "metrics": metrics}
 
@@ -145,7 +140,7 @@ class ObjectDetector(DenseTask):
         self,
         x: Tensor = None,
         y: dict[str, Tensor] | None = None,
-        y_pred: typing.Any = None,
+        y_pred: Any = None,
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
@@ -157,7 +152,7 @@ class ObjectDetector(DenseTask):
         return sum([*sums, *self.losses])
 
     def image_losses(
-        self, targets: dict[str, Tensor], outputs: typing.Any, sample_weight: Tensor | None = None
+        self, targets: dict[str, Tensor], outputs: Any, sample_weight: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Returns {name: (batch,)}, the contributions of the images to the batch's losses.
 
@@ -171,7 +166,7 @@ class ObjectDetector(DenseTask):
 
     # === Detections ===
 
-    def predict_step(self, *args: typing.Any) -> typing.Any:
+    def predict_step(self, *args: Any) -> Any:
         # On JAX: (state, data) → (outputs, state); elsewhere: data → outputs.
         *_, data = args
         outputs = super().predict_step(*args)
@@ -181,7 +176,7 @@ class ObjectDetector(DenseTask):
             return self.detections(outputs, images), state
         return self.detections(outputs, images)
 
-    def detections(self, outputs: typing.Any, images: Tensor) -> dict[str, Tensor]:
+    def detections(self, outputs: Any, images: Tensor) -> dict[str, Tensor]:
         """Returns the detections of a batch, as `predict` does.
 
         Args:
@@ -196,7 +191,7 @@ class ObjectDetector(DenseTask):
         """Converts boxes from `bounding_box_format` to xyxy."""
         return bounding_boxes.convert_format(boxes, self.bounding_box_format, "xyxy")
 
-    def detect(self, images: typing.Sequence, batch_size: int = 8) -> list[dict[str, np.ndarray]]:
+    def detect(self, images: Sequence, batch_size: int = 8) -> list[dict[str, np.ndarray]]:
         """Detects objects in images of any size.
 
         Args:
@@ -221,8 +216,8 @@ class ObjectDetector(DenseTask):
     def to_image_pixels(
         self,
         outputs: dict[str, np.ndarray],
-        scales: typing.Sequence[tuple[float, float]],
-        sizes: typing.Sequence[tuple[int, int]],
+        scales: Sequence[tuple[float, float]],
+        sizes: Sequence[tuple[int, int]],
     ) -> list[dict[str, np.ndarray]]:
         """Converts outputs of `predict` to detections in pixels of the images.
 
@@ -253,16 +248,14 @@ class ObjectDetector(DenseTask):
             )
         return detections
 
-    def predict_images(
-        self, images: typing.Sequence, batch_size: int = 8
-    ) -> list[dict[str, np.ndarray]]:
+    def predict_images(self, images: Sequence, batch_size: int = 8) -> list[dict[str, np.ndarray]]:
         """Returns the detections of each image, as `detect`."""
         return self.detect(images, batch_size)
 
     def predict_record(
         self,
         prediction: dict[str, np.ndarray],
-        image: typing.Any,
+        image: Any,
         top: int = 5,
         score_threshold: float = _DRAWN_SCORE,
         output: PathLike | None = None,
@@ -281,10 +274,10 @@ class ObjectDetector(DenseTask):
 
     def draw(
         self,
-        images: typing.Sequence,
+        images: Sequence,
         path: PathLike,
-        targets: typing.Any = None,
-        predictions: typing.Sequence[dict] | None = None,
+        targets: Any = None,
+        predictions: Sequence[dict] | None = None,
     ) -> None:
         """Draws targets beside the predictions with a score of at least 0.3."""
         if isinstance(targets, dict):
@@ -302,8 +295,8 @@ class ObjectDetector(DenseTask):
 
     def evaluate_on(
         self,
-        examples: typing.Sequence[dict],
-        class_names: typing.Sequence[str] | None = None,
+        examples: Sequence[dict],
+        class_names: Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> dict[str, float]:
         """Returns COCO's metrics, and `AP/class` for each class."""
@@ -315,15 +308,15 @@ class ObjectDetector(DenseTask):
 
     def evaluate(
         self,
-        x: typing.Any = None,
+        x: Any = None,
         y: dict[str, Tensor] | None = None,
         batch_size: int | None = None,
         verbose: str | int = "auto",
         sample_weight: Tensor | None = None,
         steps: int | None = None,
-        callbacks: typing.Any = None,
+        callbacks: Any = None,
         return_dict: bool = False,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> dict[str, float] | list[float]:
         """Returns the losses and metrics of a data set, in one pass.
 

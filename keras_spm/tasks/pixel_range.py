@@ -1,13 +1,13 @@
 """Checks the pixel range of the first images of a data set."""
 
-import typing
+from typing import Any
 
 import numpy as np
 
 _CHECKED_IMAGES = 8
 
 
-def looks_scaled(data: typing.Any) -> bool:
+def looks_scaled(data: Any) -> bool:
     """Whether the first images are floats with no pixel above 1 and not all black.
 
     Checks arrays, and data sets whose first element can be read without consuming it.

@@ -1,6 +1,7 @@
 """Semantic segmentation on any backbone with a feature pyramid."""
 
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,19 +11,14 @@ from keras_spm.backend import resize_bilinear
 from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data.batching import ImageBatching
 from keras_spm.heads.semantic_fpn import SemanticFPN
-from keras_spm.layers.image_normalization import IMAGENET_MEAN
-from keras_spm.layers.image_normalization import IMAGENET_STD
+from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from keras_spm.layers.resizing import ResizeLike
-from keras_spm.metrics.segmentation import MeanIoU
-from keras_spm.metrics.segmentation import PixelAccuracy
+from keras_spm.metrics.segmentation import MeanIoU, PixelAccuracy
 from keras_spm.optimizers import AdamW
-from keras_spm.tasks.dense_task import DenseTask
-from keras_spm.tasks.dense_task import checked_batching
-from keras_spm.tasks.graph import connect_head
-from keras_spm.tasks.graph import data_format_of
+from keras_spm.tasks.dense_task import DenseTask, checked_batching
+from keras_spm.tasks.graph import connect_head, data_format_of
 from keras_spm.types import PathLike
-from keras_spm.visualize import class_colors
-from keras_spm.visualize import plot_segmentations
+from keras_spm.visualize import class_colors, plot_segmentations
 
 
 class SemanticSegmenter(DenseTask):
@@ -72,12 +68,12 @@ class SemanticSegmenter(DenseTask):
         backbone: keras.Model,
         num_classes: int,
         decoder: keras.layers.Layer | None = None,
-        class_names: typing.Sequence[str] | None = None,
+        class_names: Sequence[str] | None = None,
         ignore_class: int | None = 255,
-        mean: typing.Sequence[float] = IMAGENET_MEAN,
-        std: typing.Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         batching: ImageBatching | dict | None = None,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> None:
         decoder = decoder or SemanticFPN()
 
@@ -107,11 +103,7 @@ class SemanticSegmenter(DenseTask):
         self.compile()
 
     def compile(
-        self,
-        optimizer: typing.Any = "auto",
-        loss: typing.Any = "auto",
-        metrics: typing.Any = "auto",
-        **kwargs: typing.Any,
+        self, optimizer: Any = "auto", loss: Any = "auto", metrics: Any = "auto", **kwargs: Any
     ) -> None:
         """Configures training; `"auto"` stands for defaults that suit fine-tuning.
 
@@ -134,7 +126,7 @@ class SemanticSegmenter(DenseTask):
             ]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
-    def segment(self, images: typing.Sequence, batch_size: int = 8) -> list[np.ndarray]:
+    def segment(self, images: Sequence, batch_size: int = 8) -> list[np.ndarray]:
         """Predicts the class of every pixel, for images of any size.
 
         Args:
@@ -155,14 +147,14 @@ class SemanticSegmenter(DenseTask):
             for logits, geometry in zip(outputs, geometries, strict=True)
         ]
 
-    def predict_images(self, images: typing.Sequence, batch_size: int = 8) -> list[np.ndarray]:
+    def predict_images(self, images: Sequence, batch_size: int = 8) -> list[np.ndarray]:
         """Returns the segmentation map of each image, as `segment`."""
         return self.segment(images, batch_size)
 
     def predict_record(
         self,
         prediction: np.ndarray,
-        image: typing.Any,
+        image: Any,
         top: int = 5,
         score_threshold: float = 0.3,
         output: PathLike | None = None,
@@ -182,10 +174,10 @@ class SemanticSegmenter(DenseTask):
 
     def draw(
         self,
-        images: typing.Sequence,
+        images: Sequence,
         path: PathLike,
-        targets: typing.Any = None,
-        predictions: typing.Sequence | None = None,
+        targets: Any = None,
+        predictions: Sequence | None = None,
     ) -> None:
         if targets is not None:
             targets = [
@@ -196,8 +188,8 @@ class SemanticSegmenter(DenseTask):
 
     def evaluate_on(
         self,
-        examples: typing.Sequence[dict],
-        class_names: typing.Sequence[str] | None = None,
+        examples: Sequence[dict],
+        class_names: Sequence[str] | None = None,
         batch_size: int = 8,
     ) -> dict[str, float]:
         """Returns `mean_iou`, `pixel_accuracy`, and `iou/class` for each class."""

@@ -106,7 +106,9 @@ class TensorBoard(keras.callbacks.Callback):
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        scalars = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        scalars = [
+            Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()
+        ]
         event = Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / self._name).open("ab") as file:

@@ -6,19 +6,14 @@ import typing
 import keras
 
 from keras_spm.callbacks import CocoEvaluation
-from keras_spm.data import DetectionBatching
-from keras_spm.data import ImageBatching
+from keras_spm.data import DetectionBatching, ImageBatching
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.data.transforms import horizontal_flip
-from keras_spm.data.transforms import to_pixels
+from keras_spm.data.transforms import horizontal_flip, to_pixels
 from keras_spm.heads import RetinaNet
 from keras_spm.tasks import ObjectDetector
 from keras_spm.trainer.dense import DenseRecipe
 from keras_spm.trainer.recipe import Setup
-
-# COCO's own annotations include boxes without area.
-_WITH_INVALID_ANNOTATIONS = ("coco", "tfds_coco")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +21,8 @@ class DetectionRecipe(DenseRecipe):
     """Hyperparameters of an `ObjectDetector`.
 
     Attributes:
-        invalid: `"raise"`, or `"drop"` to leave out invalid annotations. `"auto"` drops them
-            in COCO's own files, and raises an error otherwise.
+        invalid: `"raise"`, or `"drop"` to leave out invalid annotations. `"auto"` is the
+            default of the data format: `"drop"` for COCO's own files, else `"raise"`.
         min_size: length of the shorter side of images, pixels. The aspect ratio is kept.
         max_size: limit of the longer side.
         num_convs: convolutions in each tower of the head.
@@ -51,9 +46,7 @@ class DetectionRecipe(DenseRecipe):
     scene_class_names: typing.ClassVar[list[str]] = CLASS_NAMES[1:]
 
     def reader_arguments(self) -> dict[str, typing.Any]:
-        if self.invalid != "auto":
-            return {"invalid": self.invalid}
-        return {"invalid": "drop" if self.dataset in _WITH_INVALID_ANNOTATIONS else "raise"}
+        return {} if self.invalid == "auto" else {"invalid": self.invalid}
 
     def setup(self) -> Setup:
         keras.utils.set_random_seed(self.seed)

@@ -2,14 +2,14 @@
 
 import collections.abc
 import pathlib
+import re
 
 import keras
 
 from keras_spm.registry import RECIPES
 from keras_spm.tasks.image_task import ImageTask
-from keras_spm.trainer.recipe import Recipe
-from keras_spm.trainer.recipe import load_recipe
-from keras_spm.trainer.recipe import load_saved_recipe
+from keras_spm.trainer.recipe import Recipe, load_recipe, load_saved_recipe
+from keras_spm.types import PathLike
 
 
 def load_task(name: str) -> ImageTask:
@@ -27,10 +27,27 @@ def load_task(name: str) -> ImageTask:
     best = path / "best.keras"
     if path.suffix != ".keras" and not best.is_file():
         return ImageTask.from_preset(name)
-    model = keras.saving.load_model(path if path.suffix == ".keras" else best)
+    model = load_keras_file(path if path.suffix == ".keras" else best)
     if not isinstance(model, ImageTask):
         raise ValueError(f"{path} must contain a task. Received: {type(model).__name__}")
     return model
+
+
+def load_keras_file(path: PathLike) -> keras.Model:
+    """Loads a `.keras` file.
+
+    Raises:
+        ValueError: for a missing file, an unknown class, and an invalid configuration.
+    """
+    try:
+        return keras.saving.load_model(path)
+    except TypeError as error:
+        # Keras's message contains the whole configuration.
+        unknown = re.search(r"Could not locate (class|function) '[^']*'", str(error))
+        reason = str(error).splitlines()[-1]
+        if unknown is not None:
+            reason = f"{unknown[0]}. Import its module with `--import`."
+        raise ValueError(f"{path}: {reason}") from error
 
 
 def find_recipe(

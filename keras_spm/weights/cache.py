@@ -1,25 +1,25 @@
-"""Weights of the hub in our own form, kept so that they are converted but once.
+"""Cache of converted weights: one folder per commit of the hub, with one file.
 
-A folder stands for one commit of a repository; in it lies one file, named by the sha256
-of its bytes. A file that is not what its name says is removed and made again.
+The file is named by its sha256; if they differ, it is removed and written again.
 """
 
+import collections.abc
 import contextlib
 import pathlib
 import warnings
 
-from keras_spm.weights.formats import read_arrays
-from keras_spm.weights.formats import sha256_of
-from keras_spm.weights.formats import write_safetensors
+import numpy as np
 
-_UNFINISHED = ".unfinished.safetensors"
+from keras_spm.weights.formats import read_arrays, sha256_of, write_safetensors
+from keras_spm.weights.hub import Snapshot
+
+_TEMPORARY = ".temporary.safetensors"
 
 
-def folder_of(snapshot, version):
-    """Path of the folder for a `Snapshot`, as a version of this library converts it.
+def cache_folder(snapshot: Snapshot, version: str) -> pathlib.Path:
+    """Returns the path of a snapshot's cache folder for a version of this package.
 
-    It lies in huggingface_hub's cache for what libraries make of downloads (HF_HOME,
-    HF_ASSETS_CACHE).
+    It is part of huggingface_hub's cache for derived files (HF_HOME, HF_ASSETS_CACHE).
     """
     from huggingface_hub import constants
 
@@ -27,15 +27,13 @@ def folder_of(snapshot, version):
     return pathlib.Path(constants.HF_ASSETS_CACHE, "keras_spm", version, name, snapshot.commit)
 
 
-def read_or_convert(folder, convert):
-    """Reads the converted weights in a folder; converts and keeps them where there are none.
+def read_or_convert(
+    folder: pathlib.Path, convert: collections.abc.Callable[[], dict[str, np.ndarray]]
+) -> tuple[dict[str, np.ndarray], pathlib.Path | None]:
+    """Reads the converted weights in a cache folder, or converts and saves them.
 
-    Of several processes one converts, the others wait for it. Where nothing can be
-    written, a warning says so, and the weights come all the same.
-
-    Args:
-        folder: path, from `folder_of`.
-        convert: function of nothing → {name: numpy array}.
+    If several processes need them, one converts and the others wait for it. If the folder
+    is not writable, the weights are converted each time, with a warning.
 
     Returns:
         (arrays, path of the file or None)
@@ -54,7 +52,7 @@ def read_or_convert(folder, convert):
             return arrays, _write(folder, arrays)
     except OSError as error:
         warnings.warn(
-            f"Converted weights cannot be kept in {folder} ({error}); they are converted "
+            f"Converted weights cannot be saved in {folder} ({error}); they are converted "
             "again each time.",
             stacklevel=2,
         )
@@ -65,14 +63,14 @@ def _find(folder):
     for path in sorted(folder.glob("[0-9a-f]*.safetensors")):
         if sha256_of(path) == path.stem:
             return path
-        with contextlib.suppress(OSError):  # In a cache that cannot be written it stays.
+        with contextlib.suppress(OSError):  # The cache may be read-only.
             path.unlink()
     return None
 
 
 def _write(folder, arrays):
-    for left_by_a_kill in folder.glob(f".*{_UNFINISHED}*"):
-        left_by_a_kill.unlink()
-    unfinished = folder / _UNFINISHED
-    write_safetensors(unfinished, arrays)
-    return unfinished.replace(folder / f"{sha256_of(unfinished)}.safetensors")
+    for leftover in folder.glob(f".*{_TEMPORARY}*"):  # Of a killed process.
+        leftover.unlink()
+    temporary = folder / _TEMPORARY
+    write_safetensors(temporary, arrays)
+    return temporary.replace(folder / f"{sha256_of(temporary)}.safetensors")

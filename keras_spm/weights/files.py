@@ -1,39 +1,35 @@
-"""Reads files that may be anything: of regular files, no more than is sensible."""
+"""Safe reading of untrusted files: regular files only, with a limit on headers and JSON."""
 
 import collections
 import json
+import pathlib
 import stat
+import typing
 
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.messages import listed
-from keras_spm.weights.messages import shortened
+from keras_spm.weights.errors import FormatError, join_names, shorten
 
-# Bytes of what describes tensors, as opposed to their values, and of configurations. The
-# models here need 0.1 MB; more takes seconds to parse.
-_LARGEST_DESCRIPTION = 4 << 20
+# Bytes of a header, pickle or configuration. Models of this package need 0.1 MB; parsing
+# more takes seconds.
+_MAX_HEADER = 4 << 20
 
 
-def check_is_file(path, what):
-    """Refuses what reading may never end of, or change: pipes, devices, folders.
+def check_is_file(path: pathlib.Path, kind: str) -> None:
+    """Refuses pipes, devices and folders, which may never end or change while they are read.
 
     Raises:
-        FileNotFoundError: where there is nothing.
-        FormatError: for anything but a file.
+        FileNotFoundError: if there is no such file; the message has its `kind`.
+        FormatError: if it is not a regular file.
     """
     try:
         mode = path.stat().st_mode
-    except (OSError, ValueError) as error:  # No path may hold NUL.
-        raise FileNotFoundError(f"There is no {what} {path}: {error}") from error
+    except (OSError, ValueError) as error:  # ValueError for a path with NUL.
+        raise FileNotFoundError(f"There is no {kind} {path}: {error}") from error
     if not stat.S_ISREG(mode):
         raise FormatError(f"{path} is not a regular file.")
 
 
-def read_start(path, count):
-    """Returns the first `count` bytes, or as many as there are.
-
-    Raises:
-        FormatError: where the system does not let them be read.
-    """
+def read_start(path: pathlib.Path, count: int) -> bytes:
+    """Returns the first `count` bytes of a file, or all of a shorter one."""
     try:
         with path.open("rb") as file:
             return file.read(count)
@@ -41,61 +37,52 @@ def read_start(path, count):
         raise FormatError(f"{path} cannot be read: {error}") from error
 
 
-def check_description(path, length, what):
-    """Refuses what describes a file's contents by more bytes than any model needs.
+def check_header_size(path: pathlib.Path, size: int, kind: str) -> None:
+    """Limits the size in bytes of a header, pickle or configuration."""
+    if size > _MAX_HEADER:
+        raise FormatError(f"{path}: the {kind} is longer than the limit of {_MAX_HEADER} bytes.")
+
+
+def read_json(path: pathlib.Path, kind: str) -> typing.Any:
+    """Reads a JSON file, see `parse_json`.
 
     Raises:
-        FormatError: names it by `what`.
+        FileNotFoundError: if there is no such file.
+        FormatError: if it is too long or is not JSON.
     """
-    if length > _LARGEST_DESCRIPTION:
-        raise FormatError(
-            f"{path}: the {what} is longer than any model needs, {_LARGEST_DESCRIPTION} bytes."
-        )
+    check_is_file(path, kind)
+    text = read_start(path, _MAX_HEADER + 1)
+    check_header_size(path, len(text), kind)
+    return parse_json(path, text, kind)
 
 
-def read_json(path, what):
-    """Reads a JSON file.
+def parse_json(path: pathlib.Path, text: str | bytes, kind: str) -> typing.Any:
+    """Parses JSON strictly.
 
     Args:
-        path: of the file.
-        what: what the file is, for messages.
+        path, kind: name and kind of the file, for messages.
+        text: JSON.
 
     Raises:
-        FileNotFoundError: where there is none.
-        FormatError: for anything else than JSON of a sensible length, with each key once.
-    """
-    check_is_file(path, what)
-    text = read_start(path, _LARGEST_DESCRIPTION + 1)
-    check_description(path, len(text), what)
-    return parse_json(path, text, what)
-
-
-def parse_json(path, text, what):
-    """Parses JSON.
-
-    Args:
-        path: of the file, for messages.
-        text: str or bytes.
-        what: what the text is, for messages.
-
-    Raises:
-        FormatError: for anything else, a key that stands twice in one object, and NaN.
+        FormatError: if it is not JSON, has a duplicate key, or has NaN or infinity.
     """
 
-    def without_duplicates(pairs):
+    def to_dict(pairs):
         contents = dict(pairs)
         if len(contents) < len(pairs):
             counts = collections.Counter(name for name, _ in pairs)
-            twice = sorted(name for name, count in counts.items() if count > 1)
-            raise FormatError(f"{path}: the {what} names [{listed(map(repr, twice))}] twice.")
+            duplicates = sorted(name for name, count in counts.items() if count > 1)
+            raise FormatError(
+                f"{path}: the {kind} has duplicate keys [{join_names(map(repr, duplicates))}]."
+            )
         return contents
 
-    def refused(constant):
-        raise ValueError(f"it holds {constant}")
+    def refuse_constant(constant):
+        raise ValueError(f"{constant} is not allowed")
 
     try:
-        return json.loads(text, object_pairs_hook=without_duplicates, parse_constant=refused)
+        return json.loads(text, object_pairs_hook=to_dict, parse_constant=refuse_constant)
     except FormatError:
         raise
-    except (ValueError, RecursionError) as error:  # Not JSON, or too long a number in it.
-        raise FormatError(f"{path}: the {what} is not JSON: {shortened(error)}") from error
+    except (ValueError, RecursionError) as error:  # ValueError also for very long numbers.
+        raise FormatError(f"{path}: the {kind} is not JSON: {shorten(error)}") from error

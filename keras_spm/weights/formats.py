@@ -1,4 +1,4 @@
-"""From files or a mapping to {name: numpy array}, without running anything in them."""
+"""Reads weight files and mappings as {name: numpy array}, without running code from them."""
 
 import collections.abc
 import hashlib
@@ -10,69 +10,72 @@ import struct
 import ml_dtypes
 import numpy as np
 
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.files import check_description
-from keras_spm.weights.files import check_is_file
-from keras_spm.weights.files import parse_json
-from keras_spm.weights.files import read_json
-from keras_spm.weights.files import read_start
-from keras_spm.weights.messages import listed
-from keras_spm.weights.messages import shortened
-from keras_spm.weights.torch_files import check_views
-from keras_spm.weights.torch_files import plain
-from keras_spm.weights.torch_files import read_torch
+from keras_spm.types import PathLike
+from keras_spm.weights.errors import FormatError, join_names, shorten
+from keras_spm.weights.files import (
+    check_header_size,
+    check_is_file,
+    parse_json,
+    read_json,
+    read_start,
+)
+from keras_spm.weights.torch_files import check_views, plain_dict, read_torch
 
 INDEX_SUFFIX = ".index.json"
 
-# What a folder may hold, the first found counts: the names that transformers writes.
+# Weight files of a folder, in order of preference, as transformers names them.
 WEIGHT_FILES = tuple(
     f"{name}{index}"
     for name in ("model.safetensors", "pytorch_model.bin")
     for index in ("", INDEX_SUFFIX)
 )
-# Where training code puts the weights in a checkpoint, and what wrappers put before names.
+# Keys under which training code saves the weights, and the prefix that wrappers add to names.
 _WRAPPERS = ("model", "state_dict")
 _WRAPPER_PREFIX = "module."
 
-# A file of an index's own folder, and of no other.
+# Shards are in the same folder as their index.
 _SHARD = re.compile(r"[\w.-]{1,200}", re.ASCII)
 
 
-def read_arrays(source):
+def read_arrays(
+    source: PathLike | collections.abc.Mapping,
+) -> tuple[dict[str, np.ndarray], str]:
     """Reads named arrays.
 
-    Seen through are the wrappers `{"model": …}` and `{"state_dict": …}` (the rest of such
-    a checkpoint is not looked at) and a `module.` before every name.
+    The wrappers `{"model": …}` and `{"state_dict": …}` are unwrapped (the other entries of
+    such a checkpoint are ignored), and a prefix `module.` of all names is removed.
 
     Args:
         source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, of an index
             (`….index.json`) of several such files, or of a folder with a `model.safetensors`
             or `pytorch_model.bin`, whole or indexed; or a mapping of names to arrays
-            (numpy's, torch tensors, or of any class that has `__array__`).
+            (NumPy's, PyTorch tensors, or of any class that has `__array__`).
 
     Returns:
-        (arrays, description): {name: array} in the source's own dtypes, and what to call
-        the source in messages.
+        (arrays, description): {name: array} in the source's own dtypes, and the name of
+        the source for messages.
 
     Raises:
-        FileNotFoundError: for a path where there is no file.
-        FormatError: for anything that does not hold named arrays.
+        FileNotFoundError: if there is no such file.
+        FormatError: if it does not have named arrays.
     """
     if isinstance(source, collections.abc.Mapping):
         contents, description = source, "the mapping"
     elif isinstance(source, (str, os.PathLike)):
-        path = _in_folder(pathlib.Path(source))
+        path = _find_in_folder(pathlib.Path(source))
         contents, description = _read_file(path), str(path)
     else:
         raise FormatError(
             f"`source` must be a path or a mapping of arrays. Received: {type(source).__name__}"
         )
-    contents = plain(contents)
+    contents = plain_dict(contents)
     for wrapper in _WRAPPERS:
         if isinstance(contents.get(wrapper), collections.abc.Mapping):
-            contents, description = plain(contents[wrapper]), f"{description}[{wrapper!r}]"
-    if odd := [name for name in contents if not isinstance(name, str)]:
-        raise FormatError(f"{description} has names that are no text: {listed(map(repr, odd))}.")
+            contents, description = plain_dict(contents[wrapper]), f"{description}[{wrapper!r}]"
+    if invalid := [name for name in contents if not isinstance(name, str)]:
+        raise FormatError(
+            f"{description} has names that are not strings: {join_names(map(repr, invalid))}."
+        )
     if contents and all(name.startswith(_WRAPPER_PREFIX) for name in contents):
         contents = {name.removeprefix(_WRAPPER_PREFIX): contents[name] for name in contents}
     arrays = {name: _to_array(name, value, description) for name, value in contents.items()}
@@ -80,41 +83,42 @@ def read_arrays(source):
     return arrays, description
 
 
-def write_safetensors(path, arrays):
-    """Writes {name: numpy array} to a `.safetensors` file, whole or not at all.
+def write_safetensors(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
+    """Writes {name: array} to a `.safetensors` file; no partial file is left on failure.
 
-    The metadata say that the tensors are PyTorch's, as transformers asks.
-
-    Raises:
-        FormatError: for a path that ends in anything else.
-        OSError: where it cannot be written.
+    The metadata declare PyTorch tensors, which transformers requires.
     """
     from safetensors.numpy import save
 
     path = pathlib.Path(path)
     if path.suffix != ".safetensors":
         raise FormatError(f"`path` must end in .safetensors. Received: {path}")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.temporary")
     try:
-        # Not `save_file`, whose files only their owner may read.
-        unfinished.write_bytes(save(arrays, metadata={"format": "pt"}))
-        unfinished.replace(path)
+        # Not `save_file`, which makes files that only their owner can read.
+        temporary.write_bytes(save(arrays, metadata={"format": "pt"}))
+        temporary.replace(path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def sha256_of(path):
-    """Returns the sha256 of a file's bytes, in hexadecimal."""
+def sha256_of(path: PathLike) -> str:
+    """Returns the sha256 of a file in hexadecimal."""
     with pathlib.Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _in_folder(path):
+def shard_names(path: pathlib.Path) -> list[str]:
+    """Returns the file names in an index; none for any other weight file."""
+    return sorted(set(_weight_map(path).values())) if path.name.endswith(INDEX_SUFFIX) else []
+
+
+def _find_in_folder(path):
     if not os.path.isdir(path):
         return path
     found = [path / name for name in WEIGHT_FILES if os.path.lexists(path / name)]
     if not found:
-        raise FileNotFoundError(f"The folder {path} holds none of {', '.join(WEIGHT_FILES)}.")
+        raise FileNotFoundError(f"The folder {path} has none of {', '.join(WEIGHT_FILES)}.")
     return found[0]
 
 
@@ -124,15 +128,10 @@ def _read_file(path):
         return _read_shards(path)
     if path.suffix not in _READERS:
         raise FormatError(
-            f"{path}: weights are read from {', '.join((*_READERS, INDEX_SUFFIX))}, "
-            f"not from {path.suffix!r}."
+            f"{path}: the suffix of a weight file must be one of "
+            f"{', '.join((*_READERS, INDEX_SUFFIX))}. Received: {path.suffix!r}"
         )
     return _READERS[path.suffix](path)
-
-
-def shard_names(path):
-    """Names of the files that an index names; none for any other weight file."""
-    return sorted(set(_weight_map(path).values())) if path.name.endswith(INDEX_SUFFIX) else []
 
 
 def _weight_map(path):
@@ -144,7 +143,7 @@ def _weight_map(path):
 
 
 def _is_shard(name):
-    """Whether an index may name this: a weight file, and no index again."""
+    """Whether an index may list this name: a weight file, but not another index."""
     return (
         isinstance(name, str)
         and _SHARD.fullmatch(name) is not None
@@ -153,23 +152,24 @@ def _is_shard(name):
 
 
 def _read_shards(path):
-    """Reads the files that an index names: each tensor where the index says, no other."""
+    """Reads the shards of an index, which must have exactly the tensors that it lists."""
     weight_map = _weight_map(path)
     arrays = {}
     for shard in sorted(set(weight_map.values())):
         contents = _read_file(path.with_name(shard))
-        if twice := sorted(contents.keys() & arrays.keys(), key=str):
+        if duplicates := sorted(contents.keys() & arrays.keys(), key=str):
             raise FormatError(
-                f"{path}: [{listed(map(repr, twice))}] stand in {shard} and in another shard."
+                f"{path}: [{join_names(map(repr, duplicates))}] are in {shard} and in another "
+                "shard."
             )
         if unlisted := [name for name in contents if weight_map.get(name) != shard]:
             raise FormatError(
-                f"{path.with_name(shard)} holds [{listed(map(repr, unlisted))}], "
+                f"{path.with_name(shard)} has [{join_names(map(repr, unlisted))}], "
                 f"which {path.name} does not list there."
             )
         arrays |= contents
     if missing := sorted(weight_map.keys() - arrays.keys()):
-        raise FormatError(f"{path}: [{listed(map(repr, missing))}] are in none of its shards.")
+        raise FormatError(f"{path}: [{join_names(map(repr, missing))}] are in none of its shards.")
     return arrays
 
 
@@ -180,17 +180,17 @@ def _read_safetensors(path):
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # Many kinds, for dtypes and shapes that numpy does not have.
-        raise FormatError(f"{path} is not a valid safetensors file: {shortened(error)}") from error
+    except Exception as error:  # Many types, for dtypes and shapes that numpy does not have.
+        raise FormatError(f"{path} is not a valid safetensors file: {shorten(error)}") from error
 
 
 def _check_safetensors_header(path):
-    """Refuses a key that stands twice, which the library lets pass in silence."""
+    """Refuses duplicate keys, which the safetensors library accepts silently."""
     start, size = read_start(path, 8), path.stat().st_size
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else None
     if length is None or length > size - 8:
-        raise FormatError(f"{path} is not a safetensors file, or is cut off ({size} bytes).")
-    check_description(path, length, "safetensors header")
+        raise FormatError(f"{path} is not a safetensors file, or is truncated ({size} bytes).")
+    check_header_size(path, length, "safetensors header")
     parse_json(path, read_start(path, 8 + length)[8:], "safetensors header")
 
 
@@ -203,18 +203,18 @@ _READERS = {
 
 
 def _to_array(name, value, source):
-    # The class is asked, not the object, whose attributes may come from a file.
+    # Attributes are looked up on the class: those of the object may come from a pickle.
     try:
-        if hasattr(type(value), "detach"):  # A torch tensor, whose bfloat16 numpy does not take.
+        if hasattr(type(value), "detach"):  # A torch tensor; NumPy does not know bfloat16.
             value = value.detach().cpu()
             if str(value.dtype) == "torch.bfloat16":
                 return value.float().numpy().astype(ml_dtypes.bfloat16)
         array = np.asarray(value) if hasattr(type(value), "__array__") else None
-    except Exception as error:  # Many kinds, for what is sparse, quantized or has no values.
+    except Exception as error:  # Many types, for sparse, quantized and meta tensors.
         raise FormatError(
-            f"{source}: {shortened(repr(name))} is no plain array: {shortened(error)}"
+            f"{source}: {shorten(repr(name))} is not a dense array: {shorten(error)}"
         ) from error
     if array is None or array.dtype == object or array.dtype.kind in "US":
         kind = type(value).__name__
-        raise FormatError(f"{source}: {shortened(repr(name))} is a {kind}, not an array.")
+        raise FormatError(f"{source}: {shorten(repr(name))} is a {kind}, not an array.")
     return array

@@ -1,8 +1,8 @@
-"""Files of Hugging Face's hub, whole or not at all.
+"""Downloads from the Hugging Face hub, verified by hash.
 
-Downloading, caching and locking are huggingface_hub's. What it does not do is to look at
-the bytes: a file of the right length and wrong contents would stay in its cache. Here
-every file is compared with the hash that the hub has declared for it.
+huggingface_hub downloads, caches and locks, but it does not verify the bytes: a file of the
+right length with wrong contents would stay in its cache. Here every file is compared with
+the hash that the hub declares for it.
 """
 
 import contextlib
@@ -11,13 +11,12 @@ import hashlib
 import pathlib
 import re
 
+from keras_spm.types import PathLike
 from keras_spm.weights.errors import DownloadError
-from keras_spm.weights.formats import WEIGHT_FILES
-from keras_spm.weights.formats import sha256_of
-from keras_spm.weights.formats import shard_names
+from keras_spm.weights.formats import WEIGHT_FILES, sha256_of, shard_names
 
 SCHEME = "hf://"
-# No part of it is a step upwards.
+# No "..": parts of the address become parts of paths in the cache.
 _ADDRESS = re.compile(
     r"hf://(?!.*\.\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./-]*))?",
     re.ASCII,
@@ -25,93 +24,87 @@ _ADDRESS = re.compile(
 _PROCESSOR = "preprocessor_config.json"
 
 
-def is_address(name):
-    """Whether a preset name is an address on the hub."""
+def is_address(name: PathLike) -> bool:
+    """Returns whether a preset name is an address on the hub."""
     return str(name).startswith(SCHEME)
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """A repository of the hub at one commit, of which the configuration has been fetched.
+    """A hub repository at one commit, with its configuration downloaded.
 
     Attributes:
         repository: `owner/name`.
-        folder: path in the hub's cache, with `config.json`, and `preprocessor_config.json`
-            where there is one.
+        folder: path in huggingface_hub's cache, with `config.json`, and
+            `preprocessor_config.json` if the repository has one.
     """
 
     repository: str
     folder: pathlib.Path
 
     @property
-    def commit(self):
-        """The commit, whatever branch or tag was asked for."""
+    def commit(self) -> str:
+        """The commit that the requested branch or tag points to."""
         return self.folder.name
 
 
-def fetch_snapshot(address):
-    """Downloads a model's configuration, or takes it from the hub's cache.
+def fetch_snapshot(address: str) -> Snapshot:
+    """Downloads a model's configuration, or reads it from huggingface_hub's cache.
+
+    The environment variables HF_HUB_OFFLINE, HF_HOME, HF_ENDPOINT and HF_TOKEN have their
+    usual effect.
 
     Args:
-        address: `"hf://owner/name"`, with `"@revision"` (a branch, tag or commit) behind
-            it or not. The environment's HF_HUB_OFFLINE, HF_HOME, HF_ENDPOINT and HF_TOKEN
-            count as everywhere with huggingface_hub.
-
-    Returns:
-        A `Snapshot`.
+        address: `"hf://owner/name"`, optionally followed by `"@revision"` (a branch, tag
+            or commit).
 
     Raises:
-        DownloadError: names the file, where it would be cached, and the ways on. Nothing
-            half-done stays in the cache.
-        ValueError: for an address that is none.
+        DownloadError: if a file cannot be downloaded; lists what the user can do. No
+            partial file is left in the cache.
+        ValueError: for an invalid address.
     """
     repository, revision = parse_address(address)
     config = _fetch(repository, revision or "main", "config.json")
-    # The commit that the name stood for just now: all files come from the same.
+    # All further files come from the same commit.
     snapshot = Snapshot(repository, config.parent)
     _fetch(repository, snapshot.commit, _PROCESSOR, optional=True)
     return snapshot
 
 
-def fetch_weights(snapshot, sha256=None):
-    """Downloads a snapshot's weights into its folder, or takes them from the hub's cache.
+def fetch_weights(snapshot: Snapshot, sha256: str | None = None) -> pathlib.Path:
+    """Downloads a snapshot's weights into its folder, or finds them in the cache.
 
     Args:
         snapshot: from `fetch_snapshot`.
-        sha256: of the weight file, where it is known; else the hub is believed.
+        sha256: expected hash of the weight file, or `None` to trust the hub.
 
     Returns:
-        Path of the weight file, or of the index of several.
+        Path of the weight file, or of the index of several files.
 
     Raises:
-        DownloadError: as `fetch_snapshot`, and where the file is another.
+        DownloadError: see `fetch_snapshot`; also if the hash differs.
     """
     repository, commit = snapshot.repository, snapshot.commit
-    found = (_fetch(repository, commit, each, optional=True) for each in WEIGHT_FILES)
+    found = (_fetch(repository, commit, name, optional=True) for name in WEIGHT_FILES)
     weights = next((path for path in found if path is not None), None)
     if weights is None:
-        where = f"Weights of {SCHEME}{repository} (revision {commit})"
-        raise _failure(where, f"it holds none of {', '.join(WEIGHT_FILES)}")
+        what = f"weights of {SCHEME}{repository} (revision {commit})"
+        raise _failure(what, f"the repository has none of {', '.join(WEIGHT_FILES)}")
     if sha256 is not None and (found := sha256_of(weights)) != sha256:
         raise DownloadError(
-            f"{weights.name} of {SCHEME}{repository} (revision {commit}) is another file than "
-            f"expected: its sha256 is {found}, not {sha256}. Pass "
-            f"{SCHEME}{repository}@{commit} as the name to load it all the same."
+            f"{weights.name} of {SCHEME}{repository} (revision {commit}) is not the expected "
+            f"file: its sha256 is {found}, expected {sha256}. To load it anyway, pass "
+            f"{SCHEME}{repository}@{commit} as the name."
         )
     for shard in shard_names(weights):
         _fetch(repository, commit, shard)
     return weights
 
 
-def upload_folder(folder, address, private):
-    """Uploads a folder in one commit; makes the repository where there is none.
+def upload_folder(folder: PathLike, address: str, private: bool) -> str:
+    """Uploads a folder in one commit, into a new repository if it does not exist.
 
-    Returns:
-        Address of the commit.
-
-    Raises:
-        huggingface_hub.errors.HfHubHTTPError: where the hub refuses.
-        ValueError: for an address that is none.
+    Returns the address of the commit. Raises errors of huggingface_hub.
     """
     import huggingface_hub
 
@@ -122,75 +115,67 @@ def upload_folder(folder, address, private):
     return f"{SCHEME}{repository}@{commit.oid}"
 
 
-def parse_address(address):
-    """(`owner/name`, revision or None) of an address.
-
-    Raises:
-        ValueError: for an address that is none.
-    """
+def parse_address(address: str) -> tuple[str, str | None]:
+    """Returns (`owner/name`, revision or None); raises ValueError for another address."""
     match = _ADDRESS.fullmatch(str(address))
     if match is None:
         raise ValueError(
-            f"An address on the hub reads hf://owner/name or hf://owner/name@revision. "
+            "An address on the hub must be hf://owner/name or hf://owner/name@revision. "
             f"Received: {address!r}"
         )
     return match["repository"], match["revision"]
 
 
 def _fetch(repository, revision, filename, optional=False):
-    """Path of one file in the hub's cache; None where an optional one does not exist."""
+    """Returns the path of one file in the cache; None if an optional file does not exist."""
     import huggingface_hub
     from huggingface_hub import errors
 
-    where = f"{filename} of {SCHEME}{repository} (revision {revision})"
+    what = f"{filename} of {SCHEME}{repository} (revision {revision})"
     try:
         path = huggingface_hub.hf_hub_download(repository, filename, revision=revision)
         _check_bytes(pathlib.Path(path))
     except DownloadError as error:
-        why = "its bytes are not those that the hub declared"
-        raise _failure(where, why, error) from error
+        reason = "download incomplete or corrupt"
+        raise _failure(what, reason, error) from error
     except errors.LocalEntryNotFoundError as error:
         known = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision)
         if optional and known is huggingface_hub._CACHED_NO_EXIST:
             return None
-        why = "it is not in the cache and cannot be reached"
-        raise _failure(where, why, error) from error
+        reason = "it is not in the cache and the hub cannot be reached"
+        raise _failure(what, reason, error) from error
     except errors.EntryNotFoundError as error:
         if optional:
             return None
-        raise _failure(where, "there is no such file", error) from error
+        raise _failure(what, "there is no such file", error) from error
     except errors.GatedRepoError as error:
-        why = "access is restricted: ask for it on its page and log in (`hf auth login`)"
-        raise _failure(where, why, error) from error
+        reason = "access is restricted: request it on the model's page and log in (`hf auth login`)"
+        raise _failure(what, reason, error) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        why = "there is no such repository or revision, or it is private"
-        raise _failure(where, why, error) from error
-    except Exception as error:  # Whatever the network or the disk does underneath.
-        raise _failure(where, type(error).__name__, error) from error
+        reason = "there is no such repository or revision, or it is private"
+        raise _failure(what, reason, error) from error
+    except Exception as error:  # Any error of the network or the disk.
+        raise _failure(what, type(error).__name__, error) from error
     return pathlib.Path(path)
 
 
-def _failure(where, why, error=None):
+def _failure(what, reason, error=None):
     from huggingface_hub import constants
 
     details = "" if error is None else f"{error.__cause__ or error}\n"
     return DownloadError(
-        f"{where} could not be had: {why}.\n{details}"
-        f"It would be cached in {constants.HF_HUB_CACHE} (HF_HOME moves the cache). Ways on: put "
-        "it there (download on a machine with a network and copy the cache), pass a local folder "
-        "instead of the name, or pass `load_weights=False` for random weights."
+        f"Could not download {what}: {reason}.\n{details}"
+        f"The cache is {constants.HF_HUB_CACHE} (set HF_HOME to move it). You can: download on "
+        "a machine with a network and copy the cache; pass a local folder instead of the name; "
+        "or pass `load_weights=False` for random weights."
     )
 
 
 def _check_bytes(path):
-    """Refuses, and removes, a file whose bytes are not what the hub declared.
+    """Compares a file with the hash that the hub declared, and removes it if they differ.
 
-    The cache calls a file by that declaration: the sha256 of a large file, git's hash of
+    The file's name in the cache is that hash: sha256 for a large file, git's blob hash for
     a small one.
-
-    Raises:
-        DownloadError: for other bytes.
-        OSError: where the file cannot be read, as when another process has removed it.
     """
     blob = path.resolve()
     declared = blob.name
@@ -198,16 +183,16 @@ def _check_bytes(path):
         digest = hashlib.sha256()
     elif len(declared) == 40:
         digest = hashlib.sha1(f"blob {blob.stat().st_size}\0".encode(), usedforsecurity=False)
-    else:  # A system without links keeps no declaration.
+    else:  # The cache of a system without symbolic links does not keep the hash.
         return
     with blob.open("rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     if digest.hexdigest() != declared:
-        with contextlib.suppress(OSError):  # In a cache that cannot be written it stays.
-            for each in (path, blob):
-                each.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # The cache may be read-only.
+            for link_or_file in (path, blob):
+                link_or_file.unlink(missing_ok=True)
         raise DownloadError(
-            f"Their hash is {digest.hexdigest()[:12]}… and not {declared[:12]}…. "
-            + ("It stays there; remove it." if blob.exists() else "It was removed; try again.")
+            f"Its hash is {digest.hexdigest()[:12]}…, expected {declared[:12]}…. "
+            + ("Remove it from the cache." if blob.exists() else "It was removed; try again.")
         )

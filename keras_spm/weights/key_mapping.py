@@ -1,60 +1,61 @@
-"""The language of the rule tables in `keras_spm.converters`.
+"""Rules that map paths of Keras variables to names of PyTorch tensors.
 
-A table is a sequence of rules, each between paths of Keras variables and names of
-PyTorch tensors, usually one and one. Placeholders stand for numbers: `{stage}` in a
-path is one; the tensor's name may use `{stage}` as it is, `{stage_index}`, one less, or
-`{stage_before}`, two less.
+A layout is a sequence of rules, usually of one path and one name. Placeholders stand for
+numbers: `{stage}` in a path matches a number; the tensor's name may use `{stage}` itself,
+`{stage_index}` (one less) or `{stage_before}` (two less).
 """
 
+import collections.abc
 import dataclasses
 import functools
 import re
 import typing
 
-from keras_spm.weights.transforms import BIAS_TABLE
-from keras_spm.weights.transforms import GRID
-from keras_spm.weights.transforms import IDENTITY
-from keras_spm.weights.transforms import LINEAR
-from keras_spm.weights.transforms import Transform
-from keras_spm.weights.transforms import stacked
+import numpy as np
+
+from keras_spm.weights.transforms import IDENTITY, LINEAR, Transform, stacked
+
+# Name of the layout of this package's own files: the paths of the variables.
+OWN_FORMAT = "keras_spm"
 
 
 class Binding(typing.NamedTuple):
-    """A rule applied to a model: these variables and these tensors."""
+    """A rule applied to a model: these variables correspond to these tensors."""
 
-    paths: tuple
-    names: tuple
+    paths: tuple[str, ...]
+    names: tuple[str, ...]
     transform: Transform
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One row of a table.
+    """One row of a layout.
 
     Attributes:
-        path: path of a variable, or a tuple of them.
-        name: name of a tensor, or a tuple of them.
-        transform: how the one side turns into the other.
+        path: path of a variable, or a tuple of paths.
+        name: name of a tensor, or a tuple of names.
+        transform: between the values.
     """
 
-    path: str | tuple
-    name: str | tuple
+    path: str | tuple[str, ...]
+    name: str | tuple[str, ...]
     transform: Transform = IDENTITY
 
     @property
-    def paths(self):
-        """The paths, however many, as a tuple."""
+    def paths(self) -> tuple[str, ...]:
+        """The paths, always as a tuple."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
     @property
-    def names(self):
-        """The names, however many, as a tuple."""
+    def names(self) -> tuple[str, ...]:
+        """The names, always as a tuple."""
         return (self.name,) if isinstance(self.name, str) else self.name
 
-    def bind(self, path, variables):
-        """Returns the `Binding` of which `path` is the first variable, or None.
+    def bind(self, path: str, variables: collections.abc.Container[str]) -> Binding | None:
+        """Returns the binding whose first variable is `path`.
 
-        None too where the model lacks one of the rule's further variables.
+        Returns `None` if the rule is for other paths, or if the model lacks one of the
+        rule's further variables.
         """
         match = self._pattern.fullmatch(path)
         if match is None:
@@ -63,10 +64,10 @@ class Rule:
         for key, value in match.groupdict().items():
             number = int(value)
             numbers |= {key: number, f"{key}_index": number - 1, f"{key}_before": number - 2}
-        paths = tuple(each.format(**numbers) for each in self.paths)
-        if any(each not in variables for each in paths):
+        paths = tuple(pattern.format(**numbers) for pattern in self.paths)
+        if any(path not in variables for path in paths):
             return None
-        names = tuple(each.format(**numbers) for each in self.names)
+        names = tuple(pattern.format(**numbers) for pattern in self.names)
         return Binding(paths, names, self.transform)
 
     @functools.cached_property
@@ -74,38 +75,38 @@ class Rule:
         first = re.escape(self.paths[0])
         return re.compile(re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[0-9]+)", first))
 
-    def under(self, path, name):
-        """Returns this rule for a layer at `path`, whose tensors stand under `name`."""
-        paths = tuple(f"{path}/{each}" for each in self.paths)
-        names = tuple(f"{name}.{each}" for each in self.names)
+    def nested(self, path: str, name: str) -> "Rule":
+        """Returns this rule for a layer at `path`, whose tensors are below `name`."""
+        paths = tuple(f"{path}/{inner}" for inner in self.paths)
+        names = tuple(f"{name}.{inner}" for inner in self.names)
         return Rule(paths, names, self.transform)
 
-    def renamed(self, rename):
-        """Returns this rule with `rename(name)` for each tensor's name."""
-        return Rule(self.path, tuple(rename(each) for each in self.names), self.transform)
+    def renamed(self, rename: collections.abc.Callable[[str], str]) -> "Rule":
+        """Returns this rule with `rename(name)` for the name of each tensor."""
+        return Rule(self.path, tuple(rename(name) for name in self.names), self.transform)
 
 
 class SamePath:
-    """A rule for every variable but those below some paths: the tensor's name is its path."""
+    """A rule for all variables except some: the name of the tensor is the variable's path."""
 
-    def __init__(self, without):
+    def __init__(self, without: collections.abc.Container[str]) -> None:
         self._without = without
 
-    def bind(self, path, variables):
-        """Returns the `Binding` of a variable, or None where it is left to others."""
-        return None if path.startswith(self._without) else Binding((path,), (path,), IDENTITY)
+    def bind(self, path: str, variables: collections.abc.Container[str]) -> Binding | None:
+        """Returns the binding of a variable, or `None` for the excepted ones."""
+        return None if path in self._without else Binding((path,), (path,), IDENTITY)
 
 
-def affine(path, name, transform):
-    """Rules for a kernel and a bias."""
+def affine(path: str, name: str, transform: Transform) -> tuple[Rule, ...]:
+    """Returns the rules of a kernel and a bias."""
     return (
         Rule(f"{path}/kernel", f"{name}.weight", transform),
         Rule(f"{path}/bias", f"{name}.bias"),
     )
 
 
-def stacked_dense(path, names):
-    """Rules for a linear map that PyTorch's side has in parts, its outputs side by side."""
+def stacked_dense(path: str, names: tuple[str, ...]) -> tuple[Rule, ...]:
+    """Returns the rules of a dense layer that is several layers in PyTorch, outputs stacked."""
     count = len(names)
     return (
         Rule(f"{path}/kernel", tuple(f"{name}.weight" for name in names), stacked(LINEAR, count)),
@@ -113,13 +114,13 @@ def stacked_dense(path, names):
     )
 
 
-def normalization(path, name):
-    """Rules for the scale and shift of a normalization."""
+def normalization(path: str, name: str) -> tuple[Rule, ...]:
+    """Returns the rules of a normalization's scale and offset."""
     return Rule(f"{path}/gamma", f"{name}.weight"), Rule(f"{path}/beta", f"{name}.bias")
 
 
-def batch_normalization(path, name):
-    """Rules for a normalization with running statistics."""
+def batch_normalization(path: str, name: str) -> tuple[Rule, ...]:
+    """Returns the rules of a normalization with running statistics."""
     return (
         *normalization(path, name),
         Rule(f"{path}/moving_mean", f"{name}.running_mean"),
@@ -127,60 +128,43 @@ def batch_normalization(path, name):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How one code base names and shapes a family's tensors.
-
-    Attributes:
-        name: what users call it.
-        rules: of the backbone's tensors.
-        head: rules of the classifier, which may stay out.
-        omissible: names of further tensors that a model may have no use for.
-        attributes: {name: value} of the model that the code base fixes for all.
-        buffers: function of the backbone → {name: array}, what the code base keeps
-            with the weights but derives from the architecture.
-        bare: whether this is the layout's form for a model without a classifier.
-    """
-
-    name: str
-    rules: tuple
-    head: tuple = ()
-    omissible: tuple = ()
-    attributes: dict = dataclasses.field(default_factory=dict)
-    buffers: typing.Callable = lambda backbone: {}
-    bare: bool = False
-
-    def without_prefix(self, prefix):
-        """This layout's form for a model without a classifier: no name begins with `prefix`."""
-        return dataclasses.replace(
-            self,
-            bare=True,
-            rules=tuple(
-                rule.renamed(lambda name: name.removeprefix(prefix)) for rule in self.rules
-            ),
-            omissible=tuple(name.removeprefix(prefix) for name in self.omissible),
-        )
-
-
-def _same(path, transform=IDENTITY):
+def same_name(path: str, transform: Transform = IDENTITY) -> Rule:
+    """Returns the rule of a tensor whose name is the variable's path."""
     return Rule(path, path, transform)
 
 
-# What our own files hold: variables under their own paths, in Keras's axis order.
-_OWN_GRIDS = (
-    _same("stage{stage}/position_embedding/embedding", GRID),
-    _same("stage{stage}/block{block}/attention/relative_position_bias_table", BIAS_TABLE),
-)
-OWN_LAYOUT = Layout(
-    "keras_spm",
-    (*_OWN_GRIDS, SamePath(without="head/")),
-    head=(_same("head/kernel"), _same("head/bias")),
-    omissible=("stage4/class_token", "stage4/class_position", "norm/gamma", "norm/beta"),
-)
-# Of a dense task's head the last layer alone knows how many classes there are.
-_CLASS_PREDICTORS = ("head/classifier/", "head/class_predictor/")
-OWN_DENSE_LAYOUT = Layout(
-    "keras_spm",
-    (*_OWN_GRIDS, SamePath(without=_CLASS_PREDICTORS)),
-    head=tuple(_same(f"{path}{part}") for path in _CLASS_PREDICTORS for part in ("kernel", "bias")),
-)
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Names and shapes of a family's tensors in one code base.
+
+    Attributes:
+        name: shown to users.
+        rules: of the backbone's tensors.
+        head: rules of the classifier, which a source may lack.
+        optional: names of tensors that the model may lack.
+        attributes: {name: value} of the model's attributes that are constants in the code
+            base.
+        buffers: function from the backbone to {name: array}, which the code base saves with
+            the weights but derives from the architecture.
+        headless: whether this is the layout of the code base's model without a classifier,
+            where its names differ.
+    """
+
+    name: str
+    rules: tuple[Rule | SamePath, ...] = ()
+    head: tuple[Rule, ...] = ()
+    optional: tuple[str, ...] = ()
+    attributes: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
+    buffers: collections.abc.Callable[[typing.Any], dict[str, np.ndarray]] = lambda backbone: {}
+    headless: bool = False
+
+    def without_prefix(self, prefix: str) -> "Layout":
+        """Returns the layout of the model without a classifier, whose names lack `prefix`."""
+        return dataclasses.replace(
+            self,
+            headless=True,
+            rules=tuple(
+                rule.renamed(lambda name: name.removeprefix(prefix)) for rule in self.rules
+            ),
+            optional=tuple(name.removeprefix(prefix) for name in self.optional),
+        )

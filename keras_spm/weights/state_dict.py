@@ -1,51 +1,56 @@
-"""Loads all of a source or nothing: every variable once, every tensor accounted for."""
+"""Assigns named arrays to variables: all of them or none, every tensor accounted for."""
 
+import collections.abc
 import dataclasses
 import re
+import typing
 
 import numpy as np
 
-from keras_spm.weights.errors import MismatchError
-from keras_spm.weights.messages import listed
+from keras_spm.types import Tensor
+from keras_spm.weights.errors import MismatchError, join_names
+from keras_spm.weights.key_mapping import Binding, Layout, Rule
 
-# Tensors that PyTorch code keeps beside the weights but derives from the architecture.
-DERIVED = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask)")
+# Buffers that PyTorch code saves with the weights, but derives from the architecture.
+_BUFFER = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask)")
 
-# Rows of a table that is resized: a grid of 1,024 x 1,024.
-_MOST_ROWS = 1 << 20
+# Limit for tables that are resized: the rows of a 1,024 x 1,024 grid.
+_MAX_ROWS = 1 << 20
+
+Variables: typing.TypeAlias = collections.abc.Mapping[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
-    """What a load did.
+    """The result of loading weights.
 
     Attributes:
-        source: what was read.
-        layout: the layout that it was read in.
-        loaded: {variable path: names of the tensors that made it}.
-        missing_keys: paths of variables that kept their initial values (a classifier's head, or
-            a dense task's last layer, that the source lacks or has for other classes).
-        unexpected_keys: tensors that the model has no use for (a classifier's head; the class
-            token and final norm of a PVT, where the model has none).
-        resized: {tensor name: (its shape, the shape it was resized to)}, of position
-            embeddings and relative-position tables.
-        upcast: tensors that came in half precision and were widened exactly.
+        source: name of the source.
+        layout: name of its layout.
+        loaded: {variable path: names of the tensors that it was made from}.
+        missing_keys: paths of variables that were not loaded and keep their random initial
+            values, such as a head for another number of classes.
+        unexpected_keys: names of tensors that the model does not have, such as a
+            classifier's head, or the class token and final norm of a PVT.
+        resized: {tensor name: (its shape, the model's shape)} of position embeddings and
+            relative position bias tables.
+        upcast: names of tensors that were converted from half precision to float32.
     """
 
     source: str
     layout: str
-    loaded: dict
-    missing_keys: tuple
-    unexpected_keys: tuple
-    resized: dict
-    upcast: tuple
+    loaded: dict[str, tuple[str, ...]]
+    missing_keys: tuple[str, ...]
+    unexpected_keys: tuple[str, ...]
+    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    upcast: tuple[str, ...]
 
-    def without(self, paths):
-        """This report for a model in which these variables stayed fresh after all."""
+    def without(self, paths: collections.abc.Collection[str]) -> "LoadReport":
+        """Returns the report with these variables moved to the missing keys."""
         loaded = {path: names for path, names in self.loaded.items() if path not in paths}
         return dataclasses.replace(self, loaded=loaded, missing_keys=(*self.missing_keys, *paths))
 
-    def __str__(self):
+    def __str__(self) -> str:
         lines = [f"{len(self.loaded)} variables loaded from {self.source} ({self.layout} layout)"]
         resized = [f"{name} {old} → {new}" for name, (old, new) in self.resized.items()]
         for label, names in (
@@ -55,83 +60,109 @@ class LoadReport:
             ("upcast from half precision", self.upcast),
         ):
             if names:
-                lines.append(f"{label}: {listed(names)}")
+                lines.append(f"{label}: {join_names(names)}")
         return "\n".join(lines)
 
 
-def load(variables, arrays, layout, source):
-    """Checks everything, then assigns everything.
+class Match(typing.NamedTuple):
+    """Bindings of the variables to load; the other fields as in `LoadReport`."""
+
+    bindings: list[Binding]
+    missing_keys: tuple[str, ...]
+    unexpected_keys: tuple[str, ...]
+    resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+
+
+def match(
+    variables: Variables, arrays: dict[str, np.ndarray], layout: Layout, source: str
+) -> Match:
+    """Compares names, shapes and dtypes of tensors and variables; reads no values.
 
     Args:
         variables: {path: Keras variable} of the model or layer.
-        arrays: {name: numpy array}.
-        layout: a `keras_spm.weights.key_mapping.Layout`.
-        source: str, what to call the arrays in messages.
-
-    Returns:
-        A `LoadReport`.
+        arrays: {name: array}.
+        layout: of the names.
+        source: name of the source, for messages.
 
     Raises:
-        MismatchError: names every missing, unexpected, misshapen or non-finite tensor;
-            nothing is assigned then.
+        MismatchError: lists all tensors that are missing, unexpected, or of another shape
+            or dtype.
     """
-    arrays = {name: array for name, array in arrays.items() if not DERIVED.fullmatch(name)}
-    body, head = bindings(variables, layout)
+    body, head = _bind_all(variables, layout)
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
-    fresh_head = _head_is_fresh(head, shapes, arrays)
-    wanted = body if fresh_head else body + head
-    used = {name for binding in wanted for name in binding.names}
+    without_head = _lacks_head(head, shapes, arrays)
+    bindings = body if without_head else body + head
+    used = {name for binding in bindings for name in binding.names}
     head_names = {name for rule in layout.head for name in rule.names}
-    may_be_left = {*layout.omissible, *head_names} - used
-    unexpected_keys = [name for name in arrays if name in may_be_left]
-
-    invalid_annotations = _missing_and_unexpected(used, arrays, unexpected_keys)
-    values, resized = {}, {}
-    for binding in wanted:
-        if all(name in arrays for name in binding.names):
-            invalid_annotations += _convert(binding, shapes, arrays, values, resized)
-    if invalid_annotations:
-        raise MismatchError(
-            f"{source} does not fit the model ({layout.name} layout); nothing was loaded.\n"
-            + "\n".join(invalid_annotations)
-        )
-    for path, value in values.items():
-        variables[path].assign(value)
-    return LoadReport(
-        source=source,
-        layout=layout.name,
-        loaded={path: binding.names for binding in wanted for path in binding.paths},
+    optional = {*layout.optional, *head_names} - used
+    others = [name for name in arrays if name not in used and not _BUFFER.fullmatch(name)]
+    errors, resized = [], {}
+    if missing := sorted(used - arrays.keys()):
+        errors.append(f"missing: {join_names(missing)}")
+    if unexpected := [name for name in others if name not in optional]:
+        errors.append(f"unexpected: {join_names(unexpected)}")
+    for binding in bindings:
+        if used.issuperset(binding.names) and arrays.keys() >= set(binding.names):
+            errors += _compare(binding, shapes, arrays, resized)
+    _raise_if(errors, source, layout)
+    return Match(
+        bindings,
         missing_keys=tuple(path for binding in head for path in binding.paths)
-        if fresh_head
+        if without_head
         else (),
-        unexpected_keys=tuple(unexpected_keys),
+        unexpected_keys=tuple(name for name in others if name in optional),
         resized=resized,
-        upcast=tuple(name for name in sorted(used) if arrays[name].dtype.itemsize < 4),
     )
 
 
-def write(values, layout):
-    """Returns {name: numpy array} as a layout has them.
+def load(
+    variables: Variables, arrays: dict[str, np.ndarray], layout: Layout, source: str
+) -> LoadReport:
+    """Checks all tensors, then assigns all variables.
 
-    Args:
-        values: {path: numpy array} of the model or layer.
-        layout: a `keras_spm.weights.key_mapping.Layout`.
+    The arguments are those of `match`.
 
     Raises:
-        MismatchError: names what the layout has no place for.
+        MismatchError: lists all tensors that do not fit or are not finite; no variable is
+            changed.
     """
-    body, head = bindings(values, layout)
+    found = match(variables, arrays, layout, source)
+    values, errors = {}, []
+    for binding in found.bindings:
+        errors += _convert(binding, variables, arrays, values)
+    _raise_if(errors, source, layout)
+    for path, value in values.items():
+        variables[path].assign(value)
+    used = sorted({name for binding in found.bindings for name in binding.names})
+    return LoadReport(
+        source=source,
+        layout=layout.name,
+        loaded={path: binding.names for binding in found.bindings for path in binding.paths},
+        missing_keys=found.missing_keys,
+        unexpected_keys=found.unexpected_keys,
+        resized=found.resized,
+        upcast=tuple(name for name in used if arrays[name].dtype.itemsize < 4),
+    )
+
+
+def export(values: dict[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
+    """Returns {name: array} in a layout for {path: array} of a model or layer.
+
+    Raises:
+        MismatchError: lists variables that the layout does not have.
+    """
+    body, head = _bind_all(values, layout)
     arrays = {}
     for binding in body + head:
         if binding.transform.to_torch is None:
             raise MismatchError(
-                f"The {layout.name} layout has no form for a model whose "
-                f"{', '.join(binding.names)} would have to come from "
+                f"The {layout.name} layout cannot represent this model: "
+                f"{', '.join(binding.names)} cannot be written from "
                 f"{', '.join(binding.paths)} alone."
             )
         tensors = binding.transform.to_torch([values[path] for path in binding.paths])
         for name, tensor in zip(binding.names, tensors, strict=True):
-            # A copy: the model's own memory must not be seen through it.
+            # A copy, which does not share memory with the model.
             arrays[name] = np.array(tensor, order="C")
             if name.endswith("running_mean"):
                 counter = name.replace("running_mean", "num_batches_tracked")
@@ -139,42 +170,38 @@ def write(values, layout):
     return arrays
 
 
-def bindings(variables, layout):
-    """Returns (bindings of the body, bindings of the head) for a model's variables.
-
-    Raises:
-        MismatchError: names the variables that the layout has no place for.
-    """
-    body, unknown = _bind(variables, layout.rules)
-    head, unknown = _bind(unknown, layout.head)
-    if unknown:
-        raise MismatchError(
-            f"The {layout.name} layout has no place for the model's {listed(unknown)}."
-        )
-    return body, head
-
-
-def overlap(variables, arrays, layout):
-    """How many of the tensors that a layout asks for are there, for recognizing it."""
+def count_matches(
+    variables: Variables, arrays: collections.abc.Container[str], layout: Layout
+) -> int:
+    """Returns how many of a layout's tensors are present, to recognize the layout."""
     body, _ = _bind(variables, layout.rules)
     head, _ = _bind(variables, layout.head)
     return sum(name in arrays for binding in body + head for name in binding.names)
 
 
-def _bind(variables, rules):
-    """Returns ([Binding], {path: variable} that no rule takes)."""
+def _bind_all(variables, layout):
+    """Returns the bindings of the body and of the head."""
+    body, unknown = _bind(variables, layout.rules)
+    head, unknown = _bind(unknown, layout.head)
+    if unknown:
+        raise MismatchError(f"The {layout.name} layout does not have {join_names(unknown)}.")
+    return body, head
+
+
+def _bind(variables, rules: tuple[Rule, ...]):
+    """Returns ([Binding], {path: variable} without a rule)."""
     bound = []
     for path in variables:
         candidates = (rule.bind(path, variables) for rule in rules)
-        binding = next((each for each in candidates if each is not None), None)
+        binding = next((candidate for candidate in candidates if candidate is not None), None)
         if binding is not None:
             bound.append(binding)
     taken = {path for binding in bound for path in binding.paths}
     return bound, {path: variables[path] for path in variables if path not in taken}
 
 
-def _head_is_fresh(head, shapes, arrays):
-    """Whether the source has no head at all, or a whole one for other classes."""
+def _lacks_head(head, shapes, arrays):
+    """Whether the source has no head at all, or a complete one for other classes."""
     names = [name for binding in head for name in binding.names]
     if not all(name in arrays for name in names):
         return not any(name in arrays for name in names)
@@ -183,7 +210,7 @@ def _head_is_fresh(head, shapes, arrays):
         for binding in head
         for shape in binding.transform.source_shapes([shapes[path] for path in binding.paths])
     ]
-    # The classes' axis differs, the same everywhere, and no other.
+    # Only the axis of the classes differs, in the same way for all tensors.
     differing = [
         [size for size, own in zip(arrays[name].shape, shape, strict=True) if size != own]
         if arrays[name].ndim == len(shape)
@@ -193,51 +220,54 @@ def _head_is_fresh(head, shapes, arrays):
     return bool(names) and all(len(sizes) == 1 and sizes == differing[0] for sizes in differing)
 
 
-def _missing_and_unexpected(used, arrays, unexpected_keys):
-    invalid_annotations = []
-    if missing := [name for name in used if name not in arrays]:
-        invalid_annotations.append(f"missing: {listed(sorted(missing))}")
-    if unexpected := [name for name in arrays if name not in used and name not in unexpected_keys]:
-        invalid_annotations.append(f"unexpected: {listed(unexpected)}")
-    return invalid_annotations
+def _raise_if(errors, source, layout):
+    if errors:
+        raise MismatchError(
+            f"{source} does not fit the model ({layout.name} layout); nothing was loaded.\n"
+            + "\n".join(errors)
+        )
 
 
-def _convert(binding, shapes, arrays, values, resized):
-    """Adds a binding's values, and what was resized for them; returns the invalid_annotations."""
+def _compare(binding, shapes, arrays, resized):
+    """Returns the errors of a binding's shapes and dtypes; adds to `resized`."""
     transform = binding.transform
-    path_shapes = [shapes[path] for path in binding.paths]
-    expected_shapes = transform.source_shapes(path_shapes)
-    invalid_annotations = []
+    expected_shapes = transform.source_shapes([shapes[path] for path in binding.paths])
+    errors = []
     for name, expected in zip(binding.names, expected_shapes, strict=True):
         array = arrays[name]
         if not _fits(array.shape, expected, transform.resized_axes):
-            invalid_annotations.append(
+            errors.append(
                 f"shape: {name} is {array.shape}, {' and '.join(binding.paths)} "
                 f"needs {tuple(expected)}"
             )
-        elif not _is_float(array.dtype):
-            invalid_annotations.append(f"dtype: {name} is {array.dtype}, not a float")
-        elif not np.isfinite(array.astype("float32")).all():
-            invalid_annotations.append(f"values: {name} holds NaN or infinity")
+        elif array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+            errors.append(f"dtype: {name} is {array.dtype}, not a float")
         elif array.shape != tuple(expected):
             resized[name] = (array.shape, tuple(expected))
-    if invalid_annotations:
-        return invalid_annotations
-    sources = [arrays[name].astype("float32") for name in binding.names]
-    try:
-        converted = transform.to_keras(sources, path_shapes)
-    except ValueError as error:
-        return [f"shape: {', '.join(binding.names)}: {error}"]
-    values.update(zip(binding.paths, converted, strict=True))
-    return []
+    return errors
 
 
 def _fits(shape, expected, resized_axes):
     return len(shape) == len(expected) and all(
-        size <= _MOST_ROWS if axis in resized_axes else size == wanted
+        size <= _MAX_ROWS if axis in resized_axes else size == wanted
         for axis, (size, wanted) in enumerate(zip(shape, expected, strict=True))
     )
 
 
-def _is_float(dtype):
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+def _convert(binding, variables, arrays, values):
+    """Adds a binding's values; returns the errors."""
+    errors = [
+        f"values: {name} has NaN or infinity"
+        for name in binding.names
+        if not np.isfinite(arrays[name].astype("float32")).all()
+    ]
+    if errors:
+        return errors
+    sources = [arrays[name].astype("float32") for name in binding.names]
+    shapes = [tuple(variables[path].shape) for path in binding.paths]
+    try:
+        converted = binding.transform.to_keras(sources, shapes)
+    except ValueError as error:
+        return [f"shape: {', '.join(binding.names)}: {error}"]
+    values.update(zip(binding.paths, converted, strict=True))
+    return []

@@ -1,69 +1,62 @@
-"""Reads files of `torch.save`, without running anything in them."""
+"""Reads files of `torch.save` without running code from them."""
 
-import contextlib
-import io
+import collections.abc
+import pathlib
 import tarfile
+import typing
 import zipfile
 
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.files import check_description
-from keras_spm.weights.files import read_start
-from keras_spm.weights.messages import shortened
+from keras_spm.weights.errors import FormatError, shorten
+from keras_spm.weights.files import check_header_size, read_start
 
 _ZIP_START = b"PK\3\4"
 
 
-def read_torch(path):
+def read_torch(path: pathlib.Path) -> dict:
     """Reads a dict that `torch.save` wrote.
 
     Raises:
-        FormatError: for any other file, and where PyTorch is not installed.
+        FormatError: for any other file, and if PyTorch is not installed.
     """
     try:
         import torch
     except ImportError as error:
         raise FormatError(
             f"{path}: reading {path.suffix} files needs PyTorch (`pip install torch`); "
-            ".safetensors files need nothing more."
+            ".safetensors files do not."
         ) from error
     try:
-        with _container(path) as container:
-            contents = torch.load(container, map_location="cpu", weights_only=True)
+        _check_archive(path)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
     except FormatError:
         raise
-    except Exception as error:  # torch raises many kinds for a file that it does not trust.
+    except Exception as error:  # torch raises many types of errors for malformed files.
         raise FormatError(
-            f"{path} is not a PyTorch file of plain tensors: {shortened(error)}"
+            f"{path} is not a PyTorch file of plain tensors: {shorten(error)}"
         ) from error
     if not isinstance(contents, dict):
-        raise FormatError(f"{path} holds a {type(contents).__name__}, not named tensors.")
-    return plain(contents)
+        raise FormatError(f"{path} has a {type(contents).__name__}, expected named tensors.")
+    return plain_dict(contents)
 
 
-def _container(path):
-    """What PyTorch may be given to read from: a context of the path, or of a reader.
-
-    Raises:
-        FormatError: for what it would unpack to more than the file holds, or to the disk.
-    """
+def _check_archive(path):
+    """Refuses archives that unpack to more than their size, or to the disk."""
     if read_start(path, len(_ZIP_START)) != _ZIP_START:
-        _check_is_no_tar(path)
-        return _DescriptionReader(path)
-    # Its list of entries, which stands at the end, is a description too.
-    with _DescriptionReader(path) as file, zipfile.ZipFile(file) as archive:
+        _check_is_not_tar(path)
+        return
+    with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     size = path.stat().st_size
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise FormatError(f"{path} is compressed, which `torch.save` never does.")
+        raise FormatError(f"{path} is compressed, unlike files of `torch.save`.")
     if sum(entry.file_size for entry in entries) > size:
         raise FormatError(f"{path} would unpack to more than its {size} bytes.")
     for entry in entries:
         if entry.filename.endswith(".pkl"):
-            check_description(path, entry.file_size, "pickle")
-    return contextlib.nullcontext(path)
+            check_header_size(path, entry.file_size, "pickle")
 
 
-def _check_is_no_tar(path):
+def _check_is_not_tar(path):
     try:
         tarfile.open(path, "r:").close()
     except tarfile.TarError:
@@ -71,54 +64,20 @@ def _check_is_no_tar(path):
     raise FormatError(f"{path} is a tar archive, not a file of `torch.save`.")
 
 
-class _DescriptionReader(io.BufferedReader):
-    """A file of which no more is read than may describe tensors.
-
-    Of files from before its zip files, PyTorch reads pickles by these methods, opcode by
-    opcode, and the values without them.
-    """
-
-    def __init__(self, path):
-        super().__init__(path.open("rb", buffering=0))
-        self._path = path
-        self._length = 0
-
-    def read(self, size=-1):
-        return self._counted(super().read(size))
-
-    def readline(self, size=-1):
-        return self._counted(super().readline(size))
-
-    def _counted(self, content):
-        self._length += len(content)
-        check_description(self._path, self._length, "description")
-        return content
-
-
-def plain(mapping):
-    """A dict of the same items.
-
-    A pickle may give a dict attributes that stand before its methods, so that those of the
-    class are called.
-    """
+def plain_dict(mapping: collections.abc.Mapping) -> dict:
+    """Returns a plain dict of the same items."""
+    # A pickle can give a dict attributes that shadow its methods.
     return dict(dict.items(mapping) if isinstance(mapping, dict) else mapping)
 
 
-def check_views(values, source):
-    """Refuses tensors that make much of little memory.
+def check_views(values: collections.abc.Iterable[typing.Any], source: str) -> None:
+    """Refuses PyTorch tensors with more than twice the bytes of their storages.
 
-    A file may claim any number of values by a view that repeats one; some sharing is usual.
-
-    Args:
-        values: of which those that are PyTorch's are looked at.
-        source: what to call them in messages.
-
-    Raises:
-        FormatError: where they claim more than twice what they hold.
+    A view that repeats one value can have any size. Some sharing is normal.
     """
     tensors = [value for value in values if hasattr(type(value), "untyped_storage")]
     storages = [tensor.untyped_storage() for tensor in tensors]
-    held = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-    claimed = sum(tensor.nbytes for tensor in tensors)
-    if claimed > 2 * held:
-        raise FormatError(f"{source} claims {claimed} bytes of values, but holds {held}.")
+    stored = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    size = sum(tensor.nbytes for tensor in tensors)
+    if size > 2 * stored:
+        raise FormatError(f"{source} has tensors of {size} bytes, but stores only {stored}.")

@@ -1,30 +1,28 @@
-"""How tensors of PyTorch code turn into Keras variables and back."""
+"""Transforms between PyTorch tensors and Keras variables."""
 
+import collections.abc
+import math
 import typing
 
 import numpy as np
 
-from keras_spm.weights.resize import cubic
-from keras_spm.weights.resize import linear
-from keras_spm.weights.resize import resize
-from keras_spm.weights.resize import square_side
-
 
 class Transform(typing.NamedTuple):
-    """How tensors turn into variables and back; each side is a list, in a rule's order.
+    """Functions between lists of tensors and lists of variables, in the order of a rule.
 
-    - `source_shapes(shapes)`: the tensors' shapes for variables of these shapes.
-    - `to_keras(arrays, shapes)`: the variables' values. May raise ValueError where a
-      resizing cannot be done.
-    - `to_torch(values)`: the tensors; `None` where a layout has no place for them.
-    - `resized_axes`: the axes along which a tensor may be longer or shorter; it is
-      then resized.
+    Attributes:
+        source_shapes: function from the variables' shapes to the tensors' shapes.
+        to_keras: function from (arrays, variables' shapes) to the variables' values. Raises
+            ValueError if a table cannot be resized.
+        to_torch: function from the variables' values to the tensors; `None` if a layout
+            cannot represent them.
+        resized_axes: axes along which a tensor may have another size; it is then resized.
     """
 
-    source_shapes: typing.Callable
-    to_keras: typing.Callable
-    to_torch: typing.Callable | None
-    resized_axes: tuple = ()
+    source_shapes: collections.abc.Callable
+    to_keras: collections.abc.Callable
+    to_torch: collections.abc.Callable | None
+    resized_axes: tuple[int, ...] = ()
 
 
 def _single(source_shape, to_keras, to_torch):
@@ -55,7 +53,7 @@ DEPTHWISE = _single(
     lambda value: value.transpose(2, 3, 0, 1),
 )
 
-# 1x1 convolution ↔ linear map: (out, in, 1, 1) ↔ (in, out).
+# 1x1 convolution ↔ dense: (out, in, 1, 1) ↔ (in, out).
 POINTWISE = _single(
     lambda shape: (shape[1], shape[0], 1, 1),
     lambda array, shape: array[:, :, 0, 0].T,
@@ -77,8 +75,8 @@ TOKEN = _single(
 )
 
 
-def stacked(transform, count):
-    """A transform of `count` tensors that are one tensor in equal parts, along axis 0."""
+def stacked(transform: Transform, count: int) -> Transform:
+    """Returns the transform of `count` tensors of equal size, concatenated along axis 0."""
 
     def source_shapes(shapes):
         ((rows, *rest),) = transform.source_shapes(shapes)
@@ -92,22 +90,22 @@ def stacked(transform, count):
 
 
 def _grid(rows, size):
-    """Rows of a table as a grid, (rows, columns, channels), of the size wanted.
+    """Returns a table's rows as a grid (rows, columns, channels), resized to `size`.
 
     Raises:
-        ValueError: where the rows are not a square grid, nor surely one of that size.
+        ValueError: if the rows are neither a square grid nor unambiguously one of that size.
     """
     height, width = size
     if len(rows) == height * width and height != width:
         if round(len(rows) ** 0.5) ** 2 == len(rows):
             raise ValueError(
-                f"{len(rows)} rows may be a square grid or the model's of {height} x {width}: "
+                f"{len(rows)} rows may be a square grid or one of {height} x {width}: "
                 "load into a model with a square `pretrain_image_size`"
             )
         return rows.reshape(height, width, -1)
-    side = square_side(len(rows))
+    side = _square_side(len(rows))
     grid = rows.reshape(side, side, -1)
-    return grid if side == height == width else resize(grid, size, linear)
+    return grid if side == height == width else _resize(grid, size, _linear)
 
 
 def _flat(grid):
@@ -125,10 +123,10 @@ POSITIONS = Transform(
 
 
 def _resized_grid(grid, shape):
-    return grid if grid.shape == tuple(shape) else resize(grid, shape[:2], linear)
+    return grid if grid.shape == tuple(shape) else _resize(grid, shape[:2], _linear)
 
 
-# The same in our own files: (rows, columns, channels) on both sides.
+# Position embeddings in this package's files: (rows, columns, channels) on both sides.
 GRID = Transform(
     lambda shapes: shapes,
     lambda arrays, shapes: [_resized_grid(arrays[0], shapes[0])],
@@ -142,7 +140,7 @@ def _positions_after_class(shapes):
     return [(1, 1 + rows * columns, channels)]
 
 
-# The same with the class token's row first ↔ the grid and the class token's own.
+# Position embeddings with the class token's row first ↔ the grid and the token's embedding.
 CLASS_AND_POSITIONS = Transform(
     _positions_after_class,
     lambda arrays, shapes: [_grid(arrays[0][0, 1:], shapes[0][:2]), arrays[0][0, 0]],
@@ -150,8 +148,8 @@ CLASS_AND_POSITIONS = Transform(
     resized_axes=(1,),
 )
 
-# The same for a model without class token: its row is left out, and written as zeros
-# where PyTorch's code has it without reading it.
+# The same for a model without class token: the row is ignored, and exported as zeros, since
+# the PyTorch code has it but does not read it.
 UNUSED_CLASS_AND_POSITIONS = Transform(
     _positions_after_class,
     lambda arrays, shapes: [_grid(arrays[0][0, 1:], shapes[0][:2])],
@@ -161,17 +159,61 @@ UNUSED_CLASS_AND_POSITIONS = Transform(
 
 
 def _bias_table(table, shape):
-    side, new_side = square_side(len(table)), square_side(shape[0])
+    side, new_side = _square_side(len(table)), _square_side(shape[0])
     if side == new_side:
         return table
     grid = table.reshape(side, side, -1)
-    return resize(grid, (new_side, new_side), cubic).reshape(shape)
+    return _resize(grid, (new_side, new_side), _cubic).reshape(shape)
 
 
-# Bias by relative position: (offsets, heads), the same on both sides.
+# Relative position bias: (offsets, heads) on both sides.
 BIAS_TABLE = Transform(
     lambda shapes: shapes,
     lambda arrays, shapes: [_bias_table(arrays[0], shapes[0])],
     lambda values: values,
     resized_axes=(0,),
 )
+
+
+def _square_side(count):
+    side = math.isqrt(count)
+    if count < 1 or side * side != count:
+        raise ValueError(f"{count} rows are not a square grid")
+    return side
+
+
+def _resize(grid, size, kernel):
+    """Resizes (rows, columns, channels) to (*size, channels) in float64.
+
+    Like PyTorch's `interpolate`, with half-pixel centers and without antialiasing.
+    """
+    by_rows, by_columns = (
+        _matrix(old, new, kernel) for old, new in zip(grid.shape, size, strict=False)
+    )
+    # One axis at a time: both at once would cost the product of all five sizes.
+    rows = np.einsum("hr,rcx->hcx", by_rows, grid, optimize=True)
+    return np.einsum("wc,hcx->hwx", by_columns, rows, optimize=True).astype("float32")
+
+
+def _linear(distance):
+    """Weight of a sample at that distance, in samples."""
+    return np.clip(1 - np.abs(distance), 0, None)
+
+
+def _cubic(distance, a=-0.75):
+    """Keys's cubic convolution, with PyTorch's coefficient."""
+    x = np.abs(distance)
+    near = ((a + 2) * x - (a + 3)) * x**2 + 1
+    far = a * (((x - 5) * x + 8) * x - 4)
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+def _matrix(old, new, kernel):
+    """Returns the (new, old) matrix that resizes one axis."""
+    centers = (np.arange(new) + 0.5) * old / new - 0.5
+    matrix = np.zeros((new, old))
+    reach = np.arange(-1, 3)  # The samples that a cubic kernel covers.
+    samples = np.floor(centers).astype(int)[:, None] + reach
+    weights = kernel(centers[:, None] - samples)
+    np.add.at(matrix, (np.arange(new)[:, None], np.clip(samples, 0, old - 1)), weights)
+    return matrix

@@ -19,17 +19,10 @@ import tempfile
 import time
 from importlib import metadata
 
-from tests.campaigns import client
-from tests.campaigns import published
+from tests.campaigns import client, published
 from tests.campaigns.client import Outcome
-from tests.campaigns.published import CONFIG
-from tests.campaigns.published import PROCESSOR
-from tests.campaigns.published import REPOSITORIES
-from tests.campaigns.published import SHARDS
-from tests.campaigns.published import WEIGHTS
-from tests.hub_server import FAULTS
-from tests.hub_server import Hub
-from tests.hub_server import declared_hash
+from tests.campaigns.published import CONFIG, PROCESSOR, REPOSITORIES, SHARDS, WEIGHTS
+from tests.hub_server import FAULTS, Hub, declared_hash
 
 RESULT = pathlib.Path(__file__).with_suffix(".md")
 LIMIT = 60  # Seconds that a client may take.
@@ -71,7 +64,7 @@ class Case:
 # What the error says of each fault; those that are not here do no harm.
 _REASONS = {
     "401": "401 Unauthorized",
-    "404": "there is no such file|holds none of",
+    "404": "there is no such file|has none of",
     "429": "429 Too Many Requests",
     "500": "500 Internal Server Error",
     "gated": "access is restricted",
@@ -83,7 +76,7 @@ _REASONS = {
     "stalls at 50 %": "timed out",
     "too long": "Consistency check failed",
     "too short": "Consistency check failed",
-    "wrong bytes": "not those that the hub declared",
+    "wrong bytes": "download incomplete or corrupt",
 }
 
 

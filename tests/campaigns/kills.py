@@ -1,13 +1,12 @@
-"""The kill campaign: a training killed at any moment ends as one that was never killed.
+"""The kill campaign: trainings that are killed at any time must end like an unkilled one.
 
 Run with `python -m tests.campaigns.kills`, or for one backend with `--backend torch`. The
 training is `tests/trainer/small_training.py`: dropout, batch normalization, averages of the
 weights, accumulation, augmentation, and checkpoints every three steps of eight. It is killed
-by SIGKILL, about every second time while a checkpoint is written, and started again by the
-same call, until its run has had its share of kills; then it is let finish. What it leaves
-must be, bit for bit, what an unkilled run leaves: weights and slots of the best model, all
-metrics, the result. The table is written to `kills.md` beside this file; the exit status is
-1 if a run ends otherwise.
+by SIGKILL, about half of the time while a checkpoint is written, and restarted by the same
+call. After several kills it may finish. Its results must equal those of an unkilled run bit for
+bit: weights and optimizer of the best model, all metrics, and the result. The table is written
+to `kills.md`; the exit status is 1 if a run differs.
 """
 
 import argparse
@@ -32,22 +31,22 @@ RESULT = pathlib.Path(__file__).with_suffix(".md")
 BACKENDS = ("jax", "tensorflow", "torch")
 KILLS = 30
 _KILLS_PER_RUN = 5
-_LIMIT = 300  # Seconds that a process may take.
+_TIMEOUT = 300  # Seconds per process.
 _RECIPE = small_training.Recipe(epochs=6)
 _PROCESSES = multiprocessing.get_context("forkserver")
-# What every process would import is imported once; Keras itself looks for TensorFlow.
+# Imported once for all processes. Keras itself looks for TensorFlow.
 _PROCESSES.set_forkserver_preload([small_training.__name__, "grain", "tensorflow"])
 
 
 @dataclasses.dataclass
 class Run:
-    """A training that is started, killed, and started again.
+    """A training that is started, killed, and restarted.
 
     Attributes:
         output: path of its run folder.
-        kills, inside: how often it was killed, and how often of these while a checkpoint
-            was written.
-        starts: how many processes trained.
+        kills: number of kills.
+        inside: number of kills while a checkpoint was written.
+        starts: number of processes.
     """
 
     output: pathlib.Path
@@ -55,16 +54,16 @@ class Run:
     inside: int = 0
     starts: int = 0
 
-    def saving(self):
-        """Returns whether the last process writes a checkpoint, or was killed while it did."""
+    def saving(self) -> bool:
+        """Whether the last process writes a checkpoint, or was killed while it did."""
         folder = self.output.with_name(f"{self.output.name}-UNFINISHED") / "checkpoints/unfinished"
-        with contextlib.suppress(FileNotFoundError):  # It may get its name meanwhile.
-            # What a process before left half written is older.
+        with contextlib.suppress(FileNotFoundError):  # It is renamed when it is complete.
+            # Unfinished files of an earlier process are older.
             return any(each.stat().st_mtime_ns > self._started for each in folder.iterdir())
         return False
 
-    def start(self):
-        """Returns a process that trains."""
+    def start(self) -> multiprocessing.process.BaseProcess:
+        """Starts a process that trains."""
         self.starts += 1
         self._started = time.time_ns()
         arguments = (self.output, _RECIPE)
@@ -72,25 +71,27 @@ class Run:
         process.start()
         return process
 
-    def finish(self):
-        """Trains until the end; returns the seconds that it took.
+    def finish(self) -> float:
+        """Trains until the end. Returns the duration in seconds.
 
         Raises:
-            RuntimeError: where the process fails.
+            RuntimeError: if the process fails.
         """
         began = time.monotonic()
         process = self.start()
-        process.join(_LIMIT)
+        process.join(_TIMEOUT)
         process.kill()
         process.join()
         if process.exitcode:
             raise RuntimeError(f"{self.output}: exit status {process.exitcode}")
         return time.monotonic() - began
 
-    def kill(self, saves, seconds):
-        """Trains, and kills so long after the start, or after a save began: the `saves`-th.
+    def kill(self, saves: int, seconds: float) -> None:
+        """Starts a process and kills it, unless it ends before.
 
-        A process that ended before counts for nothing.
+        Args:
+            saves: number of checkpoints to wait for; 0 for none.
+            seconds: time from then, or from the start of the process, to the kill.
         """
         process = self.start()
         for further in reversed(range(saves)):
@@ -115,30 +116,32 @@ def _wait(process, condition):
         time.sleep(0.0002)
 
 
-def campaign(folder, kills, per_run=_KILLS_PER_RUN, seed=0):
-    """Kills trainings on the backend of this process, and compares how they end.
+def campaign(
+    folder: pathlib.Path, kills: int, per_run: int = _KILLS_PER_RUN, seed: int = 0
+) -> tuple[list[Run], list[bool]]:
+    """Kills trainings on the backend of this process, and compares their results.
 
     Args:
         folder: path, empty.
-        kills: int, how many there must be, a third of them while a checkpoint is written.
-        per_run: int, how many a run is given at most.
-        seed: int, of the moments.
+        kills: smallest number of kills; a third of them are while a checkpoint is written.
+        per_run: largest number of kills per run.
+        seed: of the times of the kills.
 
     Returns:
-        ([`Run`], whether each ends as an unkilled one).
+        (runs, whether the results of each equal those of an unkilled run)
     """
-    moments = random.Random(seed)
-    whole = Run(folder / "whole")
-    seconds = whole.finish()
-    expected = small_training.read_run(whole.output)
+    generator = random.Random(seed)
+    unkilled = Run(folder / "unkilled")
+    seconds = unkilled.finish()
+    expected = small_training.read_run(unkilled.output)
     runs, equal = [], []
     while sum(run.kills for run in runs) < kills or 3 * sum(run.inside for run in runs) < kills:
         run = Run(folder / f"run{len(runs)}")
         while run.kills < per_run and not run.output.exists():
-            if moments.random() < 0.5:
-                run.kill(moments.randint(1, 4), moments.uniform(0, 0.005))
+            if generator.random() < 0.5:
+                run.kill(generator.randint(1, 4), generator.uniform(0, 0.005))
             else:
-                run.kill(0, moments.uniform(0, seconds))
+                run.kill(0, generator.uniform(0, seconds))
         if not run.output.exists():
             run.finish()
         runs.append(run)
@@ -146,8 +149,8 @@ def campaign(folder, kills, per_run=_KILLS_PER_RUN, seed=0):
     return runs, equal
 
 
-def print_row(kills):
-    """Runs the campaign on this process's backend; prints its row of the table as JSON."""
+def print_row(kills: int) -> None:
+    """Runs the campaign on the backend of this process. Prints its row as JSON."""
     import keras
 
     began, backend = time.monotonic(), keras.config.backend()
@@ -166,15 +169,15 @@ def print_row(kills):
 
 
 def _report(rows):
-    """The results, as Markdown."""
+    """Returns the results as Markdown."""
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("keras-spm", "keras"))
     return "\n".join(
         (
             "# Kill campaign",
             "",
-            "Written by `python -m tests.campaigns.kills`, which says what is trained and "
-            "compared. A run is one training, however often it was killed; it is equal where "
-            "weights, optimizer, metrics and result are those of an unkilled run, bit for bit.",
+            "Written by `python -m tests.campaigns.kills`, which describes the training. A run is "
+            "one training with all its kills. It is equal if weights, optimizer, metrics and "
+            "result are those of an unkilled run, bit for bit.",
             "",
             f"Python {platform.python_version()} on {platform.system()}, "
             f"{platform.machine()}, one CPU core, float32; {packages}.",
@@ -187,13 +190,13 @@ def _report(rows):
     )
 
 
-def main():
-    """Runs each backend in a process of its own; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Kills trainings and compares how they end.")
-    parser.add_argument("--backend", choices=BACKENDS, help="one of them; by default all")
-    parser.add_argument("--kills", type=int, default=KILLS, help="on each backend")
+def main() -> int:
+    """Runs each backend in its own process. Returns the exit status."""
+    parser = argparse.ArgumentParser(description="Kills trainings and compares their results.")
+    parser.add_argument("--backend", choices=BACKENDS, help="by default all")
+    parser.add_argument("--kills", type=int, default=KILLS, help="kills per backend")
     options = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):  # And all processes from here on.
+    if hasattr(os, "sched_setaffinity"):  # Also for the child processes.
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     rows = []
     for backend in [options.backend] if options.backend else BACKENDS:

@@ -1,4 +1,4 @@
-"""Loading PyTorch weights: everything or nothing, in every layout."""
+"""Loading PyTorch weights in every layout, all or nothing."""
 
 import functools
 import json
@@ -12,26 +12,21 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from keras_spm import list_layouts
-from keras_spm import load_torch_weights
-from keras_spm import to_torch_state_dict
-from keras_spm.layers import GuidedLocalEnhancement
-from keras_spm.layers import MultiScaleAggregation
-from keras_spm.weights import FormatError
-from keras_spm.weights import MismatchError
+from keras_spm import list_layouts, load_torch_weights, to_torch_state_dict
+from keras_spm.layers import GuidedLocalEnhancement, MultiScaleAggregation
+from keras_spm.weights import FormatError, MismatchError
 from keras_spm.weights.transforms import POSITIONS
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import to_numpy
+from tests.helpers import difference, to_numpy
 
-NAME = "pvt_v2_spm"  # Where one layout is enough.
+NAME = "pvt_v2_spm"  # For tests that need only one layout.
 
 every_layout = pytest.mark.parametrize("name", golden.BACKBONES)
 
 
 @functools.cache
 def _classifier(name):
-    """One model for each golden; tests load what they need and do not count on its state."""
+    """One model per golden, whose weights every test loads itself."""
     return golden.classifier(name)
 
 
@@ -56,7 +51,7 @@ def _as_bin(state, path):
 
 
 def _as_shards(state, path):
-    """Three shards and their index, as transformers writes them."""
+    """Writes three shards and their index, like transformers."""
     path.mkdir()
     names = sorted(state)
     weight_map = {}
@@ -82,7 +77,7 @@ def _as_old_folder(state, path):
 
 
 def _as_checkpoint(state, path):
-    """As training code saves it, from a model in a parallel wrapper."""
+    """Writes a checkpoint of training code, of a model in a parallel wrapper."""
     tensors = {f"module.{key}": torch.tensor(array) for key, array in state.items()}
     torch.save({"epoch": 3, "optimizer": {"state": {}}, "model": {"state_dict": tensors}}, path)
 
@@ -100,7 +95,7 @@ SOURCES = {
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_every_kind_of_source_loads_the_same(tmp_path, source):
+def test_every_kind_of_source(tmp_path, source):
     model = _classifier(NAME)
     load_torch_weights(model, golden.state(NAME))
     expected = _values(model)
@@ -112,7 +107,7 @@ def test_every_kind_of_source_loads_the_same(tmp_path, source):
     assert _same(_values(model), expected)
 
 
-def test_the_report_says_what_was_seen_through(tmp_path):
+def test_report_names_the_wrappers(tmp_path):
     _as_checkpoint(golden.state(NAME), tmp_path / "checkpoint.pth")
     report = load_torch_weights(_classifier(NAME), tmp_path / "checkpoint.pth")
     assert report.source.endswith("checkpoint.pth['model']['state_dict']")
@@ -120,12 +115,12 @@ def test_the_report_says_what_was_seen_through(tmp_path):
     assert load_torch_weights(_classifier(NAME), nested).source == "the mapping['state_dict']"
 
 
-# What arrives
+# Loaded values
 
 
 @every_layout
-def test_every_tensor_arrives_where_it_belongs(name):
-    """Each variable holds what the report names, and nothing is used twice."""
+def test_every_tensor_is_assigned_once(name):
+    """Each variable has the values of the tensors in the report; no tensor is used twice."""
     model = _classifier(name)
     state = golden.state(name)
     report = load_torch_weights(model, state)
@@ -143,7 +138,7 @@ def test_every_tensor_arrives_where_it_belongs(name):
 
 
 @every_layout
-def test_a_backbone_leaves_the_head_out(name):
+def test_backbone_ignores_the_head(name):
     backbone = golden.backbone(name)
     report = load_torch_weights(backbone, golden.state(name))
     layout = golden.BACKBONES[name][1]
@@ -155,8 +150,8 @@ def test_a_backbone_leaves_the_head_out(name):
 
 
 @pytest.mark.parametrize("name", ["transformers_pvt", "transformers_pvt_v2", "transformers_swin"])
-def test_the_names_of_a_model_without_classifier_are_known(name):
-    """transformers' bare models write no prefix before their names."""
+def test_names_without_classifier(name):
+    """The names of transformers' models without a classifier have no prefix."""
     prefixes = {"transformers_pvt": "pvt.", "transformers_pvt_v2": "pvt_v2."}
     prefix = prefixes.get(name, "swin.")
     bare = {
@@ -174,7 +169,7 @@ def test_the_names_of_a_model_without_classifier_are_known(name):
     assert to_torch_state_dict(model.backbone, "transformers").keys() == bare.keys()
 
 
-def test_a_head_for_other_classes_stays_fresh():
+def test_head_for_other_classes():
     state = dict(golden.state(NAME))
     state["head.weight"], state["head.bias"] = np.ones((3, 64), "f"), np.ones(3, "f")
     model = _classifier(NAME)
@@ -186,7 +181,7 @@ def test_a_head_for_other_classes_stays_fresh():
     assert difference(model.get_layer("head").kernel, before) == 0
 
 
-def test_a_file_without_head_leaves_it_fresh():
+def test_file_without_head():
     state = {key: array for key, array in golden.state(NAME).items() if "head" not in key}
     report = load_torch_weights(_classifier(NAME), state)
     assert sorted(report.missing_keys) == ["head/bias", "head/kernel"]
@@ -194,7 +189,7 @@ def test_a_file_without_head_leaves_it_fresh():
 
 @every_layout
 @pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
-def test_half_precision_is_widened_and_reported(tmp_path, name, dtype):
+def test_half_precision_is_upcast(tmp_path, name, dtype):
     state = {
         key: array.astype(dtype) if array.dtype == "float32" else array
         for key, array in golden.state(name).items()
@@ -210,7 +205,7 @@ def test_half_precision_is_widened_and_reported(tmp_path, name, dtype):
     assert _same(_values(model), by_file)
 
 
-def test_pytorchs_own_bfloat16_is_widened_and_reported(tmp_path):
+def test_bfloat16_of_pytorch_is_upcast(tmp_path):
     state = {key: torch.tensor(array) for key, array in golden.state(NAME).items()}
     torch.save({key: value.bfloat16() for key, value in state.items()}, tmp_path / "half.pth")
     report = load_torch_weights(_classifier(NAME), tmp_path / "half.pth")
@@ -218,7 +213,7 @@ def test_pytorchs_own_bfloat16_is_widened_and_reported(tmp_path):
 
 
 @pytest.mark.parametrize("layer", [MultiScaleAggregation(32), GuidedLocalEnhancement()])
-def test_halves_of_spm_load_alone(layer):
+def test_layers_of_spm(layer):
     arrays, _ = golden.read("spm_layer_16_32")
     prefix = {"MultiScaleAggregation": "msa.", "GuidedLocalEnhancement": "gle."}[
         type(layer).__name__
@@ -237,7 +232,7 @@ def test_halves_of_spm_load_alone(layer):
 
 
 def _interpolated(grid, size, mode):
-    """(rows, columns, channels) resized by PyTorch, whose float32 is off by 1e-6."""
+    """Resizes (rows, columns, channels) with PyTorch in float64."""
     maps = torch.tensor(grid, dtype=torch.float64).permute(2, 0, 1)[None]
     resized = torch.nn.functional.interpolate(maps, size=size, mode=mode)
     return resized[0].permute(1, 2, 0).numpy()
@@ -245,7 +240,7 @@ def _interpolated(grid, size, mode):
 
 @pytest.mark.parametrize("name", ["pvt", "transformers_pvt"])
 @pytest.mark.parametrize("size", [(128, 128), (96, 160), (40, 40)])
-def test_position_embeddings_are_resized_to_the_models_grid(name, size):
+def test_position_embeddings_are_resized(name, size):
     state = golden.state(name)
     model = golden.classifier(name, pretrain_image_size=size)
     report = load_torch_weights(model, state)
@@ -267,7 +262,7 @@ def test_position_embeddings_are_resized_to_the_models_grid(name, size):
 
 @pytest.mark.parametrize("name", ["official_swin", "timm_swin", "transformers_swin", "swin_spm"])
 @pytest.mark.parametrize("window_size", [3, 7])
-def test_bias_tables_are_resized_to_the_models_window(name, window_size):
+def test_bias_tables_are_resized(name, window_size):
     state = golden.state(name)
     backbone = golden.backbone(name, window_size=window_size)
     report = load_torch_weights(backbone, state)
@@ -280,7 +275,7 @@ def test_bias_tables_are_resized_to_the_models_window(name, window_size):
     assert difference(table, expected.reshape(side * side, -1)) <= 1e-6
 
 
-def test_a_grid_that_may_be_read_two_ways_is_refused():
+def test_ambiguous_grid():
     model = golden.classifier("pvt", pretrain_image_size=(32, 128))  # As many as 64 x 64 has.
     before = _values(model)
     with pytest.raises(MismatchError, match="pos_embed1: 256 rows may be a square grid or"):
@@ -288,7 +283,7 @@ def test_a_grid_that_may_be_read_two_ways_is_refused():
     assert _same(_values(model), before)
 
 
-def test_a_grid_that_is_no_square_comes_back_as_it_was():
+def test_rectangular_grid_round_trip():
     model = golden.classifier("pvt", pretrain_image_size=(64, 96))
     before = _values(model)
     state = to_torch_state_dict(model)
@@ -299,21 +294,21 @@ def test_a_grid_that_is_no_square_comes_back_as_it_was():
         load_torch_weights(_classifier("pvt"), state)
 
 
-def test_no_rows_are_no_grid():
+def test_empty_grid():
     with pytest.raises(ValueError, match="0 rows"):
         POSITIONS.to_keras([np.zeros((1, 0, 3), "f")], [(2, 2, 3)])
 
 
-# What is refused
+# Errors
 
 
 def _vector(state):
-    """A tensor with one axis, of the body."""
+    """Name of a tensor with one axis, outside the head."""
     return next(key for key, v in state.items() if v.ndim == 1 and "norm" in key and len(v) > 1)
 
 
 def _matrix(state):
-    """A linear map that is not square, of the body."""
+    """Name of a non-square matrix, outside the head."""
     return next(
         key
         for key, array in state.items()
@@ -361,13 +356,13 @@ def _not_a_number(state):
     key = _matrix(state)
     state[key] = state[key].copy()
     state[key][1, 1] = np.nan
-    return f"values: {key} holds NaN"
+    return f"values: {key} has NaN"
 
 
 def _too_large_for_float32(state):
     key = _vector(state)
     state[key] = state[key].astype("float64") * 1e300
-    return f"values: {key} holds NaN or infinity"
+    return f"values: {key} has NaN or infinity"
 
 
 MUTATIONS = (
@@ -386,7 +381,7 @@ def _is_refused(model, source, error, message):
 @every_layout
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
-def test_a_wrong_tensor_is_refused_and_changes_nothing(tmp_path, name, mutate):
+def test_invalid_tensor_changes_nothing(tmp_path, name, mutate):
     state = dict(golden.state(name))
     message = mutate(state)
     save_file(state, tmp_path / "wrong.safetensors")
@@ -395,8 +390,8 @@ def test_a_wrong_tensor_is_refused_and_changes_nothing(tmp_path, name, mutate):
 
 @every_layout
 @pytest.mark.only("torch")
-def test_no_tensor_can_be_spared(name):
-    """Each one dropped in turn; what is checked is the same code on every backend."""
+def test_every_tensor_is_required(name):
+    """Drops each tensor in turn; the code does not depend on the backend."""
     model, state = _classifier(name), golden.state(name)
     for key in state:
         if not key.endswith("num_batches_tracked"):
@@ -406,7 +401,7 @@ def test_no_tensor_can_be_spared(name):
 
 @every_layout
 @pytest.mark.parametrize("blocks", [-1, 1])
-def test_another_variant_of_the_family_is_refused(name, blocks):
+def test_another_variant(name, blocks):
     model = _classifier(name)
     depths = list(model.backbone.depths)
     depths[2] += blocks
@@ -419,7 +414,7 @@ def test_another_variant_of_the_family_is_refused(name, blocks):
 @every_layout
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("kept", [0.999, 0.5, 0.0])
-def test_a_truncated_file_is_refused(tmp_path, name, suffix, kept):
+def test_truncated_file(tmp_path, name, suffix, kept):
     path = tmp_path / f"cut{suffix}"
     SOURCES[f"weights{suffix}"](golden.state(name), path)
     contents = path.read_bytes()
@@ -428,7 +423,7 @@ def test_a_truncated_file_is_refused(tmp_path, name, suffix, kept):
 
 
 def _double_in_header(path, key):
-    """Writes the header's entry of `key` a second time, as the library lets pass."""
+    """Duplicates the entry of `key` in the header, which the library accepts."""
     contents = path.read_bytes()
     length = struct.unpack("<Q", contents[:8])[0]
     header, data = contents[8 : 8 + length].decode(), contents[8 + length :]
@@ -438,22 +433,22 @@ def _double_in_header(path, key):
 
 
 @every_layout
-def test_a_key_twice_in_a_header_is_refused(tmp_path, name):
+def test_duplicate_key_in_a_header(tmp_path, name):
     path = tmp_path / "twice.safetensors"
     save_file(golden.state(name), path)
     key = _vector(golden.state(name))
     _double_in_header(path, key)
-    _is_refused(_classifier(name), path, FormatError, rf"names \['{key}'\] twice")
+    _is_refused(_classifier(name), path, FormatError, rf"duplicate keys \['{key}'\]")
 
 
 @every_layout
-def test_a_key_twice_across_shards_is_refused(tmp_path, name):
+def test_duplicate_key_in_two_shards(tmp_path, name):
     _as_shards(golden.state(name), tmp_path / "shards")
     key = sorted(golden.state(name))[0]  # It is in the first shard.
     second = tmp_path / "shards" / "model-00002-of-00003.safetensors"
     state = golden.state(name)
     save_file({other: state[other] for other in [key, *sorted(state)[1::3]]}, second)
-    _is_refused(_classifier(name), tmp_path / "shards", FormatError, rf"\['{key}'\] stand in")
+    _is_refused(_classifier(name), tmp_path / "shards", FormatError, rf"\['{key}'\] are in")
 
 
 def _index(path, text):
@@ -486,10 +481,10 @@ def _header(text):
 BROKEN = {
     "text.safetensors": (_header("hello"), "not JSON"),
     "code.pth": (_pickle_of_code, "not a PyTorch file of plain tensors"),
-    "list.pth": (lambda path: torch.save([torch.zeros(1)], path), "holds a list"),
+    "list.pth": (lambda path: torch.save([torch.zeros(1)], path), "has a list"),
     "nested.pth": (lambda path: torch.save({"a": {"b": torch.zeros(1)}}, path), "'a' is a dict"),
-    "weights.h5": (lambda path: path.write_bytes(b"x"), "not from '.h5'"),
-    "unlisted": (_unlisted, r"holds \['norm1.weight'\], which .*index.json does not list"),
+    "weights.h5": (lambda path: path.write_bytes(b"x"), "Received: '.h5'"),
+    "unlisted": (_unlisted, r"has \['norm1.weight'\], which .*index.json does not list"),
     "listed in vain": (_listed_in_vain, r"\['norm9.weight'\] are in none of its shards"),
     "no map": (lambda path: _index(path, "{}"), "`weight_map` must map tensors to files"),
     "outside": (
@@ -498,35 +493,35 @@ BROKEN = {
     ),
     "twice": (
         lambda path: _index(path, '{"weight_map": {"a": "b", "a": "c"}}'),
-        r"index names \['a'\] twice",
+        r"index has duplicate keys \['a'\]",
     ),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_source_is_refused(tmp_path, name):
+def test_broken_source(tmp_path, name):
     write, message = BROKEN[name]
     write(tmp_path / name)
     _is_refused(_classifier(NAME), tmp_path / name, FormatError, message)
 
 
-def test_a_missing_file_and_a_non_path_are_named(tmp_path):
+def test_missing_file_and_invalid_path(tmp_path):
     model = _classifier(NAME)
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
         load_torch_weights(model, tmp_path / "nowhere.pth")
-    with pytest.raises(FileNotFoundError, match="holds none of model.safetensors"):
+    with pytest.raises(FileNotFoundError, match="has none of model.safetensors"):
         load_torch_weights(model, tmp_path)
     with pytest.raises(FormatError, match="int"):
         load_torch_weights(model, 3)
 
 
-def test_what_cannot_be_matched_is_refused():
+def test_mismatched_model():
     model = _classifier(NAME)
     with pytest.raises(MismatchError, match="missing"):
         load_torch_weights(model, golden.state("pvt_v2"))
-    with pytest.raises(MismatchError, match="no known layout"):
+    with pytest.raises(MismatchError, match="in no known layout"):
         load_torch_weights(model, {"encoder.weight": np.zeros(3, "f")})
-    with pytest.raises(MismatchError, match="no known layout"):
+    with pytest.raises(MismatchError, match="in no known layout"):
         load_torch_weights(model, {})
     with pytest.raises(ValueError, match="layout='tim'"):
         load_torch_weights(model, golden.state(NAME), layout="tim")
@@ -539,11 +534,11 @@ def test_what_cannot_be_matched_is_refused():
 
 
 @pytest.mark.parametrize("name", ["transformers_pvt", "transformers_pvt_v2", "pvt", "timm_pvt_v2"])
-def test_another_epsilon_is_refused_by_name(name):
+def test_another_epsilon(name):
     right = _classifier(name).backbone.embedding_norm_epsilon
     wrong = 1e-5 if right == 1e-6 else 1e-6
     model = golden.classifier(name, embedding_norm_epsilon=wrong)
-    message = f"embedding_norm_epsilon={right}, the model with embedding_norm_epsilon={wrong}"
+    message = f"embedding_norm_epsilon={right}, the model has embedding_norm_epsilon={wrong}"
     _is_refused(model, golden.state(name), MismatchError, message)
     with pytest.raises(MismatchError, match=message):
         to_torch_state_dict(model, golden.BACKBONES[name][1])

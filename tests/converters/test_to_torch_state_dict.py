@@ -1,4 +1,4 @@
-"""Weights out: what PyTorch's side takes, and what comes back to the last bit."""
+"""Exporting weights: PyTorch code loads them, and round trips are exact."""
 
 import functools
 
@@ -7,14 +7,11 @@ import pytest
 import torch
 import transformers
 
-from keras_spm import load_torch_weights
-from keras_spm import to_torch_state_dict
+from keras_spm import load_torch_weights, to_torch_state_dict
 from keras_spm.layers import StepwisePatchMerging
 from keras_spm.weights import MismatchError
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, randomize, to_numpy
 
 every_layout = pytest.mark.parametrize("name", golden.BACKBONES)
 
@@ -33,8 +30,8 @@ def _is_buffer(key):
 
 
 @every_layout
-def test_in_and_out_is_the_identity(name):
-    """Every parameter and running statistic, bit for bit, under its own name and shape."""
+def test_load_and_export_is_the_identity(name):
+    """Every parameter and running statistic is exported with the same name, shape and bits."""
     state = golden.state(name)
     load_torch_weights(_classifier(name), state)
     written = to_torch_state_dict(_classifier(name), golden.BACKBONES[name][1])
@@ -47,7 +44,7 @@ def test_in_and_out_is_the_identity(name):
 
 
 def _layouts(name):
-    """The layouts of a golden's family that its model can be written in as it is."""
+    """Returns the layouts in which a golden's model can be exported."""
     if "spm" in name:
         return {"swin_spm": ["official", "timm"]}.get(name, ["official"])
     if name.startswith("transformers_pvt"):
@@ -61,7 +58,7 @@ def _layouts(name):
     ("name", "layout"), [(name, each) for name in golden.BACKBONES for each in _layouts(name)]
 )
 @pytest.mark.parametrize("part", ["classifier", "backbone"])
-def test_out_and_in_is_the_identity(name, layout, part):
+def test_export_and_load_is_the_identity(name, layout, part):
     model = _classifier(name)
     model = randomize(model if part == "classifier" else model.backbone)
     before = _values(model)
@@ -73,7 +70,7 @@ def test_out_and_in_is_the_identity(name, layout, part):
     assert all((after[path] == before[path]).all() for path in before)
 
 
-def test_what_is_written_does_not_share_memory_with_the_model():
+def test_exported_arrays_do_not_share_memory():
     model = randomize(_classifier("timm_pvt_v2"))
     before = _values(model)
     for array in to_torch_state_dict(model, "timm").values():
@@ -82,7 +79,7 @@ def test_what_is_written_does_not_share_memory_with_the_model():
 
 
 def _skeleton(state):
-    """A PyTorch module whose parameters and buffers are named and shaped like `state`."""
+    """Returns a PyTorch module with parameters and buffers like `state`."""
     root = torch.nn.Module()
     for key, array in state.items():
         *path, last = key.split(".")
@@ -104,15 +101,15 @@ def _tensors(state):
 
 
 @pytest.mark.parametrize("name", [name for name in golden.BACKBONES if name != "official_swin"])
-def test_pytorch_takes_it_strictly(name):
-    """The goldens' states were saved by the reference modules themselves."""
+def test_pytorch_loads_it_strictly(name):
+    """The goldens' states were saved by the reference modules."""
     module = _skeleton(golden.state(name))
     state = to_torch_state_dict(_classifier(name), golden.BACKBONES[name][1])
     module.load_state_dict(_tensors(state), strict=True)
 
 
 def _reference_mask(height, width, window, shift):
-    """The mask as the official code fills it: nine numbered regions, compared in windows."""
+    """Returns the mask of the official code: nine numbered regions, compared in windows."""
     regions = torch.zeros(height, width)
     slices = (slice(0, -window), slice(-window, -shift), slice(-shift, None))
     for row, rows in enumerate(slices):
@@ -126,8 +123,8 @@ def _reference_mask(height, width, window, shift):
 @pytest.mark.parametrize(
     ("image_shape", "sizes"), [(None, (128, 128)), ((256, 384, 3), (256, 384))]
 )
-def test_the_official_swin_gets_its_derived_buffers(image_shape, sizes):
-    """`attn_mask` for each shifted block but those of one window, an index for all."""
+def test_derived_buffers_of_official_swin(image_shape, sizes):
+    """All blocks have an index; shifted blocks with several windows have `attn_mask`."""
     window = 4
     model = golden.classifier("official_swin", image_shape=image_shape)
     state = to_torch_state_dict(model, "official")
@@ -148,15 +145,15 @@ def test_the_official_swin_gets_its_derived_buffers(image_shape, sizes):
     assert len(np.unique(index)) == 49
 
 
-def test_batches_are_counted_from_zero():
+def test_num_batches_tracked_is_zero():
     state = to_torch_state_dict(_classifier("pvt_spm"))
     counters = {key: value for key, value in state.items() if "num_batches_tracked" in key}
     assert len(counters) == 6
     assert all(value == 0 and value.dtype == "int64" for value in counters.values())
 
 
-def test_a_pvt_without_class_token_fits_the_official_dense_form():
-    """That form has the token's row of `pos_embed4`, unread, and neither token nor norm."""
+def test_pvt_without_class_token():
+    """The official form for dense tasks has an unused first row in `pos_embed4`."""
     state = golden.state("pvt")
     backbone = golden.backbone("pvt", class_token=False)
     load_torch_weights(backbone, state)
@@ -166,11 +163,11 @@ def test_a_pvt_without_class_token_fits_the_official_dense_form():
     assert (written["pos_embed4"][:, 1:] == state["pos_embed4"][:, 1:]).all()
     assert (written["pos_embed4"][:, 0] == 0).all()
     dense = golden.backbone("pvt", class_token=False, embedding_norm_epsilon=1e-6)
-    with pytest.raises(MismatchError, match="no form for a model whose encoder.patch_emb"):
+    with pytest.raises(MismatchError, match="cannot represent this model: encoder.patch_emb"):
         to_torch_state_dict(dense, "transformers")
 
 
-def test_a_layer_goes_out_alone():
+def test_layer():
     layer = StepwisePatchMerging(32)
     layer.build((1, 12, 8, 16))
     load_torch_weights(layer, golden.state("spm_layer_16_32"))
@@ -180,20 +177,20 @@ def test_a_layer_goes_out_alone():
     assert all((written[key] == state[key]).all() for key in state if not _is_buffer(key))
 
 
-def test_what_cannot_be_written_is_refused():
+def test_unsupported_exports():
     with pytest.raises(MismatchError, match="stage2/merging/multi_scale_aggregation"):
         to_torch_state_dict(golden.backbone("swin_spm"), "transformers")
     with pytest.raises(ValueError, match="layout='tim'"):
         to_torch_state_dict(_classifier("pvt"), "tim")
-    with pytest.raises(ValueError, match="'auto' is for loading"):
+    with pytest.raises(ValueError, match="cannot be 'auto'"):
         to_torch_state_dict(_classifier("pvt"), "auto")
 
 
-# transformers itself
+# The transformers library
 
 
 def _transformers(name):
-    """transformers' classifier of a golden's configuration, with random weights."""
+    """Returns transformers' classifier for a golden's configuration."""
     _, config = golden.read(name)
     common = {"depths": config["depths"], "num_labels": config["num_classes"]}
     if "swin" in name:
@@ -220,7 +217,7 @@ def _transformers(name):
 
 
 @pytest.mark.parametrize("name", ["transformers_pvt", "transformers_pvt_v2", "transformers_swin"])
-def test_transformers_takes_it_strictly_and_computes_the_same(name):
+def test_transformers_loads_it_strictly_and_agrees(name):
     model = randomize(_classifier(name), seed=2)
     in_memory = "transformers_5" if "swin" in name else "transformers"
     arrays, _ = golden.read(name)
@@ -236,7 +233,7 @@ def test_transformers_takes_it_strictly_and_computes_the_same(name):
                 expected = theirs(images).logits
             outputs = ours.predict(arrays["input0"] * 255, verbose=0)
             assert difference(outputs, expected) <= 1e-5 * float(expected.abs().max())
-        if in_memory == "transformers_5":  # What such a model holds in memory comes in too.
+        if in_memory == "transformers_5":  # Its state dict can be loaded, too.
             before = _values(ours)
             report = load_torch_weights(randomize(ours, seed=3), theirs.state_dict())
             assert report.layout == "transformers_5"

@@ -1,4 +1,4 @@
-"""transformers' own models at their published size, through the folders that they save."""
+"""Models of transformers at their published size, loaded from saved folders."""
 
 import json
 
@@ -9,10 +9,10 @@ import torch
 import transformers
 
 import keras_spm
-from keras_spm.converters import image_processors
+from keras_spm.converters.hf_config import read_processor
 from tests.helpers import difference
 
-# name → (their configuration's class, what differs from its defaults, their model)
+# name → (class of the configuration, non-default arguments, class of the model)
 MODELS = {
     "pvt_v2_b0": (transformers.PvtV2Config, {}, transformers.PvtV2ForImageClassification),
     "pvt_v2_b1": (
@@ -27,7 +27,7 @@ CLASSES = 1000
 
 
 def _reference(name):
-    """Their model; every tensor is random, biases and norms included."""
+    """Returns transformers' model with random values in every tensor."""
     configuration, differences, model = MODELS[name]
     torch.manual_seed(0)
     reference = model(configuration(num_labels=CLASSES, **differences)).eval()
@@ -51,7 +51,7 @@ def _logits(reference, images):
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_at_full_size(tmp_path, name):
     reference = _reference(name)
-    # b0 in several files, the others in one.
+    # b0 in several files, the others in one file.
     reference.save_pretrained(tmp_path, max_shard_size="4MB" if name == "pvt_v2_b0" else "1GB")
     assert (tmp_path / "model.safetensors").exists() == (name != "pvt_v2_b0")
     model = _ours(name)
@@ -67,7 +67,7 @@ def test_logits_at_full_size(tmp_path, name):
 
 @pytest.mark.only("torch")
 @pytest.mark.parametrize("name", ["pvt_v2_b0", "swin_tiny"])
-def test_their_from_pretrained_takes_our_file(tmp_path, name):
+def test_from_pretrained_loads_exported_file(tmp_path, name):
     from keras_spm.cli import main
 
     model = _ours(name)
@@ -99,8 +99,8 @@ def test_their_from_pretrained_takes_our_file(tmp_path, name):
         ),
     ],
 )
-def test_a_photograph_from_file_to_logits(tmp_path, processor, settings):
-    """Their processor and model, saved in one folder, against ours loaded from it."""
+def test_photograph_from_file_to_logits(tmp_path, processor, settings):
+    """Compares processor and model of transformers with a model loaded from their folder."""
     configuration = transformers.PvtV2Config(hidden_sizes=[8, 16, 40, 64], depths=[1, 1, 2, 1])
     theirs = transformers.PvtV2ForImageClassification(configuration).eval()
     theirs.save_pretrained(tmp_path)
@@ -118,8 +118,8 @@ def test_a_photograph_from_file_to_logits(tmp_path, processor, settings):
     "settings",
     [{"do_resize": False}, {"size": {"shortest_edge": 64}}, {"size": {"longest_edge": 64}}, {}],
 )
-def test_a_processor_that_is_not_known_leaves_images_as_they_are(settings):
+def test_unsupported_processor_gives_no_preprocessing(settings):
     known = {"size": {"height": 64, "width": 64}, "resample": 3}
     processor = {**known, **settings} if settings else {}
-    assert "preprocessing" in image_processors.from_transformers(known)
-    assert "preprocessing" not in image_processors.from_transformers(processor)
+    assert "preprocessing" in read_processor(known)
+    assert "preprocessing" not in read_processor(processor)

@@ -6,16 +6,16 @@ import math
 import keras
 import numpy as np
 import pytest
-from PIL import Image
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
-from keras_spm.data.classification_augmentation import ClassificationAugmentation
-from keras_spm.data.classification_augmentation import Mixing
-from keras_spm.data.classification_augmentation import operations
-from keras_spm.data.classification_augmentation import rand_augment
-from keras_spm.data.classification_augmentation import random_crop
-from keras_spm.data.pipeline import EvaluationBatches
-from keras_spm.data.pipeline import repeated_batches
+from keras_spm.data.classification_augmentation import (
+    ClassificationAugmentation,
+    Mixing,
+    operations,
+    rand_augment,
+    random_crop,
+)
+from keras_spm.data.pipeline import EvaluationBatches, repeated_batches
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
@@ -30,15 +30,15 @@ def _numbered(example, generator):
 
 def _order(passes, shards=1, repeats=1, seed=0):
     """[(example, random number)] of the first passes, merged from all shards."""
-    places = {}
+    positions = {}
     for shard in range(shards):
         batches = iter(
             repeated_batches(range(COUNT), _numbered, list, 3, seed, repeats, None, shard, shards)
         )
-        for place in range(shard, passes * COUNT, shards * 3):
+        for position in range(shard, passes * COUNT, shards * 3):
             for offset, example in enumerate(next(batches)):
-                places[place + offset * shards] = example
-    return [places[place] for place in range(passes * COUNT)]
+                positions[position + offset * shards] = example
+    return [positions[position] for position in range(passes * COUNT)]
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 4])
@@ -56,7 +56,7 @@ def test_repeated_augmentation_repeats_a_subset():
     seen = np.zeros(COUNT, int)
     for start in range(0, 40 * COUNT, COUNT):
         examples = [example for example, _ in order[start : start + COUNT]]
-        runs = [examples[place : place + 3] for place in range(0, COUNT, 3)]
+        runs = [examples[position : position + 3] for position in range(0, COUNT, 3)]
         assert all(len(set(run)) == 1 for run in runs)
         assert len({run[0] for run in runs}) == math.ceil(COUNT / 3)
         seen += np.bincount(examples, minlength=COUNT)
@@ -210,18 +210,18 @@ def test_randaugment_operations_on_geometry():
     dot = np.full((41, 41, 3), 100, "uint8")
     dot[10, 30] = 255
 
-    def place(name, strength, sign):
+    def position(name, strength, sign):
         moved = _operated(name, strength, sign, dot)
         return np.unravel_index(moved[..., 0].argmax(), (41, 41)), (moved == (9, 8, 7)).all(-1)
 
     shift = 4 / (0.45 * 41)
-    assert place("translate_x", shift, 1)[0] == (10, 26)
-    found, filled = place("translate_y", shift, -1)
+    assert position("translate_x", shift, 1)[0] == (10, 26)
+    found, filled = position("translate_y", shift, -1)
     assert found == (14, 30) and filled[:4].all() and not filled[5:].any()
     # Source column = column + 0.3 * strength * row; rows are unchanged.
-    assert place("shear_x", 1.0, 1)[0] == (10, 27)
-    assert place("shear_y", 3 / (0.3 * 30.5), -1)[0] == (13, 30)
-    (row, column), filled = place("rotate", 1.0, 1)
+    assert position("shear_x", 1.0, 1)[0] == (10, 27)
+    assert position("shear_y", 3 / (0.3 * 30.5), -1)[0] == (13, 30)
+    (row, column), filled = position("rotate", 1.0, 1)
     # By 30 degrees counterclockwise around the center, (20, 20).
     assert abs(column - 20 - (10 * math.cos(math.pi / 6) - 10 * 0.5)) <= 1
     assert abs(20 - row - (10 * 0.5 + 10 * math.cos(math.pi / 6))) <= 1

@@ -84,7 +84,7 @@ def test_optional_fields(tmp_path):
 
 def test_boxes_are_clipped_to_the_image(tmp_path):
     boxes = [(-5, 3, 10, 4), (28, -1, 9, 50), (-9, -9, 99, 99)]
-    added = [coco_files.annotation(place, 9, box, area=7) for place, box in enumerate(boxes)]
+    added = [coco_files.annotation(index, 9, box, area=7) for index, box in enumerate(boxes)]
     example = CocoDetection(*_with(tmp_path, *added))[2]
     assert example["boxes"].tolist() == [[0, 3, 5, 7], [28, 0, 32, 32], [0, 0, 32, 32]]
     assert example["areas"].tolist() == [7, 7, 7]
@@ -92,7 +92,7 @@ def test_boxes_are_clipped_to_the_image(tmp_path):
 
 BOX = (1, 2, 3, 4)
 HUGE = 10**400  # JSON ints may be too large for a float.
-BROKEN = {
+INVALID = {
     "unknown image": [{"image_id": 10}, {"image_id": None}, {"image_id": [5]}],
     "unknown category": [{"category_id": 3}, {"category_id": "boat"}, {"category_id": {}}],
     "malformed bbox": [{"bbox": None}, {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, "4"]}],
@@ -123,18 +123,18 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("rule", BROKEN)
-def test_invalid_annotations_are_reported_or_dropped(tmp_path, rule):
-    broken = [
-        {**coco_files.annotation(f"bad{place}", 9, BOX), **changes}
-        for place, changes in enumerate(BROKEN[rule])
+@pytest.mark.parametrize("reason", INVALID)
+def test_invalid_annotations_are_reported_or_dropped(tmp_path, reason):
+    bad = [
+        {**coco_files.annotation(f"bad{index}", 9, BOX), **changes}
+        for index, changes in enumerate(INVALID[reason])
     ]
     good = coco_files.annotation("good", 9, BOX)
-    files = _with(tmp_path, *broken, good)
-    with pytest.raises(ValueError, match=rf"{len(broken)} × {rule} \(bad0.*invalid=\"drop\""):
+    files = _with(tmp_path, *bad, good)
+    with pytest.raises(ValueError, match=rf"{len(bad)} × {reason} \(bad0.*invalid=\"drop\""):
         CocoDetection(*files)
     examples = CocoDetection(*files, invalid="drop")
-    assert examples.invalid_annotations == {rule: [each["id"] for each in broken]}
+    assert examples.invalid_annotations == {reason: [each["id"] for each in bad]}
     assert [len(example["boxes"]) for example in examples] == [2, 2, 1]
 
 
@@ -151,7 +151,7 @@ def test_all_reasons_are_in_one_error(tmp_path):
     assert [example["image_id"] for example in examples] == [11, 9]
     assert [len(example["boxes"]) for example in examples] == [2, 0]
     assert set(examples.invalid_annotations) == {
-        *("duplicate id", "area that is not positive", "missing image file"),
+        *("duplicate id", "area that is not positive", "missing image file")
     }
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm.data import CsvDataset
-from keras_spm.data import ImageFolder
+from keras_spm.data import CsvDataset, ImageFolder
 from keras_spm.data.images import read_image
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
@@ -54,7 +53,7 @@ def _truncated(photos, name, share):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
 
-BROKEN = {
+INVALID = {
     "empty file": lambda photos: (photos / "heron/x.jpg").touch(),
     "not an image": lambda photos: (photos / "heron/x.jpg").write_text("a letter"),
     "truncated or corrupt image": lambda photos: _truncated(photos, "x.jpg", 0.6),
@@ -69,15 +68,15 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("rule", BROKEN)
-def test_invalid_files_are_reported_or_dropped(photos, rule):
-    BROKEN[rule](photos)
-    with pytest.raises(ValueError, match=rf"1 × {rule} \(.*x\.jpg.*invalid=\"drop\""):
+@pytest.mark.parametrize("reason", INVALID)
+def test_invalid_files_are_reported_or_dropped(photos, reason):
+    INVALID[reason](photos)
+    with pytest.raises(ValueError, match=rf"1 × {reason} \(.*x\.jpg.*invalid=\"drop\""):
         ImageFolder(photos)
     examples = ImageFolder(photos, invalid="drop")
     assert (
-        list(examples.invalid_annotations) == [rule]
-        and len(examples.invalid_annotations[rule]) == 1
+        list(examples.invalid_annotations) == [reason]
+        and len(examples.invalid_annotations[reason]) == 1
     )
     assert len(examples) == 4 and examples.class_names == ["heron", "stork"]
 
@@ -113,12 +112,12 @@ def test_too_many_pixels(photos, monkeypatch):
 
 
 def test_all_reasons_are_in_one_message(photos):
-    for rule in ("empty file", "class without images", "file beside the class folders"):
-        BROKEN[rule](photos) if rule != "class without images" else (photos / "crane").mkdir()
+    for reason in ("empty file", "class without images", "file beside the class folders"):
+        INVALID[reason](photos) if reason != "class without images" else (photos / "crane").mkdir()
     with pytest.raises(ValueError) as raised:
         ImageFolder(photos)
-    for rule in ("empty file", "class without images (crane)", "file beside the class folders"):
-        assert f"1 × {rule}" in str(raised.value)
+    for reason in ("empty file", "class without images (crane)", "file beside the class folders"):
+        assert f"1 × {reason}" in str(raised.value)
 
 
 @pytest.mark.parametrize("invalid", ["raise", "drop"])
@@ -243,7 +242,7 @@ def test_splits_of_a_table_share_their_classes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "rule"),
+    ("row", "reason"),
     [
         ("a.png", "row with a wrong number of fields"),
         ("a.png,heron,stork", "row with a wrong number of fields"),
@@ -254,13 +253,13 @@ def test_splits_of_a_table_share_their_classes(tmp_path):
         ("x.png,heron", "missing image file"),
     ],
 )
-def test_invalid_rows(tmp_path, row, rule):
+def test_invalid_rows(tmp_path, row, reason):
     text = f"path,label\nb.png,heron\nc.png,stork\n{row}\n"
     names = ["heron", "stork"]
-    with pytest.raises(ValueError, match=rf"1 × {rule} \(row 4\)"):
+    with pytest.raises(ValueError, match=rf"1 × {reason} \(row 4\)"):
         _table(tmp_path, text, class_names=names)
     examples = _table(tmp_path, text, class_names=names, invalid="drop")
-    assert examples.invalid_annotations == {rule: ["row 4"]} and len(examples) == 2
+    assert examples.invalid_annotations == {reason: ["row 4"]} and len(examples) == 2
 
 
 def test_malformed_tables(tmp_path):

@@ -7,9 +7,7 @@ import pytest
 from PIL import Image
 
 import keras_spm
-from keras_spm.data.readers import find_splits
-from keras_spm.data.readers import readers_of
-from keras_spm.data.readers import register_reader
+from keras_spm.data.readers import Reader, find_splits, readers_of, register_reader
 from keras_spm.registry import READERS
 from keras_spm.trainer import load_recipe
 
@@ -112,6 +110,20 @@ def test_a_registered_format_is_known_to_recipes(stripes):
     assert data.class_names == ["dark", "light"]
     assert (len(data.train), len(data.validation), len(data.test)) == (3, 2, 2)
     assert data.train[1]["segmentation_map"].max() == 0
+
+
+def test_a_format_has_a_default_for_invalid_annotations(tmp_path):
+    received = []
+
+    def read(folder, split, class_names, invalid, verify):
+        received.append(invalid)
+
+    for reader in (Reader(read, {}), Reader(read, {}, "drop")):
+        reader(tmp_path, None)
+        reader(tmp_path, None, invalid="raise")
+    assert received == ["raise", "raise", "drop", "raise"]
+    assert READERS["detection/coco"].invalid == READERS["detection/tfds_coco"].invalid == "drop"
+    assert READERS["detection/coco_format"].invalid == "raise"
 
 
 def test_splits_must_have_the_same_classes(stripes):

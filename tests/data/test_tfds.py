@@ -11,16 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm.data import CocoDetection
-from keras_spm.data import TfdsAde20k
-from keras_spm.data import TfdsClassification
-from keras_spm.data import TfdsCoco
+from keras_spm.data import CocoDetection, TfdsAde20k, TfdsClassification, TfdsCoco
 from keras_spm.data.coco import COCO_CATEGORIES
 from keras_spm.data.images import read_image
 from tests.data import coco_files
-from tests.data.tfds_files import imagenet
-from tests.data.tfds_files import jpegs
-from tests.data.tfds_files import prepared
+from tests.data.tfds_files import imagenet, jpegs, prepared
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
@@ -132,7 +127,7 @@ def test_invalid_objects(files, tmp_path):
     (source / "annotations/instances_val2017.json").write_text(text)
     folder = _coco(source, tmp_path / "tfds").data_dir
     dropping = TfdsCoco(folder, "validation", invalid="drop")
-    (index,) = [place for place, example in enumerate(dropping) if example["image_id"] == 9]
+    (index,) = [index for index, example in enumerate(dropping) if example["image_id"] == 9]
     assert dropping[index]["boxes"].shape == (0, 4)
     with pytest.raises(ValueError, match=r"Image 9 of .*1 × box without area \(7\)"):
         TfdsCoco(folder, "validation")[index]
@@ -173,10 +168,10 @@ def test_scene_parse(tmp_path):
     stored = {}
     for kind in ("images", "annotations"):
         (tmp_path / kind).mkdir()
-    for place in range(2):
-        stored[place] = generator.integers(0, 151, (24, 36 + place, 3), dtype="uint8")
-        Image.fromarray(stored[place]).save(tmp_path / f"annotations/{place}.png")
-        Image.new("RGB", (36 + place, 24)).save(tmp_path / f"images/{place}.jpg")
+    for index in range(2):
+        stored[index] = generator.integers(0, 151, (24, 36 + index, 3), dtype="uint8")
+        Image.fromarray(stored[index]).save(tmp_path / f"annotations/{index}.png")
+        Image.new("RGB", (36 + index, 24)).save(tmp_path / f"images/{index}.jpg")
     examples = TfdsAde20k(_scene_parse(tmp_path, tmp_path / "tfds"), "train")
     assert len(examples) == 2
     for example in examples:
@@ -192,14 +187,14 @@ def test_scene_parse(tmp_path):
 def test_maps_with_another_size_or_value_are_errors(tmp_path):
     for kind in ("images", "annotations"):
         (tmp_path / kind).mkdir()
-    for place, (size, value) in enumerate([((5, 4), 1), ((4, 4), 151)]):
-        Image.new("RGB", (4, 4)).save(tmp_path / f"images/{place}.jpg")
-        Image.new("RGB", size, (value, 0, 0)).save(tmp_path / f"annotations/{place}.png")
+    for index, (size, value) in enumerate([((5, 4), 1), ((4, 4), 151)]):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"images/{index}.jpg")
+        Image.new("RGB", size, (value, 0, 0)).save(tmp_path / f"annotations/{index}.png")
     examples = TfdsAde20k(_scene_parse(tmp_path, tmp_path / "tfds"), "train")
     messages = []
-    for place in range(2):
+    for index in range(2):
         with pytest.raises(ValueError) as raised:
-            examples[place]
+            examples[index]
         messages.append(str(raised.value))
     assert any("must have the size of its image" in message for message in messages)
     assert any("values from 1 to 150, or 0" in message for message in messages)

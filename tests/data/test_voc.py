@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm.data import VocDetection
-from keras_spm.data import VocSegmentation
+from keras_spm.data import VocDetection, VocSegmentation
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
@@ -76,7 +75,7 @@ def test_boxes_are_converted_from_inclusive_pixels(folder):
     assert (example["image"], example["image_id"]) == (folder / "JPEGImages/b.jpg", "b")
     assert example["boxes"].tolist() == [[8, 2, 50, 30], [0, 0, 1, 1], [1.5, 3, 10.25, 7]]
     assert [examples.class_names[label] for label in example["labels"]] == [
-        *("person", "aeroplane", "tvmonitor"),
+        *("person", "aeroplane", "tvmonitor")
     ]
     assert len(examples.class_names) == 20
     assert example["crowd"].tolist() == [False, True, False]
@@ -107,7 +106,7 @@ def test_custom_classes(folder):
 
 
 @pytest.mark.parametrize(
-    ("rule", "changes"),
+    ("reason", "changes"),
     [
         ("unknown class", {"name": "heron"}),
         ("malformed bndbox", {"box": (1, 2, "x", 4)}),
@@ -118,14 +117,14 @@ def test_custom_classes(folder):
         ("malformed difficult", {"difficult": "yes"}),
     ],
 )
-def test_invalid_annotations_are_reported_or_dropped(folder, rule, changes):
-    broken = {"name": "cat", "box": (1, 1, 9, 9), **changes}
-    document = _document(30, 50, [*OBJECTS["b"], broken])
+def test_invalid_annotations_are_reported_or_dropped(folder, reason, changes):
+    bad = {"name": "cat", "box": (1, 1, 9, 9), **changes}
+    document = _document(30, 50, [*OBJECTS["b"], bad])
     (folder / "Annotations/b.xml").write_bytes(document)
-    with pytest.raises(ValueError, match=rf"1 × {rule} \(b #4\)"):
+    with pytest.raises(ValueError, match=rf"1 × {reason} \(b #4\)"):
         VocDetection(folder, "train")
     examples = VocDetection(folder, "train", invalid="drop")
-    assert examples.invalid_annotations == {rule: ["b #4"]}
+    assert examples.invalid_annotations == {reason: ["b #4"]}
     assert len(examples[0]["boxes"]) == 3
 
 

@@ -1,6 +1,6 @@
 """Handwritten digits, from random weights.
 
-Command:  python training/train.py classification_digits
+Command:  keras-spm train classification_digits
 Hardware: 2 CPU cores, float32; about 1.5 minutes on each backend (JAX up to 2)
 Result:   test accuracy, mean of seeds 0, 1 and 2 (worst): JAX 99.07 % (98.33 %),
           TensorFlow 98.89 % (98.06 %), PyTorch 99.35 % (99.17 %)

@@ -1,11 +1,11 @@
-"""Your own photos, one folder a class: fine-tuning from published weights.
+"""Your own photos, one folder per class: fine-tuning from published weights.
 
 Command:  keras-spm train classification_folder --set data_folder=photos
-          A fifth of the photos is held out, unless the folder has splits of its own, `train`
-          and `val`. `--set dataset=csv --set data_folder=photos.csv` takes a CSV file with
-          the columns `path` and `label`, or `labels` for several, as in `water|bird`.
-          `--set invalid=drop` leaves out files that cannot be read, instead of naming them.
-Hardware: 2 CPU cores for some hundred photos, an accelerator for more
+          A fifth of the photos is held out for validation, unless the folder has the splits
+          `train` and `val`. `--set dataset=csv --set data_folder=photos.csv` takes a CSV file
+          with the columns `path` and `label`, or `labels` for several, as in `water|bird`.
+          `--set invalid=drop` leaves out files that cannot be read, instead of raising an error.
+Hardware: 2 CPU cores for a few hundred photos, an accelerator for more
 Result:   depends on the photos and on the weights. Measured without published weights: the 1,797
           handwritten digits of scikit-learn as PNG files, a fifth held out, `--set
           preset=pvt_v2_spm_mini --set load_weights=false --set image_size=32 --set flip=0`: 98.9 %

@@ -1,24 +1,24 @@
 """ImageNet-1K from random weights: the official settings of PVT, PVT v2 and Swin.
 
-Command:  python training/train.py classification_imagenet --set preset=pvt_v2_b2 \
+Command:  keras-spm train classification_imagenet --set preset=pvt_v2_b2 \
               --set data_folder=/data/imagenet2012/5.1.0
           The folder is that of TensorFlow Datasets' `imagenet2012`, in array_record form.
           For folders of JPEG files, `train/n01440764/…` and `val/n01440764/…`, add
           `--set dataset=folder --set verify_images=false`.
-Hardware: one accelerator; 8 batches of 128 make a step of 1,024 images, as 8 did for the
-          papers. Fewer, larger batches come to the same where they fit:
+Hardware: one accelerator; 8 batches of 128 are accumulated to the papers' 1,024 images per
+          step. Fewer, larger batches are equivalent if they fit into the memory:
           `--set batch_size=512 --set gradient_accumulation_steps=2`.
 Result:   not measured here. Official top-1 with these settings, in percent: PVT tiny 75.1,
           small 79.8, medium 81.2, large 81.7; PVT v2 b0 70.5, b1 78.7, b2_li 82.1, b2 82.0,
-          b3 83.1, b4 83.6, b5 83.8; Swin tiny 81.2, small 83.2, base 83.5. For Stepwise Patch
-          Merging its authors have published no weights.
+          b3 83.1, b4 83.6, b5 83.8; Swin tiny 81.2, small 83.2, base 83.5. The authors
+          of Stepwise Patch Merging have not published weights.
 
-Augmentation is the official code's, operation by operation, and not Keras's layers: these
-draw RandAugment's operations once for a whole batch, at other magnitudes, erase with noise
-that is black by half, and mix with a weight for each image instead of one a batch. The
-official code's color jitter has no effect there, as it comes with RandAugment. What differs:
-noise of random erasing is cut at 0 and 255, and the rate of PVT's epoch e is that of its
-code's epoch e + 1, which repeats the first.
+The augmentation is that of the official code, not Keras's layers. Keras's RandAugment draws
+its operations once per batch, at other magnitudes; its random erasing uses noise of which half
+is black; its mixing draws one weight per image instead of one per batch. The official code's
+color jitter has no effect, because RandAugment replaces it. There are two differences: noise
+of random erasing is clipped to [0, 255], and the learning rate of PVT's epoch e is that of its
+code's epoch e + 1, because the code uses the first learning rate twice.
 """
 
 # Model
@@ -63,7 +63,7 @@ _SWIN = {
     "global_clipnorm": 5.0,
     "repeated_augmentation": 1,
 }
-# Presets whose values differ, the same with Stepwise Patch Merging.
+# Presets with other values, with and without Stepwise Patch Merging.
 variants = {
     preset: values
     for family, variant, values in (

@@ -1,13 +1,13 @@
-"""What a backbone's features tell without being trained: its head alone learns.
+"""Linear probe: only the head is trained, on the features of a frozen backbone.
 
-Command:  python training/train.py classification_linear_probe --set data_folder=photos
-          Data are given as for `classification_folder`.
-Hardware: 2 CPU cores for some hundred photos, an accelerator for more
-Result:   depends on the photos and on the weights; it is below what `classification_folder`
-          reaches with the same. Measured under JAX: handwritten digits 5 to 9 as PNG files, a
+Command:  keras-spm train classification_linear_probe --set data_folder=photos
+          The data are given as for `classification_folder`.
+Hardware: 2 CPU cores for a few hundred photos, an accelerator for more
+Result:   depends on the photos and on the weights; lower than that of
+          `classification_folder`. Measured under JAX: handwritten digits 5 to 9 as PNG files, a
           fifth held out, `--set image_size=32 --set flip=0`. PVT v2 mini with SPM, trained on the
           digits 0 to 4 by `classification_folder`: 93.3 % of the 180 held-out images; with random
-          weights 92.2 %, so that these digits do not tell the two apart
+          weights 92.2 %, so these digits do not distinguish the two
 """
 
 # Model

@@ -1,8 +1,10 @@
-"""ADE20K, Semantic FPN for 40,000 steps: the paper's settings, for 8 accelerators.
+"""ADE20K: Semantic FPN, 40,000 steps, with the paper's settings.
 
-Command:  python training/train.py segmentation_ade20k --set data_folder=/data/ADEChallengeData2016
-Data:     the benchmark's own folder. TensorFlow Datasets' `scene_parse150` holds other
-          classes (100 kinds of objects), and cannot give the paper's figures.
+Command:  keras-spm train segmentation_ade20k --set data_folder=/data/ADEChallengeData2016
+          The folder is that of the benchmark. `scene_parse150` of TensorFlow Datasets has other
+          classes (100 kinds of objects), so its results are not comparable.
+Hardware: 8 accelerators in the paper
+Result:   not measured here
 """
 
 # Model

@@ -1,6 +1,6 @@
-"""Scenes of handwritten digits, every pixel labeled, from random weights.
+"""Scenes of handwritten digits with segmentation maps: Semantic FPN from random weights.
 
-Command:  python training/train.py segmentation_digit_scenes
+Command:  keras-spm train segmentation_digit_scenes
 Hardware: 2 CPU cores, float32, seed 0
 Result:   test mean IoU 0.880 in 9.5 minutes (TensorFlow), 0.880 in 10.2 (PyTorch), 0.886 in
           11.0 (JAX)

@@ -6,7 +6,6 @@ Every payload would write the file `MARKER` beside the case's folder.
 import builtins
 import collections
 import functools
-import gzip
 import importlib
 import io
 import operator
@@ -15,18 +14,14 @@ import pathlib
 import pickle
 import runpy
 import shutil
-import struct
 import subprocess
 import tarfile
 import zipfile
 
-import h5py
 import numpy as np
 import torch
 
-from tests.campaigns.hostile.case import WEIGHTS
-from tests.campaigns.hostile.case import Case
-from tests.campaigns.hostile.case import tensors
+from tests.campaigns.hostile.case import WEIGHTS, Case, tensors
 
 MARKER = "marker"
 _TENSOR = "norm1.weight"
@@ -167,11 +162,8 @@ _CONTAINERS = {
     "the legacy format's system": _in_legacy_system,
     "a tar file": _in_tar,
     "TorchScript": _in_torchscript,
-    "npy": _in_numpy,
     "npz": _in_npz,
     "a Keras archive": _in_keras,
-    "gzip": gzip.compress,
-    "gzip around a zip file": lambda described: gzip.compress(archive({"data.pkl": described})),
     "a zip file in a zip file": lambda described: archive(
         {"data.pkl": archive({"data.pkl": described})}
     ),
@@ -180,9 +172,6 @@ _CONTAINERS = {
     ),
     "a zip file whose entries go up": lambda described: archive(
         {"../../../marker": described, "data.pkl": described}
-    ),
-    "a shell script before a zip file": lambda described: (
-        b"#!/bin/sh\ntouch marker\n" + archive({"data.pkl": described})
     ),
 }
 
@@ -214,31 +203,9 @@ _OPCODES = {
     "STACK_GLOBAL": b"\x8c\x05posix\x8c\x06system\x93" + _COMMAND + b"\x85R.",
     "EXT1": b"\x82\x01.",
     "PERSID": b"Pstorage\n.",
-    "BINPERSID of a number": b"K\x01Q.",
-    "BINPERSID of another kind": b"(X\x04\x00\x00\x00codetQ.",
     "BUILD of a class": b"ctorch\nFloatStorage\n}b.",
     "a name with dots": b"ctorch\nserialization.os.system\n" + _COMMAND + b"\x85R.",
-    "a module that is not there": b"cnowhere\nsystem\n)R.",
-    "a frame of 2**63 bytes": b"\x95" + struct.pack("<Q", 2**63) + b"N.",
-    "a string of 4 GB": b"X" + struct.pack("<I", 2**32 - 1) + b"a.",
-    "a string of 2**63 bytes": b"\x8d" + struct.pack("<Q", 2**63) + b"a.",
-    "bytes of 2**63 bytes": b"\x8e" + struct.pack("<Q", 2**63) + b"a.",
-    "an integer of negative length": b"\x8b" + struct.pack("<i", -5) + b".",
-    "an integer of 2 GB": b"\x8b" + struct.pack("<i", 2**31 - 1) + b"\1.",
-    "a decimal of 5,000 digits": b"L" + b"9" * 5_000 + b"L\n.",
-    "a memo that is not there": b"j\xff\xff\xff\x7f.",
-    "a pop of nothing": b"0000.",
-    "a mark that is not there": b"t.",
-    "nothing but the end": b".",
-    "no end": b"}",
-    "100,000 tuples in each other": b"N" + b"\x85" * 100_000 + b".",
-    "100,000 marks": b"(" * 100_000 + b".",
-    "4,000,000 opcodes": b"N" * 4_000_000 + b".",
     "20,000,000 opcodes": b"N" * 20_000_000 + b".",
-    "protocol 5": pickle.dumps({_TENSOR: [1.0]}, protocol=5),
-    "a bytearray of 1 TB": b"cbuiltins\nbytearray\n\x8a\x06"
-    + (10**12).to_bytes(6, "little")
-    + b"\x85R.",
     "a state that is a number": b"ccollections\nOrderedDict\n)RK\x01b.",
 }
 
@@ -248,13 +215,7 @@ def _opcodes(name, folder, valid):
     (folder / "weights.pth").write_bytes(archive({"data.pkl": described}))
 
 
-def _long_legacy(folder, valid):
-    (folder / "weights.pth").write_bytes(_in_legacy(b"\x80\x02" + b"N" * 20_000_000 + b"."))
-
-
 def _opcode_cases():
-    name = "20,000,000 opcodes in the legacy format"
-    yield Case("pickle opcodes", name, _long_legacy, "weights.pth")
     for name in _OPCODES:
         yield Case("pickle opcodes", name, functools.partial(_opcodes, name), "weights.pth")
 
@@ -298,72 +259,15 @@ def _with(tensor, data=bytes(32), **entries):
 
 _TENSORS = {
     "a storage of 4 TB": _with(_tensor(_Storage(count=10**12))),
-    "a storage of 2**62 values": _with(_tensor(_Storage(count=2**62))),
-    "a storage of a negative count": _with(_tensor(_Storage(count=-8))),
-    "a storage of a count that is text": _with(_tensor(_Storage(count="8"))),
     "a storage one value too long": _with(_tensor(_Storage(count=9))),
     "a storage one value too short": _with(_tensor(_Storage(count=7))),
-    "a storage that is not there": _with(_tensor(_Storage("7"))),
     "a storage whose key is a path": _with(_tensor(_Storage("../../../../etc/passwd"))),
     "a storage whose key is absolute": _with(_tensor(_Storage("/etc/passwd"))),
-    "a storage whose key holds NUL": _with(_tensor(_Storage("0\0"))),
-    "a storage whose key is a list": _with(_tensor(_Storage(["0"]))),
-    "a storage on a device that is not there": _with(_tensor(_Storage(location="tpu:7"))),
-    "a storage on a device of a long name": _with(_tensor(_Storage(location="a" * 10**6))),
-    "a storage of an unknown kind": _with(_tensor(_Storage(kind=torch.nn.Linear))),
     "a negative offset": _with(_tensor(offset=-1)),
-    "an offset beyond the storage": _with(_tensor(offset=10**9)),
-    "a negative size": _with(_tensor(size=(-8,))),
-    "a size that is a float": _with(_tensor(size=(8.0,))),
     "a size beyond the storage": _with(_tensor(size=(10**9,))),
-    "a size of 2**62 twice": _with(_tensor(size=(2**62, 2**62), stride=(0, 0))),
     "a negative stride": _with(_tensor(stride=(-1,))),
-    "more strides than sizes": _with(_tensor(stride=(1, 1))),
     "a size of 10**12 on one value": _with(_tensor(size=(10**12,), stride=(0,))),
     "big-endian": _with(_tensor(), byteorder=b"big"),
-    "an unknown byte order": _with(_tensor(), byteorder=b"middle"),
-    "a version of the future": _with(_tensor(), version=b"999999\n"),
-    "a version that is no number": _with(_tensor(), version=b"x" * 1000),
-    "30,000 entries": _with(_tensor(), **{f"data/{index}": b"" for index in range(1, 30_000)}),
-    "200,000 entries": _with(_tensor(), **{f"data/{index}": b"" for index in range(1, 200_000)}),
-}
-
-
-def _compressed(size):
-    """A writer of a valid archive whose storage of zeros is compressed."""
-
-    def write(folder, valid):
-        described = _described({_TENSOR: _tensor(_Storage(count=size // 4), size=(size // 4,))})
-        entries = {"data.pkl": described, "data/0": bytes(size)}
-        contents = archive(entries, zipfile.ZIP_DEFLATED)
-        (folder / "weights.pth").write_bytes(contents)
-
-    return write
-
-
-def _shared(folder, valid):
-    """200 storages of 10 MB each that are one piece of the file."""
-    content = {f"a{index}": _tensor(_Storage(str(index), 2_500_000)) for index in range(200)}
-    data = bytes(10_000_000)
-    contents = io.BytesIO()
-    with zipfile.ZipFile(contents, "w") as file:
-        file.writestr("archive/version", b"3\n")
-        file.writestr("archive/data.pkl", _described(content))
-        file.writestr("archive/data/000", data)
-        (shared,) = (info for info in file.filelist if info.filename == "archive/data/000")
-        for index in range(200):
-            info = zipfile.ZipInfo(f"archive/data/{index:03}")
-            for name in ("header_offset", "CRC", "compress_size", "file_size"):
-                setattr(info, name, getattr(shared, name))
-            file.filelist.append(info)
-        file._didModify = True
-    (folder / "weights.pth").write_bytes(contents.getvalue())
-
-
-_BOMBS = {
-    "compressed, 1 GB of zeros": _compressed(10**9),
-    "compressed, 32 bytes": _compressed(32),
-    "one piece of the file 200 times": _shared,
 }
 
 
@@ -390,37 +294,12 @@ def _every(make):
     return _saved(lambda content: {name: make(tensor) for name, tensor in content.items()})
 
 
-def _nested_lists(_):
-    """Ten lists of ten each in ten levels: 10**10 values in a few hundred bytes."""
-    nested = [0.0] * 10
-    for _ in range(9):
-        nested = [nested] * 10
-    return nested
-
-
-def _recursive_list(_):
-    recursive = []
-    recursive.append(recursive)
-    return recursive
-
-
-def _deep_list(_):
-    deep = 0.0
-    for _ in range(400):
-        deep = [deep]
-    return deep
-
-
 def _recursive(content):
     content["model"] = content
 
 
 def _quantized(tensor):
     return torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8)
-
-
-def _long_positions(content):
-    content["pos_embed1"] = torch.zeros(1).expand(1, 10**10, 8)
 
 
 def _attribute(**attributes):
@@ -433,42 +312,18 @@ def _attribute(**attributes):
 
 
 _STATES = {
-    "a list of lists of lists": _replaced(_nested_lists),
-    "a list in itself": _replaced(_recursive_list),
-    "a list 400 deep": _replaced(_deep_list),
     "a list of numbers": _replaced(lambda tensor: tensor.tolist()),
-    "lists of several lengths": _replaced(lambda tensor: [[1.0], [1.0, 2.0]]),
-    "a number": _replaced(lambda tensor: 1.0),
-    "an integer of 5,000 digits": _replaced(lambda tensor: 10**5_000),
-    "text": _replaced(lambda tensor: "norm"),
-    "bytes": _replaced(lambda tensor: bytearray(32)),
-    "nothing": _replaced(lambda tensor: None),
     "a dict": _replaced(lambda tensor: {"a": tensor}),
     "a sparse tensor": _replaced(lambda tensor: tensor.to_sparse()),
-    "a tensor on no device": _replaced(lambda tensor: tensor.to("meta")),
     "a quantized tensor": _replaced(_quantized),
-    "a nested tensor": _replaced(lambda tensor: torch.nested.nested_tensor([tensor, tensor[:2]])),
-    "complex numbers": _replaced(lambda tensor: tensor.to(torch.complex64)),
     "complex numbers to be conjugated": _replaced(lambda t: t.to(torch.complex64).conj()),
-    "float8": _replaced(lambda tensor: tensor.to(torch.float8_e4m3fn)),
     "booleans": _replaced(lambda tensor: tensor > 0),
     "NaN": _replaced(lambda tensor: tensor * torch.nan),
-    "a parameter": _replaced(torch.nn.Parameter),
-    "a tensor with a gradient": _replaced(lambda tensor: tensor.clone().requires_grad_()),
     "a view of every second value": _replaced(lambda tensor: tensor.repeat_interleave(2)[::2]),
     "a tensor of no values": _replaced(lambda tensor: tensor[:0]),
     "bfloat16": _every(lambda t: t.bfloat16() if t.is_floating_point() else t),
     "float64": _every(lambda t: t.double() if t.is_floating_point() else t),
     "a name that is a number": _saved(lambda content: content.update({7: torch.zeros(1)})),
-    "a name that is a tuple": _saved(lambda content: content.update({("a",): torch.zeros(1)})),
-    "a name that is nothing": _saved(lambda content: content.update({None: torch.zeros(1)})),
-    "a name of half a surrogate pair": _saved(
-        lambda content: content.update({"\ud800": torch.zeros(1)})
-    ),
-    "a name with control characters": _saved(
-        lambda content: content.update({"\x1b[2J\r": torch.zeros(1)})
-    ),
-    "a name of 1 MB": _saved(lambda content: content.update({"a" * 10**6: torch.zeros(1)})),
     "an attribute for a method of the dict": _saved(_attribute(get=1, items=1, keys=1)),
     "an attribute for a method of a wrapper": _saved(
         lambda content: {"model": _attribute(get=1, items=1, keys=1)(content)}
@@ -476,27 +331,11 @@ _STATES = {
     "attributes of a tensor": _replaced(
         lambda tensor: _attribute(detach=collections.Counter, __array__=collections.Counter)({})
     ),
-    "the same values under 10,000 names": _saved(
-        lambda content: content.update({f"a{i}": content["head.weight"] for i in range(10_000)})
-    ),
-    "a name that is empty": _saved(lambda content: content.update({"": torch.zeros(1)})),
     "a wrapper in itself": _saved(_recursive),
     "a wrapper that is a tensor": _saved(lambda content: content.update(model=torch.zeros(1))),
     "wrappers in each other": _saved(lambda content: {"state_dict": {"model": content}}),
     "a whole module": _saved(lambda content: torch.nn.Linear(2, 2)),
-    "a list of tensors": _saved(lambda content: list(content.values())),
-    "a tensor alone": _saved(lambda content: content[_TENSOR]),
-    "a set of names": _saved(lambda content: set(content)),
-    "an empty dict": _saved(lambda content: {}),
-    "an optimizer's state": _saved(
-        lambda content: torch.optim.SGD([content[_TENSOR].requires_grad_()]).state_dict()
-    ),
 }
-
-
-def _keras_weights(folder, valid):
-    with h5py.File(folder / "weights.pth", "w") as file:
-        file[_TENSOR] = np.ones(8, "float32")
 
 
 def _as(name):
@@ -511,7 +350,6 @@ _NAMES = ("weights.safetensors", "weights.pth", "weights.pkl", "weights.npz", "w
 def _container_cases():
     for name in _NAMES:
         yield Case("misnamed", f"another format as {name}", _as(name), name)
-    yield Case("misnamed", "HDF5 as weights.pth", _keras_weights, "weights.pth")
 
 
 def _named(kind, writers, model="pvt_v2"):
@@ -522,8 +360,6 @@ CASES = (
     *_payload_cases(),
     *_opcode_cases(),
     *_named("torch tensor", _TENSORS),
-    *_named("torch archive", _BOMBS),
     *_named("state dict", _STATES),
-    Case("state dict", "10**10 positions", _saved(_long_positions, "pvt"), "weights.pth", "pvt"),
     *_container_cases(),
 )

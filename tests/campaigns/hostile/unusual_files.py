@@ -1,33 +1,16 @@
-"""Paths at which there is no plain file, and folders that are not what they seem."""
+"""Pipes, devices, links and folders instead of regular files."""
 
 import json
 import os
-import socket
 
 import keras_spm
-from tests.campaigns.hostile.case import CONFIG
-from tests.campaigns.hostile.case import FOLDER_WEIGHTS
-from tests.campaigns.hostile.case import INDEX
-from tests.campaigns.hostile.case import PROCESSOR
-from tests.campaigns.hostile.case import WEIGHTS
-from tests.campaigns.hostile.case import Case
+from tests.campaigns.hostile.case import CONFIG, FOLDER_WEIGHTS, INDEX, PROCESSOR, WEIGHTS, Case
 
 _KIND_OF_FILE, _KIND_OF_FOLDER = "unusual file", "unusual folder"
 
 
 def _pipe(path):
     os.mkfifo(path)
-
-
-def _socket(path):
-    # Bound by a short name: a socket's path has room for about a hundred bytes.
-    here = os.getcwd()
-    os.chdir(path.parent)
-    try:
-        with socket.socket(socket.AF_UNIX) as each:
-            each.bind(path.name)
-    finally:
-        os.chdir(here)
 
 
 def _to_itself(path):
@@ -38,23 +21,13 @@ def _to(target):
     return lambda path: path.symlink_to(target)
 
 
-def _sparse(path):
-    with path.open("wb") as file:
-        file.truncate(8 << 30)
-
-
 # What stands at a path instead of a plain file.
 _UNUSUAL = {
     "a pipe": _pipe,
-    "a socket": _socket,
     "a folder": lambda path: path.mkdir(),
     "a link to /dev/zero": _to("/dev/zero"),
-    "a link to /dev/stdin": _to("/dev/stdin"),
-    "a link to /proc/self/mem": _to("/proc/self/mem"),
     "a link to itself": _to_itself,
     "a link to nowhere": _to("nowhere"),
-    "a link to the folder": _to("."),
-    "8 GiB of nothing": _sparse,
     "no bytes": lambda path: path.touch(),
 }
 

@@ -1,0 +1,241 @@
+"""Loading and exporting weights in the layouts of PyTorch code bases."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import keras
+import numpy as np
+
+from keras_spm.registry import LAYOUTS
+from keras_spm.types import PathLike, Tensor
+from keras_spm.weights import state_dict
+from keras_spm.weights.errors import MismatchError, join_names
+from keras_spm.weights.formats import read_arrays
+from keras_spm.weights.key_mapping import OWN_FORMAT, Layout
+
+AnyModel: TypeAlias = keras.Model | keras.layers.Layer
+
+
+class FamilyLayouts(NamedTuple):
+    """Layouts of a family: of PyTorch code bases, and of this package's preset files."""
+
+    torch: tuple[Layout, ...]
+    own: Layout
+
+
+def register_layouts(
+    class_name: str, layouts: Sequence[Layout], own_layout: Layout | None = None
+) -> None:
+    """Registers the layouts of a backbone or layer class and of its subclasses.
+
+    Args:
+        class_name: name of the class.
+        layouts: see `keras_spm.weights.key_mapping.Layout`.
+        own_layout: optional layout of preset files. It needs only rules for variables that
+            are resized, and the names of optional tensors; all other variables are stored
+            under their paths.
+
+    Raises:
+        ValueError: if the class has other layouts already.
+
+    Example:
+
+    ```python
+    rules = (*affine("stem/projection", "conv1", CONVOLUTION), ...)
+    register_layouts("MyNet", [Layout("timm", rules, head=affine("head", "fc", LINEAR))])
+    ```
+    """
+    own_layout = Layout(OWN_FORMAT) if own_layout is None else own_layout
+    LAYOUTS.register(class_name, FamilyLayouts(tuple(layouts), own_layout))
+
+
+def find_layouts(model_or_layer: AnyModel) -> FamilyLayouts:
+    """Returns the layouts of a model's family; no PyTorch layouts for an unknown one."""
+    backbone = getattr(model_or_layer, "backbone", model_or_layer)
+    for ancestor in type(backbone).__mro__:
+        if ancestor.__name__ in LAYOUTS:
+            return LAYOUTS[ancestor.__name__]
+    return FamilyLayouts((), Layout(OWN_FORMAT))
+
+
+def load_torch_weights(
+    model_or_layer: AnyModel, source: PathLike | Mapping, layout: str = "auto"
+) -> state_dict.LoadReport:
+    """Loads weights of a PyTorch implementation, all of them or none.
+
+    Every variable is assigned once, and every tensor is used, except derived buffers, a
+    classifier's head that the model lacks or has for other classes, and the class token and
+    final norm of a PVT without them. Position embeddings of another grid and bias tables of
+    another window size are resized. Everything is checked before the first assignment.
+
+    Args:
+        model_or_layer: a built backbone, a task, or a layer with layouts.
+        source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, of an index of
+            shards, or of a folder written by transformers; or a mapping of names to
+            arrays. Wrappers (`model`, `state_dict`, `module.`) are unwrapped. Half
+            precision is converted to float32.
+        layout: one of `list_layouts(model_or_layer)`, or `"auto"` to detect it from the
+            names.
+
+    Returns:
+        A `keras_spm.weights.LoadReport`; print it for a summary.
+
+    Raises:
+        keras_spm.weights.FormatError: if the source cannot be read.
+        keras_spm.weights.MismatchError: if names, shapes or values do not fit, or if the
+            layout's code base uses another epsilon than the model. The message lists them,
+            and the model is unchanged.
+        FileNotFoundError: if there is no such file.
+        TypeError: for a model without layouts.
+        ValueError: for an unknown layout, and for a model that is not built.
+
+    Example:
+
+    >>> backbone = keras_spm.PVTv2.from_preset("b1", load_weights=False)
+    >>> report = keras_spm.load_torch_weights(backbone, "pvt_v2_b1.pth")
+    """
+    candidates = _candidates(model_or_layer, layout)  # Before the source is read.
+    arrays, name = read_arrays(source)
+    chosen = detect_layout(model_or_layer, arrays, name, candidates)
+    return state_dict.load(variables_of(model_or_layer), arrays, chosen, name)
+
+
+def detect_layout(
+    model_or_layer: AnyModel,
+    arrays: dict[str, np.ndarray],
+    source: str,
+    candidates: Sequence[Layout] | None = None,
+) -> Layout:
+    """Returns the layout with the most tensors in `arrays`.
+
+    Raises:
+        MismatchError: if no layout has any, or its code base uses other attributes.
+    """
+    if candidates is None:
+        candidates = _candidates(model_or_layer, "auto")
+    variables = variables_of(model_or_layer)
+    counts = [state_dict.count_matches(variables, arrays, layout) for layout in candidates]
+    if not max(counts):
+        raise MismatchError(
+            f"{source}: [{join_names(map(repr, arrays))}] are in no known layout of "
+            f"{type(model_or_layer).__name__} "
+            f"({', '.join(dict.fromkeys(layout.name for layout in candidates))})."
+        )
+    chosen = candidates[counts.index(max(counts))]
+    _check_attributes(model_or_layer, chosen)
+    return chosen
+
+
+def to_torch_state_dict(
+    model_or_layer: AnyModel, layout: str = "official"
+) -> dict[str, np.ndarray]:
+    """Returns the weights with the names and shapes of a PyTorch implementation.
+
+    Converted to tensors, they can be loaded with `load_state_dict(strict=True)`: those of a
+    backbone into the model without a classifier, those of a task into the model with one.
+    Loading and exporting gives identical values; derived buffers are computed.
+
+    Args:
+        model_or_layer: a built backbone, a task, or a layer with layouts.
+        layout: one of `list_layouts(model_or_layer)`.
+
+    Returns:
+        {name: array}, float32 except for integer buffers.
+
+    Raises:
+        keras_spm.weights.MismatchError: if the layout lacks a part of the model, or its
+            code base uses another epsilon than the model.
+        TypeError: for a model without layouts.
+        ValueError: for an unknown layout, and for a model that is not built.
+
+    Example:
+
+    >>> state = keras_spm.to_torch_state_dict(backbone, "timm")  # doctest: +SKIP
+    >>> pvt_v2.load_state_dict({k: torch.tensor(v) for k, v in state.items()})  # doctest: +SKIP
+    """
+    candidates = _candidates(model_or_layer, layout)
+    if layout == "auto":
+        raise ValueError("`layout` cannot be 'auto' for exporting.")
+    has_head = hasattr(model_or_layer, "backbone")
+    matching = (candidate for candidate in candidates if candidate.headless != has_head)
+    chosen = next(matching, candidates[0])
+    _check_attributes(model_or_layer, chosen)
+    buffers = chosen.buffers(getattr(model_or_layer, "backbone", model_or_layer))
+    return state_dict.export(values_of(model_or_layer), chosen) | buffers
+
+
+def list_layouts(model_or_layer: AnyModel) -> list[str]:
+    """Returns the names of the layouts in which a model's weights can be loaded and exported.
+
+    `"official"` is the papers' own code, `"timm"` and `"transformers"` those libraries.
+    `"transformers_5"` is a Swin model in the memory of transformers 5, whose files keep the
+    older names.
+
+    Raises:
+        TypeError: for a model without layouts.
+    """
+    return list(dict.fromkeys(layout.name for layout in _torch_layouts(model_or_layer)))
+
+
+def variables_of(model_or_layer: AnyModel) -> dict[str, Tensor]:
+    """Returns {path relative to the model or layer: variable}, without random seeds.
+
+    Raises:
+        ValueError: if two variables have the same path.
+    """
+    prefix = "" if hasattr(model_or_layer, "layers") else f"{model_or_layer.path}/"
+    weights = model_or_layer.weights
+    variables = {variable.path.removeprefix(prefix): variable for variable in weights}
+    if len(variables) < len(weights):
+        raise ValueError(f"{model_or_layer.name!r} has several variables with the same path.")
+    return variables
+
+
+def values_of(model_or_layer: AnyModel) -> dict[str, np.ndarray]:
+    """Returns {path: float32 array} of all variables, see `variables_of`."""
+    return {
+        path: keras.ops.convert_to_numpy(variable).astype(np.float32)
+        for path, variable in variables_of(model_or_layer).items()
+    }
+
+
+def _candidates(model_or_layer, layout):
+    if not model_or_layer.built:
+        raise ValueError(f"{model_or_layer.name!r} is not built: call it or `build` first.")
+    if getattr(getattr(model_or_layer, "backbone", model_or_layer), "fused", False):
+        raise ValueError(
+            f"{model_or_layer.name!r} is fused, unlike PyTorch models. Convert the original, "
+            "then call `keras_spm.fuse`."
+        )
+    candidates = _torch_layouts(model_or_layer)
+    if layout == "auto":
+        return candidates
+    chosen = [candidate for candidate in candidates if candidate.name == layout]
+    if not chosen:
+        raise ValueError(
+            f"`layout` must be one of {list_layouts(model_or_layer)}, or 'auto' for loading. "
+            f"Received: layout={layout!r}"
+        )
+    return chosen
+
+
+def _torch_layouts(model_or_layer):
+    layouts = find_layouts(model_or_layer).torch
+    if not layouts:
+        backbone = getattr(model_or_layer, "backbone", model_or_layer)
+        raise TypeError(
+            f"No layouts are registered for {type(backbone).__name__}, only for "
+            f"{', '.join(LAYOUTS)} and their subclasses."
+        )
+    return layouts
+
+
+def _check_attributes(model_or_layer, layout):
+    """Refuses layouts whose code base computes differently from the model."""
+    target = getattr(model_or_layer, "backbone", model_or_layer)
+    for name, value in layout.attributes.items():
+        if getattr(target, name) != value:
+            raise MismatchError(
+                f"The {layout.name} code has {name}={value}, the model has "
+                f"{name}={getattr(target, name)}. Build the model with {name}={value}."
+            )
