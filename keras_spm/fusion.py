@@ -73,7 +73,9 @@ def _copy_variables(fused: keras.Model, original: keras.Model) -> None:
         variable.assign(keras.ops.convert_to_numpy(value))
 
 
-def _split_foldable(model: keras.Model) -> tuple[list[keras.layers.Layer], list[keras.Variable]]:
+def _split_foldable(
+    model: keras.Model,
+) -> tuple[list[keras.layers.Layer], list[keras.Variable]]:
     """Returns the layers that fold, and the variables of all other layers."""
     foldable = [layer for layer in model._flatten_layers() if hasattr(layer, "fold")]
     folded = {id(variable) for layer in foldable for variable in layer.weights}

@@ -30,7 +30,9 @@ class PositionEmbedding(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         self.embedding = self.add_weight(
-            name="embedding", shape=(*self.grid, input_shape[-1]), initializer=dense_initializer()
+            name="embedding",
+            shape=(*self.grid, input_shape[-1]),
+            initializer=dense_initializer(),
         )
 
     def call(self, inputs: Tensor) -> Tensor:

@@ -194,7 +194,10 @@ class ClassificationRecipe(Recipe):
         return read_test_split(self.kind, self.dataset, self.data_folder, **arguments)
 
     def evaluate(
-        self, model: keras.Model, examples: collections.abc.Sequence, class_names: list[str] | None
+        self,
+        model: keras.Model,
+        examples: collections.abc.Sequence,
+        class_names: list[str] | None,
     ) -> dict[str, float]:
         if model.preprocessing is None and self.dataset not in _IN_MEMORY:
             model.preprocessing = self.preprocessing()

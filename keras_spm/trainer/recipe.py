@@ -148,7 +148,10 @@ class Recipe:
         raise NotImplementedError(f"{type(self).__name__} must implement `test_examples`.")
 
     def evaluate(
-        self, model: keras.Model, examples: collections.abc.Sequence, class_names: list[str] | None
+        self,
+        model: keras.Model,
+        examples: collections.abc.Sequence,
+        class_names: list[str] | None,
     ) -> dict[str, float]:
         """Returns the metrics of a model on examples. Metrics of a class contain "/"."""
         return model.evaluate_on(examples, class_names)
@@ -218,7 +221,9 @@ def load_recipe(
 
 
 def load_saved_recipe(
-    path: PathLike, overrides: collections.abc.Iterable[str] = (), data_folder: str | None = None
+    path: PathLike,
+    overrides: collections.abc.Iterable[str] = (),
+    data_folder: str | None = None,
 ) -> Recipe:
     """Reads the `recipe.json` of a run folder and applies overrides.
 

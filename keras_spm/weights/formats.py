@@ -37,7 +37,9 @@ _WRAPPER_PREFIX = "module."
 _SHARD = re.compile(r"[\w.-]{1,200}", re.ASCII)
 
 
-def read_arrays(source: PathLike | collections.abc.Mapping) -> tuple[dict[str, np.ndarray], str]:
+def read_arrays(
+    source: PathLike | collections.abc.Mapping,
+) -> tuple[dict[str, np.ndarray], str]:
     """Reads named arrays.
 
     The wrappers `{"model": …}` and `{"state_dict": …}` are unwrapped (the other entries of

@@ -18,7 +18,8 @@ from keras_spm.weights.formats import WEIGHT_FILES, sha256_of, shard_names
 SCHEME = "hf://"
 # No "..": parts of the address become parts of paths in the cache.
 _ADDRESS = re.compile(
-    r"hf://(?!.*\.\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./-]*))?", re.ASCII
+    r"hf://(?!.*\.\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./-]*))?",
+    re.ASCII,
 )
 _PROCESSOR = "preprocessor_config.json"
 
