@@ -7,37 +7,29 @@ from keras_spm.environment import check_backend
 
 check_backend()
 
-from keras_spm import backbones  # noqa: E402
-from keras_spm import callbacks  # noqa: E402
-from keras_spm import converters  # noqa: E402
-from keras_spm import data  # noqa: E402
-from keras_spm import heads  # noqa: E402
-from keras_spm import layers  # noqa: E402
-from keras_spm import losses  # noqa: E402
-from keras_spm import metrics  # noqa: E402
-from keras_spm import optimizers  # noqa: E402
-from keras_spm import presets  # noqa: E402
-from keras_spm import tasks  # noqa: E402
-from keras_spm import trainer  # noqa: E402
-from keras_spm import visualize  # noqa: E402
-from keras_spm import weights  # noqa: E402
-from keras_spm.backbones import PVT  # noqa: E402
-from keras_spm.backbones import PVTSPM  # noqa: E402
-from keras_spm.backbones import PVTv2  # noqa: E402
-from keras_spm.backbones import PVTv2SPM  # noqa: E402
-from keras_spm.backbones import Swin  # noqa: E402
-from keras_spm.backbones import SwinSPM  # noqa: E402
-from keras_spm.converters import list_layouts  # noqa: E402
-from keras_spm.converters import load_torch_weights  # noqa: E402
-from keras_spm.converters import to_torch_state_dict  # noqa: E402
-from keras_spm.fusion import fuse  # noqa: E402
-from keras_spm.parity import compare  # noqa: E402
-from keras_spm.presets import list_presets  # noqa: E402
-from keras_spm.presets import upload_preset  # noqa: E402
-from keras_spm.tasks import ImageClassifier  # noqa: E402
-from keras_spm.tasks import ObjectDetector  # noqa: E402
-from keras_spm.tasks import SemanticSegmenter  # noqa: E402
-from keras_spm.version import __version__  # noqa: E402, F401
+from keras_spm import (
+    backbones,
+    callbacks,
+    converters,
+    data,
+    heads,
+    layers,
+    losses,
+    metrics,
+    optimizers,
+    presets,
+    tasks,
+    trainer,
+    visualize,
+    weights,
+)
+from keras_spm.backbones import PVT, PVTSPM, PVTv2, PVTv2SPM, Swin, SwinSPM
+from keras_spm.converters import list_layouts, load_torch_weights, to_torch_state_dict
+from keras_spm.fusion import fuse
+from keras_spm.parity import compare
+from keras_spm.presets import list_presets, upload_preset
+from keras_spm.tasks import ImageClassifier, ObjectDetector, SemanticSegmenter
+from keras_spm.version import __version__
 
 __all__ = [
     "ImageClassifier",

@@ -17,11 +17,7 @@ import torch
 import keras_spm
 from keras_spm import fuse
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import gradients
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, gradients, random_array, randomize, to_numpy
 
 TOLERANCE = 1e-5
 ZERO = 1e-5  # What rounding leaves of a gradient that is zero, as a share of the largest.

@@ -108,8 +108,4 @@ def _torch_gradients(layer, inputs, cotangent):
     return outputs, by_variable, inputs.grad
 
 
-_GRADIENTS = {
-    "tensorflow": _tensorflow_gradients,
-    "jax": _jax_gradients,
-    "torch": _torch_gradients,
-}
+_GRADIENTS = {"tensorflow": _tensorflow_gradients, "jax": _jax_gradients, "torch": _torch_gradients}

@@ -2,9 +2,7 @@
 
 import pytest
 
-from tests.campaigns import downloads
-from tests.campaigns import kills
-from tests.campaigns import published
+from tests.campaigns import downloads, kills, published
 
 SAMPLE = (
     ("dropped at 50 %", published.WEIGHTS),

@@ -9,8 +9,7 @@ import keras
 import pytest
 from safetensors import safe_open
 
-from keras_spm import registry
-from keras_spm import trainer
+from keras_spm import registry, trainer
 from keras_spm.cli import main
 from tests import golden
 from tests.helpers import randomize

@@ -6,17 +6,16 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm import ImageClassifier
-from keras_spm import SemanticSegmenter
-from keras_spm import fuse
-from keras_spm import load_torch_weights
-from keras_spm import to_torch_state_dict
+from keras_spm import (
+    ImageClassifier,
+    SemanticSegmenter,
+    fuse,
+    load_torch_weights,
+    to_torch_state_dict,
+)
 from keras_spm.layers import StepwisePatchMerging
-from tests import contract
-from tests import golden
-from tests.helpers import difference
-from tests.helpers import random_array
-from tests.helpers import randomize
+from tests import contract, golden
+from tests.helpers import difference, random_array, randomize
 
 
 @pytest.mark.parametrize("name", golden.LAYERS)

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from tests.campaigns import hostile_files
-from tests.campaigns.hostile import CASES
-from tests.campaigns.hostile import CONTROLS
+from tests.campaigns.hostile import CASES, CONTROLS
 
 pytestmark = [
     pytest.mark.only("torch"),  # The files are read before any backend is asked.

@@ -14,11 +14,8 @@ from keras_spm.cards import read_card
 from keras_spm.weights import DownloadError
 from keras_spm.weights.formats import sha256_of
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
-from tests.hub_server import COMMIT
-from tests.hub_server import Hub
+from tests.helpers import difference, randomize, to_numpy
+from tests.hub_server import COMMIT, Hub
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 

@@ -8,12 +8,8 @@ import pytest
 
 import keras_spm
 from keras_spm import layers
-from keras_spm.optimizers import AdamW
-from keras_spm.optimizers import LayerwiseAdamW
-from keras_spm.optimizers import WarmupCosine
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from keras_spm.optimizers import AdamW, LayerwiseAdamW, WarmupCosine
+from tests.helpers import difference, randomize, to_numpy
 
 
 def test_no_weight_decay_on_norms_biases_and_class_tokens():

@@ -4,13 +4,10 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm import ObjectDetector
-from keras_spm import SemanticSegmenter
-from keras_spm import heads
+from keras_spm import ObjectDetector, SemanticSegmenter, heads
 from keras_spm.data import ImageBatching
 from tests import contract
-from tests.helpers import difference
-from tests.helpers import to_numpy
+from tests.helpers import difference, to_numpy
 
 # The targets: a square of class 1.
 SQUARE = slice(16, 48)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from keras_spm import compare
-from keras_spm import load_torch_weights
+from keras_spm import compare, load_torch_weights
 from tests import golden
 
 # The comparison itself does not depend on the backend.

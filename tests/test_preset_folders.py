@@ -7,16 +7,12 @@ import keras
 import pytest
 
 import keras_spm
-from keras_spm.backbones import PVTv2
-from keras_spm.backbones import PyramidBackbone
+from keras_spm.backbones import PVTv2, PyramidBackbone
 from keras_spm.registry import HEADS
 from keras_spm.tasks.image_task import ImageTask
-from keras_spm.weights import FormatError
-from keras_spm.weights import MismatchError
+from keras_spm.weights import FormatError, MismatchError
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, randomize, to_numpy
 
 # Written by version 0.1.0; later versions must read them.
 SAVED = pathlib.Path(__file__).parent / "presets"

@@ -3,14 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_spm import PVT
-from keras_spm import PVTSPM
-from keras_spm import ImageClassifier
-from keras_spm import PVTv2
-from keras_spm import PVTv2SPM
-from keras_spm import Swin
-from keras_spm import SwinSPM
-from keras_spm import list_presets
+from keras_spm import PVT, PVTSPM, ImageClassifier, PVTv2, PVTv2SPM, Swin, SwinSPM, list_presets
 from keras_spm.backbones import PyramidBackbone
 
 PRESETS = {
@@ -75,10 +68,7 @@ def test_smallest_variant_at_full_size():
             lambda: PVTv2.from_preset("mini", load_weights=False, image_shape=(31, 64, 3)),
             r"\(31, 64\)",
         ),
-        (
-            lambda: PVTv2.from_preset("mini", load_weights=False, depths=(1, 1)),
-            r"depths=\(1, 1\)",
-        ),
+        (lambda: PVTv2.from_preset("mini", load_weights=False, depths=(1, 1)), r"depths=\(1, 1\)"),
         (
             lambda: PVTv2.from_preset("mini", load_weights=False, data_format="first"),
             "data_format='first'",
@@ -99,10 +89,7 @@ def test_smallest_variant_at_full_size():
             lambda: Swin.from_preset("tiny", load_weights=False, num_heads=(5, 6, 12, 24)),
             "num_heads=5, channels=96",
         ),
-        (
-            lambda: PVTv2.from_preset("mini", load_weights=False).freeze(5),
-            "up_to_stage=5",
-        ),
+        (lambda: PVTv2.from_preset("mini", load_weights=False).freeze(5), "up_to_stage=5"),
     ],
 )
 def test_invalid_arguments_are_named(make, message):

@@ -1,16 +1,13 @@
 """Uploading presets to the hub."""
 
 import pytest
-from huggingface_hub import constants
-from huggingface_hub import errors
+from huggingface_hub import constants, errors
 
 import keras_spm
 from keras_spm.weights import FormatError
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.upload_server import COMMIT
-from tests.upload_server import upload_server
+from tests.helpers import difference, randomize
+from tests.upload_server import COMMIT, upload_server
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 

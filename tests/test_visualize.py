@@ -6,9 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from keras_spm.visualize import class_colors
-from keras_spm.visualize import plot_detections
-from keras_spm.visualize import plot_segmentations
+from keras_spm.visualize import class_colors, plot_detections, plot_segmentations
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 

@@ -32,11 +32,7 @@ from collections.abc import Sequence
 import report
 import suite
 from case import Case
-from processes import Worker
-from processes import WorkerError
-from processes import cores
-from processes import started
-from processes import successful
+from processes import Worker, WorkerError, cores, started, successful
 
 HERE = pathlib.Path(__file__).parent
 LIBRARIES = ("textbook", "transformers", "timm", "keras_hub", "zeromodels")

@@ -1,7 +1,7 @@
 """A benchmark case: the model of one library on one backend, with its input shape."""
 
 import dataclasses
-import typing
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Case:
         """(batch, height, width, channels)."""
         return (self.batch, self.size, self.size, self.channels[0] if self.channels else 3)
 
-    def variant(self) -> tuple[str, dict[str, typing.Any]]:
+    def variant(self) -> tuple[str, dict[str, Any]]:
         """Returns the family and the constructor arguments of this model, for other libraries.
 
         Raises:

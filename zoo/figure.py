@@ -1,13 +1,12 @@
 """Draws the figure of Stepwise Patch Merging in the README: `python zoo/figure.py`."""
 
 import pathlib
-import typing
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch
-from matplotlib.patches import Rectangle
+from matplotlib.patches import FancyArrowPatch, Rectangle
 
 TARGET = pathlib.Path(__file__).parent / "stepwise_patch_merging.png"
 
@@ -40,7 +39,7 @@ def arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float]) -> N
     axis.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=12, color=INK))
 
 
-def label(axis: Axes, x: float, y: float, text: str, **style: typing.Any) -> None:
+def label(axis: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Writes text, centered at (x, y)."""
     axis.text(x, y, text, **{"ha": "center", "va": "center", "color": INK, "fontsize": 9, **style})
 

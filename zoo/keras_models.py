@@ -1,22 +1,16 @@
 """Models of the Keras libraries: this one, KerasHub and ZeroModels, on any backend."""
 
-import typing
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
-from case import LEARNING_RATE
-from case import NUM_CLASSES
-from case import WEIGHT_DECAY
-from case import Case
-from case import UnavailableError
+from case import LEARNING_RATE, NUM_CLASSES, WEIGHT_DECAY, Case, UnavailableError
 
 
 class KerasSteps:
     """Steps of a compiled Keras model, by `predict_on_batch` and `train_on_batch`."""
 
-    def __init__(
-        self, model: typing.Any, case: Case, targets: typing.Any, macs: Callable[[], int]
-    ) -> None:
+    def __init__(self, model: Any, case: Case, targets: Any, macs: Callable[[], int]) -> None:
         import keras
 
         keras.utils.set_random_seed(0)

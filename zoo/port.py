@@ -15,10 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import keras_spm
-from keras_spm.cards import Card
-from keras_spm.cards import card_path
-from keras_spm.cards import read_card
-from keras_spm.cards import write_card
+from keras_spm.cards import Card, card_path, read_card, write_card
 from keras_spm.weights import hub
 from keras_spm.weights.formats import sha256_of
 

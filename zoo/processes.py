@@ -9,10 +9,8 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-import typing
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from case import Case
 
@@ -57,7 +55,7 @@ class Worker:
         if reason := self._answer().get("unavailable"):
             raise WorkerError(f"{self.case}: {reason}")
 
-    def ask(self, request: str) -> typing.Any:
+    def ask(self, request: str) -> Any:
         """Sends a request and returns the answer."""
         with contextlib.suppress(BrokenPipeError):  # `_answer` reports why the process ended.
             print(request, file=self.process.stdin, flush=True)

@@ -3,14 +3,9 @@
 from collections.abc import Callable
 
 import torch
-from case import LEARNING_RATE
-from case import NUM_CLASSES
-from case import WEIGHT_DECAY
-from case import Case
-from case import UnavailableError
+from case import LEARNING_RATE, NUM_CLASSES, WEIGHT_DECAY, Case, UnavailableError
 from textbook import TextbookMerging
-from torch.nn.attention import SDPBackend
-from torch.nn.attention import sdpa_kernel
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 

@@ -23,9 +23,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import keras_spm
-from keras_spm.cards import Card
-from keras_spm.cards import read_card
-from keras_spm.cards import read_card_file
+from keras_spm.cards import Card, read_card, read_card_file
 
 LOGITS_TOLERANCE = 1e-4  # The logits on the cards have four decimals.
 TOP1_TOLERANCE = 0.1  # Percentage points, for differences between JPEG decoders.

@@ -17,12 +17,10 @@ import os
 import pathlib
 import sys
 import time
-import typing
-from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from case import Case
-from case import UnavailableError
+from case import Case, UnavailableError
 
 # {library: (module, function that returns the steps of a case)}
 LIBRARIES = {
@@ -36,7 +34,7 @@ LIBRARIES = {
 }
 
 
-def build(case: Case) -> typing.Any:
+def build(case: Case) -> Any:
     """Builds the model of a case.
 
     Returns:
@@ -62,7 +60,7 @@ def _memory():
     return tuple(int(rows[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
 
 
-def serve(case: Case, requests: Iterable[str], answer: Callable[[typing.Any], None]) -> None:
+def serve(case: Case, requests: Iterable[str], answer: Callable[[Any], None]) -> None:
     """Builds the model and answers requests until there are no more."""
     try:
         steps = build(case)

@@ -5,25 +5,19 @@ imported inside functions, so that only the active one is loaded.
 """
 
 from keras_spm.backend.attention import dot_product_attention
-from keras_spm.backend.chunked import chunked_by_head
-from keras_spm.backend.chunked import chunked_by_image
+from keras_spm.backend.chunked import chunked_by_head, chunked_by_image
 from keras_spm.backend.convolution import conv2d
-from keras_spm.backend.dense import dense
-from keras_spm.backend.dense import grouped_pointwise
-from keras_spm.backend.depthwise_convolution import depthwise_conv2d
-from keras_spm.backend.depthwise_convolution import depthwise_scales
-from keras_spm.backend.depthwise_convolution import depthwise_scales_are_faster
-from keras_spm.backend.depthwise_convolution import depthwise_supports_xla
-from keras_spm.backend.elementwise import fused_elementwise
-from keras_spm.backend.elementwise import gelu
-from keras_spm.backend.normalization import batch_normalization
-from keras_spm.backend.normalization import layer_normalization
-from keras_spm.backend.normalization import normalize
-from keras_spm.backend.resizing import pad
-from keras_spm.backend.resizing import resize_bilinear
-from keras_spm.backend.training import bytes_kept_for_gradient
-from keras_spm.backend.training import random_state
-from keras_spm.backend.training import set_random_state
+from keras_spm.backend.dense import dense, grouped_pointwise
+from keras_spm.backend.depthwise_convolution import (
+    depthwise_conv2d,
+    depthwise_scales,
+    depthwise_scales_are_faster,
+    depthwise_supports_xla,
+)
+from keras_spm.backend.elementwise import fused_elementwise, gelu
+from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
+from keras_spm.backend.resizing import pad, resize_bilinear
+from keras_spm.backend.training import bytes_kept_for_gradient, random_state, set_random_state
 
 __all__ = [
     "batch_normalization",

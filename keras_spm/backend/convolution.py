@@ -12,8 +12,7 @@ computed as dense layers.
 import keras
 from keras import ops
 
-from keras_spm.backend.dense import add_bias
-from keras_spm.backend.dense import dense
+from keras_spm.backend.dense import add_bias, dense
 from keras_spm.backend.resizing import pad
 from keras_spm.types import Tensor
 

@@ -4,8 +4,7 @@ from typing import Any
 
 import keras
 
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 class CompositeLayer(keras.layers.Layer):

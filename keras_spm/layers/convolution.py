@@ -7,8 +7,7 @@ from keras import ops
 
 from keras_spm import backend
 from keras_spm.layers.initializers import conv_initializer
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 class _ExplicitPadding:

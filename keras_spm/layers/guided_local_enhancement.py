@@ -6,20 +6,14 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.batch_normalization import BatchNormalization
-from keras_spm.layers.batch_normalization import refuse_training
-from keras_spm.layers.composite import CompositeLayer
-from keras_spm.layers.composite import build_once
-from keras_spm.layers.composite import check_num_heads
+from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
+from keras_spm.layers.composite import CompositeLayer, build_once, check_num_heads
 from keras_spm.layers.convolution import DepthwiseConv2D
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.macs import macs
-from keras_spm.layers.resizing import ceil_divide
-from keras_spm.layers.resizing import is_multiple
-from keras_spm.layers.resizing import pad_to_multiple
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.layers.resizing import ceil_divide, is_multiple, pad_to_multiple
+from keras_spm.types import Shape, Tensor
 
 WINDOW = 2
 _TOKENS = 1 + WINDOW**2  # The guide token and the tokens of its window.

@@ -7,8 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")

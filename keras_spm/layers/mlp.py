@@ -6,13 +6,11 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.composite import CompositeLayer
-from keras_spm.layers.composite import build_once
+from keras_spm.layers.composite import CompositeLayer, build_once
 from keras_spm.layers.convolution import DepthwiseConv2D
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.macs import macs
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")

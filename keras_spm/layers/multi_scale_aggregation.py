@@ -8,17 +8,13 @@ import numpy as np
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.batch_normalization import BatchNormalization
-from keras_spm.layers.batch_normalization import refuse_training
-from keras_spm.layers.composite import CompositeLayer
-from keras_spm.layers.composite import build_once
+from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
+from keras_spm.layers.composite import CompositeLayer, build_once
 from keras_spm.layers.convolution import DepthwiseConv2D
 from keras_spm.layers.dense import Dense
-from keras_spm.layers.initializers import Normal
-from keras_spm.layers.initializers import conv_initializer
+from keras_spm.layers.initializers import Normal, conv_initializer
 from keras_spm.layers.macs import macs
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")

@@ -7,10 +7,8 @@ import keras
 from keras_spm.layers.composite import CompositeLayer
 from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.layer_normalization import LayerNormalization
-from keras_spm.layers.resizing import ceil_divide
-from keras_spm.layers.resizing import pad_to_multiple
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.layers.resizing import ceil_divide, pad_to_multiple
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")

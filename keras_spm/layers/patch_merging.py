@@ -3,15 +3,12 @@
 import keras
 from keras import ops
 
-from keras_spm.layers.composite import CompositeLayer
-from keras_spm.layers.composite import build_once
+from keras_spm.layers.composite import CompositeLayer, build_once
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.macs import macs
-from keras_spm.layers.resizing import ceil_divide
-from keras_spm.layers.resizing import pad_to_multiple
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.layers.resizing import ceil_divide, pad_to_multiple
+from keras_spm.types import Shape, Tensor
 
 WINDOW = 2
 # (row, column) in a window. The reference, and so its weights, goes down the columns first.

@@ -4,8 +4,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")

@@ -4,14 +4,12 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.composite import CompositeLayer
-from keras_spm.layers.composite import check_num_heads
+from keras_spm.layers.composite import CompositeLayer, check_num_heads
 from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.macs import macs
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 POOL_SIZE = 7  # Height and width of the keys' map in the linear form.
 

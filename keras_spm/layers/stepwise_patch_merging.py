@@ -4,12 +4,10 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_spm.layers.composite import CompositeLayer
-from keras_spm.layers.composite import build_once
+from keras_spm.layers.composite import CompositeLayer, build_once
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
 from keras_spm.layers.multi_scale_aggregation import MultiScaleAggregation
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")

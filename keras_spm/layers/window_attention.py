@@ -4,15 +4,12 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.layers.composite import CompositeLayer
-from keras_spm.layers.composite import check_num_heads
+from keras_spm.layers.composite import CompositeLayer, check_num_heads
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
-from keras_spm.layers.resizing import ceil_divide
-from keras_spm.layers.resizing import pad_to_multiple
-from keras_spm.types import Shape
-from keras_spm.types import Tensor
+from keras_spm.layers.resizing import ceil_divide, pad_to_multiple
+from keras_spm.types import Shape, Tensor
 
 # The reference's mask value: negligible after a float32 softmax, and finite in float16.
 MASKED_SCORE = -100.0

@@ -5,18 +5,11 @@ from keras_spm.trainer.classification import ClassificationRecipe
 from keras_spm.trainer.data import DataSplits
 from keras_spm.trainer.dense import DenseRecipe
 from keras_spm.trainer.detection import DetectionRecipe
-from keras_spm.trainer.evaluation import evaluate
-from keras_spm.trainer.evaluation import find_recipe
-from keras_spm.trainer.evaluation import load_keras_file
-from keras_spm.trainer.evaluation import load_task
-from keras_spm.trainer.recipe import Recipe
-from keras_spm.trainer.recipe import Setup
-from keras_spm.trainer.recipe import load_recipe
-from keras_spm.trainer.recipe import recipes_folder
+from keras_spm.trainer.evaluation import evaluate, find_recipe, load_keras_file, load_task
+from keras_spm.trainer.recipe import Recipe, Setup, load_recipe, recipes_folder
 from keras_spm.trainer.run_folder import RunFolder
 from keras_spm.trainer.segmentation import SegmentationRecipe
-from keras_spm.trainer.training import run
-from keras_spm.trainer.training import train
+from keras_spm.trainer.training import run, train
 
 __all__ = [
     "ClassificationRecipe",

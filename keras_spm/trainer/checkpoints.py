@@ -11,11 +11,8 @@ import warnings
 import keras
 import numpy as np
 
-from keras_spm.backend import random_state
-from keras_spm.backend import set_random_state
-from keras_spm.trainer.run_folder import atomic_write
-from keras_spm.trainer.run_folder import checkpoint_folders
-from keras_spm.trainer.run_folder import flush
+from keras_spm.backend import random_state, set_random_state
+from keras_spm.trainer.run_folder import atomic_write, checkpoint_folders, flush
 from keras_spm.types import PathLike
 from keras_spm.weights.formats import sha256_of
 

@@ -10,27 +10,20 @@ import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.data import ImagePreprocessing
-from keras_spm.data import load_dataset
+from keras_spm.data import ImagePreprocessing, load_dataset
 from keras_spm.data.pipeline import training_batches
 from keras_spm.data.readers import readers_of
-from keras_spm.optimizers import AdamW
-from keras_spm.optimizers import LayerwiseAdamW
-from keras_spm.optimizers import WarmupCosine
+from keras_spm.optimizers import AdamW, LayerwiseAdamW, WarmupCosine
 from keras_spm.registry import lookup
 from keras_spm.tasks import ImageClassifier
-from keras_spm.trainer.classification_data import ArrayExamples
-from keras_spm.trainer.classification_data import FilePipeline
-from keras_spm.trainer.classification_data import PreprocessedImages
-from keras_spm.trainer.classification_data import class_counts
-from keras_spm.trainer.data import SPLITS
-from keras_spm.trainer.data import DataSplits
-from keras_spm.trainer.data import read_labels
-from keras_spm.trainer.data import read_splits
-from keras_spm.trainer.data import read_test_split
-from keras_spm.trainer.recipe import SCHEDULES
-from keras_spm.trainer.recipe import Recipe
-from keras_spm.trainer.recipe import Setup
+from keras_spm.trainer.classification_data import (
+    ArrayExamples,
+    FilePipeline,
+    PreprocessedImages,
+    class_counts,
+)
+from keras_spm.trainer.data import SPLITS, DataSplits, read_labels, read_splits, read_test_split
+from keras_spm.trainer.recipe import SCHEDULES, Recipe, Setup
 from keras_spm.visualize import plot_confusion_matrix
 
 _IN_MEMORY = ("digits",)

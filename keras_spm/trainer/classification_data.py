@@ -6,13 +6,10 @@ import keras
 import numpy as np
 
 from keras_spm.data import ImagePreprocessing
-from keras_spm.data.classification_augmentation import ClassificationAugmentation
-from keras_spm.data.classification_augmentation import Mixing
-from keras_spm.data.pipeline import EvaluationBatches
-from keras_spm.data.pipeline import repeated_batches
+from keras_spm.data.classification_augmentation import ClassificationAugmentation, Mixing
+from keras_spm.data.pipeline import EvaluationBatches, repeated_batches
 from keras_spm.tasks import ImageClassifier
-from keras_spm.trainer.data import DataSplits
-from keras_spm.trainer.data import read_labels
+from keras_spm.trainer.data import DataSplits, read_labels
 from keras_spm.trainer.recipe import Recipe
 
 

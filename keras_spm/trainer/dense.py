@@ -11,13 +11,8 @@ from keras_spm.backbones import PyramidBackbone
 from keras_spm.data import DigitScenes
 from keras_spm.optimizers import AdamW
 from keras_spm.registry import lookup
-from keras_spm.trainer.data import SPLITS
-from keras_spm.trainer.data import DataSplits
-from keras_spm.trainer.data import read_splits
-from keras_spm.trainer.data import read_test_split
-from keras_spm.trainer.recipe import SCHEDULES
-from keras_spm.trainer.recipe import Recipe
-from keras_spm.trainer.recipe import Setup
+from keras_spm.trainer.data import SPLITS, DataSplits, read_splits, read_test_split
+from keras_spm.trainer.recipe import SCHEDULES, Recipe, Setup
 
 _SCENES = "digit_scenes"
 VALIDATION_SCENES, TEST_SCENES = 64, 256

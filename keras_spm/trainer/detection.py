@@ -6,12 +6,10 @@ import typing
 import keras
 
 from keras_spm.callbacks import CocoEvaluation
-from keras_spm.data import DetectionBatching
-from keras_spm.data import ImageBatching
+from keras_spm.data import DetectionBatching, ImageBatching
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.data.transforms import horizontal_flip
-from keras_spm.data.transforms import to_pixels
+from keras_spm.data.transforms import horizontal_flip, to_pixels
 from keras_spm.heads import RetinaNet
 from keras_spm.tasks import ObjectDetector
 from keras_spm.trainer.dense import DenseRecipe

@@ -8,8 +8,7 @@ import numpy as np
 
 from keras_spm.backend import bytes_kept_for_gradient
 from keras_spm.layers.macs import macs
-from keras_spm.trainer.recipe import Recipe
-from keras_spm.trainer.recipe import Setup
+from keras_spm.trainer.recipe import Recipe, Setup
 
 _ROWS = 10
 _WIDTH = 40

@@ -8,13 +8,15 @@ import typing
 import keras
 import numpy as np
 
-from keras_spm.trainer.checkpoints import Checkpoint
-from keras_spm.trainer.checkpoints import Checkpoints
-from keras_spm.trainer.checkpoints import TrainingError
-from keras_spm.trainer.checkpoints import get_state
-from keras_spm.trainer.checkpoints import named_variables
-from keras_spm.trainer.checkpoints import non_finite_names
-from keras_spm.trainer.checkpoints import set_state
+from keras_spm.trainer.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    TrainingError,
+    get_state,
+    named_variables,
+    non_finite_names,
+    set_state,
+)
 
 # Batches that a backend may read ahead.
 _READ_AHEAD = 3

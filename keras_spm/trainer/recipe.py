@@ -14,8 +14,7 @@ import keras
 
 from keras_spm.data.transforms import to_pixels
 from keras_spm.optimizers import LinearWarmup
-from keras_spm.registry import RECIPES
-from keras_spm.registry import lookup
+from keras_spm.registry import RECIPES, lookup
 from keras_spm.trainer.data import DataSplits
 from keras_spm.types import PathLike
 

@@ -9,8 +9,7 @@ import shutil
 import typing
 import warnings
 
-from keras_spm.environment import BACKENDS
-from keras_spm.environment import chosen_backend
+from keras_spm.environment import BACKENDS, chosen_backend
 from keras_spm.types import PathLike
 
 _TEMPORARY_PREFIX = ".unfinished-"

@@ -7,8 +7,7 @@ import keras
 import numpy as np
 
 from keras_spm.callbacks import SegmentationEvaluation
-from keras_spm.data import ImageBatching
-from keras_spm.data import SegmentationAugmentation
+from keras_spm.data import ImageBatching, SegmentationAugmentation
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.data.pipeline import repeated_batches
 from keras_spm.heads import SemanticFPN

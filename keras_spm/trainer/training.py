@@ -11,24 +11,18 @@ import typing
 import keras
 
 from keras_spm.data.pipeline import read_ahead
-from keras_spm.environment import git_revision
-from keras_spm.environment import versions
-from keras_spm.trainer.callbacks import DrawSamples
-from keras_spm.trainer.callbacks import History
-from keras_spm.trainer.callbacks import TensorBoard
-from keras_spm.trainer.callbacks import write_csv
-from keras_spm.trainer.checkpoints import Checkpoints
-from keras_spm.trainer.checkpoints import get_state
-from keras_spm.trainer.checkpoints import named_variables
-from keras_spm.trainer.checkpoints import non_finite_names
-from keras_spm.trainer.checkpoints import set_state
-from keras_spm.trainer.nan_debug import CheckFiniteLoss
-from keras_spm.trainer.nan_debug import NonFiniteError
-from keras_spm.trainer.nan_debug import explain_errors
-from keras_spm.trainer.recipe import Recipe
-from keras_spm.trainer.recipe import Setup
-from keras_spm.trainer.run_folder import RunFolder
-from keras_spm.trainer.run_folder import atomic_write
+from keras_spm.environment import git_revision, versions
+from keras_spm.trainer.callbacks import DrawSamples, History, TensorBoard, write_csv
+from keras_spm.trainer.checkpoints import (
+    Checkpoints,
+    get_state,
+    named_variables,
+    non_finite_names,
+    set_state,
+)
+from keras_spm.trainer.nan_debug import CheckFiniteLoss, NonFiniteError, explain_errors
+from keras_spm.trainer.recipe import Recipe, Setup
+from keras_spm.trainer.run_folder import RunFolder, atomic_write
 from keras_spm.visualize import plot_training_curves
 
 
@@ -51,8 +45,8 @@ def run(recipe: Recipe, folder: RunFolder, verbose: int = 1) -> dict[str, float]
     """
     setup = recipe.setup()
     path = folder.working_path
-    observers = [TensorBoard(path / "tensorboard"), DrawSamples(setup, path / "samples.png")]
-    training = train(setup, recipe, folder, verbose, observers)
+    callbacks = [TensorBoard(path / "tensorboard"), DrawSamples(setup, path / "samples.png")]
+    training = train(setup, recipe, folder, verbose, callbacks)
     if setup.model.optimizer.use_ema:
         _assign_averages(training.best_model)
     plot_training_curves(training.history, path / "curves.png", _plotted(setup, training.history))

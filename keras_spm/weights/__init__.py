@@ -1,9 +1,6 @@
 """Weight files: reading, key mapping, and loading all or nothing."""
 
-from keras_spm.weights.errors import DownloadError
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.errors import MismatchError
-from keras_spm.weights.errors import WeightsError
+from keras_spm.weights.errors import DownloadError, FormatError, MismatchError, WeightsError
 from keras_spm.weights.formats import read_arrays
 from keras_spm.weights.state_dict import LoadReport
 

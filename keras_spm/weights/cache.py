@@ -10,9 +10,7 @@ import warnings
 
 import numpy as np
 
-from keras_spm.weights.formats import read_arrays
-from keras_spm.weights.formats import sha256_of
-from keras_spm.weights.formats import write_safetensors
+from keras_spm.weights.formats import read_arrays, sha256_of, write_safetensors
 from keras_spm.weights.hub import Snapshot
 
 _TEMPORARY = ".temporary.safetensors"

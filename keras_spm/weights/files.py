@@ -6,9 +6,7 @@ import pathlib
 import stat
 import typing
 
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.errors import join_names
-from keras_spm.weights.errors import shorten
+from keras_spm.weights.errors import FormatError, join_names, shorten
 
 # Bytes of a header, pickle or configuration. Models of this package need 0.1 MB; parsing
 # more takes seconds.

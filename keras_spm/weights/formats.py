@@ -11,17 +11,15 @@ import ml_dtypes
 import numpy as np
 
 from keras_spm.types import PathLike
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.errors import join_names
-from keras_spm.weights.errors import shorten
-from keras_spm.weights.files import check_header_size
-from keras_spm.weights.files import check_is_file
-from keras_spm.weights.files import parse_json
-from keras_spm.weights.files import read_json
-from keras_spm.weights.files import read_start
-from keras_spm.weights.torch_files import check_views
-from keras_spm.weights.torch_files import plain_dict
-from keras_spm.weights.torch_files import read_torch
+from keras_spm.weights.errors import FormatError, join_names, shorten
+from keras_spm.weights.files import (
+    check_header_size,
+    check_is_file,
+    parse_json,
+    read_json,
+    read_start,
+)
+from keras_spm.weights.torch_files import check_views, plain_dict, read_torch
 
 INDEX_SUFFIX = ".index.json"
 

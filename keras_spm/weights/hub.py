@@ -13,9 +13,7 @@ import re
 
 from keras_spm.types import PathLike
 from keras_spm.weights.errors import DownloadError
-from keras_spm.weights.formats import WEIGHT_FILES
-from keras_spm.weights.formats import sha256_of
-from keras_spm.weights.formats import shard_names
+from keras_spm.weights.formats import WEIGHT_FILES, sha256_of, shard_names
 
 SCHEME = "hf://"
 # No "..": parts of the address become parts of paths in the cache.

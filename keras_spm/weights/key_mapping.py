@@ -13,10 +13,7 @@ import typing
 
 import numpy as np
 
-from keras_spm.weights.transforms import IDENTITY
-from keras_spm.weights.transforms import LINEAR
-from keras_spm.weights.transforms import Transform
-from keras_spm.weights.transforms import stacked
+from keras_spm.weights.transforms import IDENTITY, LINEAR, Transform, stacked
 
 # Name of the layout of this package's own files: the paths of the variables.
 OWN_FORMAT = "keras_spm"

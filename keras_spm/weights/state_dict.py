@@ -8,11 +8,8 @@ import typing
 import numpy as np
 
 from keras_spm.types import Tensor
-from keras_spm.weights.errors import MismatchError
-from keras_spm.weights.errors import join_names
-from keras_spm.weights.key_mapping import Binding
-from keras_spm.weights.key_mapping import Layout
-from keras_spm.weights.key_mapping import Rule
+from keras_spm.weights.errors import MismatchError, join_names
+from keras_spm.weights.key_mapping import Binding, Layout, Rule
 
 # Buffers that PyTorch code saves with the weights, but derives from the architecture.
 _BUFFER = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask)")

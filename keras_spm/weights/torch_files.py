@@ -6,10 +6,8 @@ import tarfile
 import typing
 import zipfile
 
-from keras_spm.weights.errors import FormatError
-from keras_spm.weights.errors import shorten
-from keras_spm.weights.files import check_header_size
-from keras_spm.weights.files import read_start
+from keras_spm.weights.errors import FormatError, shorten
+from keras_spm.weights.files import check_header_size, read_start
 
 _ZIP_START = b"PK\3\4"
 

@@ -5,9 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from keras_spm import PVT
-from keras_spm import PVTv2
-from keras_spm import Swin
+from keras_spm import PVT, PVTv2, Swin
 
 # What looks at shapes alone need not run on three backends. That the table is what the
 # code counts is checked where it is generated.
@@ -95,10 +93,9 @@ def test_spm_adds_to_swin_what_was_counted_from_the_reference(variant):
 
 
 @pytest.mark.parametrize(("cls", "name"), [(PVT, "tiny"), (PVTv2, "b0"), (Swin, "tiny")])
-def test_multiply_adds_agree_with_a_count_of_what_runs(cls, name):
+def test_macs_agree_with_a_count_of_what_runs(cls, name):
     """PyTorch's own counter sees the convolutions and products that really run."""
-    from torch.nn.attention import SDPBackend
-    from torch.nn.attention import sdpa_kernel
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
     backbone, image = cls.from_preset(name, load_weights=False), (1, 224, 224, 3)

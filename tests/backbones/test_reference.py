@@ -3,8 +3,7 @@
 import keras
 import pytest
 
-from keras_spm import PVT
-from keras_spm import load_torch_weights
+from keras_spm import PVT, load_torch_weights
 from tests import golden
 from tests.helpers import difference
 

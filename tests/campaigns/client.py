@@ -12,8 +12,7 @@ from typing import NamedTuple
 import huggingface_hub.file_download  # noqa: F401  Before the right to read it is given up.
 import safetensors.numpy  # noqa: F401
 from huggingface_hub import constants
-from huggingface_hub.utils import disable_progress_bars
-from huggingface_hub.utils import logging
+from huggingface_hub.utils import disable_progress_bars, logging
 
 import keras_spm
 from keras_spm.weights import WeightsError

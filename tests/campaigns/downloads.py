@@ -19,17 +19,10 @@ import tempfile
 import time
 from importlib import metadata
 
-from tests.campaigns import client
-from tests.campaigns import published
+from tests.campaigns import client, published
 from tests.campaigns.client import Outcome
-from tests.campaigns.published import CONFIG
-from tests.campaigns.published import PROCESSOR
-from tests.campaigns.published import REPOSITORIES
-from tests.campaigns.published import SHARDS
-from tests.campaigns.published import WEIGHTS
-from tests.hub_server import FAULTS
-from tests.hub_server import Hub
-from tests.hub_server import declared_hash
+from tests.campaigns.published import CONFIG, PROCESSOR, REPOSITORIES, SHARDS, WEIGHTS
+from tests.hub_server import FAULTS, Hub, declared_hash
 
 RESULT = pathlib.Path(__file__).with_suffix(".md")
 LIMIT = 60  # Seconds that a client may take.

@@ -16,14 +16,12 @@ import platform
 import shutil
 import sys
 import tempfile
-import typing
 import warnings
 from importlib import metadata
+from typing import NamedTuple
 
-from tests.campaigns.hostile import CASES
-from tests.campaigns.hostile import victim
-from tests.campaigns.hostile.case import Case
-from tests.campaigns.hostile.case import Valid
+from tests.campaigns.hostile import CASES, victim
+from tests.campaigns.hostile.case import Case, Valid
 
 RESULT = pathlib.Path(__file__).with_suffix(".md")
 LIMIT = 5  # Seconds that a load may take, once all is imported.
@@ -33,7 +31,7 @@ _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload([victim.__name__])  # Keras is imported once.
 
 
-class Result(typing.NamedTuple):
+class Result(NamedTuple):
     """What came of a case: the outcome as `victim.load` says it, and the load's seconds."""
 
     case: Case

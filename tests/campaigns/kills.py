@@ -176,8 +176,8 @@ def _report(rows):
             "# Kill campaign",
             "",
             "Written by `python -m tests.campaigns.kills`, which describes the training. A run is "
-            "one training with all its kills. It is equal if weights, optimizer, metrics and result "
-            "are those of an unkilled run, bit for bit.",
+            "one training with all its kills. It is equal if weights, optimizer, metrics and "
+            "result are those of an unkilled run, bit for bit.",
             "",
             f"Python {platform.python_version()} on {platform.system()}, "
             f"{platform.machine()}, one CPU core, float32; {packages}.",

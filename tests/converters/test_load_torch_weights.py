@@ -12,17 +12,12 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from keras_spm import list_layouts
-from keras_spm import load_torch_weights
-from keras_spm import to_torch_state_dict
-from keras_spm.layers import GuidedLocalEnhancement
-from keras_spm.layers import MultiScaleAggregation
-from keras_spm.weights import FormatError
-from keras_spm.weights import MismatchError
+from keras_spm import list_layouts, load_torch_weights, to_torch_state_dict
+from keras_spm.layers import GuidedLocalEnhancement, MultiScaleAggregation
+from keras_spm.weights import FormatError, MismatchError
 from keras_spm.weights.transforms import POSITIONS
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import to_numpy
+from tests.helpers import difference, to_numpy
 
 NAME = "pvt_v2_spm"  # For tests that need only one layout.
 

@@ -7,14 +7,11 @@ import pytest
 import torch
 import transformers
 
-from keras_spm import load_torch_weights
-from keras_spm import to_torch_state_dict
+from keras_spm import load_torch_weights, to_torch_state_dict
 from keras_spm.layers import StepwisePatchMerging
 from keras_spm.weights import MismatchError
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, randomize, to_numpy
 
 every_layout = pytest.mark.parametrize("name", golden.BACKBONES)
 

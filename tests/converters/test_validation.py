@@ -6,14 +6,14 @@ import pytest
 
 import keras_spm
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.converters import register_config
-from keras_spm.converters import register_layouts
-from keras_spm.converters.validation import build_without_memory
-from keras_spm.converters.validation import check_arguments
-from keras_spm.converters.validation import check_backbone
-from keras_spm.converters.validation import check_size
-from keras_spm.weights import FormatError
-from keras_spm.weights import MismatchError
+from keras_spm.converters import register_config, register_layouts
+from keras_spm.converters.validation import (
+    build_without_memory,
+    check_arguments,
+    check_backbone,
+    check_size,
+)
+from keras_spm.weights import FormatError, MismatchError
 from keras_spm.weights.key_mapping import Layout
 from tests import golden
 
@@ -116,9 +116,9 @@ def test_registered_configuration(tmp_path):
 
 @pytest.mark.only("torch")
 def test_registered_layouts():
-    layout = Layout("own", ())
+    layout = Layout("mine", ())
     register_layouts("OwnFamily", [layout])
     register_layouts("OwnFamily", [layout])  # As in a notebook cell that runs twice.
-    assert keras_spm.list_layouts(OwnFamily((8,) * 4)) == ["own"]
+    assert keras_spm.list_layouts(OwnFamily((8,) * 4)) == ["mine"]
     with pytest.raises(ValueError, match="'PVTv2' is already registered"):
         register_layouts("PVTv2", [layout])

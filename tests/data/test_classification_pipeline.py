@@ -6,16 +6,16 @@ import math
 import keras
 import numpy as np
 import pytest
-from PIL import Image
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
-from keras_spm.data.classification_augmentation import ClassificationAugmentation
-from keras_spm.data.classification_augmentation import Mixing
-from keras_spm.data.classification_augmentation import operations
-from keras_spm.data.classification_augmentation import rand_augment
-from keras_spm.data.classification_augmentation import random_crop
-from keras_spm.data.pipeline import EvaluationBatches
-from keras_spm.data.pipeline import repeated_batches
+from keras_spm.data.classification_augmentation import (
+    ClassificationAugmentation,
+    Mixing,
+    operations,
+    rand_augment,
+    random_crop,
+)
+from keras_spm.data.pipeline import EvaluationBatches, repeated_batches
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 

@@ -151,7 +151,7 @@ def test_all_reasons_are_in_one_error(tmp_path):
     assert [example["image_id"] for example in examples] == [11, 9]
     assert [len(example["boxes"]) for example in examples] == [2, 0]
     assert set(examples.invalid_annotations) == {
-        *("duplicate id", "area that is not positive", "missing image file"),
+        *("duplicate id", "area that is not positive", "missing image file")
     }
 
 

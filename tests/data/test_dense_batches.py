@@ -8,10 +8,7 @@ import pytest
 from PIL import Image
 
 from keras_spm.callbacks import SegmentationEvaluation
-from keras_spm.data import DetectionBatching
-from keras_spm.data import DigitScenes
-from keras_spm.data import ImageBatching
-from keras_spm.data import SegmentationAugmentation
+from keras_spm.data import DetectionBatching, DigitScenes, ImageBatching, SegmentationAugmentation
 from keras_spm.data.pipeline import repeated_batches
 from keras_spm.data.transforms import horizontal_flip
 

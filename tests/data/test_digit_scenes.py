@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_spm.data import DigitScenes
-from keras_spm.data import load_digits
+from keras_spm.data import DigitScenes, load_digits
 from keras_spm.data.digits import LabeledImages
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm.data import CsvDataset
-from keras_spm.data import ImageFolder
+from keras_spm.data import CsvDataset, ImageFolder
 from keras_spm.data.images import read_image
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.

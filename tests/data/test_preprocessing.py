@@ -9,8 +9,7 @@ from PIL import Image
 
 import keras_spm
 from keras_spm.data import ImagePreprocessing
-from keras_spm.layers.image_normalization import IMAGENET_MEAN
-from keras_spm.layers.image_normalization import IMAGENET_STD
+from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from tests.helpers import random_array
 
 # Nothing here depends on the backend but for the test of tf.data.

@@ -7,10 +7,7 @@ import pytest
 from PIL import Image
 
 import keras_spm
-from keras_spm.data.readers import Reader
-from keras_spm.data.readers import find_splits
-from keras_spm.data.readers import readers_of
-from keras_spm.data.readers import register_reader
+from keras_spm.data.readers import Reader, find_splits, readers_of, register_reader
 from keras_spm.registry import READERS
 from keras_spm.trainer import load_recipe
 

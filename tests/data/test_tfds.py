@@ -11,16 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm.data import CocoDetection
-from keras_spm.data import TfdsAde20k
-from keras_spm.data import TfdsClassification
-from keras_spm.data import TfdsCoco
+from keras_spm.data import CocoDetection, TfdsAde20k, TfdsClassification, TfdsCoco
 from keras_spm.data.coco import COCO_CATEGORIES
 from keras_spm.data.images import read_image
 from tests.data import coco_files
-from tests.data.tfds_files import imagenet
-from tests.data.tfds_files import jpegs
-from tests.data.tfds_files import prepared
+from tests.data.tfds_files import imagenet, jpegs, prepared
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 

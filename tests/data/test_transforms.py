@@ -4,13 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm.data import DetectionBatching
-from keras_spm.data import DigitScenes
-from keras_spm.data import ImageBatching
-from keras_spm.data.transforms import crop
-from keras_spm.data.transforms import horizontal_flip
-from keras_spm.data.transforms import pad
-from keras_spm.data.transforms import resize
+from keras_spm.data import DetectionBatching, DigitScenes, ImageBatching
+from keras_spm.data.transforms import crop, horizontal_flip, pad, resize
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm.data import VocDetection
-from keras_spm.data import VocSegmentation
+from keras_spm.data import VocDetection, VocSegmentation
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
@@ -76,7 +75,7 @@ def test_boxes_are_converted_from_inclusive_pixels(folder):
     assert (example["image"], example["image_id"]) == (folder / "JPEGImages/b.jpg", "b")
     assert example["boxes"].tolist() == [[8, 2, 50, 30], [0, 0, 1, 1], [1.5, 3, 10.25, 7]]
     assert [examples.class_names[label] for label in example["labels"]] == [
-        *("person", "aeroplane", "tvmonitor"),
+        *("person", "aeroplane", "tvmonitor")
     ]
     assert len(examples.class_names) == 20
     assert example["crowd"].tolist() == [False, True, False]

@@ -6,14 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm import ObjectDetector
-from keras_spm import PVTv2
-from keras_spm import SemanticSegmenter
-from keras_spm import heads
-from keras_spm import load_torch_weights
+from keras_spm import ObjectDetector, PVTv2, SemanticSegmenter, heads, load_torch_weights
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import to_numpy
+from tests.helpers import difference, to_numpy
 
 BACKBONE_ARGUMENTS = ("embed_dims", "num_heads", "mlp_ratios", "depths", "sr_ratios")
 # The goldens' images are already normalized: the tasks take 255 times the images.

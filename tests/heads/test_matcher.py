@@ -4,10 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm.heads import BalancedSampler
-from keras_spm.heads import Matcher
-from keras_spm.heads.matcher import BACKGROUND
-from keras_spm.heads.matcher import IGNORE
+from keras_spm.heads import BalancedSampler, Matcher
+from keras_spm.heads.matcher import BACKGROUND, IGNORE
 from tests.heads.boxes import intersection_over_union
 from tests.helpers import to_numpy
 

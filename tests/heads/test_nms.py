@@ -5,11 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from keras_spm.heads import Matcher
-from keras_spm.heads import nms
-from keras_spm.heads import non_max_suppression
-from tests.heads.boxes import greedy_suppression
-from tests.heads.boxes import random_boxes
+from keras_spm.heads import Matcher, nms, non_max_suppression
+from tests.heads.boxes import greedy_suppression, random_boxes
 from tests.helpers import to_numpy
 
 

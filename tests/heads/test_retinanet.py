@@ -4,13 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm.heads import Anchors
-from keras_spm.heads import RetinaNet
+from keras_spm.heads import Anchors, RetinaNet
 from tests.heads.boxes import greedy_suppression
-from tests.helpers import difference
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, random_array, randomize, to_numpy
 
 LEVELS = ["P3", "P4", "P5", "P6", "P7"]
 

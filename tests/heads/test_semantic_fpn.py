@@ -11,14 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 import keras_spm
-from keras_spm.heads import FeaturePyramid
-from keras_spm.heads import SemanticFPN
+from keras_spm.heads import FeaturePyramid, SemanticFPN
 from keras_spm.layers import macs
-from tests.helpers import difference
-from tests.helpers import gradients
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, gradients, random_array, randomize, to_numpy
 
 CHANNELS = {"P2": 3, "P3": 4, "P4": 5, "P5": 6}
 

@@ -5,10 +5,7 @@ import numpy as np
 import pytest
 
 from keras_spm import layers
-from tests.helpers import difference
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, random_array, randomize, to_numpy
 
 OPTIONS = {
     "Dense": [

@@ -7,11 +7,7 @@ import torch
 
 from keras_spm import layers
 from keras_spm.layers.spatial_reduction_attention import adaptive_average_pooling
-from tests.helpers import difference
-from tests.helpers import gradients
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, gradients, random_array, randomize, to_numpy
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])

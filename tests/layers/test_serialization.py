@@ -7,16 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm import heads
-from keras_spm import layers
+from keras_spm import heads, layers
 from keras_spm.layers.composite import SequentialLayer
 from keras_spm.layers.resizing import ResizeLike
-from tests import contract
-from tests import golden
-from tests.helpers import check_round_trips
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests import contract, golden
+from tests.helpers import check_round_trips, random_array, randomize, to_numpy
 
 MAPS = (4, 6, 8)
 PYRAMID = {"P2": (8, 7, 3), "P3": (4, 4, 4), "P4": (2, 2, 5), "P5": (1, 1, 6)}
@@ -64,10 +59,7 @@ ROWS = {
     "PositionEmbedding": (functools.partial(layers.PositionEmbedding, (3, 3)), MAPS),
     "ResizeLike": (ResizeLike, [MAPS, (7, 5, 3)]),
     "SequentialLayer": (_sequential, MAPS),
-    "SpatialReductionAttention": (
-        functools.partial(layers.SpatialReductionAttention, 2, 2),
-        MAPS,
-    ),
+    "SpatialReductionAttention": (functools.partial(layers.SpatialReductionAttention, 2, 2), MAPS),
     "Stage": (functools.partial(_stage, layers.Stage), MAPS),
     "StepwisePatchMerging": (
         functools.partial(layers.StepwisePatchMerging, 8, (3, 5), num_heads=2, guide_kernel_size=3),

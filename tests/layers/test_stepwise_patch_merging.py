@@ -5,15 +5,9 @@ import pytest
 
 from keras_spm import load_torch_weights
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.layers import GuidedLocalEnhancement
-from keras_spm.layers import MultiScaleAggregation
-from keras_spm.layers import StepwisePatchMerging
+from keras_spm.layers import GuidedLocalEnhancement, MultiScaleAggregation, StepwisePatchMerging
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import gradients
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, gradients, random_array, randomize, to_numpy
 
 goldens = pytest.mark.parametrize("name", golden.LAYERS)
 

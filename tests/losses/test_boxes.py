@@ -4,12 +4,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm.losses import generalized_iou_loss
-from keras_spm.losses import l1_loss
-from keras_spm.losses import smooth_l1_loss
+from keras_spm.losses import generalized_iou_loss, l1_loss, smooth_l1_loss
 from tests.helpers import to_numpy
-from tests.losses.differences import central_differences
-from tests.losses.differences import value_and_gradient
+from tests.losses.differences import central_differences, value_and_gradient
 
 FORMATS = [
     *("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw"),

@@ -5,8 +5,7 @@ import pytest
 
 from keras_spm.losses import sigmoid_focal_loss
 from tests.helpers import to_numpy
-from tests.losses.differences import central_differences
-from tests.losses.differences import value_and_gradient
+from tests.losses.differences import central_differences, value_and_gradient
 
 SETTINGS = [(0.25, 2.0), (0.5, 0.0), (0.9, 0.5), (1.0, 5.0)]
 

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
 
-from keras_spm.metrics import MeanIoU
-from keras_spm.metrics import PixelAccuracy
+from keras_spm.metrics import MeanIoU, PixelAccuracy
 from tests.helpers import to_numpy
 
 CLASSES = 5

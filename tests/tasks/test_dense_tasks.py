@@ -6,12 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm import ObjectDetector
-from keras_spm import SemanticSegmenter
-from keras_spm import heads
+from keras_spm import ObjectDetector, SemanticSegmenter, heads
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import to_numpy
+from tests.helpers import difference, to_numpy
 
 # All arguments, with values other than the defaults.
 _SHARED = {

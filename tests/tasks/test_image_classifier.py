@@ -13,10 +13,7 @@ from PIL import Image
 from keras_spm import ImageClassifier
 from keras_spm.data import ImagePreprocessing
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, random_array, randomize, to_numpy
 
 CLASS_NAMES = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu"]
 

@@ -10,12 +10,14 @@ import pytest
 import keras_spm
 from keras_spm import heads
 from keras_spm.layers import ImageNormalization
-from tests.helpers import check_equal
-from tests.helpers import check_round_trips
-from tests.helpers import difference
-from tests.helpers import random_array
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import (
+    check_equal,
+    check_round_trips,
+    difference,
+    random_array,
+    randomize,
+    to_numpy,
+)
 
 TINY = {
     "embed_dims": (8, 16, 24, 32),

@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm import ObjectDetector
-from keras_spm import PVTv2
-from keras_spm import SemanticSegmenter
-from keras_spm.data import DetectionBatching
-from keras_spm.data import ImageBatching
+from keras_spm import ObjectDetector, PVTv2, SemanticSegmenter
+from keras_spm.data import DetectionBatching, ImageBatching
 from keras_spm.heads import RetinaNet
 from keras_spm.weights import FormatError
 from tests import golden
 from tests.heads.boxes import intersection_over_union
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, randomize, to_numpy
 
 
 def _detector(head=None, **arguments):

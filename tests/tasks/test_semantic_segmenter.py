@@ -5,13 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_spm import SemanticSegmenter
-from keras_spm import heads
+from keras_spm import SemanticSegmenter, heads
 from keras_spm.data import ImageBatching
 from tests import golden
-from tests.helpers import difference
-from tests.helpers import randomize
-from tests.helpers import to_numpy
+from tests.helpers import difference, randomize, to_numpy
 
 
 def _examples(count=4):

@@ -9,11 +9,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.optimizers import AdamW
-from keras_spm.optimizers import WarmupCosine
-from keras_spm.trainer import RunFolder
-from keras_spm.trainer import Setup
-from keras_spm.trainer import train
+from keras_spm.optimizers import AdamW, WarmupCosine
+from keras_spm.trainer import RunFolder, Setup, train
 
 _READ_SECONDS = 0.01  # Per example.
 COUNT, SIZE, CLASSES, STEPS = 40, 6, 3, 8
@@ -49,12 +46,7 @@ def small_model(seed, *layers):
         ]
     )
     model.compile(
-        AdamW(
-            SCHEDULE,
-            use_ema=True,
-            ema_momentum=0.8,
-            gradient_accumulation_steps=2,
-        ),
+        AdamW(SCHEDULE, use_ema=True, ema_momentum=0.8, gradient_accumulation_steps=2),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
     )

@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from keras_spm import environment
 from keras_spm.backend import bytes_kept_for_gradient
 from keras_spm.trainer import Setup
-from keras_spm.trainer.callbacks import DrawSamples
-from keras_spm.trainer.callbacks import TensorBoard
+from keras_spm.trainer.callbacks import DrawSamples, TensorBoard
 from keras_spm.trainer.dry_run import step_bytes
 
 
@@ -39,10 +38,10 @@ def test_tensorflow_reads_the_log(tmp_path):
         assert version.file_version == "brain.Event:2"
         for event in events:
             assert abs(event.wall_time - path.stat().st_mtime) < 60
-            (value,) = event.summary.value
-            key = (path.parent.name, value.tag, event.step)
-            assert key not in read
-            read[key] = value.simple_value
+            for value in event.summary.value:
+                key = (path.parent.name, value.tag, event.step)
+                assert key not in read
+                read[key] = value.simple_value
     steps = (1, 2, 3)
     expected = {("training", "loss", step): np.float32(300.5 / step) for step in steps}
     expected |= {("validation", "loss", step): step - 1 for step in steps}
@@ -70,9 +69,7 @@ def _draw(model, images, targets):
 
 @pytest.mark.only("torch")
 def test_samples_of_tasks(drawn):
-    from keras_spm.tasks import ImageClassifier
-    from keras_spm.tasks import ObjectDetector
-    from keras_spm.tasks import SemanticSegmenter
+    from keras_spm.tasks import ImageClassifier, ObjectDetector, SemanticSegmenter
 
     def task(cls):
         model = cls.__new__(cls)

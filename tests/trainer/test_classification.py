@@ -13,8 +13,7 @@ from PIL import Image
 
 from keras_spm import trainer
 from keras_spm.cli import main
-from keras_spm.data import ImageFolder
-from keras_spm.data import load_dataset
+from keras_spm.data import ImageFolder, load_dataset
 from keras_spm.presets import list_presets
 from keras_spm.trainer.classification_data import class_counts
 from tests.data import tfds_files

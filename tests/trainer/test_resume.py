@@ -12,17 +12,18 @@ import pytest
 from keras_spm import trainer
 from keras_spm.cli import main
 from keras_spm.trainer import dense
-from keras_spm.trainer.checkpoints import Checkpoints
-from keras_spm.trainer.checkpoints import non_finite_names
+from keras_spm.trainer.checkpoints import Checkpoints, non_finite_names
 from keras_spm.trainer.run_folder import RunFolder
 from tests.trainer import small_training
-from tests.trainer.small_training import FEATURES
-from tests.trainer.small_training import STEPS
-from tests.trainer.small_training import Recipe
-from tests.trainer.small_training import batches
-from tests.trainer.small_training import read_run
-from tests.trainer.small_training import small_model
-from tests.trainer.small_training import train_small
+from tests.trainer.small_training import (
+    FEATURES,
+    STEPS,
+    Recipe,
+    batches,
+    read_run,
+    small_model,
+    train_small,
+)
 
 
 class At(keras.callbacks.Callback):
@@ -312,10 +313,7 @@ def test_the_command_reports_the_cause(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("recipe", "overrides"),
     [
-        (
-            "segmentation_digit_scenes",
-            ("image_size=64", "test_min_size=64", "test_max_size=64"),
-        ),
+        ("segmentation_digit_scenes", ("image_size=64", "test_min_size=64", "test_max_size=64")),
         ("detection_digit_scenes", ("min_size=64", "max_size=64", "num_convs=1")),
     ],
 )

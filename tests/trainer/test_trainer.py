@@ -11,10 +11,7 @@ from PIL import Image
 
 from keras_spm import trainer
 from keras_spm.cli import main
-from keras_spm.data import DetectionBatching
-from keras_spm.data import DigitScenes
-from keras_spm.data import ImageBatching
-from keras_spm.data import load_dataset
+from keras_spm.data import DetectionBatching, DigitScenes, ImageBatching, load_dataset
 
 RECIPES = trainer.recipes_folder()
 RECIPE = "classification_digits"

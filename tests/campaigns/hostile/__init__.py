@@ -1,12 +1,14 @@
 """The hostile corpus: kinds of files that must not be trusted, one group a module."""
 
-from tests.campaigns.hostile import configurations
-from tests.campaigns.hostile import controls
-from tests.campaigns.hostile import damage
-from tests.campaigns.hostile import headers
-from tests.campaigns.hostile import indexes
-from tests.campaigns.hostile import pickles
-from tests.campaigns.hostile import unusual_files
+from tests.campaigns.hostile import (
+    configurations,
+    controls,
+    damage,
+    headers,
+    indexes,
+    pickles,
+    unusual_files,
+)
 
 _GROUPS = (headers, damage, pickles, indexes, configurations, unusual_files)
 # By their keys, in this order.

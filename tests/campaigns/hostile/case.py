@@ -4,7 +4,8 @@ import dataclasses
 import functools
 import json
 import shutil
-import typing
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from safetensors.numpy import save_file
@@ -36,9 +37,9 @@ class Case:
 
     kind: str
     name: str
-    write: typing.Callable
+    write: Callable
     path: str = WEIGHTS
-    model: typing.Any = "pvt_v2"
+    model: Any = "pvt_v2"
 
     @property
     def key(self):

@@ -4,9 +4,7 @@ import json
 import math
 
 import keras_spm
-from tests.campaigns.hostile.case import CONFIG
-from tests.campaigns.hostile.case import PROCESSOR
-from tests.campaigns.hostile.case import Case
+from tests.campaigns.hostile.case import CONFIG, PROCESSOR, Case
 
 _ANY = keras_spm.backbones.PyramidBackbone
 _CLASSIFIER = keras_spm.ImageClassifier
@@ -195,9 +193,7 @@ _DETECTORS = {
     "another number of classes": _task(num_classes=5),
     "an argument of a classifier": _task(activation="relu"),
 }
-_SEGMENTERS = {
-    "10**9 classes": _task(num_classes=_HUGE),
-}
+_SEGMENTERS = {"10**9 classes": _task(num_classes=_HUGE)}
 
 _PROCESSORS = {
     "processor that is a list": _text("[]"),

@@ -7,8 +7,7 @@ import signal
 
 import keras_spm
 from keras_spm.weights import FormatError
-from tests.campaigns.hostile.case import WEIGHTS
-from tests.campaigns.hostile.case import Case
+from tests.campaigns.hostile.case import WEIGHTS, Case
 from tests.campaigns.hostile.pickles import pickled
 
 

@@ -5,8 +5,7 @@ import random
 import struct
 import zipfile
 
-from tests.campaigns.hostile.case import WEIGHTS
-from tests.campaigns.hostile.case import Case
+from tests.campaigns.hostile.case import WEIGHTS, Case
 
 # File of `Valid` → what it is saved as here: in that suffix's own format.
 _FORMATS = {WEIGHTS: "weights.safetensors", "weights.pth": "weights.pth", "legacy.pth": "old.bin"}

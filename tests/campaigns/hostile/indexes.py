@@ -6,10 +6,7 @@ import os
 
 from safetensors.numpy import save_file
 
-from tests.campaigns.hostile.case import INDEX
-from tests.campaigns.hostile.case import WEIGHTS
-from tests.campaigns.hostile.case import Case
-from tests.campaigns.hostile.case import state
+from tests.campaigns.hostile.case import INDEX, WEIGHTS, Case, state
 
 KIND = "index"
 _FIRST, _SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

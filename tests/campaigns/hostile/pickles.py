@@ -21,9 +21,7 @@ import zipfile
 import numpy as np
 import torch
 
-from tests.campaigns.hostile.case import WEIGHTS
-from tests.campaigns.hostile.case import Case
-from tests.campaigns.hostile.case import tensors
+from tests.campaigns.hostile.case import WEIGHTS, Case, tensors
 
 MARKER = "marker"
 _TENSOR = "norm1.weight"

@@ -4,12 +4,7 @@ import json
 import os
 
 import keras_spm
-from tests.campaigns.hostile.case import CONFIG
-from tests.campaigns.hostile.case import FOLDER_WEIGHTS
-from tests.campaigns.hostile.case import INDEX
-from tests.campaigns.hostile.case import PROCESSOR
-from tests.campaigns.hostile.case import WEIGHTS
-from tests.campaigns.hostile.case import Case
+from tests.campaigns.hostile.case import CONFIG, FOLDER_WEIGHTS, INDEX, PROCESSOR, WEIGHTS, Case
 
 _KIND_OF_FILE, _KIND_OF_FOLDER = "unusual file", "unusual folder"
 

@@ -11,10 +11,8 @@ import torch
 
 import keras_spm
 from keras_spm.weights import WeightsError
-from tests.campaigns.hostile import CASES
-from tests.campaigns.hostile import CONTROLS
-from tests.campaigns.hostile.case import FOLDER_WEIGHTS
-from tests.campaigns.hostile.case import INDEX
+from tests.campaigns.hostile import CASES, CONTROLS
+from tests.campaigns.hostile.case import FOLDER_WEIGHTS, INDEX
 from tests.helpers import to_numpy
 
 MEMORY = 2 << 30  # Bytes that a load may take, beside what the process has already.
