@@ -161,10 +161,9 @@ def test_spm_loads_the_shared_layers(published):
 
 
 def test_warning_has_the_line_of_the_caller(published):
-    small = {"num_classes": 2, "pyramid_channels": 8, "head_channels": 8, "num_convs": 1}
     for load in (
         lambda: keras_spm.PVTv2SPM.from_preset("b0"),
-        lambda: keras_spm.ObjectDetector.from_preset("pvt_v2_spm_b0", **small),
+        lambda: keras_spm.ObjectDetector.from_preset("pvt_v2_spm_b0", num_classes=2),
     ):
         with pytest.warns(UserWarning, match="are randomly initialized") as warned:
             load()

@@ -128,7 +128,7 @@ def _task_arguments(task, source, arguments, whole):
     saved = source.config.task_arguments
     if not whole:
         saved = {key: saved[key] for key in ("mean", "std") if key in saved}
-    merged = {**_with_head(task, saved), **arguments}
+    merged = {**_with_head(task, saved, arguments), **arguments}
     has_classes = task.class_predictors is not ImageTask.class_predictors
     if has_classes and "num_classes" not in merged:
         raise ValueError(f"`num_classes` must be given: {source.name} has no {task.__name__}.")
@@ -137,12 +137,15 @@ def _task_arguments(task, source, arguments, whole):
     return merged
 
 
-def _with_head(task, saved):
+def _with_head(task, saved, arguments):
     """Returns saved arguments with the head object that they describe."""
     name = task.head_argument
-    if saved.get(name) is None:
+    if saved.get(name) is None or name in arguments:
         return saved
-    return {**saved, name: HEADS[saved[name]["class"]].from_config(saved[name]["config"])}
+    config = dict(saved[name]["config"])
+    if "num_classes" in config:
+        config["num_classes"] = arguments.get("num_classes", config["num_classes"])
+    return {**saved, name: HEADS[saved[name]["class"]].from_config(config)}
 
 
 def _check_config(source, saved_task, weights):
@@ -157,7 +160,7 @@ def _check_config(source, saved_task, weights):
         backbone = BACKBONES[source.config.backbone](**arguments)
         if saved_task is None:
             return backbone
-        task_arguments = _with_head(saved_task, source.config.task_arguments)
+        task_arguments = _with_head(saved_task, source.config.task_arguments, {})
         # Not compiled: an optimizer has variables with values, which need memory.
         model = saved_task.__new__(saved_task, backbone, **task_arguments)
         object.__setattr__(model, "compile", lambda *args, **kwargs: None)
