@@ -3,7 +3,6 @@
 The backend is that of Keras, see the environment variable `KERAS_BACKEND`.
 """
 
-# ruff: noqa: E402 (the backend is checked before Keras is imported)
 from keras_spm.environment import check_backend
 
 check_backend()
@@ -30,7 +29,7 @@ from keras_spm.fusion import fuse
 from keras_spm.parity import compare
 from keras_spm.presets import list_presets, upload_preset
 from keras_spm.tasks import ImageClassifier, ObjectDetector, SemanticSegmenter
-from keras_spm.version import __version__  # noqa: F401
+from keras_spm.version import __version__
 
 __all__ = [
     "ImageClassifier",

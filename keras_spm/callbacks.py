@@ -11,12 +11,9 @@ from keras_spm.types import Example
 
 
 class _Evaluation(keras.callbacks.Callback, abc.ABC):
-    """Evaluates a model on examples at the end of epochs and adds the results to the logs.
+    """Evaluates a model on examples at the end of epochs and adds the results to the logs."""
 
-    Subclasses define `names`, the names of the results, and `measure`.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # Of the results of `measure`.
 
     def __init__(
         self, examples: Sequence[Example], every: int = 1, batch_size: int = 8, prefix: str = "val_"
@@ -47,14 +44,13 @@ class _Evaluation(keras.callbacks.Callback, abc.ABC):
 class CocoEvaluation(_Evaluation):
     """Computes the COCO average precision of a detector at the end of epochs.
 
-    The results of `keras_spm.metrics.coco_average_precision` are added to the logs of the
-    epoch, for the history and for callbacks after this one. In epochs without an evaluation
-    they are -1, so that `ModelCheckpoint` ignores these epochs.
+    The results of `keras_spm.metrics.coco_average_precision` are added to the logs, for the
+    history and for callbacks after this one. In epochs without an evaluation they are -1, so
+    that `ModelCheckpoint` ignores these epochs.
 
     Args:
         examples: sequence of dicts with `image`, as `ObjectDetector.detect` takes it, and
             `boxes`, `labels`, `crowd` and `areas`, as `coco_average_precision` takes them.
-            Each is read once per evaluation, `batch_size` at a time.
         every: number of epochs between evaluations.
         batch_size: number of images per batch.
         prefix: prefix of the names in the logs.
@@ -65,12 +61,10 @@ class CocoEvaluation(_Evaluation):
 
     Example:
 
-    >>> callbacks = [
-    ...     CocoEvaluation(examples),
-    ...     keras.callbacks.ModelCheckpoint(
-    ...         "best.keras", monitor="val_AP", mode="max", save_best_only=True
-    ...     ),
-    ... ]  # doctest: +SKIP
+    >>> best = keras.callbacks.ModelCheckpoint(
+    ...     "best.keras", monitor="val_AP", mode="max", save_best_only=True
+    ... )
+    >>> model.fit(batches, callbacks=[CocoEvaluation(examples), best])  # doctest: +SKIP
     """
 
     names = METRIC_NAMES
@@ -99,17 +93,13 @@ class CocoEvaluation(_Evaluation):
 class SegmentationEvaluation(_Evaluation):
     """Evaluates a segmenter at the original image sizes, at the end of epochs.
 
-    `mean_iou` over all examples and `pixel_accuracy` are added to the logs of the epoch; in
-    epochs without an evaluation they are -1. After an evaluation, `per_class` is an array of
-    the intersection over union of each class.
+    `mean_iou` over all examples and `pixel_accuracy` are added to the logs. After an
+    evaluation, `per_class` is an array of the intersection over union of each class.
 
     Args:
         examples: sequence of dicts with `image`, as `SemanticSegmenter.segment` takes it, and
-            `segmentation_map` (height, width), ints. Each is read once per evaluation,
-            `batch_size` at a time.
-        every: number of epochs between evaluations.
-        batch_size: number of images per batch.
-        prefix: prefix of the names in the logs.
+            `segmentation_map` (height, width), ints.
+        every, batch_size, prefix: as in `CocoEvaluation`.
 
     Raises:
         ValueError: if `every` is below 1.

@@ -16,17 +16,12 @@ from keras_spm.prediction import print_predictions
 from keras_spm.trainer.dry_run import describe_plan
 from keras_spm.weights.formats import write_safetensors
 
-# These extras include all optional packages that the commands import.
-_EXTRAS = "coco,data,plot"
-# Exceptions that are reported as one line.
-_ERRORS = (ImportError, OSError, TypeError, ValueError, trainer.TrainingError)
+_EXTRAS = "coco,data,plot"  # All optional packages that the commands import.
+_ERRORS = (ImportError, OSError, TypeError, ValueError, trainer.TrainingError)  # Shown as one line.
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command.
-
-    Args:
-        arguments: by default those of the process.
+    """Runs the command with the arguments of the process, by default.
 
     Returns:
         The exit status: 0; 1 if `predict` could not read all images; 2 after an error; 130 after
@@ -93,32 +88,22 @@ def _import(name):
 
 
 def _add_model(parser):
-    parser.add_argument(
-        "model", help="run folder, .keras file, or preset: its name, folder or hub address"
-    )
+    text = "run folder, .keras file, or preset: its name, folder or hub address"
+    parser.add_argument("model", help=text)
 
 
 def _add_overrides(parser):
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace a value of the recipe",
-    )
+    text = "replace a value of the recipe"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
 def _add_train_arguments(parser):
     parser.add_argument("recipe", help="name of a recipe, or path of a recipe file (.py)")
     _add_overrides(parser)
-    parser.add_argument(
-        "--output", type=pathlib.Path, help="run folder; by default runs/RECIPE-BACKEND-seedN"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="build the data and the model, print the plan, and write nothing",
-    )
+    text = "run folder; by default runs/RECIPE-BACKEND-seedN"
+    parser.add_argument("--output", type=pathlib.Path, help=text)
+    text = "build the data and the model, print the plan, and write nothing"
+    parser.add_argument("--dry-run", action="store_true", help=text)
 
 
 def _train(options):
@@ -142,14 +127,10 @@ def _train(options):
 
 def _add_evaluate_arguments(parser):
     _add_model(parser)
-    parser.add_argument(
-        "--data",
-        metavar="FOLDER",
-        help="data set to use instead of the recipe's: its test split, or all images",
-    )
-    parser.add_argument(
-        "--recipe", help="recipe whose data set is used; by default the run's, or the task's"
-    )
+    text = "data set to use instead of the recipe's: its test split, or all images"
+    parser.add_argument("--data", metavar="FOLDER", help=text)
+    text = "recipe whose data set is used; by default the run's, or the task's"
+    parser.add_argument("--recipe", help=text)
     _add_overrides(parser)
     parser.add_argument("--output", metavar="FILE", help="JSON file for the metrics")
 
@@ -173,32 +154,22 @@ def _print_metrics(metrics):
 def _add_predict_arguments(parser):
     _add_model(parser)
     parser.add_argument("images", nargs="+", help="image files, and folders of images")
-    parser.add_argument(
-        "--top", type=int, default=5, help="number of classes to print; by default 5"
+    text = "number of classes to print; by default 5"
+    parser.add_argument("--top", type=int, default=5, help=text)
+    text = "lowest score of the printed objects; by default 0.3"
+    parser.add_argument("--score-threshold", type=float, default=0.3, help=text)
+    text = (
+        "folder for pictures of the predictions; by default none, but `predictions` for the "
+        "segmentation maps of a segmenter"
     )
-    parser.add_argument(
-        "--score-threshold",
-        type=float,
-        default=0.3,
-        help="lowest score of the printed objects; by default 0.3",
-    )
-    parser.add_argument(
-        "--output",
-        metavar="FOLDER",
-        help="folder for pictures of the predictions; by default none, but `predictions` for "
-        "the segmentation maps of a segmenter",
-    )
+    parser.add_argument("--output", metavar="FOLDER", help=text)
     parser.add_argument("--json", action="store_true", help="print a JSON object for each image")
 
 
 def _predict(options):
+    model, threshold = trainer.load_task(options.model), options.score_threshold
     unreadable = print_predictions(
-        trainer.load_task(options.model),
-        options.images,
-        options.top,
-        options.score_threshold,
-        options.output,
-        options.json,
+        model, options.images, options.top, threshold, options.output, options.json
     )
     return int(unreadable > 0)
 
@@ -206,11 +177,8 @@ def _predict(options):
 def _add_export_arguments(parser):
     parser.add_argument("model", help=".keras file of a backbone or task")
     parser.add_argument("target", help="path of the .safetensors file to write")
-    parser.add_argument(
-        "--layout",
-        default="official",
-        help="names of the weights: official (default), timm or transformers",
-    )
+    text = "names of the weights: official (default), timm or transformers"
+    parser.add_argument("--layout", default="official", help=text)
 
 
 def _export(options):

@@ -9,21 +9,17 @@ import keras
 def fuse(model: keras.Model) -> keras.Model:
     """Returns a model that computes the inference of `model` in fewer steps.
 
-    At inference batch normalization is a scale and an offset per channel. In the new model
-    they are folded: in Multi-Scale Aggregation into its grouped map, together with the
-    biases of its convolutions; in the head of a `SemanticSegmenter` into its convolutions.
-    In Guided Local Enhancement they remain a scale and an offset, as no layer before them
-    could absorb them. A model without such layers is copied.
+    Batch normalizations are folded: in Multi-Scale Aggregation into its grouped map, together
+    with the biases of its convolutions; in the head of a `SemanticSegmenter` into its
+    convolutions; in Guided Local Enhancement into a scale and an offset per channel.
 
-    The new model is of the same class and can be saved, loaded and exported, but not
-    trained. `model` does not change. A task is compiled with its defaults.
+    The new model has the same outputs up to rounding. It is of the same class and can be saved,
+    loaded and exported, but not trained. A task is compiled with its defaults. `model` does not
+    change.
 
     Args:
         model: a backbone or task of this package, or any Keras model that contains layers
             of this package with an argument `fused`.
-
-    Returns:
-        A model with the outputs of `model` up to rounding.
 
     Raises:
         ValueError: if no layer can be fused, or `model` is fused already.
@@ -73,9 +69,7 @@ def _copy_variables(fused: keras.Model, original: keras.Model) -> None:
         variable.assign(keras.ops.convert_to_numpy(value))
 
 
-def _split_foldable(
-    model: keras.Model,
-) -> tuple[list[keras.layers.Layer], list[keras.Variable]]:
+def _split_foldable(model: keras.Model) -> tuple[list[keras.layers.Layer], list[keras.Variable]]:
     """Returns the layers that fold, and the variables of all other layers."""
     foldable = [layer for layer in model._flatten_layers() if hasattr(layer, "fold")]
     folded = {id(variable) for layer in foldable for variable in layer.weights}

@@ -22,8 +22,7 @@ class AdamW(_KerasAdamW):
     """`keras.optimizers.AdamW` with weight decay on kernels and position embeddings only.
 
     Scales and shifts of normalizations, biases, bias tables and class tokens are not decayed,
-    as in the official code of PVT and Swin. Keras does not save its own exclusion list with a
-    model; here it is part of the class. The arguments are those of `keras.optimizers.AdamW`.
+    as in the official code of PVT and Swin. Keras would not save such an exclusion list.
     """
 
     def __init__(self, *args, **kwargs):
@@ -36,11 +35,9 @@ class LayerwiseAdamW(keras.optimizers.Adam):
     """`AdamW` with layer-wise learning-rate decay.
 
     Variables of the last group in `layer_groups` are trained at `layer_decay` times the
-    learning rate, those of the group before it at `layer_decay**2` times the learning rate, and
-    so on. All other variables (the head) are trained at the full learning rate. The scaled
-    learning rate also scales the weight decay, which excludes the same variables as in `AdamW`.
-
-    On PyTorch, variables are updated one by one, which is slower than `AdamW`.
+    learning rate, those of the group before it at `layer_decay**2` times, and so on; all others
+    (the head) at the full learning rate. Weight decay is scaled likewise. On PyTorch, variables
+    are updated one by one, which is slower than `AdamW`.
 
     Args:
         learning_rate: float or schedule, the learning rate of the head.
@@ -97,19 +94,13 @@ class LayerwiseAdamW(keras.optimizers.Adam):
     ) -> "LayerwiseAdamW":
         """Creates the optimizer for a backbone, or for a task on it.
 
-        Args:
-            backbone: model with an attribute `layer_groups`, a list of lists of layers or
-                variables from the input to the output: the stem, then one group per block.
-            learning_rate, layer_decay, weight_decay, **kwargs: see the class.
+        `backbone.layer_groups` is a list of lists of layers or variables, from the input to the
+        output: the stem, then one group per block. See the class for the other arguments.
         """
-        groups = [
-            [
-                variable.path
-                for layer in group
-                for variable in getattr(layer, "trainable_variables", [layer])
-            ]
-            for group in backbone.layer_groups
-        ]
+        groups = []
+        for group in backbone.layer_groups:
+            lists = [getattr(layer, "trainable_variables", [layer]) for layer in group]
+            groups.append([variable.path for variables in lists for variable in variables])
         return cls(learning_rate, layer_decay, groups, weight_decay, **kwargs)
 
     def build(self, variables: list[keras.Variable]) -> None:
@@ -144,12 +135,6 @@ class LayerwiseAdamW(keras.optimizers.Adam):
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warmup, then cosine decay, updated every `update_every` steps.
 
-    With t the step rounded down to a multiple of `update_every`, the learning rate is
-    `warmup_learning_rate + (learning_rate - warmup_learning_rate) * t / warmup_steps` while
-    t < warmup_steps, and then `min_learning_rate + (learning_rate - min_learning_rate) *
-    (1 + cos(pi * t / steps)) / 2`. The cosine starts at step 0, so it has already decayed when
-    the warmup ends. With `warmup_prefix`, it starts when the warmup ends.
-
     Args:
         learning_rate: float, the peak.
         steps: int, the total number of steps.
@@ -157,7 +142,8 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         warmup_learning_rate: float, the learning rate at step 0.
         min_learning_rate: float, the learning rate at the last step.
         update_every: int, the steps of an epoch for a learning rate that changes once an epoch.
-        warmup_prefix: bool, whether the cosine starts after the warmup.
+        warmup_prefix: bool, whether the cosine starts when the warmup ends. Otherwise it starts
+            at step 0 and has already decayed when the warmup ends.
 
     Reference:
         timm's `CosineLRScheduler`: per epoch for PVT, per step and with `warmup_prefix` for Swin.

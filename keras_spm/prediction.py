@@ -1,9 +1,9 @@
 """Runs a model on image files, for `keras-spm predict`."""
 
-import collections.abc
 import json
 import pathlib
 import sys
+from collections.abc import Iterable
 
 from keras_spm.data.images import has_image_extension, is_system_file, read_image
 from keras_spm.tasks.image_task import ImageTask
@@ -14,15 +14,13 @@ _BATCH_SIZE = 8
 
 def print_predictions(
     model: ImageTask,
-    names: collections.abc.Iterable[PathLike],
+    names: Iterable[PathLike],
     top: int = 5,
     score_threshold: float = 0.3,
     output: PathLike | None = None,
     as_json: bool = False,
 ) -> int:
-    """Prints the predictions for images, one line per image.
-
-    Images that cannot be read are listed on the standard error stream.
+    """Prints one line per image; returns the number of unreadable images, listed on stderr.
 
     Args:
         model: task.
@@ -31,9 +29,6 @@ def print_predictions(
         score_threshold: lowest score of objects, in [0, 1].
         output: folder for pictures of the predictions, or None for the task's default.
         as_json: whether the lines are JSON objects.
-
-    Returns:
-        The number of images that could not be read.
 
     Raises:
         ValueError: if an argument is out of range or a folder has no images.
@@ -64,26 +59,18 @@ def print_predictions(
     return len(unreadable)
 
 
-def image_paths(names: collections.abc.Iterable[PathLike]) -> list[pathlib.Path]:
-    """Returns the paths of image files.
+def image_paths(names: Iterable[PathLike]) -> list[pathlib.Path]:
+    """Returns files, and the images at any depth of folders, found by their extension.
 
-    Args:
-        names: files and folders. In a folder, at any depth, images are found by the extension of
-            their names; hidden files are ignored.
-
-    Raises:
-        ValueError: if a folder has no images.
+    Raises a `ValueError` if a folder has no images; hidden files are ignored.
     """
     paths = []
     for name in map(pathlib.Path, names):
         if not name.is_dir():
             paths.append(name)
             continue
-        found = [
-            path
-            for path in sorted(name.rglob("*"))
-            if has_image_extension(path) and not is_system_file(path.name) and path.is_file()
-        ]
+        visible = (path for path in sorted(name.rglob("*")) if not is_system_file(path.name))
+        found = [path for path in visible if has_image_extension(path) and path.is_file()]
         if not found:
             raise ValueError(f"{name} contains no images.")
         paths += found
@@ -104,7 +91,7 @@ def _read_images(paths, unreadable):
 
 
 def _target(folder, path):
-    """Returns the path of an image's picture. The folders of the image are kept."""
+    """Returns the path of an image's picture, which keeps the folders of the image."""
     folder = pathlib.Path(folder, *(part for part in path.parent.parts if part not in ("/", "..")))
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{path.name}.png"

@@ -22,7 +22,7 @@ def plot_training_curves(
     Args:
         metrics: {name: values per epoch}, with and without the prefix `val_`.
         path: of the PNG.
-        names: of the loss and the other metric.
+        names: (loss, other metric), without the prefix.
     """
     figure, (axes,) = _figure(1, 2, (9, 3.5))
     for axis, name in zip(axes, names, strict=True):
@@ -67,8 +67,7 @@ def plot_confusion_matrix(
     """Plots the confusion matrix beside misclassified images.
 
     Args:
-        labels: (count,) ints, the true classes.
-        predictions: (count,) ints, the predicted classes.
+        labels, predictions: (count,) ints.
         images: (count, height, width, 3) uint8.
         class_names: one per class.
         path: of the PNG.
@@ -112,19 +111,20 @@ def plot_segmentations(
 
     Args:
         images: as `plot_images` takes them.
-        segmentation_maps: (height, width) ints each, the truth, or `None` if unknown. Values
-            that are not a class are white.
+        segmentation_maps: (height, width) ints each, or `None` if unknown. Pixels without a
+            class are white.
         predictions: likewise.
         class_names: one per class.
         path: of the PNG.
     """
     colors = class_colors(len(class_names))
+    with_white = np.concatenate([colors, np.full((1, 3), 255, "uint8")])
     columns = _given(truth=segmentation_maps, prediction=predictions)
     count = 1 + len(columns)
     figure, axes = _figure(len(images), count, (2.5 * count, 2.3 * len(images)))
     for row, image, *maps in zip(axes, images, *columns.values(), strict=True):
-        pictures = (read_image(image), *(_colored(each, colors) for each in maps))
-        for axis, picture in zip(row, pictures, strict=True):
+        colored = (with_white[np.minimum(each, len(colors))] for each in maps)
+        for axis, picture in zip(row, (read_image(image), *colored), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")
     for axis, title in zip(axes[0], ("image", *columns), strict=True):
@@ -134,12 +134,6 @@ def plot_segmentations(
             axes[0][0].plot([], [], "s", color=color / 255, label=name)
         figure.legend(loc="outside lower center", ncols=6)
     figure.savefig(path, dpi=120)
-
-
-def _colored(segmentation_map, colors):
-    """Returns (height, width, 3), each pixel in the color of its class, or white."""
-    with_white = np.concatenate([colors, np.full((1, 3), 255, "uint8")])
-    return with_white[np.minimum(segmentation_map, len(colors))]
 
 
 def plot_detections(
@@ -154,8 +148,8 @@ def plot_detections(
     Args:
         images: as `plot_images` takes them.
         truth: one dict per image of `boxes` (objects, 4), left, top, right and bottom in
-            pixels, and `labels` (objects,). `None` if unknown.
-        detections: likewise, with `scores` (found,).
+            pixels, and `labels` (objects,); or `None` if unknown.
+        detections: likewise, with `scores`.
         class_names: one per class.
         path: of the PNG.
     """
@@ -201,7 +195,7 @@ def class_colors(count: int) -> np.ndarray:
 
 
 def _figure(rows, columns, size):
-    # Without pyplot, which needs a display and has global state.
+    # pyplot would need a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")

@@ -9,6 +9,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Without processes of its own, PyTorch's compiler was never seen to wait forever.
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A worker is a process with a core of its own.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 # Compiled programs are kept between runs, for the versions that compiled them.
 _VERSIONS = "-".join(importlib.metadata.version(name) for name in ("jaxlib", "keras"))
 _CACHE = pathlib.Path(__file__).parents[1] / ".cache" / f"jax-{_VERSIONS}"

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from PIL import Image
 
 import keras_spm
 from keras_spm import cli, layers
@@ -31,26 +30,25 @@ class ToyNet(PyramidBackbone):
     preset_prefix = "toy_"
 
     def __init__(self, dims, drop_path_rate=0.0, dtype=None, **kwargs):
-        def embed(index, patch_size, name):
-            return layers.PatchEmbedding(dims[index], patch_size, dtype=dtype, name=name)
+        def embed(dim, patch_size, name):
+            return layers.PatchEmbedding(dim, patch_size, dtype=dtype, name=name)
 
         stages = [
-            layers.Stage(
-                [ToyBlock(dtype=dtype, name="block1")],
-                embed(index, 2, "merging") if index else None,
-                dtype=dtype,
-                name=f"stage{index + 1}",
+            layers.Stage([ToyBlock(dtype=dtype, name="block1")], merging, dtype=dtype, name=name)
+            for name, merging in (
+                ("stage1", None),
+                ("stage2", embed(dims[1], 2, "merging")),
+                ("stage3", embed(dims[2], 2, "merging")),
             )
-            for index in range(3)
         ]
         config = {"dims": dims, "drop_path_rate": drop_path_rate}
-        super().__init__(embed(0, 4, "stem"), stages, config, dtype=dtype, **kwargs)
+        super().__init__(embed(dims[0], 4, "stem"), stages, config, dtype=dtype, **kwargs)
 
 
-KEYS = (*embedding("stem", "stem", "conv", "norm"),)
-KEYS += (*embedding("stage{stage}/merging", "down{stage}", "conv", "norm"),)
-KEYS += (*affine("stage{stage}/block1/dense", "blocks.{stage_index}", LINEAR),)
-register_layouts("ToyNet", (Layout("toy", KEYS),))
+KEYS = [*embedding("stem", "stem", "conv", "norm")]
+KEYS += embedding("stage{stage}/merging", "down{stage}", "conv", "norm")
+KEYS += affine("stage{stage}/block1/dense", "blocks.{stage_index}", LINEAR)
+register_layouts("ToyNet", (Layout("toy", tuple(KEYS)),))
 
 
 @pytest.mark.parametrize("check", contract.ANY_BACKBONE)
@@ -71,10 +69,11 @@ def test_presets_and_converters(tmp_path):
 
 
 def test_commands(tmp_path, capsys):
-    lines = "preset = 'toy_nano'\nepochs = 1\nbatch_size = 600\nlearning_rate = 1e-3\n"
-    (tmp_path / "classification_toy.py").write_text(lines)
-    Image.fromarray(np.zeros((32, 32, 3), "uint8")).save(tmp_path / "digit.png")
-    run = str(tmp_path / "run")
-    assert cli.main(["train", str(tmp_path / "classification_toy.py"), "--output", run]) == 0
+    (recipe := tmp_path / "classification_toy.py").write_text(
+        "preset = 'toy_nano'\ndataset = 'digits'\nepochs = 1\nbatch_size = 600\n"
+        "learning_rate = 1e-3\nwarmup_epochs = 0\n"
+    )
+    keras.utils.save_img(tmp_path / "digit.png", np.zeros((32, 32, 3)))
+    assert cli.main(["train", str(recipe), "--output", (run := str(tmp_path / "run"))]) == 0
     assert cli.main(["evaluate", run]) == 0 and "accuracy" in capsys.readouterr().out
     assert cli.main(["predict", run, str(tmp_path / "digit.png")]) == 0

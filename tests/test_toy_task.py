@@ -4,7 +4,6 @@ import dataclasses
 
 import keras
 import numpy as np
-from PIL import Image
 
 import keras_spm
 from keras_spm import cli
@@ -25,10 +24,7 @@ class BrightnessRegressor(ImageTask):
         _, features = connect_backbone(backbone, normalization(images))
         outputs = keras.layers.Dense(1, dtype="float32", name="head")(features)
         super().__init__(images, outputs, backbone, {}, **kwargs)
-        self.compile()
-
-    def compile(self, optimizer="adam", loss="mse", **kwargs):
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+        self.compile("adam", "mse")
 
     def evaluate_on(self, examples, class_names=None, batch_size=8):
         found = self.predict_images([example["image"] for example in examples])
@@ -73,7 +69,7 @@ def test_presets(tmp_path):
 def test_commands(tmp_path, capsys):
     lines = "preset = 'pvt_v2_mini'\nepochs = 1\nbatch_size = 4\nlearning_rate = 1e-3\n"
     (tmp_path / "brightness_noise.py").write_text(lines)
-    Image.fromarray(np.zeros((32, 32, 3), "uint8")).save(tmp_path / "image.png")
+    keras.utils.save_img(tmp_path / "image.png", np.zeros((32, 32, 3)))
     run = str(tmp_path / "run")
     assert cli.main(["train", str(tmp_path / "brightness_noise.py"), "--output", run]) == 0
     assert cli.main(["evaluate", run]) == 0 and "error" in capsys.readouterr().out

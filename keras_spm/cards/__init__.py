@@ -33,9 +33,8 @@ class Card:
         published_top1: published ImageNet-1K accuracy in percent.
         published_by: source of that figure.
         measured_top1: accuracy in percent, measured with this package.
-        first_logits: the first logits of transformers' conversion of the official weights
-            for image 000000039769 of COCO's validation split, resized bilinearly to
-            224x224 without a crop.
+        first_logits: of transformers' conversion of the official weights, for image
+            000000039769 of COCO's validation split, resized bilinearly to 224x224.
     """
 
     repository: str | None = None

@@ -34,9 +34,9 @@ ADE20K_CLASS_NAMES = (
 class Ade20k(SegmentationFiles):
     """Segmentation maps in the benchmark's own layout, the folder `ADEChallengeData2016`.
 
-    A sequence of dicts of `image`, a path, and `segmentation_map` (height, width) uint8,
-    sorted by file name: `images/{split}/{name}.jpg` with `annotations/{split}/{name}.png`. The
-    files store 0 for ignored pixels, converted to 255, and k for class k - 1.
+    A sequence of dicts of `image`, the path `images/{split}/{name}.jpg`, and `segmentation_map`
+    (height, width) uint8, from `annotations/{split}/{name}.png`, sorted by name. Stored values
+    0, for ignored pixels, become 255, and k becomes class k - 1.
 
     Args:
         folder: path of `ADEChallengeData2016`.

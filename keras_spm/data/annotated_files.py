@@ -19,7 +19,7 @@ from keras_spm.types import Example
 _IGNORED = 255
 _LISTED = 5  # Missing files in an error message.
 
-Box: TypeAlias = tuple[float, float, float, float]
+Box: TypeAlias = tuple[float, float, float, float]  # Left, top, right, bottom.
 
 
 class ImageEntry(NamedTuple):
@@ -45,14 +45,12 @@ class DetectionFiles:
     """A sequence of examples with objects, whose images are files.
 
     An example has `image`, a path; `image_id`; `boxes` (objects, 4) float64, left, top, right
-    and bottom in pixels of the image after Exif orientation, where (0, 0, width, height) is
-    the whole image; `labels` (objects,) int64; `crowd` (objects,) bool, true for regions that
-    are neither right nor wrong to detect and are not trained on; and `areas` (objects,)
-    float64, in pixels, as annotated.
+    and bottom in pixels after Exif orientation, where (0, 0, width, height) is the whole image;
+    `labels` (objects,) int64; `crowd` (objects,) bool, true for regions that are neither right
+    nor wrong to detect and are not trained on; and `areas` (objects,) float64, in pixels.
 
     Args:
         source: name of the data set in error messages.
-        images: the images.
         annotations: iterable of (id, annotation).
         read: function that turns an annotation into an `ObjectEntry`.
         invalid: `"raise"` or `"drop"`.
@@ -105,7 +103,7 @@ class DetectionFiles:
 
 
 def object_fields(objects: list[ObjectEntry]) -> dict[str, np.ndarray]:
-    """Returns `boxes`, `labels`, `crowd` and `areas`, as `DetectionFiles` describes them."""
+    """Returns `boxes`, `labels`, `crowd` and `areas` of `DetectionFiles`."""
     return {
         "boxes": np.array([entry.box for entry in objects], "float64").reshape(-1, 4),
         "labels": np.array([entry.label for entry in objects], "int64"),
@@ -115,13 +113,7 @@ def object_fields(objects: list[ObjectEntry]) -> dict[str, np.ndarray]:
 
 
 def clip_box(box: Box, height: int, width: int) -> Box:
-    """Clips a box (left, top, right, bottom) to its image.
-
-    Annotators draw boxes slightly past the edge, but not completely outside.
-
-    Raises:
-        InvalidAnnotation: if the box is not finite, is empty, or is outside the image.
-    """
+    """Clips a box to its image; raises `InvalidAnnotation` if it is empty or outside."""
     check_finite(box)
     left, top, right, bottom = box
     if right <= left or bottom <= top:
@@ -143,16 +135,12 @@ def check_finite(numbers: Iterable[float]) -> None:
 
 
 def box_area(box: Box) -> float:
-    """Returns the area of a box (left, top, right, bottom)."""
     left, top, right, bottom = box
     return (right - left) * (bottom - top)
 
 
 class SegmentationFiles:
-    """A sequence of examples with segmentation maps, whose images and maps are files.
-
-    An example has `image`, a path, and `segmentation_map` (height, width) uint8: class
-    indices, 255 where ignored.
+    """A sequence of dicts of `image`, a path, and `segmentation_map` (height, width) uint8.
 
     Args:
         pairs: list of (path of an image, path of its segmentation map).
@@ -181,13 +169,9 @@ class SegmentationFiles:
         if not 0 <= index < len(self):
             raise IndexError(index)
         image, stored = self._pairs[index]
-        segmentation_map = to_segmentation_map(
-            read_index_image(stored),
-            image_size(image),
-            len(self.class_names),
-            self._first_class,
-            stored,
-        )
+        values, size = read_index_image(stored), image_size(image)
+        num_classes, first_class = len(self.class_names), self._first_class
+        segmentation_map = to_segmentation_map(values, size, num_classes, first_class, stored)
         return {"image": image, "segmentation_map": segmentation_map}
 
 
@@ -199,7 +183,6 @@ def to_segmentation_map(
     Args:
         stored: (height, width) uint8.
         size: (height, width) of the image.
-        num_classes: number of classes.
         first_class: stored value of class 0: 0, or 1 if 0 means ignored.
         source: name of the map in error messages.
 

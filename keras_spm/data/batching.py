@@ -17,15 +17,10 @@ _FILL = (124, 116, 104)
 
 @dataclasses.dataclass(frozen=True)
 class ImageGeometry:
-    """Position of an image in its batch: at the top left, with these sizes.
-
-    Attributes:
-        original: (height, width) of the input image.
-        resized: (height, width) in the batch.
-    """
+    """Heights and widths of an image, which is at the top left of its batch."""
 
     original: tuple[int, int]
-    resized: tuple[int, int]
+    resized: tuple[int, int]  # In the batch.
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -36,11 +31,8 @@ class ImageGeometry:
 class ImageBatching:
     """Resizes and pads images of any size into one batch.
 
-    Each image is resized bilinearly, with its aspect ratio kept, until its shorter side is
-    `min_size` or its longer side `max_size`, whichever comes first. It is padded at the bottom
-    and right to the largest size in the batch, rounded up to a multiple of `size_divisor`.
-    With `resize_to_divisor`, each image is instead resized to its own next multiple, which
-    changes its aspect ratio slightly.
+    Images are resized bilinearly with their aspect ratio kept, then padded at the bottom and
+    right to the largest size in the batch, rounded up to a multiple of `size_divisor`.
 
     JAX recompiles a model for every batch size. A large `size_divisor` leaves few sizes, for
     more padding: 1344 leaves a single one for sides up to 1333.
@@ -49,7 +41,8 @@ class ImageBatching:
         min_size: target of the shorter side, or `None` to keep sizes.
         max_size: limit of the longer side, or `None` for no limit.
         size_divisor: the batch's height and width are multiples of it.
-        resize_to_divisor: whether each image is resized to a multiple of `size_divisor`.
+        resize_to_divisor: whether each image is also resized to its next multiple of
+            `size_divisor`, which changes its aspect ratio slightly.
     """
 
     def __init__(
@@ -65,15 +58,11 @@ class ImageBatching:
         self.resize_to_divisor = resize_to_divisor
 
     def __call__(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, list[ImageGeometry]]:
-        """Makes a batch of images.
+        """Returns ((count, height, width, 3) uint8, an `ImageGeometry` per image).
 
         Args:
             images: sequence of paths, `PIL.Image.Image`s, or arrays (height, width, 3) with
                 pixels in [0, 255].
-
-        Returns:
-            (batch, geometries): (count, height, width, 3) uint8, and an `ImageGeometry` per
-            image.
         """
         examples, geometries = self.transform([{"image": image} for image in images])
         return np.stack([example["image"] for example in examples]), geometries
@@ -117,8 +106,7 @@ class DetectionBatching:
     Args:
         images: how images are resized and padded.
         max_objects: number of object slots per image in the targets.
-        bounding_box_format: of the boxes in the targets, a name of
-            `keras.utils.bounding_boxes`.
+        bounding_box_format: of the targets, a name of `keras.utils.bounding_boxes`.
     """
 
     def __init__(
@@ -132,9 +120,9 @@ class DetectionBatching:
         """Makes a batch.
 
         Args:
-            examples: sequence of dicts: `image`, as `ImageBatching` takes it; `boxes`
-                (objects, 4), left, top, right, bottom in its pixels; `labels`, `crowd` and
-                `areas` (objects,); optionally `masks` (objects, height, width).
+            examples: sequence of dicts: `image`; `boxes` (objects, 4), left, top, right and
+                bottom in its pixels; `labels`, `crowd` and `areas` (objects,); optionally
+                `masks` (objects, height, width).
 
         Returns:
             (images, targets): (count, height, width, 3) uint8; and a dict of
@@ -142,8 +130,8 @@ class DetectionBatching:
             - `boxes` (count, max_objects, 4), in pixels of the batch;
             - `labels` (count, max_objects), -1 in unused slots; `crowd`; and `areas`, in
               pixels of the original image;
-            - `scale` (count, 2), vertical and horizontal ratio of the size in the batch to
-              the original size, and `size` (count, 2), the original height and width;
+            - `size` (count, 2), the original height and width, and `scale` (count, 2), the
+              ratios of the sizes in the batch to them;
             - `masks` (count, max_objects, height, width) bool, if examples have masks.
 
         Raises:
@@ -170,13 +158,12 @@ class DetectionBatching:
         if "masks" in examples[0]:
             targets["masks"] = np.zeros((*slots, *images.shape[1:3]), bool)
         for number, example in enumerate(examples):
-            example["boxes"] = self._converted(example["boxes"])
+            boxes = keras.utils.bounding_boxes.convert_format(
+                example["boxes"], "xyxy", self.bounding_box_format
+            )
+            example["boxes"] = keras.ops.convert_to_numpy(boxes)
             for name, target in targets.items():
                 target[number, : len(example["labels"])] = example[name]
         targets["scale"] = np.array([geometry.scale for geometry in geometries], "float32")
         targets["size"] = np.array([geometry.original for geometry in geometries], "int32")
         return images, targets
-
-    def _converted(self, boxes):
-        boxes = keras.utils.bounding_boxes.convert_format(boxes, "xyxy", self.bounding_box_format)
-        return keras.ops.convert_to_numpy(boxes)

@@ -22,8 +22,7 @@ class ClassificationAugmentation:
 
     A crop of random area and aspect ratio is resized bicubically. Large JPEG files are decoded
     at 1/2, 1/4 or 1/8 of their size, as long as the crop is not smaller than the result.
-    Erased pixels are drawn from a normal distribution with the `mean` and `std` that the
-    network normalizes with, clipped to [0, 255].
+    Erased pixels are normally distributed with `mean` and `std`, clipped to [0, 255].
 
     Args:
         image_size: height and width of the result.
@@ -31,7 +30,7 @@ class ClassificationAugmentation:
         flip: probability of a horizontal flip.
         randaugment_magnitude: magnitude of `rand_augment`, from 0 to 10; 0 disables it.
         random_erasing: probability that a rectangle is erased.
-        mean: three floats, for pixels scaled to [0, 1].
+        mean: three floats, of the network's normalization, for pixels scaled to [0, 1].
         std: three floats, likewise.
 
     Reference:
@@ -58,14 +57,11 @@ class ClassificationAugmentation:
         self.std = 255 * np.array(std)
 
     def __call__(self, image: ImageLike, generator: np.random.Generator) -> np.ndarray:
-        """Augments an image.
+        """Returns (image_size, image_size, 3) uint8.
 
         Args:
             image: path of an image file, `EncodedImage`, or (height, width, 3) uint8.
             generator: source of the random numbers.
-
-        Returns:
-            (image_size, image_size, 3) uint8.
         """
         from PIL import ImageOps
 
@@ -111,9 +107,8 @@ def random_crop(
 ) -> tuple[int, int, int, int]:
     """Returns (left, top, right, bottom) of a crop of random area and aspect ratio.
 
-    If ten attempts do not fit into the image of this height and width, it is the largest
-    central crop with the nearest allowed aspect ratio. `crop_scale` is the smallest area as a
-    fraction of the image.
+    If ten attempts do not fit into the image, it is the largest central crop with the nearest
+    allowed aspect ratio. `crop_scale` is the smallest area as a fraction of the image.
     """
     for _ in range(_ATTEMPTS):
         columns, rows = _random_sides(height * width, generator, (crop_scale, 1), _RATIOS)
@@ -144,20 +139,16 @@ def rand_augment(
 ) -> PilImage:
     """Applies random operations to an image.
 
-    Each drawn operation is applied with probability 0.5, with a magnitude drawn from a normal
-    distribution. Magnitude 9, standard deviation 0.5 and two operations give timm's policy
-    `rand-m9-mstd0.5-inc1`, with operations whose effect increases with the magnitude.
+    Each drawn operation is applied with probability 0.5. Magnitude 9 with the default arguments
+    is timm's policy `rand-m9-mstd0.5-inc1`.
 
     Args:
         image: in RGB.
         generator: source of the random numbers.
         magnitude: mean magnitude, from 0 to 10.
         fill: (red, green, blue) of pixels from outside the image.
-        std: standard deviation of the magnitude, which is clipped to [0, 10].
-        num_operations: number of drawn operations, with replacement.
-
-    Returns:
-        An image of the same size.
+        std: standard deviation of the normally distributed magnitude, clipped to [0, 10].
+        num_operations: number of operations, drawn with replacement.
 
     Reference:
         Cubuk et al., "RandAugment" (arXiv 1909.13719); timm's `auto_augment.py`.
@@ -189,10 +180,8 @@ def operations() -> dict[str, Callable]:
         def apply(image, strength, sign, fill):
             # Maps each point of the result to a point of the source.
             to_source = matrix(strength * sign, image)
-            resample = Image.Resampling.BICUBIC
-            return image.transform(
-                image.size, Image.Transform.AFFINE, to_source, resample, fillcolor=fill
-            )
+            kind, resample = Image.Transform.AFFINE, Image.Resampling.BICUBIC
+            return image.transform(image.size, kind, to_source, resample, fillcolor=fill)
 
         return apply
 
@@ -235,10 +224,9 @@ class Mixing:
     """Mixup or cutmix of a batch with itself in reverse order.
 
     Args:
-        mixup: parameter of the beta distribution of the first image's weight; 0 disables
-            mixup.
-        cutmix: parameter of the beta distribution of the area that is kept; 0 disables
-            cutmix. With both, each batch uses one of them with equal probability.
+        mixup: parameter of the beta distribution of the first image's weight; 0 disables it.
+        cutmix: parameter of the beta distribution of the area that is kept; 0 disables it.
+            With both, each batch uses one of them with equal probability.
 
     Reference:
         timm's `Mixup` in mode `batch`. Zhang et al., "mixup" (arXiv 1710.09412); Yun et al.,
@@ -252,15 +240,11 @@ class Mixing:
     def __call__(
         self, batch: tuple[np.ndarray, np.ndarray], generator: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Mixes a batch.
+        """Returns mixed (images, labels), both float32.
 
         Args:
-            batch: (images, labels): (count, height, width, 3) uint8 and (count, classes)
-                float32.
+            batch: ((count, height, width, 3) uint8, (count, classes) float32).
             generator: source of the random numbers.
-
-        Returns:
-            (images, labels), both float32.
         """
         images, labels = batch
         images = images.astype("float32")
@@ -274,8 +258,7 @@ class Mixing:
             weight = 1 - replaced / math.prod(images.shape[1:3])
         else:
             images = weight * images + (1 - weight) * images[::-1]
-        labels = weight * labels + (1 - weight) * labels[::-1]
-        return images, labels
+        return images, weight * labels + (1 - weight) * labels[::-1]
 
 
 def _random_box(height, width, area, generator):

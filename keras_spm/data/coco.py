@@ -34,7 +34,7 @@ COCO_CATEGORIES = dict(
     zip([key for key in range(1, 91) if key not in _UNUSED_IDS], _CLASS_NAMES, strict=True)
 )
 
-# Required fields and their types; without them the rest cannot be checked.
+# Required fields and their types.
 _FIELDS = {
     "images": {"id": (int, str), "file_name": (str,), "height": (int,), "width": (int,)},
     "categories": {"id": (int,), "name": (str,)},
@@ -46,19 +46,16 @@ class CocoDetection(DetectionFiles):
     """Objects with boxes from a file in COCO's format.
 
     A sequence of dicts in the order of the file's images: `image`, a path, `image_id`,
-    `boxes`, `labels`, `crowd` and `areas`; see `keras_spm.data.DetectionBatching`.
-
-    The `bbox` of an annotation is [left, top, width, height] in pixels; it is clipped to the
-    image. `iscrowd` defaults to 0 and `area` to the area of the box. A `segmentation` is
-    checked, but not returned.
+    `boxes`, `labels`, `crowd` and `areas`; see `keras_spm.data.DetectionBatching`. Boxes are
+    clipped to the image. `iscrowd` defaults to 0 and `area` to the area of the box. A
+    `segmentation` is checked, but not returned.
 
     Invalid are: an unknown image or category, a duplicate id, a field of the wrong type, a
     number that is not finite, a box without area or outside the image, an area that is not
     positive, a polygon with fewer than three points (pycocotools would read two points as a
     box) or an odd number of coordinates, a mask of another size than its image, a missing
-    image file. A dropped object becomes background, so check `invalid_annotations` first.
-    COCO's own `instances_train2017.json` has two boxes without area and must be read with
-    `invalid="drop"`.
+    image file. A dropped object becomes background. COCO's own `instances_train2017.json` has
+    two boxes without area and must be read with `invalid="drop"`.
 
     Args:
         annotations: path of the JSON file.
@@ -68,8 +65,7 @@ class CocoDetection(DetectionFiles):
     Attributes:
         class_names: list of str, sorted by category id.
         category_ids: list of int, the file's id of each label.
-        invalid_annotations: {reason: [ids]} of dropped annotations, and for `"missing image
-            file"` of images.
+        invalid_annotations: {reason: [ids]} of dropped annotations, or of missing images.
 
     Raises:
         FileNotFoundError: if the JSON file does not exist.
@@ -108,9 +104,8 @@ class CocoDetection(DetectionFiles):
 @register_reader("detection", "coco", {"train": "train2017", "validation": "val2017"}, "drop")
 def _read_coco(folder, split, class_names, invalid, verify):
     """COCO's own folders: `annotations/instances_train2017.json`, `train2017`, and so on."""
-    folder = pathlib.Path(folder)
-    annotations = folder / "annotations" / f"instances_{split}.json"
-    return CocoDetection(annotations, folder / split, invalid)
+    annotations = pathlib.Path(folder, "annotations", f"instances_{split}.json")
+    return CocoDetection(annotations, pathlib.Path(folder, split), invalid)
 
 
 @register_reader("detection", "coco_format", {"train": "train", "validation": "validation"})
@@ -121,7 +116,7 @@ def _read_coco_format(folder, split, class_names, invalid, verify):
 
 
 def _contents(path):
-    """Returns the file's lists, with the required fields checked."""
+    """Reads the file and checks the required fields."""
     try:
         contents = json.loads(pathlib.Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
@@ -160,7 +155,6 @@ def _not_coco(path, field, expected, value):
 
 
 def _read(annotation, images, image_indices, labels, seen):
-    """Returns an `ObjectEntry`, or raises `InvalidAnnotation`."""
     if annotation["id"] in seen:
         raise InvalidAnnotation("duplicate id")
     seen.add(annotation["id"])
@@ -196,12 +190,18 @@ def _is_numbers(values):
 
 
 def _check_segmentation(segmentation, height, width):
-    """Raises `InvalidAnnotation` unless it is polygons, a run-length encoded mask, or `None`."""
+    """Checks polygons, a run-length encoded mask, or `None`."""
     if isinstance(segmentation, dict):
         _check_mask(segmentation, height, width)
     elif isinstance(segmentation, list):
         for polygon in segmentation:
-            _check_polygon(polygon)
+            if not _is_numbers(polygon):
+                raise InvalidAnnotation("malformed segmentation")
+            check_finite(polygon)
+            if len(polygon) % 2:
+                raise InvalidAnnotation("polygon with an odd number of coordinates")
+            if len(polygon) < 6:
+                raise InvalidAnnotation("polygon with fewer than three points")
     elif segmentation is not None:
         raise InvalidAnnotation("malformed segmentation")
 
@@ -216,13 +216,3 @@ def _check_mask(mask, height, width):
         raise InvalidAnnotation("malformed segmentation")
     if sum(counts) != height * width:
         raise InvalidAnnotation("mask of another size than its image")
-
-
-def _check_polygon(polygon):
-    if not _is_numbers(polygon):
-        raise InvalidAnnotation("malformed segmentation")
-    check_finite(polygon)
-    if len(polygon) % 2:
-        raise InvalidAnnotation("polygon with an odd number of coordinates")
-    if len(polygon) < 6:
-        raise InvalidAnnotation("polygon with fewer than three points")

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from keras_spm.data.image_folder import LabeledFiles
-from keras_spm.data.readers import Splits, find_splits, register_reader
+from keras_spm.data.readers import find_splits, register_reader
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
 
@@ -15,14 +15,12 @@ class CsvDataset(LabeledFiles):
 
     A sequence of dicts of `image`, a path, and `label`, an int or with several labels
     (classes,) float32 of 0 and 1, in the order of the rows. The first row names the columns:
-    `path`, relative to the folder of images, and either `label`, a class name, or `labels`,
-    any number of names separated by `|`. An optional column `split` divides the rows into
-    splits. Other columns are ignored.
+    `path`, relative to the folder of images; either `label`, a class name, or `labels`, any
+    number of names separated by `|`; and optionally `split`. Other columns are ignored.
 
     Invalid are: a row with a wrong number of fields, without a path or without a label (an
     empty `labels` is allowed), with an unknown class, a duplicate label or a duplicate path,
-    and image files that `ImageFolder` considers invalid. Class names that differ only in case
-    are an error.
+    and images that are invalid for `ImageFolder`.
 
     Args:
         table: path of the CSV file, in UTF-8.
@@ -41,8 +39,8 @@ class CsvDataset(LabeledFiles):
 
     Raises:
         FileNotFoundError: if the table does not exist.
-        ValueError: if the file is not such a table, the split is unknown, or rows are invalid
-            and not dropped.
+        ValueError: if the file is not such a table, the split is unknown, class names differ
+            only in case, or rows are invalid and not dropped.
     """
 
     def __init__(
@@ -87,7 +85,7 @@ class CsvDataset(LabeledFiles):
         )
 
 
-def _csv_splits(table: PathLike) -> Splits:
+def _csv_splits(table):
     names = _split_names(_rows(pathlib.Path(table))[0])
     return find_splits(names) if names else {"train": None}
 
@@ -107,7 +105,7 @@ def _rows(table):
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
             columns = [name.strip() for name in next(reader, [])]
-            rows = [(number, fields) for number, fields in enumerate(reader, start=2) if fields]
+            rows = [(f"row {number}", row) for number, row in enumerate(reader, start=2) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} is not a CSV file in UTF-8: {error}.") from error
     if "path" not in columns or ("label" in columns) == ("labels" in columns):
@@ -116,16 +114,12 @@ def _rows(table):
         )
     if len(set(columns)) < len(columns):
         raise ValueError(f"{table} must not have duplicate columns. Received: {columns}")
-    return [
-        (
-            f"row {number}",
-            # Rows with a wrong number of fields are invalid; they get no fields.
-            {name: field.strip() for name, field in zip(columns, fields, strict=True)}
-            if len(fields) == len(columns)
-            else {},
-        )
-        for number, fields in rows
-    ], columns
+    for index, (row_id, fields) in enumerate(rows):
+        # Rows with a wrong number of fields are invalid; they get no fields.
+        complete = len(fields) == len(columns)
+        named = zip(columns, map(str.strip, fields), strict=True) if complete else ()
+        rows[index] = row_id, dict(named)
+    return rows, columns
 
 
 def _labels(row, multi_label):
@@ -135,7 +129,6 @@ def _labels(row, multi_label):
 
 
 def _invalid_reason(row, labels, multi_label, paths, class_names):
-    """Returns why a row is invalid, or `None`."""
     if not row:
         return "row with a wrong number of fields"
     if not row["path"]:

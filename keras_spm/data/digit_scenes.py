@@ -1,8 +1,7 @@
 """Scenes composed of real handwritten digits, for dense tasks, without a download.
 
 Several digits of different size and color, which may overlap, are placed on a smooth
-background with clutter. A scene depends only on its split and index, so the data set has no
-files. The digits of one split occur in no other split.
+background with clutter. A scene depends only on its split and index. Splits share no digits.
 """
 
 import functools
@@ -30,13 +29,12 @@ _NOISE = 6  # Standard deviation, levels.
 
 
 class DigitScenes:
-    """A split of the data set, a sequence of examples that are made on access.
+    """A split of the data set, a sequence of dicts that are made on access.
 
-    An example is a dict of `image` (height, width, 3) uint8; `segmentation_map` (height,
-    width) uint8, where 0 is background and d + 1 digit d; and for the visible part of each
-    digit `boxes` (digits, 4) float32, left, top, right and bottom in pixels, `labels`
-    (digits,), from 0 to 9, `crowd`, all false, `areas`, and `masks` (digits, height, width)
-    bool.
+    Fields are `image` (height, width, 3) uint8; `segmentation_map` (height, width) uint8, 0 for
+    background and d + 1 for digit d; and for the visible part of each digit `boxes` (digits,
+    4) float32, left, top, right and bottom in pixels, `labels` (digits,), from 0 to 9,
+    `crowd`, all false, `areas`, and `masks` (digits, height, width) bool.
 
     Args:
         split: `"train"`, `"validation"` or `"test"`.
@@ -136,21 +134,15 @@ def _digit_opacity(scan, side, generator):
 
 
 def _place(shape, masks, full_areas, side, generator):
-    """Places a digit so that it does not hide too much of the others.
-
-    Returns (window of the canvas, mask of the digit, visible parts of `masks`), or `None` if
-    no random position fits.
-    """
+    """Places a digit so that it does not hide too much of the others, or returns `None`."""
     size = len(shape)
     for left, top in generator.integers(0, side - size, (_ATTEMPTS, 2), endpoint=True):
         window = slice(top, top + size), slice(left, left + size)
         mask = np.zeros((side, side), bool)
         mask[window] = shape
         visible = [each & ~mask for each in masks]
-        if all(
-            each.sum() >= (1 - _MAX_HIDDEN) * area
-            for each, area in zip(visible, full_areas, strict=True)
-        ):
+        pairs = zip(visible, full_areas, strict=True)
+        if all(each.sum() >= (1 - _MAX_HIDDEN) * area for each, area in pairs):
             return window, mask, visible
     return None
 

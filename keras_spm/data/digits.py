@@ -16,15 +16,10 @@ _SPLIT_SEED = 0  # The splits are part of the data set and never change.
 
 
 class LabeledImages(NamedTuple):
-    """Labeled images in memory.
+    """Labeled images in memory."""
 
-    Attributes:
-        images: (count, height, width, 3) uint8.
-        labels: (count,) int64.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # (count, height, width, 3) uint8
+    labels: np.ndarray  # (count,) int64
 
 
 class ImageSplits(NamedTuple):
@@ -41,11 +36,16 @@ def load_digits() -> ImageSplits:
 
     Images are resized to 32x32 bilinearly, with three equal channels in [0, 255].
     """
+    from PIL import Image
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     digits = load_digits()
-    images, labels = _enlarged(digits.images), digits.target.astype("int64")
+    gray = np.round(digits.images * (255 / _LEVELS)).astype("uint8")
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    large = [np.asarray(Image.fromarray(scan).resize(size, Image.BILINEAR)) for scan in gray]
+    images = np.repeat(np.stack(large)[..., None], 3, axis=-1)
+    labels = digits.target.astype("int64")
     order = np.arange(len(labels))
     rest, test = train_test_split(order, test_size=0.2, stratify=labels, random_state=_SPLIT_SEED)
     train, validation = train_test_split(
@@ -55,22 +55,10 @@ def load_digits() -> ImageSplits:
     return ImageSplits(*splits, class_names=[str(digit) for digit in range(10)])
 
 
-def _enlarged(scans):
-    from PIL import Image
-
-    gray = np.round(scans * (255 / _LEVELS)).astype("uint8")
-    size = (IMAGE_SIZE, IMAGE_SIZE)
-    large = [np.asarray(Image.fromarray(scan).resize(size, Image.BILINEAR)) for scan in gray]
-    return np.repeat(np.stack(large)[..., None], 3, axis=-1)
-
-
-_DATASETS = {"digits": load_digits}
-
-
 def load_dataset(name: str) -> ImageSplits:
     """Loads a data set in memory by name; the only one is `"digits"`.
 
     Raises:
-        ValueError: if the name is unknown; suggests the nearest one.
+        ValueError: if the name is unknown.
     """
-    return lookup("data set", name, _DATASETS)()
+    return lookup("data set", name, {"digits": load_digits})()

@@ -15,7 +15,6 @@ from keras_spm.data.images import (
 )
 from keras_spm.data.readers import (
     InvalidAnnotations,
-    Splits,
     check_invalid,
     find_splits,
     register_reader,
@@ -25,12 +24,11 @@ from keras_spm.types import Example, PathLike
 
 
 class LabeledFiles:
-    """A sequence of examples with `image`, a path, and `label`.
+    """A sequence of dicts of `image`, a path, and `label`.
 
     Args:
         source: name of the data set in error messages.
-        files: list of (id, path, class names): the id of a file in `invalid_annotations`, and
-            one name or a tuple of several.
+        files: list of (id in `invalid_annotations`, path, one class name or a tuple of them).
         class_names: all names, in the order of labels.
         required: names that must have images.
         invalid_annotations: {reason: [ids]} found so far; updated in place.
@@ -60,8 +58,13 @@ class LabeledFiles:
         self.invalid_annotations = invalid_annotations
         self.multi_label = multi_label
         paths = [path for _, path, _ in files]
+        if verify:
+            reasons = find_invalid_images(paths)
+        else:
+            missing = missing_files(paths)
+            reasons = ["missing image file" if path in missing else None for path in paths]
         valid = []
-        for file, reason in zip(files, _invalid_reasons(paths, verify), strict=True):
+        for file, reason in zip(files, reasons, strict=True):
             if reason is None:
                 valid.append(file)
             else:
@@ -101,19 +104,8 @@ class LabeledFiles:
         return {"image": pathlib.Path(self._paths[index]), "label": label}
 
 
-def _invalid_reasons(paths, verify):
-    if verify:
-        return find_invalid_images(paths)
-    missing = missing_files(paths)
-    return ["missing image file" if path in missing else None for path in paths]
-
-
 def _check_case(source, class_names):
-    """Raises a `ValueError` for class names that differ only in case.
-
-    On a case-insensitive file system such folders are one, and usually they are one class
-    that was named twice.
-    """
+    """Refuses class names that differ only in case, which are usually one class."""
     spellings = collections.defaultdict(set)
     for name in class_names:
         spellings[name.casefold()].add(name)
@@ -129,25 +121,22 @@ def _check_case(source, class_names):
 class ImageFolder(LabeledFiles):
     """Images in one folder per class, such as `photos/heron/0001.jpg`.
 
-    A sequence of dicts of `image`, a path, and `label`, an int, sorted by class and file
-    name. The format of a file is detected from its contents. All formats and modes that
-    Pillow reads are accepted: grayscale, CMYK, palette, transparency, 16 bits per channel;
-    `read_image` converts them to 8-bit RGB. Hidden files and `Thumbs.db` and `desktop.ini` of
-    Windows are ignored.
+    A sequence of dicts of `image`, a path, and `label`, an int, sorted by class and file name.
+    All formats and modes that Pillow reads are accepted; `read_image` converts them to 8-bit
+    RGB. Hidden files and `Thumbs.db` and `desktop.ini` of Windows are ignored.
 
     Invalid are: a class without images, a file beside the class folders or without an image
     extension, a folder inside a class folder, and, with `verify`, a file that is empty, not an
     image, truncated, unreadable, smaller than 8 pixels, or above Pillow's limit of 178 million
-    pixels. Class names that differ only in case are an error.
+    pixels.
 
     Args:
         folder: path.
-        class_names: the classes in the order of labels, or `None` for the folder names,
-            sorted. Folders with other names are then invalid.
+        class_names: the classes in the order of labels; folders with other names are invalid.
+            `None` for the folder names, sorted.
         invalid: `"raise"`, or `"drop"` to leave out invalid files. Classes without images are
             then removed, unless they are in `class_names`.
-        verify: whether every image is decoded once to check it. This takes 1 to 30 ms per
-            image and core.
+        verify: whether every image is decoded once to check it, in 1 to 30 ms per core.
 
     Attributes:
         class_names: list of str.
@@ -155,7 +144,8 @@ class ImageFolder(LabeledFiles):
 
     Raises:
         FileNotFoundError: if the folder does not exist.
-        ValueError: if files are invalid and not dropped, or there are no class folders.
+        ValueError: if files are invalid and not dropped, there are no class folders, or class
+            names differ only in case.
 
     Example:
 
@@ -201,7 +191,6 @@ class ImageFolder(LabeledFiles):
 
 
 def _class_files(folder, invalid_annotations):
-    """Returns [(id, path, class name)] of a class folder."""
     files = []
     for path in _visible_entries(folder):
         name = f"{folder.name}/{path.name}"
@@ -218,7 +207,7 @@ def _visible_entries(folder):
     return sorted(path for path in folder.iterdir() if not is_system_file(path.name))
 
 
-def _folder_splits(folder: PathLike) -> Splits:
+def _folder_splits(folder):
     """Folders `train`, `val` and `test` above the class folders, or class folders alone."""
     names = {entry.name for entry in pathlib.Path(folder).glob("*") if entry.is_dir()}
     return find_splits(names) if "train" in names else {"train": None}

@@ -22,15 +22,10 @@ _QUARTER_TURNS = (5, 6, 7, 8)
 
 @dataclasses.dataclass(frozen=True)
 class EncodedImage:
-    """The bytes of an image file that is stored inside another file.
-
-    Attributes:
-        content: the bytes.
-        source: name of the image in error messages.
-    """
+    """The bytes of an image file that is stored inside another file."""
 
     content: bytes
-    source: str
+    source: str  # Name of the image in error messages.
 
 
 ImageFile: TypeAlias = PathLike | bytes | EncodedImage
@@ -45,7 +40,7 @@ def read_image(image: ImageLike, min_scale: float = 1.0) -> PilImage:
         image: path of an image file, `EncodedImage`, `PIL.Image.Image`, or array (height,
             width, 3) with pixels in [0, 255].
         min_scale: float from 0 to 1. A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its
-            size, which is much faster, but not below this scale.
+            size, which is faster, but not below this scale.
 
     Raises:
         FileNotFoundError: if a path does not exist.
@@ -76,11 +71,9 @@ def image_size(image: ImageFile) -> tuple[int, int]:
 
 
 def read_index_image(path: PathLike) -> np.ndarray:
-    """Returns the (height, width) uint8 gray values or palette indices of an image.
+    """Returns (height, width) uint8, the gray values or palette indices of an image file.
 
-    Raises:
-        FileNotFoundError: if the path does not exist.
-        ValueError: if the file is not a readable image or has another mode.
+    Raises a `ValueError` if it has another mode, otherwise the errors of `read_image`.
     """
     with open_image(path) as image:
         if image.mode not in ("P", "L"):
@@ -89,10 +82,7 @@ def read_index_image(path: PathLike) -> np.ndarray:
 
 
 def find_invalid_images(paths: list[pathlib.Path]) -> list[str | None]:
-    """Decodes image files; returns for each the reason why it is invalid, or `None`.
-
-    JPEG files are decoded at 1/8 of their size, which still finds truncated files.
-    """
+    """Decodes image files; returns for each the reason why it is invalid, or `None`."""
     # Pillow releases the GIL while it decodes.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
         return list(threads.map(_invalid_reason, paths))
@@ -107,7 +97,7 @@ def _invalid_reason(path):
         with Image.open(path) as image:
             if min(image.size) < _MIN_SIDE:
                 return f"image smaller than {_MIN_SIDE} pixels"
-            image.draft("RGB", (1, 1))
+            image.draft("RGB", (1, 1))  # JPEG at 1/8 of its size still shows truncation.
             image.load()
     except FileNotFoundError:
         return "missing image file"
@@ -144,12 +134,7 @@ def has_image_extension(path: PathLike) -> bool:
 
 @contextlib.contextmanager
 def open_image(image: ImageFile) -> Iterator[PilImage]:
-    """Opens an image file with Pillow; errors inside the block name the file.
-
-    Raises:
-        FileNotFoundError: if a path does not exist.
-        ValueError: if the file is not a readable image.
-    """
+    """Opens an image file; errors inside the block name the file, as in `read_image`."""
     from PIL import Image
 
     if isinstance(image, EncodedImage):
@@ -166,13 +151,11 @@ def open_image(image: ImageFile) -> Iterator[PilImage]:
 
 
 def _read_errors():
-    """Exceptions of Pillow's readers for files that are not images, truncated or too large."""
+    """Exceptions of Pillow for files that are not images, truncated or too large."""
     from PIL import Image
 
-    return (
-        *(OSError, SyntaxError, ValueError, EOFError, struct.error),
-        Image.DecompressionBombError,
-    )
+    errors = (OSError, SyntaxError, ValueError, EOFError, struct.error)
+    return (*errors, Image.DecompressionBombError)
 
 
 def _to_rgb(image):

@@ -1,6 +1,5 @@
 """Batches for `fit` in a deterministic order, made by Grain."""
 
-import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -28,19 +27,17 @@ def repeated_batches(
     """Returns an endless sequence of batches, a Grain `MapDataset`, shuffled in each pass.
 
     Processes that train together draw the same order, and each takes every `shards`-th
-    example: together they see every example once per pass. A batch depends only on its
-    number, so the number is the position of a training; see `read_ahead`.
+    example. A batch depends only on its number, so a training can resume at any batch.
 
     Args:
         examples: sequence.
         transform: function (example, `numpy.random.Generator`) that augments an example.
         collate: function that makes a batch of a list of transformed examples.
         batch_size: batch size of each process.
-        seed: of order and augmentation; the same seed gives the same batches.
+        seed: of order and augmentation.
         repeats: number of successive occurrences of an example, each augmented anew. A pass
             keeps its length, so it contains a random 1/`repeats` of the examples.
-        batch_transform: optional function (batch, `numpy.random.Generator`) that augments a
-            batch.
+        batch_transform: optional function (batch, `numpy.random.Generator`).
         shard: index of this process.
         shards: number of processes.
 
@@ -48,8 +45,7 @@ def repeated_batches(
         ValueError: if there are no examples or `shard` is out of range.
 
     Reference:
-        Repeated augmentation: Hoffer et al., "Augment your batch" (CVPR 2020), as in the
-        sampler of the DeiT and PVT code.
+        Repeated augmentation: Hoffer et al., "Augment your batch" (CVPR 2020).
     """
     import grain
 
@@ -72,12 +68,7 @@ def repeated_batches(
 
 
 def read_ahead(batches: Sequence, start: int = 0) -> Iterable:
-    """Returns a Grain `IterDataset` for `fit` whose batches are made by threads.
-
-    Args:
-        batches: a Grain `MapDataset`.
-        start: number of the first batch.
-    """
+    """Returns a Grain `IterDataset` for `fit`, from batch number `start`, made by threads."""
     import grain
 
     return batches[start:].to_iter_dataset(grain.ReadOptions(_THREADS, _PREFETCHED_BATCHES))
@@ -89,10 +80,9 @@ class EvaluationBatches(keras.utils.PyDataset):
     It is not a Grain data set, because Keras warns when a Grain data set ends.
 
     Args:
-        examples: sequence.
         transform: function of an example.
         collate: function that makes a batch of a list of transformed examples.
-        batch_size: batch size; the last batch may be smaller.
+        batch_size: the last batch may be smaller.
     """
 
     def __init__(
@@ -122,20 +112,14 @@ def training_batches(
     zoom: float,
     translation: float,
 ) -> tuple[Sequence, int]:
-    """Returns the augmented batches of a whole training on images in memory, by Grain.
+    """Returns (augmented batches of a whole training on images in memory, number per epoch).
 
-    Every epoch is shuffled and augmented anew; the same seed gives the same batches. An
-    incomplete last batch of an epoch is dropped.
+    Every epoch is shuffled and augmented anew, by Grain. An incomplete last batch of an epoch
+    is dropped.
 
     Args:
-        examples: images and labels.
-        batch_size: batch size.
-        epochs: number of epochs.
         seed: of order and augmentation.
-        rotation: see `random_affine`; `zoom` and `translation` likewise.
-
-    Returns:
-        (batches, batches per epoch)
+        rotation, zoom, translation: see `random_affine`.
 
     Raises:
         ValueError: if there are not enough examples for one batch.
@@ -149,14 +133,14 @@ def training_batches(
             f"Received: batch_size={batch_size}"
         )
 
-    augment = functools.partial(
-        random_affine, rotation=rotation, zoom=zoom, translation=translation
-    )
     order = grain.MapDataset.range(count).seed(seed).shuffle()
     order = order.batch(batch_size, drop_remainder=True).repeat(epochs, reseed_each_epoch=True)
 
     def augmented_batch(indices, generator):
-        images = [augment(examples.images[index], generator) for index in indices]
+        images = [
+            random_affine(examples.images[index], generator, rotation, zoom, translation)
+            for index in indices
+        ]
         return np.stack(images), examples.labels[indices]
 
     return order.random_map(augmented_batch), count // batch_size

@@ -14,11 +14,10 @@ INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic")
 class ImagePreprocessing:
     """Resizes and center-crops images for evaluation.
 
-    The image is resized with its aspect ratio kept until it just covers `image_size /
-    crop_pct` (rounded down), then the center is cropped. Without `crop_pct` it is resized
-    straight to `image_size`, regardless of its aspect ratio. Resizing is Pillow's, with
-    antialiasing, as in the code that measured the published accuracies. Pixels stay in
-    [0, 255]: tasks normalize inside the model.
+    The image is resized by Pillow, with antialiasing and with its aspect ratio kept, until it
+    just covers `image_size / crop_pct` (rounded down), then the center is cropped. Without
+    `crop_pct` it is resized straight to `image_size`. Pixels stay in [0, 255]: tasks normalize
+    inside the model.
 
     Args:
         image_size: (height, width) of the result.
@@ -41,7 +40,12 @@ class ImagePreprocessing:
         crop_pct: float | None = None,
         interpolation: str = "bicubic",
     ) -> None:
-        self.image_size = _checked_size(image_size)
+        sizes = tuple(image_size) if isinstance(image_size, (tuple, list)) else ()
+        if len(sizes) != 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise ValueError(
+                "`image_size` must be two positive ints, (height, width). "
+                f"Received: image_size={image_size!r}"
+            )
         if crop_pct is not None and not 0 < crop_pct <= 1:
             raise ValueError(
                 f"`crop_pct` must be above 0 and at most 1, or None. Received: crop_pct={crop_pct}"
@@ -51,17 +55,18 @@ class ImagePreprocessing:
                 f"`interpolation` must be one of {INTERPOLATIONS}. "
                 f"Received: interpolation={interpolation!r}"
             )
+        self.image_size = sizes
         self.crop_pct = crop_pct
         self.interpolation = interpolation
 
     def __call__(self, images: Any) -> Any:
-        """Brings one image, several images or a data set to `image_size`.
+        """Preprocesses one image, several images or a data set.
 
         Args:
             images: path of an image file, `PIL.Image.Image`, or array (height, width, 3)
                 with pixels in [0, 255]; or a sequence or batch of those; or an unbatched
-                `tf.data.Dataset` of paths or arrays, alone or as the first component of each
-                element.
+                `tf.data.Dataset` of paths or arrays, alone or as the first of several
+                components.
 
         Returns:
             uint8 array (*image_size, 3) for one image, (count, *image_size, 3) for several
@@ -96,15 +101,12 @@ class ImagePreprocessing:
     def _map(self, dataset):
         import tensorflow as tf
 
-        def preprocess(image):
+        def preprocess(image, *rest):
             image = tf.numpy_function(self._preprocess, [image], tf.uint8)
             image.set_shape((*self.image_size, 3))
-            return image
+            return (image, *rest) if rest else image
 
-        def preprocess_first(image, *rest):
-            return (preprocess(image), *rest) if rest else preprocess(image)
-
-        return dataset.map(preprocess_first, num_parallel_calls=tf.data.AUTOTUNE)
+        return dataset.map(preprocess, num_parallel_calls=tf.data.AUTOTUNE)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, JSON-able."""
@@ -118,14 +120,8 @@ class ImagePreprocessing:
 def read_images(images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
     """Reads one image, or several of one size, without resizing.
 
-    Args:
-        images: as `ImagePreprocessing` takes them, except data sets.
-
-    Returns:
-        Array (height, width, 3) for one image, (count, height, width, 3) for several.
-
-    Raises:
-        ValueError: if images differ in size.
+    Returns (height, width, 3) for one image, (count, height, width, 3) for several. Raises a
+    `ValueError` if images differ in size.
     """
     if hasattr(images, "ndim"):
         return np.asarray(images)
@@ -138,16 +134,6 @@ def read_images(images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
             f"Received: {[array.shape for array in arrays[:8]]}"
         )
     return np.stack(arrays)
-
-
-def _checked_size(image_size):
-    sizes = tuple(image_size) if isinstance(image_size, (tuple, list)) else ()
-    if len(sizes) != 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ValueError(
-            "`image_size` must be two positive ints, (height, width). "
-            f"Received: image_size={image_size!r}"
-        )
-    return sizes
 
 
 def _covering_size(height, width, min_height, min_width):

@@ -1,12 +1,4 @@
-"""Registration of data formats, and the report of invalid annotations.
-
-A reader turns a folder of a known format into a sequence of examples. It registers itself, and
-recipes find it by its task and name:
-
->>> @register_reader("detection", "my_format", {"train": "train", "validation": "val"})
-... def read_my_format(folder, split, class_names, invalid, verify):
-...     return MyDetection(folder, split)  # A sequence of dicts with `class_names`.
-"""
+"""Registration of data formats, and the report of invalid annotations."""
 
 import functools
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -16,11 +8,7 @@ from keras_spm.registry import READERS
 from keras_spm.types import Example, PathLike
 
 # Names that a format without its own convention gives to splits.
-_SPLIT_NAMES = {
-    "train": ("train",),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test",),
-}
+_SPLIT_NAMES = {"train": ["train"], "validation": ["validation", "val", "valid"], "test": ["test"]}
 _INVALID = ("raise", "drop")
 _LISTED = 5  # Ids per reason in an error message.
 
@@ -40,10 +28,7 @@ class Reader:
         self.invalid = invalid
 
     def splits(self, folder: PathLike) -> Splits:
-        """Returns {"train", "validation" or "test": name in this format}.
-
-        `None` as a name stands for the whole folder.
-        """
+        """Returns {"train", "validation" or "test": name in this format, or None for all}."""
         return self._splits(folder) if callable(self._splits) else dict(self._splits)
 
     def __call__(
@@ -58,9 +43,8 @@ class Reader:
 
         Args:
             folder: path of the data, a folder or a file.
-            split: name of the split, a value of `splits(folder)`.
-            class_names: classes that the split must have, in the order of labels, or `None`
-                for those that the format finds.
+            split: a value of `splits(folder)`.
+            class_names: classes that the split must have, in the order of labels; optional.
             invalid: `"raise"`, or `"drop"` to leave out invalid annotations and files; `None`
                 for the default of the format.
             verify: whether the reader may decode all images to check them.
@@ -82,18 +66,24 @@ class Reader:
 def register_reader(
     task: str, name: str, splits: Splits | Callable[[PathLike], Splits], invalid: str = "raise"
 ) -> Callable[[Callable], Callable]:
-    """Returns a decorator that registers a reading function in `registry.READERS`.
+    """Returns a decorator that registers a function that reads a data format.
+
+    The function takes (folder, split, class_names, invalid, verify), see `Reader`. It returns a
+    sequence of examples with the attributes `class_names`; for classification `multi_label`;
+    and, if annotations can be invalid, `invalid_annotations`.
 
     Args:
         task: `"classification"`, `"detection"` or `"segmentation"`.
         name: name of the format in recipes.
-        splits: which of "train", "validation" and "test" there are, and their names in the
-            format: a dict, or a function of the folder that returns it.
+        splits: {"train", "validation" or "test": name in this format}, or a function of the
+            folder that returns it.
         invalid: default treatment of invalid annotations, `"raise"` or `"drop"`.
 
-    The decorated function takes (folder, split, class_names, invalid, verify), as `Reader`
-    does. It returns a sequence of examples with the attributes `class_names`; for
-    classification `multi_label`; and, if annotations can be invalid, `invalid_annotations`.
+    Example:
+
+    >>> @register_reader("detection", "my_format", {"train": "train", "validation": "val"})
+    ... def read_my_format(folder, split, class_names, invalid, verify):
+    ...     return MyDetection(folder, split)
     """
 
     def register(read):
@@ -105,16 +95,12 @@ def register_reader(
 
 def readers_of(task: str) -> dict[str, Reader]:
     """Returns {name: reader} of a task's registered formats."""
-    prefix = f"{task}/"
-    return {
-        key.removeprefix(prefix): reader
-        for key, reader in READERS.items()
-        if key.startswith(prefix)
-    }
+    pairs = ((*key.split("/", 1), reader) for key, reader in READERS.items())
+    return {name: reader for kind, name, reader in pairs if kind == task}
 
 
 def find_splits(names: Collection[str]) -> Splits:
-    """Returns the splits among the names that a data set uses; see `Reader.splits`."""
+    """Returns the splits among the names of a data set; see `Reader.splits`."""
     return {
         split: next(alias for alias in aliases if alias in names)
         for split, aliases in _SPLIT_NAMES.items()
@@ -135,13 +121,7 @@ def check_invalid(invalid: str) -> None:
 def read_annotations(
     annotations: Iterable[tuple], read: Callable, invalid_annotations: InvalidAnnotations
 ) -> list:
-    """Reads annotations and collects the ids of invalid ones.
-
-    Args:
-        annotations: iterable of (id, annotation).
-        read: function of an annotation, which may raise `InvalidAnnotation`.
-        invalid_annotations: {reason: [ids]}; updated in place.
-    """
+    """Applies `read` to the values of (id, annotation); collects ids of invalid ones."""
     objects = []
     for annotation_id, annotation in annotations:
         try:

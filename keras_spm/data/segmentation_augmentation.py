@@ -13,15 +13,13 @@ _ATTEMPTS = 10
 class SegmentationAugmentation:
     """Randomly resizes, crops, flips and recolors, as Semantic FPN is trained on ADE20K.
 
-    The image is resized by a random factor times the one that fits it into `scale`, with its
-    aspect ratio kept. Random crops are drawn until no class has more than `cat_max_ratio` of
-    the labeled pixels, at most ten times. Smaller images are padded with black and ignored
-    pixels.
+    Crops are drawn until no class has more than `cat_max_ratio` of the labeled pixels, at most
+    ten times. Smaller images are padded with black and ignored pixels.
 
     Args:
         crop_size: height and width of the result.
-        scale: (longer, shorter) side.
-        ratio_range: (lowest, highest) resize factor.
+        scale: (longer, shorter) side that the image is resized into, with its aspect ratio kept.
+        ratio_range: (lowest, highest) random factor of that size.
         cat_max_ratio: highest fraction of one class in a crop.
         flip: probability of a horizontal flip.
         color_jitter: whether brightness, contrast, saturation and hue change, each with
@@ -48,12 +46,7 @@ class SegmentationAugmentation:
         self.color_jitter = color_jitter
 
     def __call__(self, example: Example, generator: np.random.Generator) -> Example:
-        """Augments an example of `image` and `segmentation_map`, 255 where ignored.
-
-        Returns:
-            The example with `image` (crop_size, crop_size, 3) and `segmentation_map`
-            (crop_size, crop_size), both uint8.
-        """
+        """Returns the example with `image` and `segmentation_map` of `crop_size`, uint8."""
         example = self._resize(example, generator)
         example = transforms.crop(example, self._crop_box(example["segmentation_map"], generator))
         if generator.random() < self.flip:

@@ -1,7 +1,4 @@
-"""Data sets that TensorFlow Datasets prepared: COCO, scene_parse150, and classification sets.
-
-Examples are read in any order and without TensorFlow, which requires `array_record` files.
-"""
+"""Data sets prepared by TensorFlow Datasets, read without TensorFlow from `array_record` files."""
 
 from collections.abc import Collection
 
@@ -13,7 +10,6 @@ from keras_spm.data.coco import COCO_CATEGORIES
 from keras_spm.data.images import EncodedImage
 from keras_spm.data.readers import (
     InvalidAnnotation,
-    Splits,
     check_invalid,
     find_splits,
     read_annotations,
@@ -23,15 +19,24 @@ from keras_spm.data.readers import (
 from keras_spm.registry import lookup
 from keras_spm.types import Example, PathLike
 
-_NUM_SCENE_CLASSES = 150
-
 
 class _Examples:
     """A sequence of a split's examples, each converted by `_convert`."""
 
     def __init__(self, builder, folder, split, decoders=None):
-        self._source = _data_source(builder, folder, split, decoders)
         self._folder = folder
+        lookup("split", split, builder.info.splits)
+        try:
+            self._source = builder.as_data_source(split, decoders=decoders)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"{folder} must have files of array_record, which can be read in any order and "
+                f"without TensorFlow. Received: {builder.info.file_format.value}. Convert it, "
+                "where TensorFlow is installed, with `tfds convert_format "
+                f"--dataset_version_dir={folder} --out_file_format=array_record --out_dir=…`, "
+                "or prepare it again with "
+                '`tensorflow_datasets.builder(…, file_format="array_record")`.'
+            ) from error
 
     def __len__(self) -> int:
         return len(self._source)
@@ -52,14 +57,12 @@ class TfdsCoco(_Examples):
     """Objects with boxes from TensorFlow Datasets' `coco/2017` or `coco/2014`.
 
     A sequence of dicts of `image`, an array, `image_id`, `boxes`, `labels`, `crowd` and
-    `areas`. Boxes are stored as float32 fractions of the sides, which costs up to 1e-4
-    pixels; areas as whole pixels, rounded down, so small objects may have area 0. Objects are
-    checked when their example is read: COCO's `train` split has two boxes without area and
-    must be read with `invalid="drop"`.
+    `areas`. Boxes are accurate to 1e-4 pixels; areas are rounded down, so small objects may
+    have area 0. Objects are checked when their example is read: COCO's `train` split has two
+    boxes without area and must be read with `invalid="drop"`.
 
     Args:
-        folder: path of the prepared data set, such as
-            `~/tensorflow_datasets/coco/2017/1.1.0`.
+        folder: path of the data set, such as `~/tensorflow_datasets/coco/2017/1.1.0`.
         split: name of a split, such as `"train"`.
         invalid: `"raise"`, or `"drop"` to leave out objects whose box has no area or whose
             class is unknown.
@@ -113,9 +116,8 @@ def _read_coco(folder, split, class_names, invalid, verify):
 class TfdsAde20k(_Examples):
     """Segmentation maps from TensorFlow Datasets' `scene_parse150`.
 
-    A sequence of dicts of `image`, an array, and `segmentation_map` (height, width) uint8. The
-    class is the first channel of the annotation: 0 for ignored pixels, converted to 255, and
-    k for class k - 1.
+    A sequence of dicts of `image`, an array, and `segmentation_map` (height, width) uint8, 255
+    where ignored.
 
     Note that TensorFlow Datasets (as of 4.9.10) contains the annotations of the benchmark's
     *instance* segmentation challenge, whose first channel numbers 100 kinds of objects;
@@ -123,13 +125,11 @@ class TfdsAde20k(_Examples):
     classes that papers report, read the benchmark's own folder with `Ade20k`.
 
     Args:
-        folder: path of the prepared data set, such as
-            `~/tensorflow_datasets/scene_parse150/1.0.0`.
-        split: name of a split, `"train"` or `"test"`.
+        folder: path of the data set, such as `~/tensorflow_datasets/scene_parse150/1.0.0`.
+        split: `"train"` or `"test"`.
 
     Attributes:
-        class_names: list of 150 str, `"class 0"` and so on, because the classes are not the
-            benchmark's.
+        class_names: list of 150 str, `"class 0"` and so on.
 
     Raises:
         FileNotFoundError: if the folder has no data set.
@@ -138,14 +138,14 @@ class TfdsAde20k(_Examples):
     """
 
     def __init__(self, folder: PathLike, split: str) -> None:
-        self.class_names = [f"class {number}" for number in range(_NUM_SCENE_CLASSES)]
+        self.class_names = [f"class {number}" for number in range(150)]
         super().__init__(_builder(folder, {"image", "annotation"}), folder, split)
 
     def _convert(self, index, example):
         segmentation_map = to_segmentation_map(
             example["annotation"][..., 0],
             example["image"].shape[:2],
-            _NUM_SCENE_CLASSES,
+            len(self.class_names),
             first_class=1,
             source=f"Annotation {index} of {self._folder}",
         )
@@ -166,8 +166,7 @@ class TfdsClassification(_Examples):
     `oxford_flowers102`, `food101` and many others.
 
     Args:
-        folder: path of the prepared data set, such as
-            `~/tensorflow_datasets/imagenet2012/5.1.0`.
+        folder: path of the data set, such as `~/tensorflow_datasets/imagenet2012/5.1.0`.
         split: name of a split, such as `"train"`.
 
     Attributes:
@@ -218,11 +217,7 @@ class TfdsClassification(_Examples):
         return {"image": image, "label": label}
 
 
-def _tfds_splits(folder: PathLike) -> Splits:
-    return find_splits(_builder(folder).info.splits)
-
-
-@register_reader("classification", "tfds", _tfds_splits)
+@register_reader("classification", "tfds", lambda folder: find_splits(_builder(folder).info.splits))
 def _read_classification(folder, split, class_names, invalid, verify):
     return TfdsClassification(folder, split)
 
@@ -250,17 +245,3 @@ def _builder(folder, features: Collection[str] = ()):
             f"Received: {sorted(builder.info.features)}"
         )
     return builder
-
-
-def _data_source(builder, folder, split, decoders):
-    lookup("split", split, builder.info.splits)
-    try:
-        return builder.as_data_source(split, decoders=decoders)
-    except NotImplementedError as error:
-        raise ValueError(
-            f"{folder} must have files of array_record, which can be read in any order and "
-            f"without TensorFlow. Received: {builder.info.file_format.value}. Convert it, where "
-            f"TensorFlow is installed, with `tfds convert_format --dataset_version_dir={folder} "
-            "--out_file_format=array_record --out_dir=…`, or prepare it again with "
-            '`tensorflow_datasets.builder(…, file_format="array_record")`.'
-        ) from error

@@ -1,7 +1,6 @@
-"""Geometric transforms of examples: every field is transformed according to its kind.
+"""Geometric transforms of examples, which are dicts whose fields are transformed by kind.
 
-An example is a dict. Fields that are not in the table of kinds are returned unchanged, among
-them `areas`, which stay as annotated. Inputs are not modified.
+Other fields are returned unchanged, among them `areas`. Inputs are not modified.
 """
 
 import math
@@ -35,13 +34,10 @@ def horizontal_flip(example: Example) -> Example:
 
 
 def resize(example: Example, size: tuple[int, int], interpolation: str = "bilinear") -> Example:
-    """Resizes an example.
+    """Resizes an example to (height, width).
 
-    Args:
-        example: dict.
-        size: (height, width) of the result.
-        interpolation: of the image: `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
-            Masks and segmentation maps use the nearest neighbor.
+    The interpolation is that of the image: `"nearest"`, `"bilinear"`, `"bicubic"` or
+    `"lanczos"`. Masks and segmentation maps use the nearest neighbor.
     """
     from PIL import Image
 
@@ -58,13 +54,9 @@ def resize(example: Example, size: tuple[int, int], interpolation: str = "biline
 
 
 def crop(example: Example, box: tuple[int, int, int, int]) -> Example:
-    """Crops an example.
+    """Crops an example to a box (left, top, right, bottom) inside the image.
 
-    Boxes are clipped. Objects of which nothing is left, by box or by mask, are removed.
-
-    Args:
-        example: dict.
-        box: left, top, right and bottom of the crop, which is inside the image.
+    Boxes of objects are clipped. Objects without a visible box or mask are removed.
     """
     left, top, right, bottom = box
 
@@ -93,13 +85,10 @@ def pad(
     image_fill: int | tuple[int, int, int] = 0,
     segmentation_fill: int = 255,
 ) -> Example:
-    """Pads an example at the bottom and right.
+    """Pads an example at the bottom and right to (height, width).
 
-    Args:
-        example: dict.
-        size: (height, width) of the result, at least those of the image.
-        image_fill: value of added pixels, or one per channel.
-        segmentation_fill: value of added pixels of a segmentation map. Masks get `False`.
+    Added pixels are `image_fill`, a value or one per channel; `segmentation_fill` in
+    segmentation maps; and false in masks.
     """
 
     def pad_image(image):
@@ -128,7 +117,7 @@ def random_affine(
     """Rotates, scales and shifts an image about its center; added pixels are black.
 
     Args:
-        image: (height, width, 3) uint8, as the result.
+        image: (height, width, 3) uint8.
         generator: source of the random numbers.
         rotation: largest angle in degrees, in both directions.
         zoom: largest relative change of size, in both directions.
@@ -145,17 +134,11 @@ def random_affine(
     center_x, center_y = width / 2, height / 2
     from_x, from_y = center_x + right, center_y + down
     matrix = (
-        cosine,
-        sine,
-        center_x - cosine * from_x - sine * from_y,
-        -sine,
-        cosine,
-        center_y + sine * from_x - cosine * from_y,
+        *(cosine, sine, center_x - cosine * from_x - sine * from_y),
+        *(-sine, cosine, center_y + sine * from_x - cosine * from_y),
     )
-    moved = Image.fromarray(image).transform(
-        (width, height), Image.AFFINE, matrix, resample=Image.BILINEAR
-    )
-    return np.asarray(moved)
+    size = width, height
+    return np.asarray(Image.fromarray(image).transform(size, Image.AFFINE, matrix, Image.BILINEAR))
 
 
 def to_pixels(image: ImageLike) -> np.ndarray:

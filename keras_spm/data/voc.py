@@ -31,17 +31,13 @@ class VocDetection(DetectionFiles):
     `image_id`, `boxes`, `labels`, `crowd` and `areas`; see `keras_spm.data.DetectionBatching`.
     They are read from `Annotations/{name}.xml` and `JPEGImages/{name}.jpg`.
 
-    VOC counts pixels from 1, and the first and the last pixel belong to the box: left is
-    xmin - 1, and right is xmax. Boxes are clipped to the image. VOC has no areas, so the area
-    is that of the box.
-
-    Objects marked `difficult` become crowds: VOC's evaluation counts them neither as missed
-    nor, if detected, as wrong, as COCO's does with crowds. (COCO uses the fraction of the
-    detection that overlaps, VOC the intersection over union.)
+    VOC counts pixels from 1 and includes the last pixel: left is xmin - 1, and right is xmax.
+    Boxes are clipped to the image; areas are those of the boxes. Objects marked `difficult`
+    become crowds, which COCO's evaluation ignores much as VOC's ignores difficult objects.
 
     Invalid are: a class that is not in `class_names`, a malformed box, one that is not finite,
     without area or outside the image, a `difficult` that is neither 0 nor 1, a missing image
-    file. A dropped object becomes background, so check `invalid_annotations` first.
+    file. A dropped object becomes background.
 
     Args:
         folder: path of the folder that contains `ImageSets`.
@@ -50,7 +46,6 @@ class VocDetection(DetectionFiles):
         invalid: `"raise"`, or `"drop"` to leave out invalid annotations.
 
     Attributes:
-        class_names: list of str.
         invalid_annotations: {reason: [ids]} of dropped annotations: `"2007_000027 #2"` is the
             second object of an image; for `"missing image file"`, names of images.
 
@@ -101,9 +96,6 @@ class VocSegmentation(SegmentationFiles):
         class_names: the classes in the order of indices, or `None` for the background and
             VOC's 20.
 
-    Attributes:
-        class_names: list of str.
-
     Raises:
         FileNotFoundError: if the folder has no such lists, or a file is missing.
         ValueError: if the split is unknown; when an example is read, if a file is invalid.
@@ -126,7 +118,6 @@ def _read_segmentation(folder, split, class_names, invalid, verify):
 
 
 def _image_names(folder, task, split):
-    """Returns the image names of a list, in its order."""
     lists = folder / "ImageSets" / task
     splits = {file.stem: file for file in sorted(lists.glob("*.txt"))}
     if not splits:
@@ -145,8 +136,7 @@ def _parse(file):
     from xml.etree import ElementTree
 
     class NoDoctype(ElementTree.TreeBuilder):
-        """Refuses document types, which can declare entities that expand exponentially."""
-
+        # Document types can declare entities that expand exponentially.
         def doctype(self, name, pubid, system):
             raise ValueError("it declares a document type")
 
@@ -170,16 +160,13 @@ def _side(file, root, field):
 
 
 def _read(annotation, images, labels):
-    """Returns an `ObjectEntry`, or raises `InvalidAnnotation`."""
     index, element = annotation
     name = element.findtext("name", "").strip()
     if name not in labels:
         raise InvalidAnnotation("unknown class")
     try:
-        left, top, right, bottom = (
-            float(element.findtext(f"bndbox/{field}", ""))
-            for field in ("xmin", "ymin", "xmax", "ymax")
-        )
+        sides = ("xmin", "ymin", "xmax", "ymax")
+        left, top, right, bottom = (float(element.findtext(f"bndbox/{side}", "")) for side in sides)
     except ValueError:
         raise InvalidAnnotation("malformed bndbox") from None
     box = clip_box((left - 1, top - 1, right, bottom), images[index].height, images[index].width)

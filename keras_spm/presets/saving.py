@@ -70,9 +70,8 @@ def upload_preset(folder: PathLike, address: str, private: bool = False) -> str:
         Address of the commit, `"hf://owner/name@…"`.
 
     Raises:
-        keras_spm.weights.FormatError: if the folder is damaged or of another library;
-            nothing is uploaded.
-        FileNotFoundError: if a file is missing; nothing is uploaded.
+        keras_spm.weights.FormatError: if the folder is damaged or of another library.
+        FileNotFoundError: if a file is missing.
         ValueError: for an invalid address.
         huggingface_hub.errors.HfHubHTTPError: if the hub refuses.
     """

@@ -45,8 +45,8 @@ def run(recipe: Recipe, folder: RunFolder, verbose: int = 1) -> dict[str, float]
     """
     setup = recipe.setup()
     path = folder.working_path
-    observers = [TensorBoard(path / "tensorboard"), DrawSamples(setup, path / "samples.png")]
-    training = train(setup, recipe, folder, verbose, observers)
+    callbacks = [TensorBoard(path / "tensorboard"), DrawSamples(setup, path / "samples.png")]
+    training = train(setup, recipe, folder, verbose, callbacks)
     if setup.model.optimizer.use_ema:
         _assign_averages(training.best_model)
     plot_training_curves(training.history, path / "curves.png", _plotted(setup, training.history))

@@ -37,9 +37,7 @@ _WRAPPER_PREFIX = "module."
 _SHARD = re.compile(r"[\w.-]{1,200}", re.ASCII)
 
 
-def read_arrays(
-    source: PathLike | collections.abc.Mapping,
-) -> tuple[dict[str, np.ndarray], str]:
+def read_arrays(source: PathLike | collections.abc.Mapping) -> tuple[dict[str, np.ndarray], str]:
     """Reads named arrays.
 
     The wrappers `{"model": …}` and `{"state_dict": …}` are unwrapped (the other entries of
@@ -52,8 +50,7 @@ def read_arrays(
             (NumPy's, PyTorch tensors, or of any class that has `__array__`).
 
     Returns:
-        (arrays, description): {name: array} in the source's own dtypes, and the name of
-        the source for messages.
+        ({name: array} in the source's own dtypes, name of the source for messages).
 
     Raises:
         FileNotFoundError: if there is no such file.

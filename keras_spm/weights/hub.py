@@ -18,8 +18,7 @@ from keras_spm.weights.formats import WEIGHT_FILES, sha256_of, shard_names
 SCHEME = "hf://"
 # No "..": parts of the address become parts of paths in the cache.
 _ADDRESS = re.compile(
-    r"hf://(?!.*\.\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./-]*))?",
-    re.ASCII,
+    r"hf://(?!.*\.\.)(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./-]*))?", re.ASCII
 )
 _PROCESSOR = "preprocessor_config.json"
 
@@ -78,8 +77,7 @@ def fetch_weights(snapshot: Snapshot, sha256: str | None = None) -> pathlib.Path
         snapshot: from `fetch_snapshot`.
         sha256: expected hash of the weight file, or `None` to trust the hub.
 
-    Returns:
-        Path of the weight file, or of the index of several files.
+    Returns the path of the weight file, or of the index of several files.
 
     Raises:
         DownloadError: see `fetch_snapshot`; also if the hash differs.

@@ -78,11 +78,8 @@ def match(
 ) -> Match:
     """Compares names, shapes and dtypes of tensors and variables; reads no values.
 
-    Args:
-        variables: {path: Keras variable} of the model or layer.
-        arrays: {name: array}.
-        layout: of the names.
-        source: name of the source, for messages.
+    `variables` is {path: Keras variable}, `arrays` is {name: array} in the layout's names, and
+    `source` is their name for messages.
 
     Raises:
         MismatchError: lists all tensors that are missing, unexpected, or of another shape

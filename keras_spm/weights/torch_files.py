@@ -13,11 +13,7 @@ _ZIP_START = b"PK\3\4"
 
 
 def read_torch(path: pathlib.Path) -> dict:
-    """Reads a dict that `torch.save` wrote.
-
-    Raises:
-        FormatError: for any other file, and if PyTorch is not installed.
-    """
+    """Reads a dict that `torch.save` wrote; needs PyTorch."""
     try:
         import torch
     except ImportError as error:
@@ -71,10 +67,7 @@ def plain_dict(mapping: collections.abc.Mapping) -> dict:
 
 
 def check_views(values: collections.abc.Iterable[typing.Any], source: str) -> None:
-    """Refuses PyTorch tensors with more than twice the bytes of their storages.
-
-    A view that repeats one value can have any size. Some sharing is normal.
-    """
+    """Refuses tensors of over twice their storages' bytes: views that repeat values."""
     tensors = [value for value in values if hasattr(type(value), "untyped_storage")]
     storages = [tensor.untyped_storage() for tensor in tensors]
     stored = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

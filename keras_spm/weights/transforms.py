@@ -69,9 +69,7 @@ GROUPED = _single(
 
 # Class token: (1, 1, channels) ↔ (channels,).
 TOKEN = _single(
-    lambda shape: (1, 1, *shape),
-    lambda array, shape: array[0, 0],
-    lambda value: value[None, None],
+    lambda shape: (1, 1, *shape), lambda array, shape: array[0, 0], lambda value: value[None, None]
 )
 
 

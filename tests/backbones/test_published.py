@@ -93,7 +93,7 @@ def test_spm_adds_to_swin_what_was_counted_from_the_reference(variant):
 
 
 @pytest.mark.parametrize(("cls", "name"), [(PVT, "tiny"), (PVTv2, "b0"), (Swin, "tiny")])
-def test_multiply_adds_agree_with_a_count_of_what_runs(cls, name):
+def test_macs_agree_with_a_count_of_what_runs(cls, name):
     """PyTorch's own counter sees the convolutions and products that really run."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode

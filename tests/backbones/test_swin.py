@@ -1,4 +1,4 @@
-"""Swin at sizes that its windows do not divide, against transformers' fresh from the factory."""
+"""Swin at sizes that its windows do not divide, against transformers."""
 
 import numpy as np
 import pytest

@@ -116,9 +116,9 @@ def test_registered_configuration(tmp_path):
 
 @pytest.mark.only("torch")
 def test_registered_layouts():
-    layout = Layout("own", ())
+    layout = Layout("mine", ())
     register_layouts("OwnFamily", [layout])
     register_layouts("OwnFamily", [layout])  # As in a notebook cell that runs twice.
-    assert keras_spm.list_layouts(OwnFamily((8,) * 4)) == ["own"]
+    assert keras_spm.list_layouts(OwnFamily((8,) * 4)) == ["mine"]
     with pytest.raises(ValueError, match="'PVTv2' is already registered"):
         register_layouts("PVTv2", [layout])

@@ -20,15 +20,15 @@ def _boxes(*shape, seed=0):
 
 
 def _encoded(anchor, box):
-    box_size, anchor_size = (each[2:] - each[:2] for each in (box, anchor))
+    box_sides, anchor_sides = (each[2:] - each[:2] for each in (box, anchor))
     offset = (box[:2] + box[2:]) / 2 - (anchor[:2] + anchor[2:]) / 2
-    return np.concatenate([offset / anchor_size, np.log(box_size / anchor_size)])
+    return np.concatenate([offset / anchor_sides, np.log(box_sides / anchor_sides)])
 
 
 def _decoded(anchors, deltas):
-    anchor_sizes = anchors[:, 2:] - anchors[:, :2]
-    centers = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[..., :2] * anchor_sizes
-    sizes = anchor_sizes * np.exp(np.minimum(deltas[..., 2:], np.log(62.5)))
+    anchor_sides = anchors[:, 2:] - anchors[:, :2]
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2 + deltas[..., :2] * anchor_sides
+    sizes = anchor_sides * np.exp(np.minimum(deltas[..., 2:], np.log(62.5)))
     return np.concatenate([centers - sizes / 2, centers + sizes / 2], -1)
 
 

@@ -125,8 +125,9 @@ def test_subclasses_of_tasks(name, cls, tmp_path):
     model = TASKS[name](_backbone(), cls)
     if cls is MyClassifier:
         model.temperature = 2.0
-    check_round_trips(model, IMAGES, tmp_path)
+    model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
+    check_equal(model, again, IMAGES)
     assert type(again) is cls and again.get_config() == model.get_config()
     assert type(_optimizer(again)) is type(_optimizer(model))
 
@@ -265,7 +266,7 @@ def test_models_without_optimizer(model, tmp_path):
     model.freeze(0)
 
 
-@pytest.mark.parametrize("jit_compile", [None, True, False])
+@pytest.mark.parametrize("jit_compile", [None, False])
 def test_saved_jit_compile(model, jit_compile, tmp_path):
     """A file works on another backend unless the user chose a compiler."""
     model.compile(**({} if jit_compile is None else {"jit_compile": jit_compile}))

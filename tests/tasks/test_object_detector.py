@@ -424,7 +424,7 @@ def test_only_the_class_predictor_depends_on_the_number_of_classes(model, tmp_pa
     config = json.loads((tmp_path / "folder/config.json").read_text())
     config["task"]["config"]["num_classes"] = 4
     (tmp_path / "folder/config.json").write_text(json.dumps(config))
-    with pytest.raises(FormatError, match="weights of other classes than it describes"):
+    with pytest.raises(FormatError, match="weights for other classes than"):
         ObjectDetector.from_preset(tmp_path / "folder")
 
 

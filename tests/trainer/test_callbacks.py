@@ -38,10 +38,10 @@ def test_tensorflow_reads_the_log(tmp_path):
         assert version.file_version == "brain.Event:2"
         for event in events:
             assert abs(event.wall_time - path.stat().st_mtime) < 60
-            (value,) = event.summary.value
-            key = (path.parent.name, value.tag, event.step)
-            assert key not in read
-            read[key] = value.simple_value
+            for value in event.summary.value:
+                key = (path.parent.name, value.tag, event.step)
+                assert key not in read
+                read[key] = value.simple_value
     steps = (1, 2, 3)
     expected = {("training", "loss", step): np.float32(300.5 / step) for step in steps}
     expected |= {("validation", "loss", step): step - 1 for step in steps}

@@ -97,17 +97,17 @@ def test_a_segmenter_from_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dense, "TEST_SCENES", 16)
     scenes = list(DigitScenes("test", 3, 64))
-    for place, scene in enumerate(scenes):
-        (tmp_path / f"in/{place}").mkdir(parents=True)
-        Image.fromarray(scene["image"][:50]).save(tmp_path / f"in/{place}/scene.png")
+    for index, scene in enumerate(scenes):
+        (tmp_path / f"in/{index}").mkdir(parents=True)
+        Image.fromarray(scene["image"][:50]).save(tmp_path / f"in/{index}/scene.png")
     assert main(["predict", "model.keras", "in"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    for place, (scene, line) in enumerate(zip(scenes, lines, strict=True)):
+    for index, (scene, line) in enumerate(zip(scenes, lines, strict=True)):
         (expected,) = model.segment([scene["image"][:50]])
-        target = f"predictions/in/{place}/scene.png.png"
+        target = f"predictions/in/{index}/scene.png.png"
         assert line.endswith(f"→ {target}")
         likeliest = np.bincount(expected.ravel()).argmax()
-        assert line.startswith(f"in/{place}/scene.png  {names[likeliest]} ")
+        assert line.startswith(f"in/{index}/scene.png  {names[likeliest]} ")
         with Image.open(target) as picture:
             np.testing.assert_array_equal(np.array(picture), expected)
     settings = _sets("image_size=64")

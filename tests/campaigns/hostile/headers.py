@@ -11,7 +11,7 @@ from tests.campaigns.hostile.case import WEIGHTS, Case, state
 
 KIND = "safetensors header"
 _TENSOR = "norm1.weight"  # The one that is made wrong: eight values.
-_NEIGHBOUR = "norm1.bias"
+_NEIGHBOR = "norm1.bias"
 _LARGEST = 2**64 - 1
 
 
@@ -139,12 +139,12 @@ def _hole(folder, valid):
 
 def _swap(header):
     """Two tensors of one size change places: a valid file of other values."""
-    first, second = header[_TENSOR], header[_NEIGHBOUR]
+    first, second = header[_TENSOR], header[_NEIGHBOR]
     first["data_offsets"], second["data_offsets"] = second["data_offsets"], first["data_offsets"]
 
 
 def _same_offsets(header):
-    header[_TENSOR]["data_offsets"] = header[_NEIGHBOUR]["data_offsets"]
+    header[_TENSOR]["data_offsets"] = header[_NEIGHBOR]["data_offsets"]
 
 
 _VALUES = np.linspace(-2, 2, 8)
