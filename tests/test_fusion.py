@@ -13,6 +13,7 @@ from keras_spm import (
     load_torch_weights,
     to_torch_state_dict,
 )
+from keras_spm.heads import SemanticFPN
 from keras_spm.layers import StepwisePatchMerging
 from tests import contract, golden
 from tests.helpers import difference, random_array, randomize
@@ -64,7 +65,7 @@ def test_fused_classifier_refuses_training(classifiers):
 
 
 def test_fused_segmenter_refuses_training():
-    fused = fuse(SemanticSegmenter(golden.short_backbone("pvt_v2"), 3, None, 255, 8, 8))
+    fused = fuse(golden.segmenter())
     _check_refusal(fused, np.zeros((3, 64, 64), "int32"))
 
 
@@ -76,10 +77,11 @@ def test_class_names_are_kept(classifiers):
 
 def test_fused_model_in_a_preset_folder(tmp_path):
     backbone = golden.backbone("pvt_v2", gradient_checkpointing=True)
-    fused = fuse(randomize(SemanticSegmenter(backbone, 3, None, 255, 8, 8)))
+    decoder = SemanticFPN(pyramid_channels=8, channels=8)
+    fused = fuse(randomize(SemanticSegmenter(backbone, 3, decoder)))
     fused.save_to_preset(tmp_path / "segmenter")
     loaded = SemanticSegmenter.from_preset(tmp_path / "segmenter")
-    assert loaded.fused
+    assert loaded.decoder.fused
     assert loaded.backbone.gradient_checkpointing
     for weight, original in zip(loaded.get_weights(), fused.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, original)
@@ -108,7 +110,7 @@ def test_fused_model_has_presets_but_no_torch_form(classifiers, tmp_path):
     batch = contract.images(*contract.USUAL)
     assert difference(again.predict(batch, verbose=0), fused.predict(batch, verbose=0)) == 0
     for convert in (to_torch_state_dict, lambda model: load_torch_weights(model, {})):
-        with pytest.raises(ValueError, match="is fused, .* convert the original"):
+        with pytest.raises(ValueError, match="is fused, .* Convert the original"):
             convert(fused)
 
 
