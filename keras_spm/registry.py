@@ -13,11 +13,7 @@ _Value = typing.TypeVar("_Value")
 
 
 def lookup(kind: str, name: str, known: collections.abc.Mapping[str, _Value]) -> _Value:
-    """Returns `known[name]`.
-
-    Raises:
-        ValueError: for an unknown name; suggests the nearest one and lists all.
-    """
+    """Returns `known[name]`; the `ValueError` for an unknown name suggests the nearest one."""
     if name in known:
         return known[name]
     nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
@@ -26,11 +22,7 @@ def lookup(kind: str, name: str, known: collections.abc.Mapping[str, _Value]) ->
 
 
 class Registry(collections.abc.Mapping):
-    """A mapping from names to the objects that registered under them.
-
-    Args:
-        kind: what the objects are, for messages.
-    """
+    """A mapping from names to objects; `kind` says what they are, in messages."""
 
     def __init__(self, kind: str) -> None:
         self._kind = kind
@@ -39,8 +31,7 @@ class Registry(collections.abc.Mapping):
     def register(self, name: str, value: _Value) -> _Value:
         """Registers an object and returns it.
 
-        The same class or function defined again, as in a notebook cell that runs twice,
-        replaces the earlier one. An equal object may be registered again.
+        A class or function that is defined again, as in a notebook, replaces the earlier one.
 
         Raises:
             ValueError: if another object has the name.
@@ -65,7 +56,6 @@ class Registry(collections.abc.Mapping):
 
 
 def _origin(value):
-    """Module and name of a class or function; the identity of any other object."""
     return getattr(value, "__module__", None), getattr(value, "__qualname__", id(value))
 
 
@@ -94,10 +84,10 @@ class PresetMixin:
         preset was saved as.
 
         Args:
-            name: a preset of the class or its long name, see `keras_spm.list_presets()`; a
-                folder written by `save_to_preset`, transformers or timm; or the address of
-                such a folder on the hub, `"hf://owner/name"`, optionally with
-                `"@revision"`. Tasks take long names only.
+            name: a preset of the class (backbones only) or a long name, see
+                `keras_spm.list_presets()`; a folder written by `save_to_preset`, transformers
+                or timm; or its address on the hub, `"hf://owner/name"`, optionally with
+                `"@revision"`.
             load_weights: bool; `False` for random weights.
             **arguments: constructor arguments that replace those of the preset. A task with
                 another `num_classes` has new class predictors.
@@ -111,9 +101,6 @@ class PresetMixin:
 
     def save_to_preset(self, folder: PathLike) -> None:
         """Writes configuration and weights to a new folder, for `from_preset`.
-
-        Args:
-            folder: path; it must not exist or be empty.
 
         Raises:
             FileExistsError: if the folder is not empty. No partial folder is left behind.

@@ -28,8 +28,8 @@ def make_merging(
             `output_dim` and then Guided Local Enhancement.
         output_dim: int, channels of the output.
         default_merging: function (output_dim, name, dtype) → layer, the family's own.
-        fused: bool, whether batch normalization is folded away.
-        dtype: dtype policy or its name.
+        fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
+        dtype: dtype policy.
 
     Raises:
         ValueError: for an unknown `kind`.

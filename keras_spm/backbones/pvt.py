@@ -1,8 +1,7 @@
 """Pyramid Vision Transformer, optionally with Stepwise Patch Merging.
 
-References:
-    Wang et al., Pyramid Vision Transformer, arXiv 2102.12122.
-    Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
+Wang et al., Pyramid Vision Transformer, arXiv 2102.12122.
+Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
 """
 
 import functools
@@ -54,10 +53,9 @@ VARIANTS = {
 class PVT(PyramidBackbone):
     """PVT: patch embedding, position embeddings, spatial-reduction attention, class token.
 
-    `pyramid_outputs` are the maps of the four stages before any final normalization. With
-    the class token, `pooled_output` is the token and `output` the last map, both after the
-    final normalization. Without it, as for dense prediction, there is no final
-    normalization, `output` is P5, and `pooled_output` its mean.
+    `pyramid_outputs` are not normalized. With the class token, `pooled_output` is the token
+    and `output` the last map, both after the final normalization. Without it, as for dense
+    prediction, there is no final normalization, and `pooled_output` is the mean of P5.
 
     Args:
         embed_dims: four ints, channels of the stages.
@@ -68,19 +66,14 @@ class PVT(PyramidBackbone):
         class_token: bool, whether stage 4 has a class token; the last of `sr_ratios` must
             be 1 then.
         drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a linear map of 2x2 patches), `"spm"` (Stepwise Patch
-            Merging), or for ablation one of its halves, `"msa"` or `"gle"`, see
-            `make_merging`. `None` for the class\'s own default.
-        fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"`, `"msa"` or `"gle"`,
+            see `make_merging`; `None` for the class's own default.
+        fused: bool, see `make_merging`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code, 1e-6 in transformers).
-        pretrain_image_size: (height, width) of the images whose patch grids the position
-            embeddings have; they are resized for other images. By default the size in
-            `image_shape`, or 224x224 if that leaves the size open.
-        dtype: dtype policy of the layers.
-        **kwargs: `image_shape`, `data_format`, `frozen_stages`,
-            `frozen_batch_normalization`, `gradient_checkpointing` and `name`, see
-            `PyramidBackbone`.
+        pretrain_image_size: (height, width) for which the position embeddings are not
+            resized; by default that of `image_shape`, or 224x224 if it is open.
+        image_shape, data_format, dtype, **kwargs: see `PyramidBackbone`.
 
     Example:
 
@@ -177,10 +170,7 @@ class PVT(PyramidBackbone):
 
 
 class PVTSPM(PVT):
-    """PVT with Stepwise Patch Merging as its three mergings.
-
-    Takes the arguments of `PVT`; the default of `merging` is `"spm"`.
-    """
+    """`PVT` with `merging="spm"` by default."""
 
     preset_prefix = "pvt_spm_"
     default_merging = "spm"

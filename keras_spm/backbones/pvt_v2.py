@@ -1,9 +1,7 @@
 """Pyramid Vision Transformer v2, optionally with Stepwise Patch Merging.
 
-References:
-    Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer,
-    arXiv 2106.13797.
-    Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
+Wang et al., PVT v2: Improved Baselines with Pyramid Vision Transformer, arXiv 2106.13797.
+Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
 """
 
 import functools
@@ -69,19 +67,14 @@ class PVTv2(PyramidBackbone):
         num_heads: four ints; each divides the channels of its stage.
         mlp_ratios: four numbers, hidden channels of the MLP over the stage's channels.
         sr_ratios: four ints, spatial reduction of keys and values.
-        linear_attention: bool, whether keys and values are pooled to 7x7 (the `_li`
-            variants).
+        linear_attention: bool, whether keys and values are pooled to 7x7 (`_li` variants).
         drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a strided 3x3 convolution), `"spm"` (Stepwise Patch
-            Merging), or for ablation one of its halves, `"msa"` or `"gle"`, see
-            `make_merging`. `None` for the class\'s own default.
-        fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
+        merging: `"default"` (a strided 3x3 convolution), `"spm"`, `"msa"` or `"gle"`,
+            see `make_merging`; `None` for the class's own default.
+        fused: bool, see `make_merging`.
         embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code and timm, 1e-6 in transformers).
-        dtype: dtype policy of the layers.
-        **kwargs: `image_shape`, `data_format`, `frozen_stages`,
-            `frozen_batch_normalization`, `gradient_checkpointing` and `name`, see
-            `PyramidBackbone`.
+        dtype, **kwargs: see `PyramidBackbone`.
 
     Example:
 
@@ -163,10 +156,7 @@ class PVTv2(PyramidBackbone):
 
 
 class PVTv2SPM(PVTv2):
-    """PVT v2 with Stepwise Patch Merging as its three mergings.
-
-    Takes the arguments of `PVTv2`; the default of `merging` is `"spm"`.
-    """
+    """`PVTv2` with `merging="spm"` by default."""
 
     preset_prefix = "pvt_v2_spm_"
     default_merging = "spm"

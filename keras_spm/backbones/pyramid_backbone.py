@@ -29,9 +29,8 @@ class PyramidBackbone(PresetMixin, keras.Model):
 
     Images are (batch, height, width, channels), or (batch, channels, height, width) with
     `data_format="channels_first"`. Feature maps have the same format; all layers inside
-    use channels_last. A subclass registers itself under its class name when it is defined,
-    here and for Keras's serialization, so that presets, converters, recipes, commands and
-    saved models find it.
+    use channels_last. A subclass is registered under its class name, so that presets,
+    converters, recipes, commands and saved models find it.
 
     Args:
         stem: layer from images to a map of stride 4.
@@ -40,13 +39,11 @@ class PyramidBackbone(PresetMixin, keras.Model):
         config: dict of the family's own constructor arguments. Each becomes an attribute
             and is part of `get_config`.
         final_norm: optional layer, applied to the last map and to the class token.
-        image_shape: (height, width, channels), or (channels, height, width) with
-            channels_first. Height and width are at least the stride of the last stage, or
-            `None` for any size. Any size and 3 channels by default.
+        image_shape: shape of an image; `None` for a height or width of any size. Any size
+            and 3 channels by default.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's default.
         dtype: dtype policy of the layers.
-        frozen_stages: int, see `freeze`.
-        frozen_batch_normalization: bool, see `freeze`.
+        frozen_stages, frozen_batch_normalization: see `freeze`.
         gradient_checkpointing: bool, whether training recomputes the activations of blocks
             in the backward pass to save memory, see `TransformerBlock`.
         name: str.
@@ -122,21 +119,19 @@ class PyramidBackbone(PresetMixin, keras.Model):
 
     @property
     def stem(self) -> keras.layers.Layer:
-        """The layer from images to stride 4."""
         return self.get_layer("stem")
 
     @property
     def stages(self) -> list[keras.layers.Layer]:
-        """The stages, in order."""
         return [self.get_layer(name) for name in self._stage_names]
 
     @property
     def layer_groups(self) -> list[list[keras.layers.Layer | keras.Variable]]:
         """Layers and variables by depth: the stem, then one group per block.
 
-        What precedes the first block of a stage (merging, position embedding, class token)
-        belongs to the group of the block before it; the norm of a stage belongs to the
-        group of its last block. The final norm is in no group: it is trained like a head.
+        Layers before the first block of a stage belong to the group of the block before
+        them, layers after the last block to its group. The final norm is in no group: it is
+        trained like a head.
         """
         groups = [[self.stem]]
         for stage in self.stages:
@@ -148,17 +143,10 @@ class PyramidBackbone(PresetMixin, keras.Model):
     def connect(
         self, images: keras.KerasTensor
     ) -> tuple[dict[str, keras.KerasTensor], keras.KerasTensor]:
-        """Applies the backbone's layers to symbolic images inside another functional model.
+        """Returns (pyramid_outputs, pooled_output) of symbolic images in another model.
 
         Unlike calling the backbone, this makes the stem and every stage a layer of that
-        model: `model.get_layer("stage4").output` belongs to its graph. The variables are
-        shared with the backbone.
-
-        Args:
-            images: symbolic images in the backbone's data format.
-
-        Returns:
-            (pyramid_outputs, pooled_output)
+        functional model. The variables are shared with the backbone.
         """
         pyramid_outputs, _, pooled_output = self._connect(images, shared=True)
         return pyramid_outputs, pooled_output
@@ -167,15 +155,14 @@ class PyramidBackbone(PresetMixin, keras.Model):
         """Freezes the stem and the first stages; later stages stay trainable.
 
         The final normalization, if there is one, is frozen with the last stage. Frozen
-        batch normalization layers run in inference mode. As always in Keras, a compiled
-        model must be compiled again to take the change into account.
+        batch normalization layers run in inference mode. A compiled model must be compiled
+        again to take the change into account.
 
         Args:
-            up_to_stage: int, the number of frozen stages, kept as `frozen_stages`; `None`
-                for all of them. 0 freezes nothing, not even the stem.
+            up_to_stage: int, the number of frozen stages; `None` for all of them. 0 freezes
+                nothing, not even the stem.
             batch_normalization: bool, whether the batch normalization layers of all stages
-                are frozen, for batches too small for statistics; kept as
-                `frozen_batch_normalization`.
+                are frozen, for batches too small for statistics.
 
         Raises:
             ValueError: if there are fewer stages.
@@ -193,8 +180,7 @@ class PyramidBackbone(PresetMixin, keras.Model):
             stage.trainable = number > up_to_stage
             for layer in stage._flatten_layers():
                 if isinstance(layer, keras.layers.BatchNormalization):
-                    # Both ways: on TensorFlow a stage that was trained before does not pass
-                    # its own setting on.
+                    # Also to True: on TensorFlow, a trained stage does not pass its setting on.
                     layer.trainable = stage.trainable and not batch_normalization
         if self._final_norm is not None:
             self._final_norm.trainable = up_to_stage < len(stages)
@@ -213,14 +199,7 @@ class PyramidBackbone(PresetMixin, keras.Model):
         return total
 
     def pyramid_shapes(self, input_shape: Shape) -> dict[str, Shape]:
-        """Returns the shapes of the (channels_last) feature maps.
-
-        Args:
-            input_shape: (batch, height, width, channels).
-
-        Returns:
-            {"P2": (batch, height / 4, width / 4, channels), …}
-        """
+        """Returns {"P2": (batch, height / 4, width / 4, channels), …}, always channels_last."""
         shapes, shape = {}, self.stem.compute_output_shape(input_shape)
         for level, stage in zip(self._pyramid_outputs, self.stages, strict=True):
             shape = stage.compute_output_shape(shape)
@@ -257,11 +236,7 @@ def spatial_sizes(
 
 
 def four_each(**values: Sequence) -> dict[str, tuple]:
-    """Returns {argument: tuple of four values, one per stage}.
-
-    Raises:
-        ValueError: for an argument that does not have four values.
-    """
+    """Returns {argument: tuple}, after checking that each has four values, one per stage."""
     values = {name: tuple(value) for name, value in values.items()}
     for name, value in values.items():
         if len(value) != 4:
@@ -274,13 +249,12 @@ def make_blocks(
     drop_path_rate: float,
     make_block: Callable[[int, int, float, str], keras.layers.Layer],
 ) -> list[list[keras.layers.Layer]]:
-    """Returns a list of blocks for each stage.
+    """Returns a list of `depths[stage]` blocks for each stage.
 
     Args:
-        depths: ints, the number of blocks of each stage.
+        depths: ints.
         drop_path_rate: float, of the last block; the rates rise linearly from 0.
-        make_block: function (stage, block, rate, name) → layer; stage and block count
-            from 0.
+        make_block: function (stage, block, rate, name) → layer; stage and block count from 0.
     """
     rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
     return [

@@ -1,8 +1,7 @@
 """Swin Transformer, optionally with Stepwise Patch Merging.
 
-References:
-    Liu et al., Swin Transformer, arXiv 2103.14030.
-    Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
+Liu et al., Swin Transformer, arXiv 2103.14030.
+Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
 """
 
 import functools
@@ -44,14 +43,10 @@ class Swin(PyramidBackbone):
         window_size: int, height and width of a window.
         mlp_ratio: number, hidden channels of the MLP over the stage's channels.
         drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a linear map of 2x2 patches), `"spm"` (Stepwise Patch
-            Merging), or for ablation one of its halves, `"msa"` or `"gle"`, see
-            `make_merging`. `None` for the class\'s own default.
-        fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
-        dtype: dtype policy of the layers.
-        **kwargs: `image_shape`, `data_format`, `frozen_stages`,
-            `frozen_batch_normalization`, `gradient_checkpointing` and `name`, see
-            `PyramidBackbone`.
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"`, `"msa"` or `"gle"`,
+            see `make_merging`; `None` for the class's own default.
+        fused: bool, see `make_merging`.
+        dtype, **kwargs: see `PyramidBackbone`.
 
     Example:
 
@@ -116,10 +111,7 @@ class Swin(PyramidBackbone):
 
 
 class SwinSPM(Swin):
-    """Swin with Stepwise Patch Merging as its three mergings.
-
-    Takes the arguments of `Swin`; the default of `merging` is `"spm"`.
-    """
+    """`Swin` with `merging="spm"` by default."""
 
     preset_prefix = "swin_spm_"
     default_merging = "spm"

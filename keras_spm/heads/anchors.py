@@ -46,24 +46,21 @@ class Anchors(keras.layers.Layer):
 
     @property
     def anchors_per_position(self) -> int:
-        """The number of anchors of a position."""
         return self.scales_per_octave * len(self.aspect_ratios)
 
     def call(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            level: self._level_anchors(level, ops.shape(maps)[1:3])
-            for level, maps in inputs.items()
-        }
+        return {level: self._level_anchors(level, maps) for level, maps in inputs.items()}
 
-    def _level_anchors(self, level, size):
+    def _level_anchors(self, level, maps):
         stride = 2 ** int(level.removeprefix("P"))
-        rows, columns = (ops.cast(ops.arange(length) * stride, "float32") for length in size)
+        lengths = ops.shape(maps)[1:3]
+        rows, columns = (ops.cast(ops.arange(length) * stride, "float32") for length in lengths)
         rows, columns = ops.meshgrid(rows, columns, indexing="ij")
         centers = ops.reshape(ops.stack([columns, rows, columns, rows], axis=-1), (-1, 1, 4))
         return ops.reshape(centers + self._base_anchors(stride), (-1, 4))
 
     def _base_anchors(self, stride):
-        """(anchors_per_position, 4): the anchors centered at 0."""
+        """Returns (anchors_per_position, 4), the anchors centered at 0."""
         count = self.scales_per_octave
         sides = [self.base_scale * stride * 2 ** (index / count) for index in range(count)]
         halves = [
@@ -74,10 +71,8 @@ class Anchors(keras.layers.Layer):
         return np.array([(-x, -y, x, y) for x, y in halves], "float32")
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> dict[str, Shape]:
-        return {
-            level: (num_anchors(shape, self.anchors_per_position), 4)
-            for level, shape in input_shape.items()
-        }
+        count = self.anchors_per_position
+        return {level: (num_anchors(shape, count), 4) for level, shape in input_shape.items()}
 
     def get_config(self) -> dict[str, Any]:
         config = {

@@ -8,8 +8,7 @@ from keras.utils import bounding_boxes
 
 from keras_spm.types import Tensor
 
-# Clamp on dw and dh.
-_MAX_LOG_SCALE = math.log(1000 / 16)
+_MAX_LOG_SCALE = math.log(1000 / 16)  # Clamp on dw and dh.
 _DELTAS = "center_xywh"
 
 
@@ -31,27 +30,21 @@ class BoxCoder:
         self.weights = tuple(weights)
 
     def encode(self, references: Tensor, boxes: Tensor) -> Tensor:
-        """Returns the deltas, (batch, boxes, 4), from reference boxes to boxes.
+        """Returns the deltas, (batch, boxes, 4); finite also for boxes without area.
 
         Args:
             references: (boxes, 4) or (batch, boxes, 4), xyxy.
-            boxes: (batch, boxes, 4), xyxy. A box without area, such as padding, has finite
-                deltas.
+            boxes: (batch, boxes, 4), xyxy.
         """
         deltas = bounding_boxes.encode_box_to_deltas(references, boxes, "xyxy", "xyxy", _DELTAS)
         return deltas / ops.convert_to_tensor(self.weights, deltas.dtype)
 
     def decode(self, references: Tensor, deltas: Tensor) -> Tensor:
-        """Returns the boxes, (batch, boxes, 4) xyxy; the inverse of `encode`.
+        """Returns the boxes, xyxy; the inverse of `encode`.
 
         A side grows to at most 62.5 times that of its reference box.
-
-        Args:
-            references: (boxes, 4) or (batch, boxes, 4), xyxy.
-            deltas: (batch, boxes, 4).
         """
         deltas = deltas * ops.convert_to_tensor(self.weights, deltas.dtype)
-        deltas = ops.concatenate(
-            [deltas[..., :2], ops.minimum(deltas[..., 2:], _MAX_LOG_SCALE)], -1
-        )
+        sizes = ops.minimum(deltas[..., 2:], _MAX_LOG_SCALE)
+        deltas = ops.concatenate([deltas[..., :2], sizes], -1)
         return bounding_boxes.decode_deltas_to_boxes(references, deltas, "xyxy", "xyxy", _DELTAS)

@@ -49,7 +49,7 @@ class FeaturePyramid(keras.layers.Layer):
             level: self._conv(3, f"output_{level}", self.channels) for level in self.levels
         }
         channels, self.extra_convs = input_shape[self.levels[-1]][-1], {}
-        for level in self._extra_level_names():
+        for level in self._extra_levels_after(self.levels[-1]):
             self.extra_convs[level] = self._conv(3, f"output_{level}", channels, strides=2)
             channels = self.channels
 
@@ -68,9 +68,8 @@ class FeaturePyramid(keras.layers.Layer):
         layer.build((None, None, None, input_channels))
         return layer
 
-    def _extra_level_names(self):
-        coarsest = _level_number(self.levels[-1])
-        return [f"P{coarsest + step + 1}" for step in range(self.extra_levels)]
+    def _extra_levels_after(self, level):
+        return [f"P{_level_number(level) + step + 1}" for step in range(self.extra_levels)]
 
     def call(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         maps = {level: self.lateral_convs[level](inputs[level]) for level in self.levels}
@@ -85,18 +84,15 @@ class FeaturePyramid(keras.layers.Layer):
         return outputs
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> dict[str, Shape]:
-        shapes = {
-            level: (*input_shape[level][:-1], self.channels) for level in sorted_levels(input_shape)
-        }
-        batch, *sizes, _ = input_shape[max(input_shape, key=_level_number)]
-        coarsest = _level_number(max(input_shape, key=_level_number))
-        for step in range(self.extra_levels):
+        levels = sorted_levels(input_shape)
+        shapes = {level: (*input_shape[level][:-1], self.channels) for level in levels}
+        batch, *sizes, _ = input_shape[levels[-1]]
+        for level in self._extra_levels_after(levels[-1]):
             sizes = [size and (size + 1) // 2 for size in sizes]
-            shapes[f"P{coarsest + step + 1}"] = (batch, *sizes, self.channels)
+            shapes[level] = (batch, *sizes, self.channels)
         return shapes
 
     def macs(self, input_shape: dict[str, Shape]) -> int:
-        """Returns the multiply-accumulate operations of one image, for {level: shape}."""
         shapes, total = self.compute_output_shape(input_shape), 0
         for level in self.levels:
             total += macs(self.lateral_convs[level], input_shape[level])

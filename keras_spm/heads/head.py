@@ -10,9 +10,8 @@ from keras_spm.registry import HEADS
 class Head(keras.layers.Layer):
     """A layer from a backbone's pyramid to the outputs of a task.
 
-    A subclass registers itself under its class name when it is defined, for Keras's
-    serialization and for presets. It names the pyramid levels that it reads in `levels`, all
-    four by default.
+    A subclass is registered under its class name, for Keras's serialization and presets. It
+    names the pyramid levels that it reads in `levels`.
 
     Args:
         num_classes: int; `None` to let the task set it.

@@ -19,8 +19,7 @@ class Matcher:
     low; of several ground-truth boxes the last one wins. All shapes are static.
 
     Args:
-        positive_threshold: float.
-        negative_threshold: float, at most `positive_threshold`.
+        positive_threshold, negative_threshold: floats from 0 to 1.
         allow_low_quality_matches: bool.
 
     Raises:
@@ -48,16 +47,12 @@ class Matcher:
         self.allow_low_quality_matches = allow_low_quality_matches
 
     def __call__(self, candidates: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
-        """Matches the candidates of a batch.
+        """Returns (batch, candidates) int32: index of a box, `BACKGROUND` or `IGNORE`.
 
         Args:
             candidates: (candidates, 4) or (batch, candidates, 4), xyxy.
             boxes: (batch, objects, 4), xyxy.
             labels: (batch, objects) ints; entries below 0 are padding.
-
-        Returns:
-            (batch, candidates) int32: index of the assigned ground-truth box, `BACKGROUND`
-            or `IGNORE`.
         """
         iou = bounding_boxes.compute_iou(boxes, candidates, "xyxy")
         iou = ops.where(ops.expand_dims(labels >= 0, -1), iou, -1.0)
@@ -101,14 +96,7 @@ class BalancedSampler:
         self.seed = seed
 
     def __call__(self, matches: Tensor) -> Tensor:
-        """Samples from the matches of a batch.
-
-        Args:
-            matches: (batch, candidates) int32, from `Matcher`.
-
-        Returns:
-            (batch, candidates) bool, true where a candidate is sampled.
-        """
+        """Returns (batch, candidates) bool, for the output of a `Matcher`."""
         matches = ops.convert_to_tensor(matches)
         priorities = keras.random.uniform(ops.shape(matches), seed=self.seed)
         most_positives = int(self.num_samples * self.positive_fraction)

@@ -6,8 +6,7 @@ from keras.utils import bounding_boxes
 from keras_spm import backend
 from keras_spm.types import Tensor
 
-# Boxes per iteration.
-_TILE = 256
+_TILE = 256  # Boxes per iteration.
 
 
 def non_max_suppression(
@@ -18,8 +17,7 @@ def non_max_suppression(
     The result is that of greedy suppression: a box is kept unless a kept box of the same
     class with a higher score (or the same score and a lower index) has an intersection over
     union above the threshold with it. It is computed in tiles of boxes instead of box by
-    box, and stops when `max_detections` boxes of every image are kept. All shapes are
-    static.
+    box, until `max_detections` boxes of every image are kept. All shapes are static.
 
     Args:
         boxes: (batch, boxes, 4), xyxy.
@@ -49,11 +47,9 @@ def non_max_suppression(
 
 
 def _kept_indices(boxes, scores, labels, iou_threshold, max_detections):
-    """Greedy suppression of boxes that are sorted by descending score.
+    """Suppresses boxes that are sorted by descending score.
 
-    Returns:
-        (kept, counts): (batch, max_detections) indices of the kept boxes, of which the
-        first (batch,) `counts` are valid.
+    Returns (batch, max_detections) indices, and the numbers (batch,) of those that are valid.
     """
     batch, count = ops.shape(scores)
     tiles = (count + _TILE - 1) // _TILE
@@ -101,18 +97,14 @@ def _kept_indices(boxes, scores, labels, iou_threshold, max_detections):
 
 
 def _greedy(overlaps, candidates):
-    """Greedy suppression within a tile.
+    """Returns (batch, boxes) bool, the kept boxes of a tile.
 
     "A box is kept if no kept box suppresses it" has one fixed point. Iteration reaches it
     in at most as many steps as the longest chain of suppressions has boxes.
 
     Args:
-        overlaps: (batch, boxes, boxes) bool, whether the first box suppresses the second;
-            only earlier boxes suppress later ones.
+        overlaps: (batch, boxes, boxes) bool, whether the first box suppresses the second.
         candidates: (batch, boxes) bool.
-
-    Returns:
-        (batch, boxes) bool, the kept boxes.
     """
 
     def is_changing(keep, previous):

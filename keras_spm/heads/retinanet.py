@@ -145,7 +145,7 @@ class RetinaNet(Head):
         targets: dict[str, Tensor],
         sample_weight: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Returns the losses of a batch: focal loss of all anchors, box loss of positives.
+        """Returns {name: (batch,)}: focal loss of all anchors, box loss of positives.
 
         Both are divided by the number of positive anchors in the batch, at least 1.
 
@@ -155,10 +155,6 @@ class RetinaNet(Head):
                 objects), -1 for padding; optionally `crowd` (batch, objects), true for
                 objects that are not trained on.
             sample_weight: optional (batch,).
-
-        Returns:
-            {"classification_loss": (batch,), "box_loss": (batch,)}, the contributions of
-            the images, whose sums are the batch's losses.
         """
         anchors = ops.concatenate(list(outputs["anchors"].values()))
         logits, deltas = (
@@ -198,8 +194,7 @@ class RetinaNet(Head):
 
         Args:
             outputs: outputs of the layer.
-            image_size: (height, width) of the batch, at which boxes are clipped. Boxes
-                without area are dropped.
+            image_size: (height, width) of the batch, at which boxes are clipped.
 
         Returns:
             dict of `boxes` (batch, max_detections, 4), xyxy in pixels, `scores` and
@@ -210,8 +205,7 @@ class RetinaNet(Head):
             ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True)
         )
         height, width = image_size
-        limits = ops.cast(ops.stack([width, height, width, height]), "float32")
-        boxes = ops.clip(boxes, 0, limits)
+        boxes = ops.clip(boxes, 0, ops.cast(ops.stack([width, height] * 2), "float32"))
         # A box outside the image has no area left.
         has_area = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
         scores = ops.where(has_area & (scores > self.score_threshold), scores, 0.0)
@@ -221,7 +215,7 @@ class RetinaNet(Head):
         return {"boxes": boxes, "scores": scores, "labels": labels}
 
     def _candidates(self, outputs, level):
-        """Boxes, scores and labels of the (anchor, class) pairs of a level to suppress."""
+        """Returns boxes, scores and labels of the best (anchor, class) pairs of a level."""
         logits, deltas = outputs["logits"][level], outputs["deltas"][level]
         # The best pairs are among the anchors with the best classes: far fewer to sort.
         _, anchors = ops.top_k(ops.max(logits, axis=-1), self._limit(logits))
@@ -253,7 +247,6 @@ class RetinaNet(Head):
         }
 
     def macs(self, input_shape: dict[str, Shape]) -> int:
-        """Returns the multiply-accumulate operations of one image, for {level: shape}."""
         shapes = self.feature_pyramid.compute_output_shape(input_shape)
         return self.feature_pyramid.macs(input_shape) + sum(
             macs(conv, (*shape[:-1], conv.kernel.shape[2]))

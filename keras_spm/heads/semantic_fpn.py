@@ -27,12 +27,10 @@ class SemanticFPN(Head):
         pyramid_channels: int, of the feature pyramid network.
         channels: int, of the convolutions after it.
         dropout: float, dropout rate.
-        fused: bool, whether batch normalization is folded into the convolutions, see
-            `keras_spm.fuse`.
+        fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
 
-    Input: {"P2": (batch, height, width, any channels), …}; each level has half the size of
-    the one before, rounded up or down. Output: (batch, height of P2, width of P2,
-    num_classes), float32 under every dtype policy.
+    Input: as of `FeaturePyramid`. Output: (batch, height of P2, width of P2, num_classes),
+    float32 under every dtype policy.
 
     Raises:
         ValueError: for a fused head in training.
@@ -43,11 +41,8 @@ class SemanticFPN(Head):
 
     Reference:
         Kirillov et al., Panoptic Feature Pyramid Networks, arXiv 1901.02446, section 3.1,
-        with batch normalization as in the code of PVT's authors (which drops whole
-        channels; here dropout is elementwise).
+        with batch normalization as in the code of PVT's authors.
     """
-
-    levels = ("P2", "P3", "P4", "P5")
 
     def __init__(
         self,
@@ -87,7 +82,7 @@ class SemanticFPN(Head):
         self.classifier.build((None, None, None, self.channels))
 
     def _block(self, name, number):
-        """A convolution and its batch normalization, which is None if it is folded."""
+        """Returns a convolution and its batch normalization, `None` if it is folded."""
         conv = keras.layers.Conv2D(
             self.channels,
             3,
@@ -126,7 +121,7 @@ class SemanticFPN(Head):
         return [self.classifier]
 
     def fold(self, original: "SemanticFPN") -> None:
-        """Assigns the variables of the head of which this one is the fused form."""
+        """Assigns the variables of the head whose fused form this is."""
         self.feature_pyramid.set_weights(original.feature_pyramid.get_weights())
         for level, blocks in self.branches.items():
             for (fused, _), (conv, norm) in zip(blocks, original.branches[level], strict=True):
@@ -139,7 +134,6 @@ class SemanticFPN(Head):
         return (*input_shape[sorted_levels(input_shape)[0]][:-1], self.num_classes)
 
     def macs(self, input_shape: dict[str, Shape]) -> int:
-        """Returns the multiply-accumulate operations of one image, for {level: shape}."""
         total = self.feature_pyramid.macs(input_shape)
         shapes = self.feature_pyramid.compute_output_shape(input_shape)
         sizes = [shapes[level][1:3] for level in self.branches]

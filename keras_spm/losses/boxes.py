@@ -1,4 +1,4 @@
-"""Box regression losses, from (..., 4) targets and predictions to one loss per box, (...)."""
+"""Box regression losses of (..., 4) targets and predictions; one float32 per box, (...)."""
 
 import keras
 from keras import ops
@@ -10,15 +10,7 @@ _EPSILON = 1e-12
 
 
 def l1_loss(targets: Tensor, predictions: Tensor) -> Tensor:
-    """Sums the absolute differences of the four numbers of a box.
-
-    Args:
-        targets: (..., 4).
-        predictions: (..., 4).
-
-    Returns:
-        (...), float32.
-    """
+    """Sums the absolute differences of the four numbers of a box."""
     return ops.sum(_distances(targets, predictions), axis=-1)
 
 
@@ -28,12 +20,8 @@ def smooth_l1_loss(targets: Tensor, predictions: Tensor, beta: float = 1 / 9) ->
     A distance d contributes `d**2 / (2 * beta)` below `beta` and `d - beta / 2` from there.
 
     Args:
-        targets: (..., 4).
-        predictions: (..., 4).
+        targets, predictions: (..., 4).
         beta: float, at least 0; 0 is `l1_loss`.
-
-    Returns:
-        (...), float32.
 
     Raises:
         ValueError: if `beta` is negative.
@@ -58,20 +46,14 @@ def generalized_iou_loss(targets: Tensor, predictions: Tensor, bounding_box_form
     their corners may be in either order.
 
     Args:
-        targets: (..., 4).
-        predictions: (..., 4).
-        bounding_box_format: str, of both, as in `keras.utils.bounding_boxes.convert_format`,
-            for example `"xyxy"`.
-
-    Returns:
-        (...), float32.
+        targets, predictions: (..., 4).
+        bounding_box_format: of both, as in `keras.utils.bounding_boxes.convert_format`.
 
     Raises:
         ValueError: if the format is unknown.
 
     Reference:
-        Rezatofighi et al., Generalized Intersection over Union, arXiv 1902.09630,
-        algorithm 2.
+        Rezatofighi et al., Generalized IoU, arXiv 1902.09630, algorithm 2.
     """
     true_start, true_end = _corners(targets, bounding_box_format)
     start, end = _corners(predictions, bounding_box_format)

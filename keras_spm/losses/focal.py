@@ -8,20 +8,16 @@ from keras_spm.types import Tensor
 def sigmoid_focal_loss(
     targets: Tensor, logits: Tensor, alpha: float = 0.25, gamma: float = 2.0
 ) -> Tensor:
-    """Computes binary cross-entropy that is weighted down for easy examples.
+    """Computes the binary cross-entropy of each logit, weighted down for easy examples.
 
     With p the predicted probability of the target, the loss is
     `-weight * (1 - p)**gamma * log(p)`. The weight is `alpha` for a target of 1 and
     `1 - alpha` for 0.
 
     Args:
-        targets: any shape and dtype, each 0 or 1.
-        logits: the same shape.
+        targets, logits: of the same shape; targets are 0 or 1.
         alpha: float from 0 to 1.
         gamma: float, at least 0; 0 is plain cross-entropy.
-
-    Returns:
-        The same shape, float32: one loss per logit.
 
     Reference:
         Lin et al., Focal Loss for Dense Object Detection, arXiv 1708.02002, equation 5.

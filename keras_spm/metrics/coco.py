@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 from collections.abc import Sequence
 
 import keras
@@ -25,29 +26,22 @@ def coco_average_precision(
     """Evaluates detected boxes with pycocotools, without its output.
 
     Args:
-        annotations: one dict per image: `boxes` (objects, 4), left, top, right and bottom in
-            pixels; `labels` (objects,), ints from 0; `crowd` (objects,) bool, where a crowd is
-            a group in one box that counts neither as found nor as missed, and detections in it
-            are ignored; `areas` (objects,) in pixels, which decide between small, medium and
-            large (COCO uses the areas of the masks).
+        annotations: one dict per image: `boxes` (objects, 4), xyxy in pixels; `labels`
+            (objects,), ints from 0; `crowd` (objects,) bool, true for groups, in which
+            detections are ignored; `areas` (objects,) in pixels, which decide between small,
+            medium and large (COCO uses the areas of the masks).
         detections: one dict per image: `boxes` (found, 4), `scores` (found,) and `labels`
             (found,). The 100 highest scores per class and image count.
-        class_names: optional, one per class; adds the average precision of each class.
+        class_names: optional, one per class; adds `"AP/<class name>"` of each class.
 
     Returns:
-        {name: float}, each from 0 to 1, or -1 if there are no objects:
-
-        - `"AP"`, average precision over the IoU thresholds 0.5, 0.55, …, 0.95, mean over the
-          classes; `"AP50"` and `"AP75"` at one threshold; `"AP_small"`, `"AP_medium"` and
-          `"AP_large"` for objects up to 32 * 32 pixels, up to 96 * 96, and above.
-        - `"AR_1"`, `"AR_10"` and `"AR_100"`, average recall with at most so many detections
-          per class and image; `"AR_small"`, `"AR_medium"` and `"AR_large"`.
-        - `"AP/<class name>"` of each class, if `class_names` are given.
+        {name: float}, COCO's twelve metrics (`METRIC_NAMES`), each from 0 to 1, or -1 if there
+        are no objects. `"AP"` is the mean over classes and the IoU thresholds 0.5, 0.55, …,
+        0.95; small objects have up to 32 * 32 pixels, medium ones up to 96 * 96.
 
     Raises:
         ImportError: if pycocotools is not installed.
-        ValueError: if `annotations` and `detections` differ in length, or a label has no class
-            name.
+        ValueError: for different numbers of images, or a label without a class name.
 
     Example:
 
@@ -83,37 +77,23 @@ def coco_average_precision(
 
 
 def _truth_records(image):
-    columns = zip(
-        _left_top_width_height(image["boxes"]).tolist(),
-        np.asarray(image["labels"]).tolist(),
-        np.asarray(image["crowd"]).tolist(),
-        np.asarray(image["areas"]).tolist(),
-        strict=True,
-    )
-    return [
-        {"bbox": box, "category_id": label, "iscrowd": int(crowd), "area": area}
-        for box, label, crowd, area in columns
-    ]
+    crowd = np.asarray(image["crowd"]).astype(int)
+    return _records(image, iscrowd=crowd, area=image["areas"])
 
 
 def _detection_records(image):
-    boxes = _left_top_width_height(image["boxes"])
-    columns = zip(
-        boxes.tolist(),
-        np.asarray(image["labels"]).tolist(),
-        np.asarray(image["scores"]).tolist(),
-        (boxes[:, 2] * boxes[:, 3]).tolist(),
-        strict=True,
-    )
-    return [
-        {"bbox": box, "category_id": label, "score": score, "iscrowd": 0, "area": area}
-        for box, label, score, area in columns
-    ]
+    boxes = np.reshape(np.asarray(image["boxes"], "float64"), (-1, 4))
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    return _records(image, score=image["scores"], iscrowd=np.zeros(len(boxes), int), area=areas)
 
 
-def _left_top_width_height(boxes):
-    boxes = np.reshape(np.asarray(boxes, "float64"), (-1, 4))
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+def _records(image, **columns):
+    """Returns pycocotools' records of the boxes of an image."""
+    boxes = np.reshape(np.asarray(image["boxes"], "float64"), (-1, 4))
+    boxes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    columns = {"bbox": boxes, "category_id": image["labels"], **columns}
+    rows = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _evaluation(truth, found, labels):
@@ -127,11 +107,16 @@ def _evaluation(truth, found, labels):
         ) from error
 
     def index(records):
-        coco = COCO()
+        coco, ids = COCO(), itertools.count(1)
         coco.dataset = {
             "images": [{"id": image} for image in range(len(records))],
             "categories": [{"id": label} for label in labels],
-            "annotations": _numbered(records),
+            # Ids from 1: pycocotools treats a match with id 0 as no match.
+            "annotations": [
+                {**record, "image_id": image, "id": next(ids)}
+                for image, each in enumerate(records)
+                for record in each
+            ],
         }
         coco.createIndex()
         return coco
@@ -142,17 +127,6 @@ def _evaluation(truth, found, labels):
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation
-
-
-def _numbered(records):
-    """Returns the records of all images as one list, with image ids and annotation ids."""
-    annotations = [
-        {**record, "image_id": image} for image, each in enumerate(records) for record in each
-    ]
-    # From 1: pycocotools treats a match with id 0 as no match.
-    for number, annotation in enumerate(annotations, start=1):
-        annotation["id"] = number
-    return annotations
 
 
 def _class_precisions(evaluation):

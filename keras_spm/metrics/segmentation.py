@@ -12,14 +12,13 @@ class MeanIoU(keras.metrics.Metric):
     """Mean of the classes' intersection over union, from logits or probabilities.
 
     Pixels are counted over the whole data set; the metric is not a mean over batches.
-    Classes that neither occur nor are predicted are left out of the mean. Counts are int32,
-    so a class may have up to 2**31 pixels. (Keras's own metric counts in int64, which JAX
-    lacks, and scatters pixel by pixel.)
+    Classes that neither occur nor are predicted are left out of the mean. Counts are int32:
+    a class may have up to 2**31 pixels. (Keras's own metric counts in int64, which JAX lacks.)
 
     Args:
         num_classes: int.
         ignore_class: int, label of ignored pixels, or `None`.
-        name: str.
+        name, dtype: as in `keras.metrics.Metric`.
     """
 
     def __init__(
@@ -40,12 +39,11 @@ class MeanIoU(keras.metrics.Metric):
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        """Counts the pixels of a batch.
+        """Counts the pixels of a batch; `sample_weight` is ignored.
 
         Args:
             y_true: (batch, height, width), classes. Other values are ignored.
             y_pred: (batch, height, width, num_classes), or (batch, height, width) classes.
-            sample_weight: ignored.
         """
         classes = self.num_classes
         labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
@@ -60,11 +58,9 @@ class MeanIoU(keras.metrics.Metric):
         self.counts.assign_add(ops.reshape(counts[:-1], (classes, classes)))
 
     def update_on_host(self, segmentation_map: np.ndarray, prediction: np.ndarray) -> None:
-        """Counts the pixels of one image with NumPy; JAX would compile for each image size.
+        """Counts the pixels of one image, (height, width) ints, with NumPy.
 
-        Args:
-            segmentation_map: (height, width) ints, as `y_true`.
-            prediction: (height, width) ints, predicted classes.
+        JAX would compile `update_state` for each image size.
         """
         valid = (segmentation_map >= 0) & (segmentation_map < self.num_classes)
         if self.ignore_class is not None:
@@ -95,12 +91,7 @@ class MeanIoU(keras.metrics.Metric):
 
 @keras.saving.register_keras_serializable("keras_spm")
 class PixelAccuracy(keras.metrics.SparseCategoricalAccuracy):
-    """Fraction of the pixels that are classified correctly.
-
-    Args:
-        ignore_class: int, label of ignored pixels, or `None`.
-        name: str.
-    """
+    """Fraction of the pixels, except those of `ignore_class`, that are classified correctly."""
 
     def __init__(
         self,

@@ -33,7 +33,9 @@ def load_preset(
     backbone_class, saved_task = _backbone_class(source), _saved_task(source)
     task = None if is_backbone else _task_class(cls, saved_task, source)
     # A task of another class gets only the backbone's weights.
-    whole = task is not None and saved_task is not None and _are_related(task, saved_task)
+    whole = None not in (task, saved_task) and (
+        issubclass(task, saved_task) or issubclass(saved_task, task)
+    )
     weights = _read_weights(source) if load_weights else None
     if source.is_untrusted:
         _check_config(source, saved_task if whole else None, weights)
@@ -41,15 +43,13 @@ def load_preset(
     model = build()
     if load_weights:
         model.load_report = _load(model, source, weights, build, whole)
-        _check_classes(model, source, arguments, whole)
+        missing = set(model.load_report.missing_keys)
+        if whole and "num_classes" not in arguments and missing & set(predictor_paths(model)):
+            raise FormatError(
+                f"{source.name} has weights for other classes than its configuration."
+            )
         _warn_of_merging(model.load_report, source)
     return model
-
-
-def _check_classes(model, source, arguments, whole):
-    missing = model.load_report.missing_keys
-    if whole and "num_classes" not in arguments and set(missing) & set(predictor_paths(model)):
-        raise FormatError(f"{source.name} has weights for other classes than its configuration.")
 
 
 def _warn_of_merging(report, source):
@@ -99,10 +99,6 @@ def _task_class(cls, saved_task, source):
     return cls
 
 
-def _are_related(task, saved_task):
-    return issubclass(task, saved_task) or issubclass(saved_task, task)
-
-
 # Building
 
 
@@ -113,14 +109,12 @@ def _build(task, backbone_class, source, arguments, whole, **backbone_arguments)
         given.pop("merging", None)  # The wanted class has its own default.
     if task is None:
         return backbone_class(**{**given, **arguments, **backbone_arguments})
-    task_arguments = _task_arguments(task, source, arguments, whole)
-    return task(backbone_class(**given), **task_arguments)
+    return task(backbone_class(**given), **_task_arguments(task, source, arguments, whole))
 
 
 def _backbone_arguments(source):
-    config = source.config
-    presets = BACKBONES[config.backbone].presets
-    return {**presets.get(config.variant, {}), **config.arguments}
+    presets = BACKBONES[source.config.backbone].presets
+    return {**presets.get(source.config.variant, {}), **source.config.arguments}
 
 
 def _task_arguments(task, source, arguments, whole):

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import shutil
-from typing import Any
 
 import keras
 import numpy as np
@@ -50,7 +49,13 @@ def save_preset(model: keras.Model, folder: PathLike) -> None:
         write_safetensors(temporary / WEIGHTS, own_arrays(model))
         config = _config(model, sha256_of(temporary / WEIGHTS))
         (temporary / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (temporary / "README.md").write_text(_readme(model))
+        readme = _README.format(
+            pipeline_tag=getattr(model, "pipeline_tag", "image-feature-extraction"),
+            backbone=type(getattr(model, "backbone", model)).__name__,
+            version=__version__,
+            cls=type(model).__name__,
+        )
+        (temporary / "README.md").write_text(readme)
         temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -127,12 +132,11 @@ def _config(model, sha256):
     }
 
 
-def _constructor_config(model) -> dict[str, Any]:
+def _constructor_config(model):
     return {key: value for key, value in model.get_config().items() if key not in _NOT_SAVED}
 
 
 def _head_config(head):
-    """Returns the registered name and the configuration of a head object."""
     config = dict(head.get_config())
     if isinstance(config.get("dtype"), dict):  # A Keras object, which presets do not contain.
         config["dtype"] = head.dtype_policy.name
@@ -140,12 +144,3 @@ def _head_config(head):
     if name is None:
         raise ValueError(f"{type(head).__name__} is not a registered head: {', '.join(HEADS)}.")
     return {"class": name, "config": config}
-
-
-def _readme(model):
-    return _README.format(
-        pipeline_tag=getattr(model, "pipeline_tag", "image-feature-extraction"),
-        backbone=type(getattr(model, "backbone", model)).__name__,
-        version=__version__,
-        cls=type(model).__name__,
-    )

@@ -17,8 +17,7 @@ from keras_spm.weights.errors import FormatError
 from keras_spm.weights.formats import read_arrays, sha256_of
 from keras_spm.weights.key_mapping import OWN_FORMAT
 
-# The weight file of this package's folders.
-WEIGHTS = "model.safetensors"
+WEIGHTS = "model.safetensors"  # In folders of this package.
 
 
 def list_presets() -> list[str]:
@@ -46,20 +45,11 @@ class Weights(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A model's configuration, and the location of its weights.
+    """A model's configuration, and the location of its weights."""
 
-    Attributes:
-        name: as the user gave it.
-        wanted: backbone class that the user asked for.
-        config: of the model found.
-        folder: path of a local folder with weights, or `None`.
-        snapshot: of the hub, or `None`.
-        card: of a preset's published weights, or `None`.
-    """
-
-    name: str
-    wanted: type[PyramidBackbone]
-    config: ModelConfig
+    name: str  # As the user gave it.
+    wanted: type[PyramidBackbone]  # The class that the user asked for.
+    config: ModelConfig  # Of the model found.
     folder: pathlib.Path | None = None
     snapshot: hub.Snapshot | None = None
     card: Card | None = None
@@ -85,8 +75,7 @@ def find_source(wanted: type[PyramidBackbone], name: PathLike, with_weights: boo
     """Finds a model by the name of a preset, its folder, or its address on the hub.
 
     Raises:
-        ValueError: for an unknown name, and for a preset without published weights if
-            `with_weights`.
+        ValueError: for an unknown name, or (`with_weights`) without published weights.
         WeightsError: if a configuration cannot be downloaded or is invalid.
     """
     if hub.is_address(name):

@@ -7,17 +7,13 @@ import keras
 
 from keras_spm.data.batching import ImageBatching, ImageGeometry
 from keras_spm.layers.macs import macs
-from keras_spm.tasks.graph import data_format_of, levels_of
+from keras_spm.tasks.graph import levels_of, to_data_format
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import Shape
 
 
 class DenseTask(ImageTask):
-    """A task whose head reads the backbone's feature maps, for images of any size.
-
-    The subclass names its head's constructor argument in `head_argument`; the layer has the
-    same name in the model.
-    """
+    """A task whose head, named by `head_argument`, reads the backbone's feature maps."""
 
     @property
     def head(self) -> keras.layers.Layer:
@@ -31,20 +27,10 @@ class DenseTask(ImageTask):
     def batches(
         self, images: Sequence, batch_size: int
     ) -> Iterator[tuple[Any, list[ImageGeometry]]]:
-        """Yields the outputs of `predict` for images of any size, batch by batch.
-
-        Args:
-            images: sequence, as in `keras_spm.data.ImageBatching`.
-            batch_size: int.
-
-        Yields:
-            (outputs, geometries): of the batch, and an `ImageGeometry` for each image.
-        """
+        """Yields (outputs of `predict`, `ImageGeometry` per image), batch by batch."""
         for start in range(0, len(images), batch_size):
             batch, geometries = self.batching(images[start : start + batch_size])
-            if data_format_of(self.backbone) == "channels_first":
-                batch = batch.transpose(0, 3, 1, 2)
-            yield self.predict_on_batch(batch), geometries
+            yield self.predict_on_batch(to_data_format(batch, self.backbone)), geometries
 
     def check_class_order(self, class_names: Sequence[str] | None) -> None:
         """Raises `ValueError` unless a data set has the model's classes in their order."""

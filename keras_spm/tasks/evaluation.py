@@ -9,10 +9,9 @@ from keras import ops
 
 
 class Evaluation:
-    """The evaluation of an `ObjectDetector`.
+    """The evaluation of an `ObjectDetector`, with metrics that need all detections at once.
 
-    Metrics such as average precision need all detections at once, on the host. They cannot
-    be computed in the compiled graph of Keras's own evaluation.
+    They cannot be computed in the compiled graph of Keras's own evaluation.
 
     Args:
         detector: an `ObjectDetector`.
@@ -54,9 +53,8 @@ class Evaluation:
         scales = targets.get("scale", np.ones((len(targets["labels"]), 2), "float32"))
         # Without the size of an image, boxes are not clipped.
         sizes = targets.get("size", np.full(scales.shape, np.inf))
-        annotations = _annotations(
-            {**targets, "boxes": self._detector.to_xyxy(targets["boxes"])}, scales
-        )
+        targets = {**targets, "boxes": self._detector.to_xyxy(targets["boxes"])}
+        annotations = _annotations(targets, scales)
         detections = self._detector.to_image_pixels(detections, scales, sizes)
         results = {}
         for metric in self.metrics:
@@ -65,16 +63,15 @@ class Evaluation:
 
 
 def _annotations(targets, scales):
-    annotations = []
     boxes = np.asarray(targets["boxes"]) / np.tile(scales[:, ::-1], 2)[:, None]
     areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
     areas = targets.get("areas", areas)
     crowd = targets.get("crowd", np.zeros(areas.shape)).astype(bool)
     columns = {"boxes": boxes, "labels": targets["labels"], "crowd": crowd, "areas": areas}
-    for index in range(len(boxes)):
-        valid = targets["labels"][index] >= 0
-        annotations.append({name: values[index][valid] for name, values in columns.items()})
-    return annotations
+    return [
+        {name: values[index][valid] for name, values in columns.items()}
+        for index, valid in enumerate(targets["labels"] >= 0)
+    ]
 
 
 class _Pass(keras.Model):
@@ -115,10 +112,9 @@ class _Batches(keras.utils.PyDataset):
         weights = () if sample_weight is None else (sample_weight,)
         self._arrays = (images, targets, *weights)
         self._batch_size = batch_size
-        self._count = len(images)
 
     def __len__(self):
-        return -(-self._count // self._batch_size)
+        return -(-len(self._arrays[0]) // self._batch_size)
 
     def __getitem__(self, index):
         rows = slice(index * self._batch_size, (index + 1) * self._batch_size)

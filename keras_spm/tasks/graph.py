@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.layers.image_normalization import ImageNormalization
@@ -20,11 +21,10 @@ def connect_backbone(
         backbone: a `PyramidBackbone`, whose stages become layers of the new graph, or
             another functional model with `pyramid_outputs`, which becomes one layer.
         images: symbolic images in the backbone's data format.
-        levels: names of pyramid levels.
+        levels: names of the pyramid levels to return.
 
     Returns:
-        (maps, pooled_output): {level: symbolic map}, and the pooled output, or `None` if
-        levels were asked for.
+        ({level: symbolic map}, pooled output); the latter is `None` for other models.
 
     Raises:
         ValueError: if the backbone does not have one of the levels.
@@ -35,7 +35,7 @@ def connect_backbone(
         outputs, pooled_output = dict(backbone.pyramid_outputs), None
         if list(outputs) == ["P1", "P2", "P3", "P4"]:
             # KerasHub's MiT numbers its stages, not the powers of their strides.
-            outputs = dict(zip(("P2", "P3", "P4", "P5"), outputs.values(), strict=True))
+            outputs = dict(zip(_ALL_LEVELS, outputs.values(), strict=True))
     if not set(levels) <= set(outputs):
         raise ValueError(
             f"`backbone` must have {', '.join(levels)} in its `pyramid_outputs`. "
@@ -57,24 +57,18 @@ def connect_head(
 ) -> tuple[keras.KerasTensor, Any]:
     """Builds the graph from raw images to the outputs of a head.
 
-    An unbuilt head takes over the backbone's dtype policy, and `num_classes` and the name
-    if it has none.
-
     Args:
-        backbone: a functional model with `pyramid_outputs`.
-        head: layer from {level: map} to outputs; its attribute `levels` names the levels
-            (all four by default).
-        head_name: the name that the layer gets.
-        num_classes: int.
-        mean: floats, see `ImageNormalization`.
-        std: floats, see `ImageNormalization`.
+        backbone: as in `connect_backbone`.
+        head: layer from {level: map} to outputs. If it is unbuilt, its name and dtype policy
+            are set; `num_classes` is set if it is `None`.
+        head_name, num_classes: see `head`.
+        mean, std: see `ImageNormalization`.
 
     Returns:
         (images, outputs): symbolic images in the backbone's data format, and the outputs.
 
     Raises:
-        ValueError: if the backbone does not have a level, or the head is for another
-            number of classes.
+        ValueError: for a backbone without a level, or a head for other `num_classes`.
     """
     dtype, data_format = backbone.dtype_policy, data_format_of(backbone)
     if getattr(head, "num_classes", num_classes) is None:
@@ -101,6 +95,12 @@ def connect_head(
 def data_format_of(backbone: keras.Model) -> str:
     """Returns a backbone's data format, Keras's default for one that has no such attribute."""
     return getattr(backbone, "data_format", keras.config.image_data_format())
+
+
+def to_data_format(images: np.ndarray, backbone: keras.Model) -> np.ndarray:
+    """Returns a channels_last batch in a backbone's data format."""
+    channels_first = data_format_of(backbone) == "channels_first"
+    return images.transpose(0, 3, 1, 2) if channels_first else images
 
 
 def levels_of(head: keras.layers.Layer) -> tuple[str, ...]:

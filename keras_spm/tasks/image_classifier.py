@@ -11,8 +11,7 @@ from keras_spm.data.preprocessing import ImagePreprocessing, read_images
 from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD, ImageNormalization
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
-from keras_spm.optimizers import AdamW
-from keras_spm.tasks.graph import connect_backbone
+from keras_spm.tasks.graph import connect_backbone, to_data_format
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import PathLike, Shape
 from keras_spm.visualize import plot_images
@@ -23,10 +22,9 @@ _TOP = 5  # Of top-5 accuracy.
 class ImageClassifier(ImageTask):
     """Raw images in, class logits out.
 
-    Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
-    normalized inside the model, in float32. The output is (batch, num_classes) in float32.
-    The model is compiled with defaults that suit fine-tuning on integer labels, or, with
-    `multi_label`, on (batch, num_classes) of 0 and 1; call `compile` to change them.
+    Images are (batch, height, width, 3) with pixels in [0, 255], normalized inside the model.
+    The output is (batch, num_classes) in float32. Targets are integer labels, or, with
+    `multi_label`, (batch, num_classes) of 0 and 1.
 
     Args:
         backbone: a backbone of this package.
@@ -34,12 +32,10 @@ class ImageClassifier(ImageTask):
         class_names: optional `num_classes` distinct strings, saved with the model.
         activation: of the last layer; `None` for logits.
         dropout: float, dropout rate before the last layer.
-        mean: floats per channel, for pixels scaled to [0, 1].
-        std: floats per channel, for pixels scaled to [0, 1].
+        mean, std: floats per channel, for pixels scaled to [0, 1].
         preprocessing: optional `keras_spm.data.ImagePreprocessing`, or a dict of its
             arguments, that `classify` applies to images first. Saved with the model.
-        multi_label: bool, whether an image can have any number of classes. Their
-            probabilities are then independent.
+        multi_label: bool, whether an image can have any number of classes.
         **kwargs: `name` and `trainable`.
 
     Raises:
@@ -56,6 +52,7 @@ class ImageClassifier(ImageTask):
     """
 
     pipeline_tag = "image-classification"
+    _weight_decay = 0.05
 
     def __init__(
         self,
@@ -74,14 +71,11 @@ class ImageClassifier(ImageTask):
             preprocessing = ImagePreprocessing(**preprocessing)
 
         # === Layers ===
+        policy = backbone.dtype_policy
         normalization = ImageNormalization(
-            mean,
-            std,
-            data_format=backbone.data_format,
-            dtype=backbone.dtype_policy,
-            name="normalization",
+            mean, std, data_format=backbone.data_format, dtype=policy, name="normalization"
         )
-        dropout_layer = keras.layers.Dropout(dropout, dtype=backbone.dtype_policy, name="dropout")
+        dropout_layer = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
         # float32 under every policy: half precision is too coarse for the loss.
         head = keras.layers.Dense(
             num_classes,
@@ -115,7 +109,7 @@ class ImageClassifier(ImageTask):
     def compile(
         self, optimizer: Any = "auto", loss: Any = "auto", metrics: Any = "auto", **kwargs: Any
     ) -> None:
-        """Configures training; `"auto"` stands for defaults that suit fine-tuning.
+        """Configures training.
 
         Args:
             optimizer: by default AdamW, learning rate 1e-4, weight decay 0.05 on kernels.
@@ -125,25 +119,20 @@ class ImageClassifier(ImageTask):
                 precision over classes.
             **kwargs: as in `keras.Model.compile`.
         """
-        auto_loss = isinstance(loss, str) and loss == "auto"
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = AdamW(learning_rate=1e-4, weight_decay=0.05)
-        from_logits = self._outputs_logits
-        if isinstance(metrics, str) and metrics == "auto":
+        if metrics == "auto":
             if self.multi_label:
                 metrics = self.multi_label_metrics()
-            elif auto_loss:
+            elif loss == "auto":
                 # Not by name: Keras would create it in the first step, which TensorFlow would
                 # then trace twice.
                 metrics = [keras.metrics.SparseCategoricalAccuracy("accuracy")]
             else:
                 metrics = ["accuracy"]
-        if auto_loss:
-            loss = (
-                keras.losses.BinaryCrossentropy(from_logits)
-                if self.multi_label
-                else keras.losses.SparseCategoricalCrossentropy(from_logits)
-            )
+        if loss == "auto":
+            if self.multi_label:
+                loss = keras.losses.BinaryCrossentropy(self._outputs_logits)
+            else:
+                loss = keras.losses.SparseCategoricalCrossentropy(self._outputs_logits)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def class_predictors(self) -> list[keras.layers.Layer]:
@@ -154,15 +143,10 @@ class ImageClassifier(ImageTask):
         return self.activation is keras.activations.linear
 
     def multi_label_metrics(self) -> list[keras.metrics.Metric]:
-        """Returns new metrics for targets (batch, num_classes) of 0 and 1.
-
-        They are `accuracy`, over all classes and images, and `average_precision`, the mean
-        over classes, from 200 thresholds.
-        """
+        """Returns `accuracy`, over all classes, and `average_precision`, the mean over classes."""
+        threshold = 0.0 if self._outputs_logits else 0.5
         return [
-            keras.metrics.BinaryAccuracy(
-                "accuracy", threshold=0.0 if self._outputs_logits else 0.5
-            ),
+            keras.metrics.BinaryAccuracy("accuracy", threshold=threshold),
             keras.metrics.AUC(
                 curve="PR",
                 name="average_precision",
@@ -178,30 +162,28 @@ class ImageClassifier(ImageTask):
         """Returns the most probable classes.
 
         Args:
-            images: one image or several: paths of image files, `PIL.Image`s, or arrays
-                (height, width, 3) or (batch, height, width, 3) with pixels in [0, 255].
-                They go through `preprocessing`, if the model has one; otherwise several
-                images must have the same size.
+            images: one or several paths, `PIL.Image`s or (height, width, 3) arrays with pixels
+                in [0, 255]. They go through `preprocessing`, if the model has one; otherwise
+                several images must have the same size.
             top: int, number of classes.
             batch_size: int.
 
         Returns:
             For each image a list of (class name, probability), the most probable first; for
-            a single image that list alone. Without `class_names`, the index of a class is
-            its name.
+            a single image that list alone. Without `class_names`, a class is named by its index.
 
         Raises:
-            FileNotFoundError: for a path without a file.
-            ValueError: for a file that is not a readable image.
+            FileNotFoundError, ValueError: for a missing file or one that is not an image.
         """
-        probabilities = self._predict_probabilities(images, batch_size)
-        if probabilities.ndim == 1:
-            return self._most_probable(probabilities, top)
-        return [self._most_probable(row, top) for row in probabilities]
+        images = self._read(images)
+        single = images.ndim == 3
+        probabilities = self._probabilities(images[None] if single else images, batch_size)
+        classes = [self._most_probable(row, top) for row in probabilities]
+        return classes[0] if single else classes
 
     def predict_images(self, images: Sequence, batch_size: int = 32) -> list[np.ndarray]:
         """Returns the probabilities of each image, (num_classes,); see `classify`."""
-        return list(self._predict_probabilities(list(images), batch_size))
+        return list(self._probabilities(self._read(list(images)), batch_size))
 
     def predict_record(
         self,
@@ -285,25 +267,14 @@ class ImageClassifier(ImageTask):
         return read_images(images) if self.preprocessing is None else self.preprocessing(images)
 
     def _stack(self, images):
-        """A batch in the backbone's data format."""
-        images = np.stack(images)
-        is_channels_first = self.backbone.data_format == "channels_first"
-        return images.transpose(0, 3, 1, 2) if is_channels_first else images
-
-    def _predict_probabilities(self, images, batch_size):
-        """(images, num_classes), or (num_classes,) for a single image."""
-        images = self._read(images)
-        single = images.ndim == 3
-        images = self._stack(images[None] if single else images)
-        probabilities = self._probabilities(self.predict(images, batch_size, verbose=0))
-        return probabilities[0] if single else probabilities
+        return to_data_format(np.stack(images), self.backbone)
 
     def _most_probable(self, probabilities, top):
-        """[(class name, probability)], in descending order."""
         order = np.argsort(-probabilities, kind="stable")[:top]
         return [(self.display_names[index], float(probabilities[index])) for index in order]
 
-    def _probabilities(self, outputs):
+    def _probabilities(self, images, batch_size):
+        outputs = self.predict(self._stack(images), batch_size, verbose=0)
         if not self._outputs_logits:
             return outputs
         if self.multi_label:

@@ -11,6 +11,7 @@ import numpy as np
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.data.preprocessing import read_images
 from keras_spm.layers.batch_normalization import refuse_training
+from keras_spm.optimizers import AdamW
 from keras_spm.registry import TASKS, PresetMixin
 from keras_spm.tasks.pixel_range import looks_scaled
 from keras_spm.types import PathLike, Shape
@@ -20,21 +21,18 @@ from keras_spm.visualize import plot_images
 class ImageTask(PresetMixin, keras.Model):
     """A functional model from raw images to the outputs of a task, around a backbone.
 
-    A subclass builds the graph, passes it to this constructor with its other arguments,
-    overrides `compile` with defaults and calls it, and implements `predict_images`,
-    `predict_record`, `draw` and `evaluate_on`, which commands and recipes use. It registers
-    itself under its class name when it is defined, here and for Keras's serialization.
+    A subclass builds the graph, passes it to this constructor, overrides `compile` with
+    defaults and calls it, and implements `predict_images`, `predict_record`, `draw` and
+    `evaluate_on`, which commands and recipes use. It is registered under its class name.
 
     The dtype policy is that of the backbone. Images are never cast to half precision.
 
     Args:
-        inputs: symbolic images.
-        outputs: symbolic outputs.
+        inputs, outputs: symbolic images and outputs of the graph.
         backbone: the backbone in the graph.
         config: dict of the task's other constructor arguments. Each becomes an attribute
             and is part of `get_config`. `class_names`, if given, is checked here.
-        name: str.
-        trainable: bool.
+        name, trainable: as in `keras.Model`.
 
     Raises:
         ValueError: if `class_names` are not `num_classes` distinct names.
@@ -44,10 +42,11 @@ class ImageTask(PresetMixin, keras.Model):
     pipeline_tag: ClassVar[str] = "image-feature-extraction"
     # Name of the constructor argument that is a head, if there is one.
     head_argument: ClassVar[str | None] = None
-    # Names of the classes, for tasks that have any.
     class_names: list[str] | None = None
     # Folder to which `keras-spm predict` writes pictures if no other is given.
     default_output: ClassVar[str | None] = None
+    # Of the optimizer "auto".
+    _weight_decay: ClassVar[float] = 1e-4
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -82,6 +81,8 @@ class ImageTask(PresetMixin, keras.Model):
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
         """Configures training, as `keras.Model.compile`; subclasses add defaults."""
+        if isinstance(optimizer, str) and optimizer == "auto":
+            optimizer = AdamW(learning_rate=1e-4, weight_decay=self._weight_decay)
         if isinstance(optimizer, (str, dict)):
             optimizer = keras.optimizers.get(optimizer)
         # In a closure: Keras would track metrics in an attribute a second time.
@@ -93,24 +94,26 @@ class ImageTask(PresetMixin, keras.Model):
     def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
         """Freezes the backbone's stem and first stages; 0 freezes nothing.
 
-        Frozen batch normalization layers run in inference mode. A compiled model is
-        compiled again with the same arguments and a new optimizer state, so that this can
-        be called between two calls of `fit`. The stages of a backbone of another package
-        are unknown: it can be frozen as a whole or not at all.
+        A compiled model is compiled again with the same arguments and a new optimizer state,
+        so that this can be called between two calls of `fit`. The stages of a backbone of
+        another package are unknown: it can be frozen as a whole or not at all.
 
         Args:
-            up_to_stage: int, the number of frozen stages; `None` for all.
-            batch_normalization: bool, whether the batch normalization layers of all stages
-                are frozen, for small batches.
+            up_to_stage, batch_normalization: as in `PyramidBackbone.freeze`.
 
         Raises:
-            ValueError: if there are fewer stages; with a backbone of another package, if
-                only a part of it is to be frozen.
+            ValueError: if there are fewer stages, or they are unknown.
         """
         if isinstance(self.backbone, PyramidBackbone):
             self.backbone.freeze(up_to_stage, batch_normalization)
+        elif up_to_stage in (0, 4, None) and not batch_normalization:
+            self.backbone.trainable = up_to_stage == 0
         else:
-            _freeze_whole(self.backbone, up_to_stage, batch_normalization)
+            raise ValueError(
+                f"The stages of a {type(self.backbone).__name__} are unknown: it can be frozen as "
+                "a whole, `up_to_stage=None`, or not at all, 0. Received: "
+                f"up_to_stage={up_to_stage}, batch_normalization={batch_normalization}"
+            )
         if self.compiled:
             optimizer = self._compile_again.keywords["optimizer"]
             if optimizer is not None:
@@ -151,11 +154,11 @@ class ImageTask(PresetMixin, keras.Model):
         return super().predict(x, *args, **kwargs)
 
     def make_train_function(self, force: bool = False) -> Any:
-        # Not in the first step: on JAX, an error there loses the values of the variables.
+        # Not in the first step: on JAX, an error there loses the values of the variables, and
+        # TensorFlow traces a step that creates variables twice.
         for layer in self._flatten_layers():
             if hasattr(layer, "fold"):
                 refuse_training(layer, training=True)
-        # Not in the first step: TensorFlow traces a step that creates variables twice.
         if self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
@@ -175,10 +178,9 @@ class ImageTask(PresetMixin, keras.Model):
     # === Serialization ===
 
     def get_config(self) -> dict[str, Any]:
-        config = {name: getattr(self, name) for name in self._task_arguments}
         return {
             "backbone": keras.saving.serialize_keras_object(self.backbone),
-            **{name: _serialized(value) for name, value in config.items()},
+            **{name: _serialized(getattr(self, name)) for name in self._task_arguments},
             "name": self.name,
             "trainable": self.trainable,
         }
@@ -191,9 +193,9 @@ class ImageTask(PresetMixin, keras.Model):
             for layer in backbone.layers:
                 layer.trainable = False
         config = {**config, "backbone": backbone}
-        if cls.head_argument is not None:
-            head = keras.saving.deserialize_keras_object(config[cls.head_argument])
-            config[cls.head_argument] = head
+        head = cls.head_argument
+        if head is not None:
+            config[head] = keras.saving.deserialize_keras_object(config[head])
         return cls(**config)
 
     # === Commands and recipes ===
@@ -201,10 +203,7 @@ class ImageTask(PresetMixin, keras.Model):
     def predict_images(self, images: Sequence, batch_size: int = 8) -> list:
         """Returns a prediction for each image: by default the outputs, for images of one size.
 
-        Args:
-            images: sequence of paths of image files, `PIL.Image`s, or arrays (height,
-                width, channels) with pixels in [0, 255].
-            batch_size: int.
+        Images are paths, `PIL.Image`s or (height, width, 3) arrays with pixels in [0, 255].
         """
         return list(self.predict(read_images(list(images)), batch_size=batch_size, verbose=0))
 
@@ -216,17 +215,14 @@ class ImageTask(PresetMixin, keras.Model):
         score_threshold: float = 0.3,
         output: PathLike | None = None,
     ) -> tuple[dict, str]:
-        """Describes a prediction for the command `keras-spm predict`.
+        """Returns a dict that JSON can hold, and a line of text, for `keras-spm predict`.
 
         Args:
             prediction: one of the results of `predict_images`.
-            image: the image.
+            image: as in `predict_images`.
             top: int, largest number of classes to list.
             score_threshold: float, lowest score of the objects to list.
             output: path of the PNG file to write, or `None`.
-
-        Returns:
-            (record, text): a dict that JSON can hold, and one line of text.
         """
         if output is not None:
             self.draw([image], output, predictions=[prediction])
@@ -263,7 +259,7 @@ class ImageTask(PresetMixin, keras.Model):
 
         Args:
             examples: sequence of dicts, as the readers of `keras_spm.data` return them.
-            class_names: names of the classes in the examples; the model's by default.
+            class_names: of the classes in the examples; the model's by default.
             batch_size: int.
 
         Returns:
@@ -276,14 +272,11 @@ class ImageTask(PresetMixin, keras.Model):
 
     @property
     def display_names(self) -> list[str]:
-        """The class names, or the indices of the classes as strings."""
+        """`class_names`, or the indices of the classes as strings."""
         return self.class_names or [str(index) for index in range(self.num_classes)]
 
     def class_indices(self, class_names: Sequence[str] | None) -> np.ndarray:
         """Returns the model's index of each class of a data set, by name or else by order.
-
-        Args:
-            class_names: the data set's class names, or `None` for the model's.
 
         Raises:
             ValueError: for other class names and another number of classes.
@@ -302,29 +295,11 @@ class ImageTask(PresetMixin, keras.Model):
         return np.arange(self.num_classes)
 
     def macs(self, input_shape: Shape) -> int:
-        """Returns the multiply-accumulate operations of one image.
-
-        Args:
-            input_shape: (batch, height, width, channels); the batch is ignored.
-
-        Raises:
-            TypeError: for a layer whose operations cannot be counted.
-        """
+        """Returns the multiply-accumulate operations of one image; see `PyramidBackbone.macs`."""
         raise TypeError(f"{type(self).__name__} does not count its operations.")
 
 
-def _freeze_whole(backbone, up_to_stage, batch_normalization):
-    if up_to_stage not in (0, 4, None) or batch_normalization:
-        raise ValueError(
-            f"The stages of a {type(backbone).__name__} are unknown: it can be frozen as a whole, "
-            "`up_to_stage=None`, or not at all, 0. Received: "
-            f"up_to_stage={up_to_stage}, batch_normalization={batch_normalization}"
-        )
-    backbone.trainable = up_to_stage == 0
-
-
 def _checked_names(config):
-    """The class names as a list of strings, or None."""
     class_names, num_classes = config["class_names"], config["num_classes"]
     if class_names is None:
         return None
@@ -338,7 +313,6 @@ def _checked_names(config):
 
 
 def _serialized(value):
-    """A constructor argument as JSON can hold it."""
     if isinstance(value, keras.layers.Layer):
         # Without its build configuration: the task builds it.
         config = keras.saving.serialize_keras_object(value)

@@ -14,7 +14,6 @@ from keras_spm.data.batching import ImageBatching
 from keras_spm.heads.retinanet import RetinaNet
 from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from keras_spm.metrics import coco_average_precision
-from keras_spm.optimizers import AdamW
 from keras_spm.registry import lookup
 from keras_spm.tasks.dense_task import DenseTask, checked_batching
 from keras_spm.tasks.evaluation import Evaluation
@@ -29,46 +28,40 @@ _FORMATS = {name: name for name in ("xyxy", "yxyx", "xywh", "center_xywh", "cent
 class ObjectDetector(DenseTask):
     """Raw images in, boxes with classes and scores out.
 
-    Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
-    normalized inside the model, in float32. Calling the model returns the raw outputs of
-    the detector, which the loss needs; `predict` returns detections: a dict of `boxes`
-    (batch, max_detections, 4), `scores` and `labels` (batch, max_detections), by descending
-    score, padded with 0, 0 and -1. `detect` takes files and images of any size.
+    Images are (batch, height, width, 3) with pixels in [0, 255], normalized inside the model.
+    Calling the model returns the raw outputs of the detector, which the loss needs. `predict`
+    returns detections by descending score: a dict of `boxes` (batch, max_detections, 4),
+    `scores` and `labels` (batch, max_detections), padded with 0, 0 and -1.
 
-    Targets in `fit` and `evaluate` are a dict of `boxes` (batch, objects, 4) in pixels of
-    the batch and `labels` (batch, objects), ints, -1 for padding. Optional entries, as
-    `keras_spm.data.DetectionBatching` creates them: `crowd` (batch, objects), true for
-    regions that are not a single object and not trained on; `areas` (batch, objects),
-    `scale` and `size` (batch, 2), with which metrics are computed at the images' own size.
-
-    The model is compiled with defaults that suit fine-tuning.
+    Targets are a dict of `boxes` (batch, objects, 4) in pixels of the batch and `labels`
+    (batch, objects), ints, -1 for padding. Optional, as from `DetectionBatching`: `crowd`
+    (batch, objects), true for groups, which are not trained on; `areas` (batch, objects),
+    `scale` and `size` (batch, 2), to compute metrics at the images' own size.
 
     Args:
         backbone: a backbone of this package, or another functional model with
             `pyramid_outputs` of strides 8 to 32, such as KerasHub's.
         num_classes: int, without background.
-        detector: head with the methods `compute_losses` and `decode`, see
-            `keras_spm.heads.RetinaNet`, which is the default.
+        detector: head with the methods `compute_losses` and `decode`;
+            `keras_spm.heads.RetinaNet()` by default.
         class_names: optional `num_classes` distinct strings, saved with the model.
         bounding_box_format: of boxes in targets and in the outputs of `predict`, as in
             `keras.utils.bounding_boxes`; in pixels.
-        mean: floats per channel, for pixels scaled to [0, 1].
-        std: floats per channel, for pixels scaled to [0, 1].
+        mean, std: floats per channel, for pixels scaled to [0, 1].
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
             `detect` collates images. By default images keep their size.
         **kwargs: `name` and `trainable`.
 
     Raises:
-        ValueError: for an unknown box format, or if `class_names` are not `num_classes`
-            distinct names.
+        ValueError: for an unknown box format or invalid `class_names`.
 
     Example:
 
     >>> backbone = keras_spm.PVTv2SPM.from_preset("mini", load_weights=False)
     >>> model = keras_spm.ObjectDetector(backbone, num_classes=2, class_names=["cat", "dog"])
     >>> images = np.random.randint(0, 256, (2, 64, 64, 3), dtype="uint8")
-    >>> boxes = np.array([[[4, 8, 40, 60], [30, 0, 64, 30]], [[0, 0, 9, 9], [0, 0, 0, 0]]])
-    >>> targets = {"boxes": boxes.astype("float32"), "labels": np.array([[0, 1], [1, -1]])}
+    >>> boxes = np.array([[[4, 8, 40, 60]], [[0, 0, 9, 9]]], "float32")
+    >>> targets = {"boxes": boxes, "labels": np.array([[0], [1]])}
     >>> history = model.fit(images, targets, verbose=0)
     >>> detections = model.detect([images[0], images[1][:40]])
     """
@@ -112,20 +105,15 @@ class ObjectDetector(DenseTask):
         self.compile()
 
     def compile(self, optimizer: Any = "auto", metrics: Any = "auto", **kwargs: Any) -> None:
-        """Configures training; `"auto"` stands for defaults that suit fine-tuning.
-
-        The loss is the sum of the detector's losses.
+        """Configures training; the loss is the sum of the detector's losses.
 
         Args:
             optimizer: by default AdamW, learning rate 1e-4, weight decay 1e-4 on kernels.
-            metrics: functions like `keras_spm.metrics.coco_average_precision` whose results
-                `evaluate`, and so validation in `fit`, adds to the losses. The default is
-                that function if pycocotools is installed.
+            metrics: functions like `keras_spm.metrics.coco_average_precision` (the default if
+                pycocotools is installed) whose results `evaluate` adds to the losses.
             **kwargs: as in `keras.Model.compile`, without `loss`.
         """
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = AdamW(learning_rate=1e-4, weight_decay=1e-4)
-        if isinstance(metrics, str) and metrics == "auto":
+        if metrics == "auto":
             has_coco = importlib.util.find_spec("pycocotools") is not None
             metrics = [coco_average_precision] if has_coco else []
         self._evaluation = Evaluation(self, metrics)
@@ -154,13 +142,7 @@ class ObjectDetector(DenseTask):
     def image_losses(
         self, targets: dict[str, Tensor], outputs: Any, sample_weight: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Returns {name: (batch,)}, the contributions of the images to the batch's losses.
-
-        Args:
-            targets: dict of tensors, see the class.
-            outputs: raw outputs of the model.
-            sample_weight: optional (batch,).
-        """
+        """Returns {name: (batch,)}, the contributions of the images to the batch's losses."""
         targets = {**targets, "boxes": self.to_xyxy(ops.cast(targets["boxes"], "float32"))}
         return self.detector.compute_losses(outputs, targets, sample_weight)
 
@@ -177,13 +159,10 @@ class ObjectDetector(DenseTask):
         return self.detections(outputs, images)
 
     def detections(self, outputs: Any, images: Tensor) -> dict[str, Tensor]:
-        """Returns the detections of a batch, as `predict` does.
-
-        Args:
-            outputs: raw outputs of the model.
-            images: the batch.
-        """
-        detections = self.detector.decode(outputs, self._image_size(images))
+        """Returns the detections in raw outputs of the model for a batch of images."""
+        channels_first = data_format_of(self.backbone) == "channels_first"
+        image_size = ops.shape(images)[2:4] if channels_first else ops.shape(images)[1:3]
+        detections = self.detector.decode(outputs, image_size)
         boxes = bounding_boxes.convert_format(detections["boxes"], "xyxy", self.bounding_box_format)
         return {**detections, "boxes": boxes}
 
@@ -195,8 +174,7 @@ class ObjectDetector(DenseTask):
         """Detects objects in images of any size.
 
         Args:
-            images: sequence of paths of image files, `PIL.Image`s, or arrays (height,
-                width, 3) with pixels in [0, 255].
+            images: paths, `PIL.Image`s or (height, width, 3) arrays with pixels in [0, 255].
             batch_size: int.
 
         Returns:
@@ -204,8 +182,7 @@ class ObjectDetector(DenseTask):
             xyxy in pixels of the image, `scores` (found,) float32, `labels` (found,) int64.
 
         Raises:
-            FileNotFoundError: for a path without a file.
-            ValueError: for a file that is not a readable image.
+            FileNotFoundError, ValueError: for a missing file or one that is not an image.
         """
         detections = []
         for outputs, geometries in self.batches(images, batch_size):
@@ -219,16 +196,12 @@ class ObjectDetector(DenseTask):
         scales: Sequence[tuple[float, float]],
         sizes: Sequence[tuple[int, int]],
     ) -> list[dict[str, np.ndarray]]:
-        """Converts outputs of `predict` to detections in pixels of the images.
+        """Converts outputs of `predict` to the detections of `detect`.
 
         Args:
             outputs: dict of arrays, from `predict`.
             scales: (vertical, horizontal) scale of each image in the batch.
-            sizes: (height, width) of each image, at which boxes are clipped. Boxes without
-                area are dropped.
-
-        Returns:
-            List of dicts, as `detect` returns them.
+            sizes: (height, width) of each image, to which boxes are clipped.
         """
         boxes = ops.convert_to_numpy(self.to_xyxy(outputs["boxes"]))
         detections = []
@@ -249,7 +222,6 @@ class ObjectDetector(DenseTask):
         return detections
 
     def predict_images(self, images: Sequence, batch_size: int = 8) -> list[dict[str, np.ndarray]]:
-        """Returns the detections of each image, as `detect`."""
         return self.detect(images, batch_size)
 
     def predict_record(
@@ -318,34 +290,15 @@ class ObjectDetector(DenseTask):
         return_dict: bool = False,
         **kwargs: Any,
     ) -> dict[str, float] | list[float]:
-        """Returns the losses and metrics of a data set, in one pass.
+        """Returns `loss`, the detector's losses and the metrics, as `keras.Model.evaluate`.
 
-        Args:
-            x: as in `keras.Model.evaluate`, like all other arguments.
-            y: targets, see the class. All batches of a data set must have the same number
-                of entries for objects.
-            batch_size: int.
-            verbose: `"auto"`, 0, 1 or 2.
-            sample_weight: optional (images,).
-            steps: int, number of batches, for data sets.
-            callbacks: list of callbacks.
-            return_dict: bool.
-            **kwargs: ignored, for compatibility with Keras.
-
-        Returns:
-            {name: float}: `loss`, the detector's losses, and the metrics; without
-            `return_dict` their values alone.
+        All batches of a data set must have the same number of entries for objects.
         """
         self._check_pixels(x)
         logs = self._evaluation(x, y, batch_size, verbose, sample_weight, steps, callbacks)
         return logs if return_dict else list(logs.values())
 
-    def _image_size(self, images):
-        shape = ops.shape(images)
-        return shape[2:4] if data_format_of(self.backbone) == "channels_first" else shape[1:3]
-
 
 def _with_score(detections, threshold):
-    """The detections with at least that score."""
     selected = detections["scores"] >= threshold
     return {name: values[selected] for name, values in detections.items()}

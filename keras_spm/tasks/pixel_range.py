@@ -10,8 +10,7 @@ _CHECKED_IMAGES = 8
 def looks_scaled(data: Any) -> bool:
     """Whether the first images are floats with no pixel above 1 and not all black.
 
-    Checks arrays, and data sets whose first element can be read without consuming it.
-    Other iterators are left alone and count as not scaled.
+    Iterators whose first element cannot be read without consuming it count as not scaled.
     """
     images = _first_images(data)
     if not hasattr(images, "shape"):

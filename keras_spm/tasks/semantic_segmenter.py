@@ -14,7 +14,6 @@ from keras_spm.heads.semantic_fpn import SemanticFPN
 from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from keras_spm.layers.resizing import ResizeLike
 from keras_spm.metrics.segmentation import MeanIoU, PixelAccuracy
-from keras_spm.optimizers import AdamW
 from keras_spm.tasks.dense_task import DenseTask, checked_batching
 from keras_spm.tasks.graph import connect_head, data_format_of
 from keras_spm.types import PathLike
@@ -24,11 +23,9 @@ from keras_spm.visualize import class_colors, plot_segmentations
 class SemanticSegmenter(DenseTask):
     """Raw images in, class logits for every pixel out.
 
-    Images are (batch, height, width, 3) with pixels in [0, 255], of any dtype; they are
-    normalized inside the model, in float32. The output is (batch, height, width,
-    num_classes) in float32, upsampled bilinearly from the decoder's output. The model is
-    compiled with defaults that suit fine-tuning on integer segmentation maps, (batch,
-    height, width).
+    Images are (batch, height, width, 3) with pixels in [0, 255], normalized inside the model.
+    The output is (batch, height, width, num_classes) in float32, upsampled bilinearly from
+    the decoder's output. Targets are integer segmentation maps, (batch, height, width).
 
     Args:
         backbone: a backbone of this package, or another functional model with
@@ -39,15 +36,13 @@ class SemanticSegmenter(DenseTask):
         class_names: optional `num_classes` distinct strings, saved with the model.
         ignore_class: int, label of pixels that count neither in the loss nor in metrics;
             `None` if all count.
-        mean: floats per channel, for pixels scaled to [0, 1].
-        std: floats per channel, for pixels scaled to [0, 1].
+        mean, std: floats per channel, for pixels scaled to [0, 1].
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
             `segment` collates images. By default images keep their size.
         **kwargs: `name` and `trainable`.
 
     Raises:
-        ValueError: if `class_names` are not `num_classes` distinct names, or for a backbone
-            without the levels that the decoder reads.
+        ValueError: for invalid `class_names`, or a backbone without the decoder's levels.
 
     Example:
 
@@ -105,7 +100,7 @@ class SemanticSegmenter(DenseTask):
     def compile(
         self, optimizer: Any = "auto", loss: Any = "auto", metrics: Any = "auto", **kwargs: Any
     ) -> None:
-        """Configures training; `"auto"` stands for defaults that suit fine-tuning.
+        """Configures training.
 
         Args:
             optimizer: by default AdamW, learning rate 1e-4, weight decay 1e-4 on kernels.
@@ -113,33 +108,27 @@ class SemanticSegmenter(DenseTask):
             metrics: by default mean intersection over union and pixel accuracy.
             **kwargs: as in `keras.Model.compile`.
         """
-        if isinstance(optimizer, str) and optimizer == "auto":
-            optimizer = AdamW(learning_rate=1e-4, weight_decay=1e-4)
-        if isinstance(loss, str) and loss == "auto":
+        if loss == "auto":
             loss = keras.losses.SparseCategoricalCrossentropy(
                 from_logits=True, ignore_class=self.ignore_class
             )
-        if isinstance(metrics, str) and metrics == "auto":
-            metrics = [
-                MeanIoU(self.num_classes, self.ignore_class),
-                PixelAccuracy(self.ignore_class),
-            ]
+        if metrics == "auto":
+            ignored = self.ignore_class
+            metrics = [MeanIoU(self.num_classes, ignored), PixelAccuracy(ignored)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
     def segment(self, images: Sequence, batch_size: int = 8) -> list[np.ndarray]:
         """Predicts the class of every pixel, for images of any size.
 
         Args:
-            images: sequence of paths of image files, `PIL.Image`s, or arrays (height,
-                width, 3) with pixels in [0, 255].
+            images: paths, `PIL.Image`s or (height, width, 3) arrays with pixels in [0, 255].
             batch_size: int.
 
         Returns:
             List of (height, width) arrays of classes, each of its image's own size.
 
         Raises:
-            FileNotFoundError: for a path without a file.
-            ValueError: for a file that is not a readable image.
+            FileNotFoundError, ValueError: for a missing file or one that is not an image.
         """
         return [
             _segmentation_map(logits, geometry)
@@ -148,7 +137,6 @@ class SemanticSegmenter(DenseTask):
         ]
 
     def predict_images(self, images: Sequence, batch_size: int = 8) -> list[np.ndarray]:
-        """Returns the segmentation map of each image, as `segment`."""
         return self.segment(images, batch_size)
 
     def predict_record(
@@ -202,7 +190,6 @@ class SemanticSegmenter(DenseTask):
 
 
 def _write_segmentation_map(segmentation_map, num_classes, path):
-    """Writes a PNG with the classes as palette indices, shown in their colors."""
     from PIL import Image
 
     picture = Image.fromarray(segmentation_map.astype("uint8"))
@@ -211,7 +198,6 @@ def _write_segmentation_map(segmentation_map, num_classes, path):
 
 
 def _segmentation_map(logits, geometry):
-    """The classes with the highest logits, at the image's own size."""
     rows, columns = geometry.resized
     logits = logits[:rows, :columns]
     if geometry.resized != geometry.original:
