@@ -1,9 +1,9 @@
 """Optimizers and learning-rate schedules of the training recipes."""
 
-import collections.abc
 import math
 import re
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -63,9 +63,9 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         self,
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
         layer_decay: float,
-        layer_groups: collections.abc.Sequence[collections.abc.Sequence[str]],
+        layer_groups: Sequence[Sequence[str]],
         weight_decay: float = 0.05,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ):
         super().__init__(learning_rate, **kwargs)
         if not 0 < layer_decay <= 1:
@@ -90,7 +90,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         learning_rate: float | keras.optimizers.schedules.LearningRateSchedule,
         layer_decay: float = 0.75,
         weight_decay: float = 0.05,
-        **kwargs: typing.Any,
+        **kwargs: Any,
     ) -> "LayerwiseAdamW":
         """Creates the optimizer for a backbone, or for a task on it.
 
@@ -122,7 +122,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
             self.assign_sub(variable, decay)
         super().update_step(gradient, variable, scaled_rate)
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "layer_decay": self.layer_decay,
@@ -183,7 +183,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         )
         return keras.ops.where(step < self.warmup_steps, warmup, decay)
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         names = (
             *("learning_rate", "steps", "warmup_steps", "warmup_learning_rate"),
             *("min_learning_rate", "update_every", "warmup_prefix"),
@@ -209,11 +209,11 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         factor = (keras.ops.cast(step, "float32") + 1) / max(self.steps, 1)
         return self.schedule(step) * keras.ops.minimum(factor, 1.0)
 
-    def get_config(self) -> dict[str, typing.Any]:
+    def get_config(self) -> dict[str, Any]:
         schedule = keras.saving.serialize_keras_object(self.schedule)
         return {"schedule": schedule, "steps": self.steps}
 
     @classmethod
-    def from_config(cls, config: dict[str, typing.Any]) -> "LinearWarmup":
+    def from_config(cls, config: dict[str, Any]) -> "LinearWarmup":
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(**{**config, "schedule": schedule})

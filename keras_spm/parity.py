@@ -1,8 +1,8 @@
 """Finds the first stage at which a model differs from a reference implementation."""
 
-import collections.abc
 import dataclasses
-import typing
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -62,9 +62,7 @@ class Comparison:
 
 
 def compare(
-    model: keras.Model,
-    reference_outputs: collections.abc.Mapping[str, typing.Any],
-    tolerance: float = TOLERANCE,
+    model: keras.Model, reference_outputs: Mapping[str, Any], tolerance: float = TOLERANCE
 ) -> Comparison:
     """Compares a model, stage by stage, with the outputs of another implementation.
 
@@ -118,7 +116,7 @@ def compare(
 
 
 def _check_names(reference_outputs):
-    if not isinstance(reference_outputs, collections.abc.Mapping):
+    if not isinstance(reference_outputs, Mapping):
         raise ValueError(
             "`reference_outputs` must map names to arrays. "
             f"Received: {type(reference_outputs).__name__}"

@@ -3,16 +3,16 @@
 Imports nothing of this package but types, so that every module can register and look up.
 """
 
-import collections.abc
 import difflib
-import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
 
 from keras_spm.types import PathLike
 
-_Value = typing.TypeVar("_Value")
+_Value = TypeVar("_Value")
 
 
-def lookup(kind: str, name: str, known: collections.abc.Mapping[str, _Value]) -> _Value:
+def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
     """Returns `known[name]`; the `ValueError` for an unknown name suggests the nearest one."""
     if name in known:
         return known[name]
@@ -21,7 +21,7 @@ def lookup(kind: str, name: str, known: collections.abc.Mapping[str, _Value]) ->
     raise ValueError(f"Unknown {kind} {name!r}.{hint} Available: {', '.join(known)}.")
 
 
-class Registry(collections.abc.Mapping):
+class Registry(Mapping):
     """A mapping from names to objects; `kind` says what they are, in messages."""
 
     def __init__(self, kind: str) -> None:
@@ -42,13 +42,13 @@ class Registry(collections.abc.Mapping):
         self._objects[name] = value
         return value
 
-    def __getitem__(self, name: str) -> typing.Any:
+    def __getitem__(self, name: str) -> Any:
         return lookup(self._kind, name, self._objects)
 
     def __contains__(self, name: object) -> bool:
         return name in self._objects
 
-    def __iter__(self) -> collections.abc.Iterator[str]:
+    def __iter__(self) -> Iterator[str]:
         return iter(self._objects)
 
     def __len__(self) -> int:
@@ -75,9 +75,7 @@ class PresetMixin:
     """`from_preset` and `save_to_preset` of backbones and tasks."""
 
     @classmethod
-    def from_preset(
-        cls, name: PathLike, load_weights: bool = True, **arguments: typing.Any
-    ) -> typing.Any:
+    def from_preset(cls, name: PathLike, load_weights: bool = True, **arguments: Any) -> Any:
         """Builds a model and loads its weights; its `load_report` lists what was loaded.
 
         Called on a base class (`PyramidBackbone`, `ImageTask`), it builds the class that the

@@ -6,14 +6,14 @@ imported inside functions, so that only the active one is loaded.
 
 from keras_spm.backend.attention import dot_product_attention
 from keras_spm.backend.chunked import chunked_by_head, chunked_by_image
-from keras_spm.backend.convolution import conv2d
-from keras_spm.backend.dense import dense, grouped_pointwise
-from keras_spm.backend.depthwise_convolution import (
+from keras_spm.backend.convolution import (
+    conv2d,
     depthwise_conv2d,
     depthwise_scales,
     depthwise_scales_are_faster,
     depthwise_supports_xla,
 )
+from keras_spm.backend.dense import dense, grouped_pointwise
 from keras_spm.backend.elementwise import fused_elementwise, gelu
 from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
 from keras_spm.backend.resizing import pad, resize_bilinear

@@ -5,13 +5,11 @@ compiler cannot trace, and copies arrays that are not contiguous.
 
 JAX: XLA on CPU writes all scores to memory several times, and keeps them for the gradient.
 Computed block by block they stay in the caches, and are recomputed for the gradient. The
-first attention of PVT v2 b1 at 896x896 pixels takes 170 / 345 ms instead of 226 / 505
-forward / forward and backward, the second 83 / 157 instead of 135 / 380; at 224x224 there
-is no difference (two shared CPU cores, float32).
+first attention of PVT v2 b1 at 896x896 pixels takes 345 ms instead of 505, forward and
+backward (two CPU cores, float32); at 224x224 there is no difference.
 
 TensorFlow: the einsum in Keras's function is slower than transposition and plain matrix
-products. Eight 56x56 maps of 64 channels with 49 keys take 5.2 / 10.8 ms instead of
-6.0 / 16.4 (two shared CPU cores, float32).
+products (16.4 and 10.8 ms, forward and backward).
 """
 
 import functools
@@ -31,13 +29,9 @@ def dot_product_attention(
     """Computes attention with a softmax in float32, by the backend's fused kernel if any.
 
     Args:
-        query: (batch, queries, heads, channels).
-        key: (batch, keys, heads, channels).
-        value: (batch, keys, heads, channels).
+        query: (batch, queries, heads, channels). The result has the same shape.
+        key, value: (batch, keys, heads, channels).
         bias: optional (1, heads, queries, keys), added to the scaled scores.
-
-    Returns:
-        (batch, queries, heads, channels)
     """
     backend = keras.config.backend()
     if backend == "torch":
@@ -72,7 +66,7 @@ def _torch(query, key, value, bias):
 
 @functools.cache
 def _jax_attention():
-    """Returns the JAX function, which chooses its form when a program is lowered."""
+    """A JAX function that chooses its form when a program is lowered."""
     import jax
 
     @jax.jit

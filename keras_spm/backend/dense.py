@@ -4,19 +4,15 @@ Maps are flattened to a matrix of positions. XLA on CPU otherwise copies the gra
 outputs to the transposed layout before it computes the kernel's: a training step from 64 to
 512 channels on eight 56x56 maps takes 50 ms flat and 151 ms on maps (two cores, float32).
 
-PyTorch adds the bias within the product.
-
 TensorFlow computes the kernel's gradient faster if it transposes the narrower of the two
-maps: 11 ms instead of 17 from 512 to 64 channels. Its graph optimizer fuses an addition
-with the operation before it only if it is a `bias_add`, and the gradient of a bias is
-fastest as a matrix product: 2.3 ms for eight 56x56 maps of 512 channels, instead of 4.0 by
-TensorFlow and 3.6 by XLA.
+maps (11 ms instead of 17). Its graph optimizer fuses an addition with the operation before
+it only if it is a `bias_add`, and the gradient of a bias is fastest as a matrix product
+(2.3 ms instead of 4.0).
 
 The products of a grouped map are tiny. JAX and TensorFlow spend more time on bringing the
-groups to the front, and on fusing that with the operation before, than on one product with
-a kernel that is zero outside the groups. The first aggregation of PVT v2 b1 takes, forward
-/ forward and backward, 79 / 234 ms in groups and 36 / 184 ms as one product under JAX (two
-shared cores, float32, batch 8). PyTorch is equally fast in groups.
+groups to the front than on one product with a kernel that is zero outside the groups: the
+first aggregation of PVT v2 b1 takes 79 ms in groups and 36 ms as one product under JAX.
+PyTorch is equally fast in groups.
 """
 
 import keras
@@ -26,16 +22,7 @@ from keras_spm.types import Tensor
 
 
 def dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Maps the channels linearly.
-
-    Args:
-        inputs: (…, channels).
-        kernel: (channels, units).
-        bias: optional (units,).
-
-    Returns:
-        (…, units)
-    """
+    """Maps (…, channels) to (…, units); `kernel` is (channels, units) and `bias` (units,)."""
     if keras.config.backend() == "torch":
         import torch
 
@@ -69,10 +56,7 @@ def grouped_pointwise(inputs: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     Args:
         inputs: (batch, height, width, scales, groups).
         kernel: (scales, groups, width), from each channel of a group to each of its outputs.
-        bias: (groups * width,).
-
-    Returns:
-        (batch, height, width, groups * width)
+        bias: (groups * width,), the channels of the result.
     """
     scales, groups, width = kernel.shape
     leading = ops.shape(inputs)[:-2]

@@ -18,11 +18,9 @@ from keras_spm.types import Tensor
 
 @functools.cache
 def fused_elementwise(function: Callable) -> Callable:
-    """Returns the function; under TensorFlow compiled by XLA, once per shape.
+    """Returns the function of tensors; under TensorFlow compiled by XLA, once per shape.
 
-    Args:
-        function: of tensors, to tensors. It must be defined at module level, as compiled
-            functions are cached.
+    It must be defined at module level, as compiled functions are cached.
     """
     if keras.config.backend() != "tensorflow":
         return function

@@ -11,16 +11,12 @@ from keras_spm.types import Tensor
 def pad(array: Tensor, widths: Sequence[tuple[int | Tensor, int | Tensor]]) -> Tensor:
     """Pads an array with zeros.
 
-    Keras names every padding operation, which breaks the graph of PyTorch's compiler.
-
     Args:
         array: of any shape.
         widths: (before, after) for each axis, ints or scalar tensors.
-
-    Returns:
-        The array, longer by `before + after` along each axis.
     """
     if keras.config.backend() == "torch":
+        # Keras names every padding operation, which breaks the graph of PyTorch's compiler.
         import torch
 
         last_axis_first = [width for axis in reversed(widths) for width in axis]
@@ -29,14 +25,11 @@ def pad(array: Tensor, widths: Sequence[tuple[int | Tensor, int | Tensor]]) -> T
 
 
 def resize_bilinear(maps: Tensor, size: Sequence[int | Tensor]) -> Tensor:
-    """Resizes maps with half-pixel centers and without antialiasing.
+    """Resizes maps with half-pixel centers and without antialiasing; keeps their dtype.
 
     Args:
         maps: (batch, rows, columns, channels).
         size: (height, width), ints or scalar tensors.
-
-    Returns:
-        (batch, height, width, channels), in the dtype of the maps.
     """
     if keras.config.backend() == "tensorflow":
         # Keras's function checks in Python that the size is positive.

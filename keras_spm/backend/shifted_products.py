@@ -5,7 +5,7 @@ is one reduction per tap. Both are written out, since the automatic gradient is 
 pads and adds a whole map per tap.
 
 Arrays are JAX arrays, with the shapes of `keras_spm.backend.depthwise_conv2d`. Sums are
-computed in float32, as in a half-precision convolution.
+computed in float32.
 """
 
 from keras_spm.types import Tensor
@@ -108,17 +108,14 @@ def _row_gradient(padded, cotangent, row, columns, strides):
 
     def add_block(sums, index):
         first = index * block
-        band = jax.lax.dynamic_slice_in_dim(
-            padded, first * strides + row, (block - 1) * strides + 1
-        )
+        rows = (block - 1) * strides + 1
+        band = jax.lax.dynamic_slice_in_dim(padded, first * strides + row, rows)
         weights = jax.lax.dynamic_slice_in_dim(cotangent, first, block)
-        windows = (
-            _window(band[None], 0, column, block, out_width, strides)[0]
-            for column in range(columns)
-        )
-        return tuple(
-            total + window * weights for total, window in zip(sums, windows, strict=True)
-        ), None
+        totals = []
+        for column, total in enumerate(sums):
+            window = _window(band[None], 0, column, block, out_width, strides)[0]
+            totals.append(total + window * weights)
+        return tuple(totals), None
 
     zeros = jnp.zeros((block, out_width, channels), "float32")
     sums, _ = jax.lax.scan(add_block, (zeros,) * columns, jnp.arange(out_height // block))

@@ -13,11 +13,6 @@ def bytes_kept_for_gradient(model: keras.Model, images: np.ndarray, targets: Any
     JAX and TensorFlow only trace the step; results that XLA recomputes count as kept.
     PyTorch runs the forward pass. Weights that the gradient needs are included, so the
     memory of one image is the difference between two batch sizes.
-
-    Args:
-        model: a compiled `keras.Model`.
-        images: array, a batch.
-        targets: array, or structure of arrays.
     """
     formulations = {"jax": _jax_bytes, "tensorflow": _tensorflow_bytes, "torch": _torch_bytes}
     return formulations[keras.config.backend()](model, images, targets)

@@ -31,9 +31,8 @@ def register_layouts(
     Args:
         class_name: name of the class.
         layouts: see `keras_spm.weights.key_mapping.Layout`.
-        own_layout: optional layout of preset files. It needs only rules for variables that
-            are resized, and the names of optional tensors; all other variables are stored
-            under their paths.
+        own_layout: optional layout of preset files, with rules only for variables that are
+            resized, and the names of optional tensors.
 
     Raises:
         ValueError: if the class has other layouts already.
@@ -51,8 +50,7 @@ def register_layouts(
 
 def find_layouts(model_or_layer: AnyModel) -> FamilyLayouts:
     """Returns the layouts of a model's family; no PyTorch layouts for an unknown one."""
-    backbone = getattr(model_or_layer, "backbone", model_or_layer)
-    for ancestor in type(backbone).__mro__:
+    for ancestor in type(_backbone(model_or_layer)).__mro__:
         if ancestor.__name__ in LAYOUTS:
             return LAYOUTS[ancestor.__name__]
     return FamilyLayouts((), Layout(OWN_FORMAT))
@@ -63,17 +61,15 @@ def load_torch_weights(
 ) -> state_dict.LoadReport:
     """Loads weights of a PyTorch implementation, all of them or none.
 
-    Every variable is assigned once, and every tensor is used, except derived buffers, a
-    classifier's head that the model lacks or has for other classes, and the class token and
-    final norm of a PVT without them. Position embeddings of another grid and bias tables of
-    another window size are resized. Everything is checked before the first assignment.
+    Every variable is assigned, and every tensor is used, except derived buffers, a head that
+    the model lacks or has for other classes, and the class token and final norm of a PVT
+    without them. Position embeddings and bias tables of another size are resized.
 
     Args:
         model_or_layer: a built backbone, a task, or a layer with layouts.
-        source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, of an index of
-            shards, or of a folder written by transformers; or a mapping of names to
-            arrays. Wrappers (`model`, `state_dict`, `module.`) are unwrapped. Half
-            precision is converted to float32.
+        source: path of a weight file, of an index of shards, or of a folder written by
+            transformers; or a mapping of names to arrays. Wrappers (`model`, `state_dict`,
+            `module.`) are unwrapped. Half precision is converted to float32.
         layout: one of `list_layouts(model_or_layer)`, or `"auto"` to detect it from the
             names.
 
@@ -82,15 +78,12 @@ def load_torch_weights(
 
     Raises:
         keras_spm.weights.FormatError: if the source cannot be read.
-        keras_spm.weights.MismatchError: if names, shapes or values do not fit, or if the
-            layout's code base uses another epsilon than the model. The message lists them,
-            and the model is unchanged.
+        keras_spm.weights.MismatchError: if names, shapes, values or epsilons do not fit.
         FileNotFoundError: if there is no such file.
         TypeError: for a model without layouts.
         ValueError: for an unknown layout, and for a model that is not built.
 
     Example:
-
     >>> backbone = keras_spm.PVTv2.from_preset("b1", load_weights=False)
     >>> report = keras_spm.load_torch_weights(backbone, "pvt_v2_b1.pth")
     """
@@ -106,11 +99,7 @@ def detect_layout(
     source: str,
     candidates: Sequence[Layout] | None = None,
 ) -> Layout:
-    """Returns the layout with the most tensors in `arrays`.
-
-    Raises:
-        MismatchError: if no layout has any, or its code base uses other attributes.
-    """
+    """Returns the layout with the most tensors in `arrays`; raises MismatchError if none fits."""
     if candidates is None:
         candidates = _candidates(model_or_layer, "auto")
     variables = variables_of(model_or_layer)
@@ -133,7 +122,6 @@ def to_torch_state_dict(
 
     Converted to tensors, they can be loaded with `load_state_dict(strict=True)`: those of a
     backbone into the model without a classifier, those of a task into the model with one.
-    Loading and exporting gives identical values; derived buffers are computed.
 
     Args:
         model_or_layer: a built backbone, a task, or a layer with layouts.
@@ -143,13 +131,12 @@ def to_torch_state_dict(
         {name: array}, float32 except for integer buffers.
 
     Raises:
-        keras_spm.weights.MismatchError: if the layout lacks a part of the model, or its
-            code base uses another epsilon than the model.
+        keras_spm.weights.MismatchError: if the layout lacks a part of the model, or epsilons
+            differ.
         TypeError: for a model without layouts.
         ValueError: for an unknown layout, and for a model that is not built.
 
     Example:
-
     >>> state = keras_spm.to_torch_state_dict(backbone, "timm")  # doctest: +SKIP
     >>> pvt_v2.load_state_dict({k: torch.tensor(v) for k, v in state.items()})  # doctest: +SKIP
     """
@@ -160,7 +147,7 @@ def to_torch_state_dict(
     matching = (candidate for candidate in candidates if candidate.headless != has_head)
     chosen = next(matching, candidates[0])
     _check_attributes(model_or_layer, chosen)
-    buffers = chosen.buffers(getattr(model_or_layer, "backbone", model_or_layer))
+    buffers = chosen.buffers(_backbone(model_or_layer))
     return state_dict.export(values_of(model_or_layer), chosen) | buffers
 
 
@@ -178,11 +165,7 @@ def list_layouts(model_or_layer: AnyModel) -> list[str]:
 
 
 def variables_of(model_or_layer: AnyModel) -> dict[str, Tensor]:
-    """Returns {path relative to the model or layer: variable}, without random seeds.
-
-    Raises:
-        ValueError: if two variables have the same path.
-    """
+    """Returns {path relative to the model or layer: variable}, without random seeds."""
     prefix = "" if hasattr(model_or_layer, "layers") else f"{model_or_layer.path}/"
     weights = model_or_layer.weights
     variables = {variable.path.removeprefix(prefix): variable for variable in weights}
@@ -199,10 +182,14 @@ def values_of(model_or_layer: AnyModel) -> dict[str, np.ndarray]:
     }
 
 
+def _backbone(model_or_layer):
+    return getattr(model_or_layer, "backbone", model_or_layer)
+
+
 def _candidates(model_or_layer, layout):
     if not model_or_layer.built:
         raise ValueError(f"{model_or_layer.name!r} is not built: call it or `build` first.")
-    if getattr(getattr(model_or_layer, "backbone", model_or_layer), "fused", False):
+    if getattr(_backbone(model_or_layer), "fused", False):
         raise ValueError(
             f"{model_or_layer.name!r} is fused, unlike PyTorch models. Convert the original, "
             "then call `keras_spm.fuse`."
@@ -220,19 +207,17 @@ def _candidates(model_or_layer, layout):
 
 
 def _torch_layouts(model_or_layer):
-    layouts = find_layouts(model_or_layer).torch
-    if not layouts:
-        backbone = getattr(model_or_layer, "backbone", model_or_layer)
-        raise TypeError(
-            f"No layouts are registered for {type(backbone).__name__}, only for "
-            f"{', '.join(LAYOUTS)} and their subclasses."
-        )
-    return layouts
+    if layouts := find_layouts(model_or_layer).torch:
+        return layouts
+    raise TypeError(
+        f"No layouts are registered for {type(_backbone(model_or_layer)).__name__}, only for "
+        f"{', '.join(LAYOUTS)} and their subclasses."
+    )
 
 
 def _check_attributes(model_or_layer, layout):
     """Refuses layouts whose code base computes differently from the model."""
-    target = getattr(model_or_layer, "backbone", model_or_layer)
+    target = _backbone(model_or_layer)
     for name, value in layout.attributes.items():
         if getattr(target, name) != value:
             raise MismatchError(

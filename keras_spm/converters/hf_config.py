@@ -64,12 +64,10 @@ def register_config(
         library: `"transformers"` or `"timm"`.
         architecture: regular expression that matches all of transformers' `model_type` or
             timm's `architecture`.
-        read: function from (contents of config.json, match of `architecture`) to (class name
-            of the backbone, variant or `None`, constructor arguments), such as a
-            `ConfigTable`. Raises ValueError for unsupported settings.
+        read: function from (contents of config.json, match of `architecture`) to a
+            `BackboneConfig`, such as a `ConfigTable`. Raises ValueError if unsupported.
 
     Example:
-
     ```python
     register_config("timm", r"mynet_(small|large)", lambda config, match: ("MyNet", match[1], {}))
     ```
@@ -116,9 +114,9 @@ def read_config(folder: PathLike) -> ModelConfig:
     contents = read_json(path, "configuration")
     if not isinstance(contents, dict):
         raise FormatError(f"{path} has a {type(contents).__name__}, expected a JSON object.")
-    processor_path, processor = path.with_name(PROCESSOR), {}
-    if os.path.lexists(processor_path):
-        processor = read_json(processor_path, "configuration")
+    processor_path = path.with_name(PROCESSOR)
+    has_processor = os.path.lexists(processor_path)
+    processor = read_json(processor_path, "configuration") if has_processor else {}
     library = next((name for name, key in _ARCHITECTURE_KEYS.items() if key in contents), None)
     try:
         if contents.get("format") == OWN_FORMAT:
@@ -144,17 +142,13 @@ def _own_config(contents):
     backbone, task, sha256 = contents["backbone"], contents["task"], contents["weights"]["sha256"]
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ValueError(f"`sha256` cannot be {sha256!r}")
-    config = ModelConfig(
-        OWN_FORMAT, _checked_name(backbone["class"]), dict(backbone["config"]), sha256=sha256
-    )
+    class_name, arguments = _checked_name(backbone["class"]), dict(backbone["config"])
+    config = ModelConfig(OWN_FORMAT, class_name, arguments, sha256=sha256)
     if task is None:
         return config
-    return dataclasses.replace(
-        config,
-        task=_checked_name(task["class"]),
-        task_arguments=dict(task["config"]),
-        task_layers=tuple(map(_checked_name, task["layers"])),
-    )
+    name, layers = _checked_name(task["class"]), tuple(map(_checked_name, task["layers"]))
+    task_arguments = dict(task["config"])
+    return dataclasses.replace(config, task=name, task_arguments=task_arguments, task_layers=layers)
 
 
 def _checked_name(name):
@@ -186,17 +180,15 @@ def as_classifier(config: ModelConfig, task_arguments: dict[str, Any] | None) ->
 
 
 def _transformers_task(config, processor):
-    """Returns the arguments of `ImageClassifier`, or None for a bare backbone."""
     architecture = (config.get("architectures") or [""])[0]
     if not architecture.endswith("ForImageClassification"):
         return None
     labels = config.get("id2label") or {str(index): f"LABEL_{index}" for index in range(2)}
-    class_names = [labels[str(index)] for index in range(len(labels))]
-    return {
-        "num_classes": len(class_names),
-        "class_names": _distinct(class_names),
-        **read_processor(processor),
-    }
+    names = [labels[str(index)] for index in range(len(labels))]
+    # The index is appended to duplicate names, such as ImageNet's two cranes.
+    counts = collections.Counter(names)
+    names = [f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names)]
+    return {"num_classes": len(names), "class_names": names, **read_processor(processor)}
 
 
 def _timm_task(config, processor):
@@ -209,17 +201,10 @@ def _timm_task(config, processor):
     }
 
 
-def _distinct(names):
-    """Appends the class index to duplicate names, such as ImageNet's two cranes."""
-    counts = collections.Counter(names)
-    return [f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names)]
-
-
 def read_processor(processor: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `ImageClassifier` in a `preprocessor_config.json`.
 
-    There is no `preprocessing` if it has steps that `ImagePreprocessing` does not support,
-    such as padding.
+    There is no `preprocessing` if `ImagePreprocessing` does not support its steps.
     """
     arguments = _normalization(processor.get("image_mean"), processor.get("image_std"))
     if processor.get("do_normalize") is False:
@@ -236,7 +221,6 @@ def read_processor(processor: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_pretrained_cfg(pretrained_cfg):
-    """Returns the arguments of `ImageClassifier` in the `pretrained_cfg` of timm."""
     arguments = _normalization(pretrained_cfg.get("mean"), pretrained_cfg.get("std"))
     _, *size = pretrained_cfg.get("input_size", [3])
     crop_pct = pretrained_cfg.get("crop_pct")
@@ -248,7 +232,7 @@ def _read_pretrained_cfg(pretrained_cfg):
 
 
 def _sizes(size):
-    """Returns (height, width), (shorter side,), or nothing."""
+    """Returns (height, width), (shorter side,), or ()."""
     if isinstance(size, int):
         return (size, size)
     size = size or {}
@@ -258,8 +242,9 @@ def _sizes(size):
 
 
 def _preprocessing(image_size, crop_pct, interpolation):
-    settings = {"image_size": tuple(image_size), "crop_pct": crop_pct}
-    return {"preprocessing": {**settings, "interpolation": interpolation}}
+    size = tuple(image_size)
+    settings = {"image_size": size, "crop_pct": crop_pct, "interpolation": interpolation}
+    return {"preprocessing": settings}
 
 
 def _normalization(mean, std):

@@ -8,6 +8,7 @@ from keras_spm.weights.key_mapping import (
     Layout,
     Rule,
     affine,
+    nested,
     normalization,
     same_name,
     stacked_dense,
@@ -57,64 +58,64 @@ OFFICIAL_BLOCK = (
 OFFICIAL_EMBEDDINGS = (
     *embedding("stem", "patch_embed1", "proj", "norm"),
     *embedding("stage{stage}/merging", "patch_embed{stage}", "proj", "norm"),
-    *(rule.nested("stage{stage}/merging", "patch_embed{stage}.spm") for rule in MERGING_RULES),
+    *nested(MERGING_RULES, "stage{stage}/merging", "patch_embed{stage}.spm"),
 )
 
 _OFFICIAL = (
     *OFFICIAL_EMBEDDINGS,
     *_positions("pos_embed{stage}", "pos_embed4", UNUSED_CLASS_AND_POSITIONS),
     Rule("stage4/class_token", "cls_token", TOKEN),
-    *(
-        rule.nested("stage{stage}/block{block}", "block{stage}.{block_index}")
-        for rule in OFFICIAL_BLOCK
-    ),
+    *nested(OFFICIAL_BLOCK, "stage{stage}/block{block}", "block{stage}.{block_index}"),
     *normalization("norm", "norm"),
 )
 
-_TRANSFORMERS_BLOCK = (
-    *normalization("attention_norm", "layer_norm_1"),
-    *affine("attention/query", "attention.self.query", LINEAR),
-    *stacked_dense("attention/key_value", ("attention.self.key", "attention.self.value")),
-    *affine("attention/projection", "attention.output.dense", LINEAR),
-    *affine("attention/reduction", "attention.self.sequence_reduction", CONVOLUTION),
-    *normalization("attention/reduction_norm", "attention.self.layer_norm"),
-    *normalization("mlp_norm", "layer_norm_2"),
-    *affine("mlp/fc1", "mlp.dense1", LINEAR),
-    *affine("mlp/fc2", "mlp.dense2", LINEAR),
-)
+
+def transformers_block(attention: str, projection: str, reduction: str) -> tuple[Rule, ...]:
+    """Returns the rules of a block of transformers' PVT or PVT v2, by names of its layers."""
+    return (
+        *normalization("attention_norm", "layer_norm_1"),
+        *affine("attention/query", f"{attention}.query", LINEAR),
+        *stacked_dense("attention/key_value", (f"{attention}.key", f"{attention}.value")),
+        *affine("attention/projection", projection, LINEAR),
+        *affine("attention/reduction", f"{attention}.{reduction}", CONVOLUTION),
+        *normalization("attention/reduction_norm", f"{attention}.layer_norm"),
+        *normalization("mlp_norm", "layer_norm_2"),
+        *affine("mlp/fc1", "mlp.dense1", LINEAR),
+        *affine("mlp/fc2", "mlp.dense2", LINEAR),
+    )
+
 
 _PREFIX = "pvt."
-_TRANSFORMERS_EMBEDDING = _PREFIX + "encoder.patch_embeddings"
-_STAGE_EMBEDDING = _TRANSFORMERS_EMBEDDING + ".{stage_index}"
+_TRANSFORMERS_BLOCK = transformers_block(
+    "attention.self", "attention.output.dense", "sequence_reduction"
+)
+_STAGE_EMBEDDING = _PREFIX + "encoder.patch_embeddings.{stage_index}"
+_LAST_EMBEDDING = _PREFIX + "encoder.patch_embeddings.3"
+_NORM = _PREFIX + "encoder.layer_norm"
 
 _TRANSFORMERS = (
-    *embedding("stem", f"{_TRANSFORMERS_EMBEDDING}.0", "projection", "layer_norm"),
+    *embedding("stem", f"{_PREFIX}encoder.patch_embeddings.0", "projection", "layer_norm"),
     *embedding("stage{stage}/merging", _STAGE_EMBEDDING, "projection", "layer_norm"),
     *_positions(
         f"{_STAGE_EMBEDDING}.position_embeddings",
-        f"{_TRANSFORMERS_EMBEDDING}.3.position_embeddings",
+        f"{_LAST_EMBEDDING}.position_embeddings",
         # transformers has no model without the class token.
         UNUSED_CLASS_AND_POSITIONS._replace(to_torch=None),
     ),
-    Rule("stage4/class_token", f"{_TRANSFORMERS_EMBEDDING}.3.cls_token", TOKEN),
-    *(
-        rule.nested(
-            "stage{stage}/block{block}", _PREFIX + "encoder.block.{stage_index}.{block_index}"
-        )
-        for rule in _TRANSFORMERS_BLOCK
+    Rule("stage4/class_token", f"{_LAST_EMBEDDING}.cls_token", TOKEN),
+    *nested(
+        _TRANSFORMERS_BLOCK,
+        "stage{stage}/block{block}",
+        _PREFIX + "encoder.block.{stage_index}.{block_index}",
     ),
-    *normalization("norm", f"{_PREFIX}encoder.layer_norm"),
+    *normalization("norm", _NORM),
 )
 
 _TRANSFORMERS_LAYOUT = Layout(
     "transformers",
     _TRANSFORMERS,
     head=affine("head", "classifier", LINEAR),
-    optional=(
-        f"{_TRANSFORMERS_EMBEDDING}.3.cls_token",
-        f"{_PREFIX}encoder.layer_norm.weight",
-        f"{_PREFIX}encoder.layer_norm.bias",
-    ),
+    optional=(f"{_LAST_EMBEDDING}.cls_token", f"{_NORM}.weight", f"{_NORM}.bias"),
     attributes={"embedding_norm_epsilon": 1e-6},
 )
 

@@ -8,51 +8,30 @@ from keras_spm.converters.pvt import (
     OFFICIAL_BLOCK,
     OFFICIAL_EMBEDDINGS,
     embedding,
+    transformers_block,
 )
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.key_mapping import Layout, affine, normalization, stacked_dense
-from keras_spm.weights.transforms import CONVOLUTION, DEPTHWISE, LINEAR
+from keras_spm.weights.key_mapping import Layout, affine, nested, normalization
+from keras_spm.weights.transforms import DEPTHWISE, LINEAR
 
 
-def _block(depthwise):
-    return *OFFICIAL_BLOCK, *affine("mlp/depthwise_3x3", depthwise, DEPTHWISE)
+def _blocks(rules, depthwise, name):
+    rules = (*rules, *affine("mlp/depthwise_3x3", depthwise, DEPTHWISE))
+    return nested(rules, "stage{stage}/block{block}", name)
 
 
 _OFFICIAL = (
     *OFFICIAL_EMBEDDINGS,
-    *(
-        rule.nested("stage{stage}/block{block}", "block{stage}.{block_index}")
-        for rule in _block("mlp.dwconv.dwconv")
-    ),
+    *_blocks(OFFICIAL_BLOCK, "mlp.dwconv.dwconv", "block{stage}.{block_index}"),
     *normalization("stage{stage}/norm", "norm{stage}"),
 )
 
 _TIMM = (
     *embedding("stem", "patch_embed", "proj", "norm"),
     *embedding("stage{stage}/merging", "stages.{stage_index}.downsample", "proj", "norm"),
-    *(
-        rule.nested("stage{stage}/merging", "stages.{stage_index}.downsample")
-        for rule in MERGING_RULES
-    ),
-    *(
-        rule.nested("stage{stage}/block{block}", "stages.{stage_index}.blocks.{block_index}")
-        for rule in _block("mlp.dwconv")
-    ),
+    *nested(MERGING_RULES, "stage{stage}/merging", "stages.{stage_index}.downsample"),
+    *_blocks(OFFICIAL_BLOCK, "mlp.dwconv", "stages.{stage_index}.blocks.{block_index}"),
     *normalization("stage{stage}/norm", "stages.{stage_index}.norm"),
-)
-
-
-_TRANSFORMERS_BLOCK = (
-    *normalization("attention_norm", "layer_norm_1"),
-    *affine("attention/query", "attention.query", LINEAR),
-    *stacked_dense("attention/key_value", ("attention.key", "attention.value")),
-    *affine("attention/projection", "attention.proj", LINEAR),
-    *affine("attention/reduction", "attention.spatial_reduction", CONVOLUTION),
-    *normalization("attention/reduction_norm", "attention.layer_norm"),
-    *normalization("mlp_norm", "layer_norm_2"),
-    *affine("mlp/fc1", "mlp.dense1", LINEAR),
-    *affine("mlp/depthwise_3x3", "mlp.dwconv.dwconv", DEPTHWISE),
-    *affine("mlp/fc2", "mlp.dense2", LINEAR),
 )
 
 _PREFIX = "pvt_v2."
@@ -63,9 +42,10 @@ _TRANSFORMERS = (
     *embedding(
         "stage{stage}/merging", f"{_TRANSFORMERS_STAGE}.patch_embedding", "proj", "layer_norm"
     ),
-    *(
-        rule.nested("stage{stage}/block{block}", f"{_TRANSFORMERS_STAGE}.blocks.{{block_index}}")
-        for rule in _TRANSFORMERS_BLOCK
+    *_blocks(
+        transformers_block("attention", "attention.proj", "spatial_reduction"),
+        "mlp.dwconv.dwconv",
+        _TRANSFORMERS_STAGE + ".blocks.{block_index}",
     ),
     *normalization("stage{stage}/norm", f"{_TRANSFORMERS_STAGE}.layer_norm"),
 )
@@ -94,10 +74,4 @@ _TABLE = ConfigTable(
     {**CONFIG_CONSTANTS, "patch_sizes": [7, 3, 3, 3]},
 )
 register_config("transformers", "pvt_v2", _TABLE)
-
-
-def _read_timm(config, match):
-    return "PVTv2", match[1], {}
-
-
-register_config("timm", "pvt_v2_(b[0-5]|b2_li)", _read_timm)
+register_config("timm", "pvt_v2_(b[0-5]|b2_li)", lambda config, match: ("PVTv2", match[1], {}))

@@ -1,15 +1,21 @@
 """Stepwise Patch Merging in the official code."""
 
 from keras_spm.converters.conversion import register_layouts
-from keras_spm.weights.key_mapping import Layout, Rule, affine, batch_normalization, normalization
+from keras_spm.weights.key_mapping import (
+    Layout,
+    Rule,
+    affine,
+    batch_normalization,
+    nested,
+    normalization,
+)
 from keras_spm.weights.transforms import DEPTHWISE, GROUPED, LINEAR, POINTWISE
 
 AGGREGATION_RULES = (
-    *(
-        rule
-        for size in (3, 5, 7, 9)
-        for rule in affine(f"depthwise_{size}x{size}", f"local_conv_{size}", DEPTHWISE)
-    ),
+    *affine("depthwise_3x3", "local_conv_3", DEPTHWISE),
+    *affine("depthwise_5x5", "local_conv_5", DEPTHWISE),
+    *affine("depthwise_7x7", "local_conv_7", DEPTHWISE),
+    *affine("depthwise_9x9", "local_conv_9", DEPTHWISE),
     Rule("grouped_kernel", "proj.0.weight", GROUPED),
     Rule("grouped_bias", "proj.0.bias"),
     *batch_normalization("norm", "proj.1"),
@@ -26,8 +32,8 @@ ENHANCEMENT_RULES = (
 )
 
 MERGING_RULES = (
-    *(rule.nested("multi_scale_aggregation", "msa") for rule in AGGREGATION_RULES),
-    *(rule.nested("guided_local_enhancement", "gle") for rule in ENHANCEMENT_RULES),
+    *nested(AGGREGATION_RULES, "multi_scale_aggregation", "msa"),
+    *nested(ENHANCEMENT_RULES, "guided_local_enhancement", "gle"),
 )
 
 register_layouts("MultiScaleAggregation", [Layout("official", AGGREGATION_RULES)])

@@ -13,6 +13,7 @@ from keras_spm.weights.key_mapping import (
     Layout,
     Rule,
     affine,
+    nested,
     normalization,
     same_name,
     stacked_dense,
@@ -30,24 +31,19 @@ _BLOCK = (
 )
 
 
-def _merging(name):
-    """Returns the rules of the layer between two stages: patch merging or SPM."""
-    return (
-        *normalization("stage{stage}/merging/norm", f"{name}.norm"),
-        Rule("stage{stage}/merging/reduction/kernel", f"{name}.reduction.weight", LINEAR),
-        *(rule.nested("stage{stage}/merging", name) for rule in MERGING_RULES),
-    )
+_PATCH_MERGING = (
+    *normalization("norm", "norm"),
+    Rule("reduction/kernel", "reduction.weight", LINEAR),
+)
 
 
 def _rules(merging):
+    blocks = "layers.{stage_index}.blocks.{block_index}"
     return (
         *affine("stem/projection", "patch_embed.proj", CONVOLUTION),
         *normalization("stem/norm", "patch_embed.norm"),
-        *_merging(merging),
-        *(
-            rule.nested("stage{stage}/block{block}", "layers.{stage_index}.blocks.{block_index}")
-            for rule in _BLOCK
-        ),
+        *nested((*_PATCH_MERGING, *MERGING_RULES), "stage{stage}/merging", merging),
+        *nested(_BLOCK, "stage{stage}/block{block}", blocks),
         *normalization("norm", "norm"),
     )
 
@@ -55,9 +51,8 @@ def _rules(merging):
 def _official_buffers(backbone):
     """Returns the index of each block's bias table, and the masks of shifted blocks.
 
-    The masks of the official code are for one image size: that of the backbone, or if it
-    takes any size, the size at which the last map is a single window, as in the official
-    configurations (224 for windows of 7, 384 for 12).
+    The masks are for one image size: that of the backbone, or if it takes any size, the one
+    at which the last map is a single window, as in the official configurations.
     """
     window = backbone.window_size
     sizes = [window * 32 if size is None else size for size in backbone.spatial_sizes]
@@ -65,10 +60,9 @@ def _official_buffers(backbone):
     for number, stage in enumerate(backbone.stages):
         height, width = (size // 4 // 2**number for size in sizes)
         for index, block in enumerate(stage.blocks):
-            name = f"layers.{number}.blocks.{index}"
-            attention = block.attention
-            index = keras.ops.convert_to_numpy(attention.relative_position_index())
-            buffers[f"{name}.attn.relative_position_index"] = index.astype("int64")
+            name, attention = f"layers.{number}.blocks.{index}", block.attention
+            table_index = keras.ops.convert_to_numpy(attention.relative_position_index())
+            buffers[f"{name}.attn.relative_position_index"] = table_index.astype("int64")
             if attention.shifted and min(height, width) > window:
                 mask = attention.shift_mask(height, width, window // 2)
                 buffers[f"{name}.attn_mask"] = keras.ops.convert_to_numpy(mask)
@@ -95,20 +89,13 @@ _PREFIX = "swin."
 _TRANSFORMERS = (
     *affine("stem/projection", f"{_PREFIX}embeddings.patch_embeddings.projection", CONVOLUTION),
     *normalization("stem/norm", f"{_PREFIX}embeddings.norm"),
-    *normalization(
-        "stage{stage}/merging/norm", _PREFIX + "encoder.layers.{stage_before}.downsample.norm"
+    *nested(
+        _PATCH_MERGING, "stage{stage}/merging", _PREFIX + "encoder.layers.{stage_before}.downsample"
     ),
-    Rule(
-        "stage{stage}/merging/reduction/kernel",
-        _PREFIX + "encoder.layers.{stage_before}.downsample.reduction.weight",
-        LINEAR,
-    ),
-    *(
-        rule.nested(
-            "stage{stage}/block{block}",
-            _PREFIX + "encoder.layers.{stage_index}.blocks.{block_index}",
-        )
-        for rule in _TRANSFORMERS_BLOCK
+    *nested(
+        _TRANSFORMERS_BLOCK,
+        "stage{stage}/block{block}",
+        _PREFIX + "encoder.layers.{stage_index}.blocks.{block_index}",
     ),
     *normalization("norm", f"{_PREFIX}layernorm"),
 )
@@ -138,33 +125,28 @@ _TRANSFORMERS_5_LAYOUT = dataclasses.replace(
     rules=tuple(rule.renamed(_in_memory) for rule in _TRANSFORMERS),
 )
 
+_OFFICIAL_LAYOUT = Layout(
+    "official",
+    _rules("layers.{stage_before}.downsample"),
+    head=affine("head", "head", LINEAR),
+    buffers=_official_buffers,
+)
+_TIMM_LAYOUT = Layout(
+    "timm", _rules("layers.{stage_index}.downsample"), head=affine("head", "head.fc", LINEAR)
+)
+_BIAS_TABLES = "stage{stage}/block{block}/attention/relative_position_bias_table"
+
 register_layouts(
     "Swin",
     (
-        Layout(
-            "official",
-            _rules("layers.{stage_before}.downsample"),
-            head=affine("head", "head", LINEAR),
-            buffers=_official_buffers,
-        ),
-        Layout(
-            "timm",
-            _rules("layers.{stage_index}.downsample"),
-            head=affine("head", "head.fc", LINEAR),
-        ),
+        _OFFICIAL_LAYOUT,
+        _TIMM_LAYOUT,
         _TRANSFORMERS_LAYOUT,
         _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
         _TRANSFORMERS_5_LAYOUT,
         _TRANSFORMERS_5_LAYOUT.without_prefix(_PREFIX),
     ),
-    Layout(
-        OWN_FORMAT,
-        (
-            same_name(
-                "stage{stage}/block{block}/attention/relative_position_bias_table", BIAS_TABLE
-            ),
-        ),
-    ),
+    Layout(OWN_FORMAT, (same_name(_BIAS_TABLES, BIAS_TABLE),)),
 )
 
 _NAMES = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")
@@ -177,10 +159,8 @@ _CONSTANTS = {
 }
 _TABLE = ConfigTable("Swin", {name: name for name in _NAMES}, _CONSTANTS)
 register_config("transformers", "swin", _TABLE)
-
-
-def _read_timm(config, match):
-    return "Swin", match[1], {"window_size": int(match[2])}
-
-
-register_config("timm", r"swin_(tiny|small|base)_patch4_window(\d+)_\d+", _read_timm)
+register_config(
+    "timm",
+    r"swin_(tiny|small|base)_patch4_window(\d+)_\d+",
+    lambda config, match: ("Swin", match[1], {"window_size": int(match[2])}),
+)

@@ -21,10 +21,7 @@ _MIN_LARGEST = 256  # Allowed whatever the sizes in the weights.
 # Without weights to compare with: several times the largest preset.
 _MAX_BLOCKS = 500
 _MAX_PARAMETERS = 500_000_000
-_DTYPES = (
-    *(None, "float16", "bfloat16", "float32", "float64"),
-    *("mixed_float16", "mixed_bfloat16"),
-)
+_DTYPES = (None, "float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16")
 
 
 def check_arguments(arguments: dict[str, Any], source: PathLike) -> None:
@@ -65,11 +62,8 @@ def check_backbone(
     """Checks a backbone's arguments that the comparison with the weights does not cover.
 
     The number of blocks is limited to the number of tensors, since layers take memory too.
-    Integers are sizes of layers and limited to the largest size in the weights, since layers
-    may compute constants of any power of them. The dtype must be able to hold the weights.
-
-    Raises:
-        FormatError: names the source, the argument and its value.
+    Integers are limited to the largest size in the weights, since layers may compute
+    constants of any power of them. Raises FormatError.
     """
     limit = _MAX_BLOCKS if arrays is None else len(arrays)
     depths = arguments.get("depths")

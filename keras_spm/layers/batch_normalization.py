@@ -12,19 +12,14 @@ from keras_spm.types import Tensor
 class BatchNormalization(keras.layers.BatchNormalization):
     """`keras.layers.BatchNormalization` with the running statistics of PyTorch.
 
-    There are two differences: the defaults are PyTorch's (epsilon 1e-5, and momentum 0.9
-    by Keras's definition), and the running variance is updated with the unbiased variance
-    of the batch, `n / (n - 1)` times the one that normalizes. For a batch with a single
-    value per channel the unbiased variance is undefined; zero is used.
-
-    Statistics are computed in float32 under every dtype policy. A frozen layer
-    (`trainable = False`) runs in inference mode, as in Keras.
+    The running variance is updated with the unbiased variance of the batch, `n / (n - 1)`
+    times the one that normalizes; zero for n = 1. Statistics are computed in float32 under
+    every dtype policy.
 
     Args:
         momentum: float, weight of the old statistic in the moving average.
         epsilon: float, added to the variance.
-        **kwargs: the initializers and regularizers of Keras's layer. The last axis is
-            normalized.
+        **kwargs: the initializers and regularizers of Keras's layer.
     """
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs) -> None:

@@ -15,7 +15,9 @@ class CompositeLayer(keras.layers.Layer):
     `quantize` changes children one by one, so their dtype policies are part of the config.
     """
 
-    # Names of the constructor arguments that are layers, lists of layers, or None.
+    # Names of the constructor arguments that are plain values, and of those that are layers,
+    # lists of layers, or None.
+    config_arguments: tuple[str, ...] = ()
     child_arguments: tuple[str, ...] = ()
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -27,7 +29,7 @@ class CompositeLayer(keras.layers.Layer):
         for name in self.child_arguments:
             child = keras.saving.serialize_keras_object(getattr(self, name))
             config[name] = _without_build_shapes(child)
-        return config
+        return config | {name: getattr(self, name) for name in self.config_arguments}
 
     @classmethod
     def from_config(cls, config: dict) -> "CompositeLayer":
@@ -40,13 +42,9 @@ class CompositeLayer(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("keras_spm")
 class SequentialLayer(CompositeLayer):
-    """Applies layers one after another.
+    """Applies a list of layers one after another.
 
-    Unlike `keras.Sequential` it is a plain layer: its children are built with it, so their
-    variables have its path as prefix.
-
-    Args:
-        layers: list of layers.
+    Unlike in `keras.Sequential`, the layers' variables have its path as prefix.
     """
 
     child_arguments = ("layers",)

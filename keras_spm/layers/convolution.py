@@ -25,14 +25,10 @@ class _ExplicitPadding:
         self.explicit_padding = padding if is_explicit else 0
 
     def _widths(self) -> list[tuple[int, int]]:
-        """Returns (before, after) for each axis of the input."""
         sides = [(self.explicit_padding, self.explicit_padding)] * 2
         if self.data_format == "channels_last":
             return [(0, 0), *sides, (0, 0)]
         return [(0, 0), (0, 0), *sides]
-
-    def _pad(self, inputs: Tensor) -> Tensor:
-        return backend.pad(inputs, self._widths()) if self.explicit_padding else inputs
 
     def _has_fast_form(self) -> bool:
         return (
@@ -40,7 +36,19 @@ class _ExplicitPadding:
             and self.data_format == "channels_last"
             and self.dilation_rate == (1, 1)
             and self.strides[0] == self.strides[1]
+            and getattr(self, "groups", 1) == 1  # Of `Conv2D`.
+            and getattr(self, "depth_multiplier", 1) == 1  # Of `DepthwiseConv2D`.
         )
+
+    def call(self, inputs: Tensor) -> Tensor:
+        if not self._has_fast_form():
+            if self.explicit_padding:
+                inputs = backend.pad(inputs, self._widths())
+            return super().call(inputs)
+        kernel = ops.convert_to_tensor(self.kernel)
+        bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
+        outputs = self._convolve(inputs, kernel, self.strides[0], self.explicit_padding, bias)
+        return self.activation(outputs)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         padded_shape = tuple(
@@ -65,13 +73,14 @@ class Conv2D(_ExplicitPadding, keras.layers.Conv2D):
         kernel_size: int, or two ints.
         strides: int, or two ints.
         padding: int, zeros on each of the four sides, or Keras's `"valid"` or `"same"`.
-        data_format: as in Keras; by default `"channels_last"`.
         kernel_initializer: as in Keras; by default normal, by fan-out.
-        **kwargs: the other arguments of Keras's layer.
+        data_format, **kwargs: as in Keras.
 
     Input: (batch, height, width, channels). Output: (batch, out_height, out_width,
     filters) with `out = (size + 2 * padding - kernel_size) // strides + 1`.
     """
+
+    _convolve = staticmethod(backend.conv2d)
 
     def __init__(
         self,
@@ -87,14 +96,6 @@ class Conv2D(_ExplicitPadding, keras.layers.Conv2D):
         kwargs.update(padding=padding, data_format=data_format)
         super().__init__(filters, kernel_size, strides, **kwargs)
 
-    def call(self, inputs: Tensor) -> Tensor:
-        if self.groups > 1 or not self._has_fast_form():
-            return super().call(self._pad(inputs))
-        kernel = ops.convert_to_tensor(self.kernel)
-        bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
-        outputs = backend.conv2d(inputs, kernel, self.strides[0], self.explicit_padding, bias)
-        return self.activation(outputs)
-
 
 @keras.saving.register_keras_serializable("keras_spm")
 class DepthwiseConv2D(_ExplicitPadding, keras.layers.DepthwiseConv2D):
@@ -108,13 +109,14 @@ class DepthwiseConv2D(_ExplicitPadding, keras.layers.DepthwiseConv2D):
         strides: int, or two ints.
         padding: int, zeros on each of the four sides, or Keras's `"valid"` or `"same"`. By
             default `kernel_size // 2`; `kernel_size` must be odd then.
-        data_format: as in Keras; by default `"channels_last"`.
         depthwise_initializer: as in Keras; by default normal, by fan-out.
-        **kwargs: the other arguments of Keras's layer.
+        data_format, **kwargs: as in Keras.
 
     Input: (batch, height, width, channels). Output, by default: (batch,
     ceil(height / strides), ceil(width / strides), channels).
     """
+
+    _convolve = staticmethod(backend.depthwise_conv2d)
 
     def __init__(
         self,
@@ -137,13 +139,3 @@ class DepthwiseConv2D(_ExplicitPadding, keras.layers.DepthwiseConv2D):
         super().__init__(kernel_size, strides, **kwargs)
         # Keras's jit_compile="auto" asks every layer.
         self.supports_jit = backend.depthwise_supports_xla()
-
-    def call(self, inputs: Tensor) -> Tensor:
-        if self.depth_multiplier > 1 or not self._has_fast_form():
-            return super().call(self._pad(inputs))
-        kernel = ops.convert_to_tensor(self.kernel)
-        bias = ops.convert_to_tensor(self.bias) if self.use_bias else None
-        outputs = backend.depthwise_conv2d(
-            inputs, kernel, self.strides[0], self.explicit_padding, bias
-        )
-        return self.activation(outputs)

@@ -14,14 +14,12 @@ from keras_spm.types import Tensor
 class Dense(keras.layers.Dense):
     """`keras.layers.Dense`, computed by the fastest formulation of each backend.
 
-    See `keras_spm.backend.dense`. `quantize` and `enable_lora` work as in Keras.
+    `quantize` and `enable_lora` work as in Keras.
 
     Args:
         units: int, channels of the output.
-        activation: as in Keras.
-        use_bias: bool.
         kernel_initializer: as in Keras; by default normal with standard deviation 0.02.
-        **kwargs: the other arguments of Keras's layer.
+        activation, use_bias, **kwargs: as in Keras.
 
     Input: (…, channels). Output: (…, units).
     """

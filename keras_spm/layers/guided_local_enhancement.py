@@ -26,35 +26,30 @@ class GuidedLocalEnhancement(CompositeLayer):
 
     The guide map is batch normalization, exact GELU and a strided depthwise convolution.
     The guide token of a window attends to itself and to the window's four tokens, all
-    layer-normalized. Its output alone is kept, and layer-normalized again.
+    layer-normalized. Its output is layer-normalized again. Positions outside a map of odd
+    size are masked in the softmax.
 
     Only the guide token is a query; keys and values are never materialized. The score of a
     head is `(W_k^T q) . x` (the key's bias is the same for all five tokens and cancels in
     the softmax), and its output is `W_v (sum of a x) + b_v`, since the attention weights
-    sum to one. With C channels the projections of a window cost 3 C^2 MACs instead of
-    15 C^2.
-
-    For maps of odd size, positions outside the map are masked in the softmax. `qkv_kernel`
-    (C, 3 C) and `qkv_bias` hold query, key and value side by side, heads in order. The
-    key's part of the bias has no effect and no gradient.
+    sum to one. The projections of a window cost 3 C^2 MACs instead of 15 C^2.
 
     Args:
         num_heads: int, divides the channels.
         guide_kernel_size: odd int, kernel size of the guide's convolution.
-        fused: bool, whether the batch normalization is a scale and an offset, see
-            `keras_spm.fuse`.
+        fused: bool, set by `keras_spm.fuse`: the batch normalization is a scale and offset.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / 2),
     ceil(width / 2), channels).
 
     Raises:
-        ValueError: if `num_heads` does not divide the channels, or a fused layer is
-            trained.
+        ValueError: if `num_heads` does not divide the channels, or a fused layer is trained.
 
     Reference:
-        Yu et al., Stepwise Patch Merging, arXiv 2409.06963, section "Guided Local
-        Enhancement".
+        Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
     """
+
+    config_arguments = ("num_heads", "guide_kernel_size", "fused")
 
     def __init__(
         self, num_heads: int = 8, guide_kernel_size: int = 7, fused: bool = False, **kwargs
@@ -96,8 +91,7 @@ class GuidedLocalEnhancement(CompositeLayer):
             guides = inputs * self.guide_scale + self.guide_offset
         else:
             guides = self.guide_norm(inputs, training=training)
-        guides = self.guide_depthwise(backend.gelu(guides))
-        guides = self.token_norm(guides)
+        guides = self.token_norm(self.guide_depthwise(backend.gelu(guides)))
         tokens = self._tokens(self.token_norm(inputs), guides)
         bias = 0.0 if is_multiple(inputs, WINDOW) else _padding_bias(inputs, guides)
         return self.output_norm(self._attend(guides, tokens, bias))
@@ -155,14 +149,6 @@ class GuidedLocalEnhancement(CompositeLayer):
         _, rows, columns, channels = self.compute_output_shape(input_shape)
         attention = 3 * channels**2 + 2 * _TOKENS * self.num_heads * channels
         return macs(self.guide_depthwise, input_shape) + rows * columns * attention
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "guide_kernel_size": self.guide_kernel_size,
-            "fused": self.fused,
-        }
 
 
 def _padding_bias(maps: Tensor, guides: Tensor) -> Tensor:

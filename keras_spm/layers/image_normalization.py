@@ -20,8 +20,7 @@ class ImageNormalization(keras.layers.Layer):
     cast to the compute dtype.
 
     Args:
-        mean: floats, one per channel, of pixels scaled to [0, 1].
-        std: floats, one per channel, of pixels scaled to [0, 1].
+        mean, std: floats, one per channel, of pixels scaled to [0, 1].
         data_format: `"channels_last"` or `"channels_first"`.
 
     Input: (batch, height, width, channels) in [0, 255], of any dtype, or channels first.
@@ -41,15 +40,13 @@ class ImageNormalization(keras.layers.Layer):
         self.data_format = data_format
 
     def call(self, inputs: Tensor) -> Tensor:
-        outputs = backend.fused_elementwise(_normalize)(
-            inputs, self._per_channel(self.mean), self._per_channel(self.std)
-        )
-        return ops.cast(outputs, self.compute_dtype)
-
-    def _per_channel(self, values: tuple[float, ...]) -> Tensor:
-        values = ops.convert_to_tensor(values, dtype="float32")
         shape = (-1, 1, 1) if self.data_format == "channels_first" else (-1,)
-        return ops.reshape(values, shape)
+        mean, std = (
+            ops.reshape(ops.convert_to_tensor(values, dtype="float32"), shape)
+            for values in (self.mean, self.std)
+        )
+        outputs = backend.fused_elementwise(_normalize)(inputs, mean, std)
+        return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape

@@ -19,8 +19,7 @@ class Normal(keras.initializers.Initializer):
 
     Args:
         std: float, or `None` for sqrt(2 / fan-out).
-        seed: int. By default drawn from Python's generator, which
-            `keras.utils.set_random_seed` seeds.
+        seed: int, by default random (see `keras.utils.set_random_seed`).
     """
 
     def __init__(self, std: float | None = None, seed: int | None = None) -> None:
@@ -39,11 +38,7 @@ class Normal(keras.initializers.Initializer):
 
 
 def conv_initializer() -> Normal:
-    """Returns a normal with standard deviation sqrt(2 / (kernel area * outputs / groups)).
-
-    The fan-out of a depthwise kernel (k, k, channels, 1) is k * k, the same formula with as
-    many groups as channels.
-    """
+    """Returns a normal with standard deviation sqrt(2 / (kernel area * outputs / groups))."""
     return Normal()
 
 

@@ -11,8 +11,6 @@ from keras_spm.types import Tensor
 class LayerNormalization(keras.layers.LayerNormalization):
     """`keras.layers.LayerNormalization` of the last axis, in float32 under every dtype policy.
 
-    See `keras_spm.backend.layer_normalization`.
-
     Args:
         epsilon: float, added to the variance.
         **kwargs: the initializers and regularizers of Keras's layer.

@@ -21,9 +21,8 @@ _PRODUCTS = (keras.layers.Attention, keras.layers.AdditiveAttention, keras.layer
 def macs(layer: keras.layers.Layer, input_shape: Shape) -> int:
     """Returns the multiply-accumulate operations of `layer` for one example.
 
-    Convolutions, dense layers and both products of attention count. Norms, activations,
-    pooling, additions and other layers without weights do not, as is customary. A layer
-    of any other kind counts itself by a method `macs(input_shape)`.
+    Convolutions, dense layers and both products of attention count; norms and layers
+    without weights do not. Other layers count themselves by a method `macs(input_shape)`.
 
     Args:
         layer: a built layer or model.
@@ -48,9 +47,8 @@ def macs(layer: keras.layers.Layer, input_shape: Shape) -> int:
         # (height, width, input channels, outputs of one input).
         depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
         return outputs * math.prod(layer.kernel.shape[: 2 if depthwise else 3])
-    if isinstance(layer, _FREE):
-        return 0
-    if layer.built and not layer.weights and not isinstance(layer, _PRODUCTS):
+    has_no_weights = layer.built and not layer.weights and not isinstance(layer, _PRODUCTS)
+    if has_no_weights or isinstance(layer, _FREE):
         return 0
     raise TypeError(
         f"The MACs of {type(layer).__name__} are unknown: define a method `macs(input_shape)`."

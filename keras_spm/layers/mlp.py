@@ -23,6 +23,8 @@ class MLP(CompositeLayer):
     Input and output: (batch, height, width, channels).
     """
 
+    config_arguments = ("hidden_dim",)
+
     def __init__(self, hidden_dim: int, **kwargs) -> None:
         super().__init__(**kwargs)
         self.hidden_dim = hidden_dim
@@ -42,9 +44,6 @@ class MLP(CompositeLayer):
     def macs(self, input_shape: Shape) -> int:
         return macs(self.fc1, input_shape) + macs(self.fc2, self._hidden_shape(input_shape))
 
-    def get_config(self) -> dict:
-        return {**super().get_config(), "hidden_dim": self.hidden_dim}
-
 
 @keras.saving.register_keras_serializable("keras_spm")
 class ConvolutionalMLP(MLP):
@@ -54,14 +53,15 @@ class ConvolutionalMLP(MLP):
 
     Args:
         hidden_dim: int, channels between the two dense layers.
-        linear_attention: bool, whether a ReLU precedes the convolution, as in the
-            variants with linear attention.
+        linear_attention: bool, whether a ReLU precedes the convolution.
 
     Input and output: (batch, height, width, channels).
 
     Reference:
         Wang et al., PVT v2, arXiv 2106.13797, section 3.3.
     """
+
+    config_arguments = ("hidden_dim", "linear_attention")
 
     def __init__(self, hidden_dim: int, linear_attention: bool = False, **kwargs) -> None:
         super().__init__(hidden_dim, **kwargs)
@@ -85,6 +85,3 @@ class ConvolutionalMLP(MLP):
 
     def macs(self, input_shape: Shape) -> int:
         return super().macs(input_shape) + macs(self.depthwise, self._hidden_shape(input_shape))
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "linear_attention": self.linear_attention}

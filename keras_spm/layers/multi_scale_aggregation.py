@@ -21,34 +21,30 @@ from keras_spm.types import Shape, Tensor
 class MultiScaleAggregation(CompositeLayer):
     """Widens the channels of each position with context from several scales.
 
-    The channels are split into one equal split per kernel size. Each split is convolved
+    The channels are divided into one equal split per kernel size. Each split is convolved
     depthwise with its own kernel. Group l of a grouped linear map then mixes channel l of
     every split and expands it. Batch normalization, exact GELU and a linear map to
-    `output_dim` follow. The size of the map does not change.
-
-    The biases before the batch normalization have no effect in training, as the batch mean
-    cancels them: see `zero_gradient_variables`.
+    `output_dim` follow.
 
     Args:
         output_dim: int, channels of the output.
         kernel_sizes: distinct odd ints, one per split. Their number divides the input
             channels.
         expansion: int, ratio of the grouped map's outputs to its inputs.
-        fused: bool, whether the normalization and the biases of the convolutions are
-            folded into the grouped map, and the convolutions computed as one where that
-            is faster, see `keras_spm.fuse`.
+        fused: bool, set by `keras_spm.fuse`: the normalization and the biases of the
+            convolutions are folded into the grouped map, and the convolutions may be one.
 
-    Input: (batch, height, width, channels). Output: (batch, height, width,
-    output_dim).
+    Input: (batch, height, width, channels). Output: (batch, height, width, output_dim).
 
     Raises:
         ValueError: if the number of kernel sizes does not divide the channels, or a fused
             layer is trained.
 
     Reference:
-        Yu et al., Stepwise Patch Merging, arXiv 2409.06963, section "Multi-Scale
-        Aggregation".
+        Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
     """
+
+    config_arguments = ("output_dim", "kernel_sizes", "expansion", "fused")
 
     def __init__(
         self,
@@ -131,12 +127,10 @@ class MultiScaleAggregation(CompositeLayer):
         for own, depthwise in zip(self.depthwise, original.depthwise, strict=True):
             own.set_weights(depthwise.get_weights()[:1])
         self.projection.set_weights(original.projection.get_weights())
+        biases = [depthwise.bias for depthwise in original.depthwise]
         kernel, bias, *biases = (
             ops.convert_to_numpy(variable).astype("float64")
-            for variable in (
-                *(original.grouped_kernel, original.grouped_bias),
-                *(depthwise.bias for depthwise in original.depthwise),
-            )
+            for variable in (original.grouped_kernel, original.grouped_bias, *biases)
         )
         scale, offset = original.norm.affine()
         # The convolutions' biases are the same at every position, so each group adds a constant.
@@ -146,7 +140,7 @@ class MultiScaleAggregation(CompositeLayer):
 
     @property
     def zero_gradient_variables(self) -> list[keras.Variable]:
-        """Variables with zero gradient while batch statistics normalize."""
+        """Biases that the batch mean cancels, so that their gradient is zero in training."""
         if self.fused:
             return []
         return [*(depthwise.bias for depthwise in self.depthwise), self.grouped_bias]
@@ -156,18 +150,6 @@ class MultiScaleAggregation(CompositeLayer):
 
     def macs(self, input_shape: Shape) -> int:
         split_shape = self._split_shape(input_shape)
+        depthwise = sum(macs(layer, split_shape) for layer in self.depthwise)
         grouped = math.prod(input_shape[1:]) * len(self.kernel_sizes) * self.expansion
-        return (
-            sum(macs(depthwise, split_shape) for depthwise in self.depthwise)
-            + grouped
-            + macs(self.projection, self._expanded_shape(input_shape))
-        )
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "output_dim": self.output_dim,
-            "kernel_sizes": self.kernel_sizes,
-            "expansion": self.expansion,
-            "fused": self.fused,
-        }
+        return depthwise + grouped + macs(self.projection, self._expanded_shape(input_shape))

@@ -20,7 +20,7 @@ class PatchEmbedding(CompositeLayer):
     Args:
         output_dim: int, channels of the output.
         patch_size: int, height and width of a patch.
-        norm_epsilon: float, epsilon of the layer normalization.
+        norm_epsilon: float.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / patch_size),
     ceil(width / patch_size), output_dim).
@@ -28,6 +28,8 @@ class PatchEmbedding(CompositeLayer):
     Reference:
         Wang et al., Pyramid Vision Transformer, arXiv 2102.12122, section 3.2.
     """
+
+    config_arguments = ("output_dim", "patch_size", "norm_epsilon")
 
     def __init__(
         self, output_dim: int, patch_size: int, norm_epsilon: float = 1e-5, **kwargs
@@ -60,14 +62,6 @@ class PatchEmbedding(CompositeLayer):
         _, rows, columns, _ = self.compute_output_shape(input_shape)
         return rows * columns * math.prod(self.projection.kernel.shape)
 
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "output_dim": self.output_dim,
-            "patch_size": self.patch_size,
-            "norm_epsilon": self.norm_epsilon,
-        }
-
 
 @keras.saving.register_keras_serializable("keras_spm")
 class OverlappingPatchEmbedding(PatchEmbedding):
@@ -77,7 +71,7 @@ class OverlappingPatchEmbedding(PatchEmbedding):
         output_dim: int, channels of the output.
         patch_size: odd int, size of the kernel; `patch_size // 2` zeros pad each side.
         strides: int, smaller than `patch_size`.
-        norm_epsilon: float, epsilon of the layer normalization.
+        norm_epsilon: float.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / strides),
     ceil(width / strides), output_dim).
@@ -88,6 +82,8 @@ class OverlappingPatchEmbedding(PatchEmbedding):
     Reference:
         Wang et al., PVT v2, arXiv 2106.13797, section 3.2.
     """
+
+    config_arguments = ("output_dim", "patch_size", "norm_epsilon", "strides")
 
     def __init__(
         self, output_dim: int, patch_size: int, strides: int, norm_epsilon: float = 1e-5, **kwargs
@@ -100,6 +96,3 @@ class OverlappingPatchEmbedding(PatchEmbedding):
             )
         self.strides = strides
         self._padding = patch_size // 2
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "strides": self.strides}

@@ -32,6 +32,8 @@ class PatchMerging(CompositeLayer):
         Liu et al., Swin Transformer, arXiv 2103.14030, section 3.1.
     """
 
+    config_arguments = ("output_dim", "norm_epsilon")
+
     def __init__(self, output_dim: int, norm_epsilon: float = 1e-5, **kwargs) -> None:
         super().__init__(**kwargs)
         self.output_dim = output_dim
@@ -59,7 +61,3 @@ class PatchMerging(CompositeLayer):
 
     def macs(self, input_shape: Shape) -> int:
         return macs(self.reduction, self._merged_shape(input_shape))
-
-    def get_config(self) -> dict:
-        config = {"output_dim": self.output_dim, "norm_epsilon": self.norm_epsilon}
-        return {**super().get_config(), **config}

@@ -11,9 +11,8 @@ from keras_spm.types import Shape, Tensor
 class PositionEmbedding(keras.layers.Layer):
     """Adds a learned embedding to each position.
 
-    If the map's size differs from the grid, the embeddings are resized bilinearly
-    (half-pixel centers, no antialiasing). This is written as two small matrices, which
-    work for unknown sizes on every backend.
+    For maps of another size the embeddings are resized bilinearly (half-pixel centers, no
+    antialiasing), by two small matrices, which work for unknown sizes on every backend.
 
     Args:
         grid: (rows, columns) of the embeddings.
@@ -30,9 +29,7 @@ class PositionEmbedding(keras.layers.Layer):
 
     def build(self, input_shape: Shape) -> None:
         self.embedding = self.add_weight(
-            name="embedding",
-            shape=(*self.grid, input_shape[-1]),
-            initializer=dense_initializer(),
+            name="embedding", shape=(*self.grid, input_shape[-1]), initializer=dense_initializer()
         )
 
     def call(self, inputs: Tensor) -> Tensor:

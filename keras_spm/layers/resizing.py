@@ -48,16 +48,7 @@ def is_multiple(maps: Tensor, multiple: int) -> bool:
 
 
 def pad_to_multiple(maps: Tensor, multiple: int) -> Tensor:
-    """Pads maps with zeros at the bottom and right.
-
-    Args:
-        maps: (batch, height, width, channels). Height and width may be unknown.
-        multiple: int. Height and width of the result are multiples of it.
-
-    Returns:
-        (batch, ceil(height / multiple) * multiple, ceil(width / multiple) * multiple,
-        channels)
-    """
+    """Pads (batch, height, width, channels) with zeros at the bottom and right to multiples."""
     if is_multiple(maps, multiple):
         return maps
     _, height, width, _ = ops.shape(maps)

@@ -1,6 +1,6 @@
 """A layer that calls a layer of another model."""
 
-import typing
+from typing import Any
 
 import keras
 
@@ -14,15 +14,9 @@ class SharedLayer(keras.layers.Wrapper):
     A layer's `output` belongs to the graph in which the layer was called first. Wrapped, a
     layer has an `output` in the second graph too, so that `model.get_layer(name).output`
     can be combined with `model.output`.
-
-    Args:
-        layer: the layer to call.
-        **kwargs: of `keras.layers.Layer`; the name is usually the wrapped layer's.
-
-    Input and output: those of the wrapped layer.
     """
 
-    def __init__(self, layer: keras.layers.Layer, **kwargs: typing.Any) -> None:
+    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
         super().__init__(layer, **{"dtype": layer.dtype_policy, **kwargs})
         self.supports_jit = layer.supports_jit
 

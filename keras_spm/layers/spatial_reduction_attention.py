@@ -19,9 +19,8 @@ class SpatialReductionAttention(CompositeLayer):
     """Multi-head attention with keys and values from a smaller map.
 
     The map is reduced by a convolution of kernel and stride `sr_ratio` (which ignores
-    incomplete patches) and layer normalization. The linear form uses average pooling to
-    7x7, a 1x1 convolution, layer normalization and GELU instead, so that the cost is linear
-    in the area. The softmax is computed in float32 under every dtype policy.
+    incomplete patches) and layer normalization; in the linear form by average pooling to
+    7x7, a 1x1 convolution, layer normalization and GELU. The softmax is in float32.
 
     Args:
         num_heads: int, divides the channels.
@@ -39,6 +38,8 @@ class SpatialReductionAttention(CompositeLayer):
         Wang et al., PVT, arXiv 2102.12122, section 3.3; PVT v2, arXiv 2106.13797,
         section 3.1.
     """
+
+    config_arguments = ("num_heads", "sr_ratio", "linear_attention", "norm_epsilon")
 
     def __init__(
         self,
@@ -83,9 +84,10 @@ class SpatialReductionAttention(CompositeLayer):
         batch, height, width, channels = ops.shape(inputs)
         heads = (self.num_heads, channels // self.num_heads)
         query = ops.reshape(self.query(inputs), (batch, -1, *heads))
-        key, value = ops.split(self.key_value(self._reduce(inputs)), 2, axis=-1)
-        key = ops.reshape(key, (batch, -1, *heads))
-        value = ops.reshape(value, (batch, -1, *heads))
+        key, value = (
+            ops.reshape(maps, (batch, -1, *heads))
+            for maps in ops.split(self.key_value(self._reduce(inputs)), 2, axis=-1)
+        )
         outputs = backend.dot_product_attention(query, key, value)
         return self.projection(ops.reshape(outputs, (batch, height, width, channels)))
 
@@ -119,15 +121,6 @@ class SpatialReductionAttention(CompositeLayer):
         queries, keys = height * width, keys_shape[1] * keys_shape[2]
         return total + macs(self.key_value, keys_shape) + 2 * queries * keys * channels
 
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "sr_ratio": self.sr_ratio,
-            "linear_attention": self.linear_attention,
-            "norm_epsilon": self.norm_epsilon,
-        }
-
 
 def adaptive_average_pooling(maps: Tensor, size: int) -> Tensor:
     """Averages maps over a size x size grid of cells, as PyTorch does.
@@ -137,12 +130,7 @@ def adaptive_average_pooling(maps: Tensor, size: int) -> Tensor:
     averaging matrices, because Keras's layer needs static sizes under TensorFlow and
     returns NaN for some sizes under JAX.
 
-    Args:
-        maps: (batch, height, width, channels). Height and width may be unknown.
-        size: int.
-
-    Returns:
-        (batch, size, size, channels)
+    Input: (batch, height, width, channels). Output: (batch, size, size, channels).
     """
     _, height, width, _ = ops.shape(maps)
     maps = ops.einsum("ih,bhwc->biwc", _averaging_matrix(height, size, maps.dtype), maps)

@@ -43,7 +43,7 @@ class Stage(CompositeLayer):
 
     @property
     def before_blocks(self) -> list[keras.layers.Layer | keras.Variable]:
-        """Layers and own variables that precede the first block."""
+        """Layers and own variables before the first block."""
         return self._embedding_layers
 
     @property
@@ -68,9 +68,8 @@ class Stage(CompositeLayer):
             build_once(layer, input_shape)
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        # Keras passes `training` to the layers that take it.
         for layer in (*self._embedding_layers, *self._token_layers):
-            inputs = layer(inputs)
+            inputs = layer(inputs)  # Keras passes `training` to the layers that take it.
         return inputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -84,7 +83,6 @@ class Stage(CompositeLayer):
         return total + sum(macs(block, tokens_shape) for block in self.blocks)
 
     def _tokens_shape(self, maps_shape: Shape) -> Shape:
-        """Returns the input shape of the blocks."""
         return maps_shape
 
 
@@ -92,11 +90,11 @@ class Stage(CompositeLayer):
 class ClassTokenStage(Stage):
     """A stage that prepends a learned class token to the positions of the map.
 
-    It takes the arguments of `Stage`. The blocks get all tokens as a map of width one, so
+    The arguments are those of `Stage`. The blocks get all tokens as a map of width one, so
     they must be independent of spatial layout: no spatial reduction, no convolution.
 
-    Input: (batch, height, width, channels). Output: the map without the token, of the
-    shape that `Stage` gives it, and the token, (batch, channels).
+    Input: (batch, height, width, channels). Output: the map, as of `Stage`, and the token,
+    (batch, channels).
 
     Reference:
         Wang et al., Pyramid Vision Transformer, arXiv 2102.12122, section 3.4.
@@ -114,13 +112,12 @@ class ClassTokenStage(Stage):
         super().build(input_shape)
 
     def call(self, inputs: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
-        maps = inputs
         for layer in self._embedding_layers:
-            maps = layer(maps)
-        batch, height, width, channels = ops.shape(maps)
+            inputs = layer(inputs)
+        batch, height, width, channels = ops.shape(inputs)
         class_token = ops.convert_to_tensor(self.class_token) + self.class_position
         class_tokens = ops.broadcast_to(class_token, (batch, 1, 1, channels))
-        positions = ops.reshape(maps, (batch, height * width, 1, channels))
+        positions = ops.reshape(inputs, (batch, height * width, 1, channels))
         tokens = ops.concatenate([class_tokens, positions], axis=1)
         for layer in self._token_layers:
             tokens = layer(tokens)

@@ -15,8 +15,7 @@ class StepwisePatchMerging(CompositeLayer):
     """Halves a map and widens its channels in two steps instead of one convolution.
 
     `MultiScaleAggregation` widens the channels at full resolution, with context from
-    several scales. Then `GuidedLocalEnhancement` merges each 2x2 window by attention. It
-    replaces the patch merging of any hierarchical network.
+    several scales. Then `GuidedLocalEnhancement` merges each 2x2 window by attention.
 
     Args:
         output_dim: int, channels of the output, a multiple of `num_heads`.
@@ -24,7 +23,7 @@ class StepwisePatchMerging(CompositeLayer):
         expansion: int, ratio of hidden to input channels in the aggregation.
         num_heads: int, attention heads within a window.
         guide_kernel_size: odd int, kernel size of the guide's convolution.
-        fused: bool, whether batch normalizations are folded, see `keras_spm.fuse`.
+        fused: bool, set by `keras_spm.fuse`: batch normalizations are folded.
 
     Input: (batch, height, width, channels), height and width at least 2. Output:
     (batch, ceil(height / 2), ceil(width / 2), output_dim).
@@ -34,7 +33,6 @@ class StepwisePatchMerging(CompositeLayer):
             2x2, or a fused layer is trained.
 
     Example:
-
     >>> merging = keras_spm.layers.StepwisePatchMerging(128)
     >>> merging(np.zeros((2, 56, 56, 64))).shape
     (2, 28, 28, 128)
@@ -42,6 +40,15 @@ class StepwisePatchMerging(CompositeLayer):
     Reference:
         Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
     """
+
+    config_arguments = (
+        "output_dim",
+        "kernel_sizes",
+        "expansion",
+        "num_heads",
+        "guide_kernel_size",
+        "fused",
+    )
 
     def __init__(
         self,
@@ -95,14 +102,3 @@ class StepwisePatchMerging(CompositeLayer):
         shape = self.multi_scale_aggregation.compute_output_shape(input_shape)
         aggregation = self.multi_scale_aggregation.macs(input_shape)
         return aggregation + self.guided_local_enhancement.macs(shape)
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "output_dim": self.output_dim,
-            "kernel_sizes": self.kernel_sizes,
-            "expansion": self.expansion,
-            "num_heads": self.num_heads,
-            "guide_kernel_size": self.guide_kernel_size,
-            "fused": self.fused,
-        }

@@ -20,9 +20,6 @@ class DropPath(keras.layers.Layer):
         rate: float in [0, 1).
         seed: int, or `None` for a random seed.
 
-    Raises:
-        ValueError: if `rate` is out of range.
-
     Reference:
         Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382.
     """
@@ -56,17 +53,16 @@ class TransformerBlock(CompositeLayer):
     """`x + attention(norm(x))`, then `x + mlp(norm(x))`, both branches with drop path.
 
     Args:
-        attention: layer that keeps the map's shape.
-        mlp: layer that keeps the map's shape.
+        attention, mlp: layers that keep the map's shape.
         drop_path_rate: float in [0, 1).
         norm_epsilon: float, epsilon of both layer normalizations.
         gradient_checkpointing: bool, whether training recomputes the branches in the
-            backward pass instead of storing their intermediate results. This takes less
-            memory and more time.
+            backward pass, which takes less memory and more time.
 
     Input and output: (batch, height, width, channels).
     """
 
+    config_arguments = ("drop_path_rate", "norm_epsilon", "gradient_checkpointing")
     child_arguments = ("attention", "mlp")
 
     def __init__(
@@ -96,11 +92,10 @@ class TransformerBlock(CompositeLayer):
             build_once(layer, input_shape)
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        maps = inputs
         for norm, layer in ((self.attention_norm, self.attention), (self.mlp_norm, self.mlp)):
-            branch = self._branch(norm, layer, training)(maps)
-            maps = maps + self.drop_path(branch, training=training)
-        return maps
+            branch = self._branch(norm, layer, training)(inputs)
+            inputs = inputs + self.drop_path(branch, training=training)
+        return inputs
 
     def _branch(self, norm, layer, training):
         def branch(maps):
@@ -111,11 +106,3 @@ class TransformerBlock(CompositeLayer):
 
     def macs(self, input_shape: Shape) -> int:
         return macs(self.attention, input_shape) + macs(self.mlp, input_shape)
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "drop_path_rate": self.drop_path_rate,
-            "norm_epsilon": self.norm_epsilon,
-            "gradient_checkpointing": self.gradient_checkpointing,
-        }

@@ -20,16 +20,14 @@ class WindowAttention(CompositeLayer):
     """Multi-head self-attention within windows, with a relative position bias.
 
     The map is padded with zeros at the bottom and right to whole windows. As in the
-    reference, padded positions take part in the attention. With `shifted`, the map is
-    rolled by half a window first, so that windows cross the borders of unshifted ones.
-    Positions that only the roll made neighbors are masked. Nothing is shifted if one
-    window covers the shorter side of the map. The softmax is computed in float32 under
-    every dtype policy.
+    reference, padded positions take part in the attention. The softmax is in float32.
 
     Args:
         num_heads: int, divides the channels.
         window_size: int, height and width of a window.
-        shifted: bool.
+        shifted: bool, whether the map is rolled by half a window, so that windows cross the
+            borders of unshifted ones. Positions that only the roll made neighbors are
+            masked. Nothing is shifted if a window covers the shorter side of the map.
 
     Input and output: (batch, height, width, channels).
 
@@ -39,6 +37,8 @@ class WindowAttention(CompositeLayer):
     Reference:
         Liu et al., Swin Transformer, arXiv 2103.14030, section 3.2.
     """
+
+    config_arguments = ("num_heads", "window_size", "shifted")
 
     def __init__(
         self, num_heads: int, window_size: int = 7, shifted: bool = False, **kwargs
@@ -73,24 +73,21 @@ class WindowAttention(CompositeLayer):
         return maps[:, :height, :width]
 
     def _shift(self, height: int | Tensor, width: int | Tensor) -> int | Tensor:
-        """Returns the roll of a map of that size; a tensor if the size is unknown."""
         half = self.window_size // 2 if self.shifted else 0
         if isinstance(height, int) and isinstance(width, int):
             return half if min(height, width) > self.window_size else 0
         return ops.where(ops.minimum(height, width) > self.window_size, half, 0)
 
     def _attend(self, maps: Tensor, shift: int | Tensor) -> Tensor:
-        """Attends within the windows of a map that consists of whole windows."""
         _, height, width, channels = ops.shape(maps)
         size, heads = self.window_size, self.num_heads
         rows, columns = height // size, width // size
         # Windows are part of the heads' axis, not of the batch: so the bias, which differs
         # between windows, is not repeated for every image.
-        qkv = ops.reshape(
-            self.qkv(maps), (-1, rows, size, columns, size, 3, heads, channels // heads)
-        )
+        head_dim = channels // heads
+        qkv = ops.reshape(self.qkv(maps), (-1, rows, size, columns, size, 3, heads, head_dim))
         qkv = ops.transpose(qkv, (5, 0, 2, 4, 1, 3, 6, 7))
-        qkv = ops.reshape(qkv, (3, -1, size * size, rows * columns * heads, channels // heads))
+        qkv = ops.reshape(qkv, (3, -1, size * size, rows * columns * heads, head_dim))
         bias = self._bias(height, width, shift)
         outputs = backend.dot_product_attention(qkv[0], qkv[1], qkv[2], bias)
         outputs = ops.reshape(outputs, (-1, size, size, rows, columns, channels))
@@ -123,24 +120,17 @@ class WindowAttention(CompositeLayer):
         return row_offsets * (2 * size - 1) + column_offsets
 
     def shift_mask(self, height: int | Tensor, width: int | Tensor, shift: int | Tensor) -> Tensor:
-        """Returns the mask that separates positions which only the roll made neighbors.
+        """Returns the mask of a map that was rolled by `shift`, (windows, positions, positions).
 
-        Args:
-            height, width: size of the rolled map, multiples of the window size.
-            shift: number of rows and columns that it was rolled by. With 0 the mask is zero.
-
-        Returns:
-            (windows, positions, positions): `MASKED_SCORE` for pairs that must not attend
-            to each other, else 0.
+        `MASKED_SCORE` for pairs of positions that only the roll made neighbors, else 0.
+        Height and width are multiples of the window size.
         """
         size = self.window_size
 
         def regions(length):
-            """Returns the region number of each row or column."""
             index = ops.arange(length)
-            return ops.cast(index >= length - size, "int32") + ops.cast(
-                index >= length - shift, "int32"
-            )
+            starts = (length - size, length - shift)
+            return sum(ops.cast(index >= start, "int32") for start in starts)
 
         region = ops.expand_dims(3 * regions(height), 1) + regions(width)
         region = ops.reshape(region, (height // size, size, width // size, size))
@@ -154,11 +144,3 @@ class WindowAttention(CompositeLayer):
         padded_shape = (batch, height, width, channels)
         attention = 2 * height * width * self.window_size**2 * channels
         return macs(self.qkv, padded_shape) + macs(self.projection, padded_shape) + attention
-
-    def get_config(self) -> dict:
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "window_size": self.window_size,
-            "shifted": self.shifted,
-        }

@@ -1,11 +1,11 @@
 """Files that a training writes: metrics, the best model, TensorBoard's curves, samples."""
 
-import collections.abc
 import csv
 import importlib.util
 import os
 import pathlib
 import time
+from collections.abc import Iterable
 
 import keras
 
@@ -65,7 +65,7 @@ class History:
             write_csv(path, ["epoch", *names], rows)
 
 
-def write_csv(path: pathlib.Path, header: list[str], rows: collections.abc.Iterable[list]) -> None:
+def write_csv(path: pathlib.Path, header: list[str], rows: Iterable[list]) -> None:
     """Writes a CSV file."""
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([header, *rows])

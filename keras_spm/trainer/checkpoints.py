@@ -5,8 +5,8 @@ import json
 import os
 import pathlib
 import shutil
-import typing
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +38,7 @@ class Checkpoint:
 
     step: int
     arrays: dict[str, np.ndarray]
-    progress: dict[str, typing.Any]
+    progress: dict[str, Any]
     path: pathlib.Path
 
 
@@ -94,9 +94,7 @@ class Checkpoints:
         self._companion.unlink(missing_ok=True)
         return None
 
-    def save(
-        self, step: int, arrays: dict[str, np.ndarray], progress: dict[str, typing.Any]
-    ) -> None:
+    def save(self, step: int, arrays: dict[str, np.ndarray], progress: dict[str, Any]) -> None:
         """Writes a checkpoint and removes all but the last two.
 
         Raises:

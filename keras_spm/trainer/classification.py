@@ -1,10 +1,10 @@
 """Recipes of image classification."""
 
-import collections.abc
 import dataclasses
 import math
 import pathlib
-import typing
+from collections.abc import Sequence
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -125,7 +125,7 @@ class ClassificationRecipe(Recipe):
     kind = "classification"
     task = ImageClassifier
     default = "classification_folder"
-    ranges: typing.ClassVar[dict[str, tuple[float, float]]] = {
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
         **Recipe.ranges,
         **dict.fromkeys(("flip", "random_erasing", "label_smoothing", "crop_scale"), (0, 1)),
         **dict.fromkeys(("ema_decay", "validation_share"), (0, 1)),
@@ -186,7 +186,7 @@ class ClassificationRecipe(Recipe):
                 )
         return data
 
-    def test_examples(self) -> tuple[collections.abc.Sequence, list[str]]:
+    def test_examples(self) -> tuple[Sequence, list[str]]:
         if self.dataset in _IN_MEMORY:
             splits = load_dataset(self.dataset)
             return ArrayExamples(*splits.test), splits.class_names
@@ -194,18 +194,13 @@ class ClassificationRecipe(Recipe):
         return read_test_split(self.kind, self.dataset, self.data_folder, **arguments)
 
     def evaluate(
-        self,
-        model: keras.Model,
-        examples: collections.abc.Sequence,
-        class_names: list[str] | None,
+        self, model: keras.Model, examples: Sequence, class_names: list[str] | None
     ) -> dict[str, float]:
         if model.preprocessing is None and self.dataset not in _IN_MEMORY:
             model.preprocessing = self.preprocessing()
         return super().evaluate(model, examples, class_names)
 
-    def draw(
-        self, model: keras.Model, examples: collections.abc.Sequence, folder: pathlib.Path
-    ) -> None:
+    def draw(self, model: keras.Model, examples: Sequence, folder: pathlib.Path) -> None:
         """Draws `predictions.png`, and `confusion_matrix.png` for few classes."""
         super().draw(model, examples, folder)
         if model.multi_label or model.num_classes > _MAX_CONFUSION_CLASSES:

@@ -1,6 +1,6 @@
 """Batches of image classification, from data on disk or in memory."""
 
-import collections.abc
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -46,7 +46,7 @@ class FilePipeline:
         loss = losses.BinaryCrossentropy if multi_label else losses.CategoricalCrossentropy
         return loss(from_logits=True, label_smoothing=self._recipe.label_smoothing)
 
-    def training_batches(self) -> collections.abc.Sequence:
+    def training_batches(self) -> Sequence:
         """Returns the augmented batches, see `repeated_batches`."""
         recipe, examples, model = self._recipe, self._data.train, self._model
         if not 1 <= recipe.batch_size <= len(examples):
@@ -127,9 +127,7 @@ class PreprocessedImages:
         preprocessing: of the classifier, or None.
     """
 
-    def __init__(
-        self, examples: collections.abc.Sequence, preprocessing: ImagePreprocessing | None
-    ):
+    def __init__(self, examples: Sequence, preprocessing: ImagePreprocessing | None):
         self._examples = examples
         self._preprocessing = preprocessing or np.asarray
 

@@ -1,8 +1,8 @@
 """Splits of data sets on disk, by the names in recipes."""
 
-import collections.abc
 import dataclasses
-import typing
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +22,9 @@ class DataSplits:
         class_names: list of str.
     """
 
-    train: collections.abc.Sequence
-    validation: collections.abc.Sequence
-    test: collections.abc.Sequence
+    train: Sequence
+    validation: Sequence
+    test: Sequence
     class_names: list[str]
 
     def sizes(self) -> dict[str, int]:
@@ -38,7 +38,7 @@ def read_splits(
     folder: str,
     validation_share: float = 0.0,
     seed: int = 0,
-    **arguments: typing.Any,
+    **arguments: Any,
 ) -> DataSplits:
     """Reads all splits of a data set.
 
@@ -80,8 +80,8 @@ def read_test_split(
     folder: str,
     validation_share: float = 0.0,
     seed: int = 0,
-    **arguments: typing.Any,
-) -> tuple[collections.abc.Sequence, list[str]]:
+    **arguments: Any,
+) -> tuple[Sequence, list[str]]:
     """Reads the test split only.
 
     This is the split `test`, or else `validation`. Without either, it is the held-out share
@@ -135,7 +135,7 @@ def _hold_out(examples, folder, share, seed):
     return _Subset(examples, train), _Subset(examples, validation)
 
 
-def read_labels(examples: collections.abc.Sequence) -> np.ndarray:
+def read_labels(examples: Sequence) -> np.ndarray:
     """Returns the labels of classification examples, (examples,) or (examples, classes)."""
     if hasattr(examples, "labels"):  # Known without reading the images.
         return examples.labels

@@ -1,9 +1,9 @@
 """Recipes of dense tasks: what detection and segmentation share."""
 
-import collections.abc
 import dataclasses
 import math
-import typing
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import keras
 
@@ -45,9 +45,9 @@ class DenseRecipe(Recipe):
     head_channels: int
     flip: float
 
-    scene_size: typing.ClassVar[str]  # Key with the size of digit scenes.
-    scene_class_names: typing.ClassVar[list[str]]
-    ranges: typing.ClassVar[dict[str, tuple[float, float]]] = {
+    scene_size: ClassVar[str]  # Key with the size of digit scenes.
+    scene_class_names: ClassVar[list[str]]
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
         **Recipe.ranges,
         "steps_per_epoch": (1, math.inf),
         "flip": (0, 1),
@@ -71,7 +71,7 @@ class DenseRecipe(Recipe):
         """Returns the learning-rate schedule."""
         return SCHEDULES[self.schedule](self.learning_rate, self.steps, self.warmup_steps)
 
-    def reader_arguments(self) -> dict[str, typing.Any]:
+    def reader_arguments(self) -> dict[str, Any]:
         """Returns further arguments of the data reader."""
         return {}
 
@@ -82,7 +82,7 @@ class DenseRecipe(Recipe):
         arguments = self.reader_arguments()
         return read_splits(self.kind, self.dataset, self.data_folder, **arguments)
 
-    def test_examples(self) -> tuple[collections.abc.Sequence, list[str]]:
+    def test_examples(self) -> tuple[Sequence, list[str]]:
         if self.dataset == _SCENES:
             return self._scenes("test"), self.scene_class_names
         arguments = self.reader_arguments()
@@ -106,7 +106,7 @@ class DenseRecipe(Recipe):
     def compiled_setup(
         self,
         model: keras.Model,
-        batches: collections.abc.Sequence,
+        batches: Sequence,
         data: DataSplits,
         evaluation: keras.callbacks.Callback,
         metric: str,

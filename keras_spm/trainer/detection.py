@@ -1,7 +1,7 @@
 """Recipes of object detection."""
 
 import dataclasses
-import typing
+from typing import Any, ClassVar
 
 import keras
 
@@ -43,9 +43,9 @@ class DetectionRecipe(DenseRecipe):
     task = ObjectDetector
     default = "detection_coco"
     scene_size = "min_size"
-    scene_class_names: typing.ClassVar[list[str]] = CLASS_NAMES[1:]
+    scene_class_names: ClassVar[list[str]] = CLASS_NAMES[1:]
 
-    def reader_arguments(self) -> dict[str, typing.Any]:
+    def reader_arguments(self) -> dict[str, Any]:
         return {} if self.invalid == "auto" else {"invalid": self.invalid}
 
     def setup(self) -> Setup:

@@ -1,7 +1,7 @@
 """The plan of a training: sizes, cost and learning rates, without training."""
 
 import math
-import typing
+from typing import Any
 
 import keras
 import numpy as np
@@ -39,7 +39,7 @@ def describe_plan(recipe: Recipe, setup: Setup) -> str:
     return "\n".join([*lines, *_learning_rate_lines(model.optimizer, steps)])
 
 
-def step_bytes(model: keras.Model, images: np.ndarray, targets: typing.Any) -> tuple[int, int]:
+def step_bytes(model: keras.Model, images: np.ndarray, targets: Any) -> tuple[int, int]:
     """Returns the memory of a training step in bytes: (of the model, of one image).
 
     The model's part is its variables, gradients, and the optimizer's variables, including

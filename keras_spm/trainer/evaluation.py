@@ -1,8 +1,8 @@
 """Evaluates any saved model on any data set of its task."""
 
-import collections.abc
 import pathlib
 import re
+from collections.abc import Iterable
 
 import keras
 
@@ -55,7 +55,7 @@ def find_recipe(
     name: str,
     recipe: str | None = None,
     data_folder: str | None = None,
-    overrides: collections.abc.Iterable[str] = (),
+    overrides: Iterable[str] = (),
 ) -> Recipe:
     """Returns the recipe with the data that a model is evaluated on.
 

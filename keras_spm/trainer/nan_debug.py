@@ -1,9 +1,9 @@
 """Finds the cause when a training fails or its values are no longer finite."""
 
-import collections.abc
 import contextlib
 import math
-import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -46,7 +46,7 @@ class CheckFiniteLoss(keras.callbacks.Callback):
 
     async_safe = True
 
-    def __init__(self, step_of: collections.abc.Callable[[int, int], int]):
+    def __init__(self, step_of: Callable[[int, int], int]):
         super().__init__()
         self._step_of = step_of
 
@@ -62,11 +62,11 @@ class CheckFiniteLoss(keras.callbacks.Callback):
 @contextlib.contextmanager
 def explain_errors(
     model: keras.Model,
-    batches: collections.abc.Sequence,
+    batches: Sequence,
     checkpoints: Checkpoints,
-    current_step: collections.abc.Callable[[], int],
-    validation: typing.Any = None,
-) -> collections.abc.Iterator[None]:
+    current_step: Callable[[], int],
+    validation: Any = None,
+) -> Iterator[None]:
     """Context manager of a `fit` that raises a `TrainingError` if the cause of an error is found.
 
     Args:
@@ -116,7 +116,7 @@ def _describe_cause(model, batches, checkpoints, step):
 
 
 def find_cause(
-    model: keras.Model, batches: collections.abc.Sequence, checkpoint: Checkpoint, last: int
+    model: keras.Model, batches: Sequence, checkpoint: Checkpoint, last: int
 ) -> tuple[int, str] | None:
     """Finds the first non-finite values by repeating the steps since a checkpoint.
 

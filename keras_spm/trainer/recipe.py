@@ -1,6 +1,5 @@
 """Recipes: flat, typed hyperparameters in a small Python file."""
 
-import collections.abc
 import dataclasses
 import inspect
 import json
@@ -8,7 +7,8 @@ import math
 import pathlib
 import runpy
 import types
-import typing
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 import keras
 
@@ -65,14 +65,14 @@ class Setup:
     """
 
     model: keras.Model
-    batches: collections.abc.Sequence
+    batches: Sequence
     steps_per_epoch: int
     data: DataSplits | None = None
-    validation: typing.Any = None
+    validation: Any = None
     monitor: tuple[str, str] = ("val_loss", "min")
     callbacks: tuple[keras.callbacks.Callback, ...] = ()
 
-    def first_batch(self) -> tuple[typing.Any, typing.Any]:
+    def first_batch(self) -> tuple[Any, Any]:
         """Returns (images, targets), arrays, of the first step."""
         images, targets, *_ = self.batches[0]
         return images, targets
@@ -116,10 +116,10 @@ class Recipe:
     seed: int = 0
     checkpoint_steps: int = 0
 
-    kind: typing.ClassVar[str | None] = None
-    task: typing.ClassVar[type[keras.Model] | None] = None
-    default: typing.ClassVar[str | None] = None
-    ranges: typing.ClassVar[dict[str, tuple[float, float]]] = {
+    kind: ClassVar[str | None] = None
+    task: ClassVar[type[keras.Model] | None] = None
+    default: ClassVar[str | None] = None
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {
         **dict.fromkeys(("epochs", "batch_size"), (1, math.inf)),
         **dict.fromkeys(("learning_rate", "weight_decay"), (0, math.inf)),
         "drop_path_rate": (0, 1),
@@ -143,29 +143,24 @@ class Recipe:
         """Builds the data, the model and the batches, and compiles the model."""
         raise NotImplementedError(f"{type(self).__name__} must implement `setup`.")
 
-    def test_examples(self) -> tuple[collections.abc.Sequence, list[str] | None]:
+    def test_examples(self) -> tuple[Sequence, list[str] | None]:
         """Reads the test split. Returns (examples, class names)."""
         raise NotImplementedError(f"{type(self).__name__} must implement `test_examples`.")
 
     def evaluate(
-        self,
-        model: keras.Model,
-        examples: collections.abc.Sequence,
-        class_names: list[str] | None,
+        self, model: keras.Model, examples: Sequence, class_names: list[str] | None
     ) -> dict[str, float]:
         """Returns the metrics of a model on examples. Metrics of a class contain "/"."""
         return model.evaluate_on(examples, class_names)
 
-    def draw(
-        self, model: keras.Model, examples: collections.abc.Sequence, folder: pathlib.Path
-    ) -> None:
+    def draw(self, model: keras.Model, examples: Sequence, folder: pathlib.Path) -> None:
         """Draws predictions for the first examples into `predictions.png` in a folder."""
         count = min(_DRAWN_PREDICTIONS, len(examples))
         drawn = [examples[index] for index in range(count)]
         images = [to_pixels(example["image"]) for example in drawn]
         model.draw(images, folder / "predictions.png", drawn, model.predict_images(images))
 
-    def as_dict(self) -> dict[str, typing.Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Returns the kind and `{key: value}`."""
         return {"kind": self.kind, **dataclasses.asdict(self)}
 
@@ -179,7 +174,7 @@ def recipes_folder() -> pathlib.Path:
 
 def load_recipe(
     name: PathLike,
-    overrides: collections.abc.Iterable[str] = (),
+    overrides: Iterable[str] = (),
     folder: PathLike | None = None,
     data_folder: str | None = None,
 ) -> Recipe:
@@ -221,9 +216,7 @@ def load_recipe(
 
 
 def load_saved_recipe(
-    path: PathLike,
-    overrides: collections.abc.Iterable[str] = (),
-    data_folder: str | None = None,
+    path: PathLike, overrides: Iterable[str] = (), data_folder: str | None = None
 ) -> Recipe:
     """Reads the `recipe.json` of a run folder and applies overrides.
 

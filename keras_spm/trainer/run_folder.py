@@ -1,13 +1,13 @@
 """The run folder of a training, and files that are written atomically."""
 
-import collections.abc
 import contextlib
 import json
 import os
 import pathlib
 import shutil
-import typing
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 from keras_spm.environment import BACKENDS, chosen_backend
 from keras_spm.types import PathLike
@@ -17,7 +17,7 @@ _LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def atomic_write(path: PathLike) -> collections.abc.Iterator[pathlib.Path]:
+def atomic_write(path: PathLike) -> Iterator[pathlib.Path]:
     """Context manager for a temporary path that replaces `path` at the end.
 
     The contents are flushed to the disk first. If an exception is raised, `path` is unchanged.
@@ -68,14 +68,14 @@ class RunFolder:
         self._lock = None
 
     @property
-    def result(self) -> dict[str, typing.Any] | None:
+    def result(self) -> dict[str, Any] | None:
         """The result of the finished run, or None."""
         try:
             return json.loads((self.path / "result.json").read_text())
         except FileNotFoundError:
             return None
 
-    def check_recipe(self, recipe: typing.Any) -> None:
+    def check_recipe(self, recipe: Any) -> None:
         """Checks that an existing run, finished or not, has this recipe and backend.
 
         Raises:
@@ -95,7 +95,7 @@ class RunFolder:
                 "Choose another folder with --output."
             )
 
-    def start(self, recipe: typing.Any) -> None:
+    def start(self, recipe: Any) -> None:
         """Creates the working folder, or reuses the one of an unfinished run, and locks it.
 
         The lock is held until `finish`, `release` or the end of the process.
@@ -139,12 +139,12 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
-    def write(self, name: str, value: typing.Any) -> None:
+    def write(self, name: str, value: Any) -> None:
         """Writes a JSON file into the working folder."""
         with atomic_write(self.working_path / name) as path:
             path.write_text(json.dumps(value, indent=2) + "\n")
 
-    def finish(self, result: dict[str, typing.Any]) -> None:
+    def finish(self, result: dict[str, Any]) -> None:
         """Writes the result, renames the folder and removes the checkpoints."""
         self.write("result.json", result)
         os.rename(self.working_path, self.path)

@@ -1,7 +1,7 @@
 """Recipes of semantic segmentation."""
 
 import dataclasses
-import typing
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -40,7 +40,7 @@ class SegmentationRecipe(DenseRecipe):
     task = SemanticSegmenter
     default = "segmentation_ade20k"
     scene_size = "image_size"
-    scene_class_names: typing.ClassVar[list[str]] = CLASS_NAMES
+    scene_class_names: ClassVar[list[str]] = CLASS_NAMES
 
     def setup(self) -> Setup:
         keras.utils.set_random_seed(self.seed)

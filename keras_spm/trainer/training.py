@@ -1,12 +1,12 @@
 """Trains by a recipe: fit with checkpoints, keep the best epoch, test, and draw."""
 
-import collections.abc
 import contextlib
 import dataclasses
 import pathlib
 import platform
 import time
-import typing
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 
@@ -98,7 +98,7 @@ def train(
     recipe: Recipe,
     folder: RunFolder,
     verbose: int = 1,
-    callbacks: collections.abc.Iterable[keras.callbacks.Callback] = (),
+    callbacks: Iterable[keras.callbacks.Callback] = (),
 ) -> Training:
     """Fits a model, from the start or from the last checkpoint of an unfinished run.
 
@@ -175,7 +175,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     def __init__(
         self,
-        batches: collections.abc.Sequence,
+        batches: Sequence,
         checkpoints: Checkpoints,
         history: History,
         steps_per_epoch: int,
@@ -293,7 +293,7 @@ def _plotted(setup, history):
 
 def _write_class_metrics(metrics, path):
     """Writes metrics with names "metric/class" into a table with a row for each class."""
-    rows: dict[str, dict[str, typing.Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, value in metrics.items():
         metric, separator, class_name = name.partition("/")
         if separator:

@@ -3,10 +3,10 @@
 The file is named by its sha256; if they differ, it is removed and written again.
 """
 
-import collections.abc
 import contextlib
 import pathlib
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 
@@ -28,15 +28,13 @@ def cache_folder(snapshot: Snapshot, version: str) -> pathlib.Path:
 
 
 def read_or_convert(
-    folder: pathlib.Path, convert: collections.abc.Callable[[], dict[str, np.ndarray]]
+    folder: pathlib.Path, convert: Callable[[], dict[str, np.ndarray]]
 ) -> tuple[dict[str, np.ndarray], pathlib.Path | None]:
     """Reads the converted weights in a cache folder, or converts and saves them.
 
     If several processes need them, one converts and the others wait for it. If the folder
     is not writable, the weights are converted each time, with a warning.
-
-    Returns:
-        (arrays, path of the file or None)
+    Returns (arrays, path of the file or None).
     """
     from huggingface_hub.utils import WeakFileLock
 

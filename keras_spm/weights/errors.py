@@ -1,6 +1,6 @@
 """Errors of weight files, and text for their messages."""
 
-import collections.abc
+from collections.abc import Iterable
 
 _MAX_TEXT = 300
 _MAX_NAMES = 8
@@ -32,7 +32,7 @@ def shorten(text: object) -> str:
     )
 
 
-def join_names(names: collections.abc.Iterable) -> str:
+def join_names(names: Iterable) -> str:
     """Returns names for a message: the first few, and the number of the others."""
     names = [str(name) for name in names]
     rest = len(names) - _MAX_NAMES

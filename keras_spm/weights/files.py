@@ -4,7 +4,7 @@ import collections
 import json
 import pathlib
 import stat
-import typing
+from typing import Any
 
 from keras_spm.weights.errors import FormatError, join_names, shorten
 
@@ -14,12 +14,7 @@ _MAX_HEADER = 4 << 20
 
 
 def check_is_file(path: pathlib.Path, kind: str) -> None:
-    """Refuses pipes, devices and folders, which may never end or change while they are read.
-
-    Raises:
-        FileNotFoundError: if there is no such file; the message has its `kind`.
-        FormatError: if it is not a regular file.
-    """
+    """Refuses pipes, devices and folders, which may never end or change while they are read."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:  # ValueError for a path with NUL.
@@ -43,25 +38,16 @@ def check_header_size(path: pathlib.Path, size: int, kind: str) -> None:
         raise FormatError(f"{path}: the {kind} is longer than the limit of {_MAX_HEADER} bytes.")
 
 
-def read_json(path: pathlib.Path, kind: str) -> typing.Any:
-    """Reads a JSON file, see `parse_json`.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        FormatError: if it is too long or is not JSON.
-    """
+def read_json(path: pathlib.Path, kind: str) -> Any:
+    """Reads a JSON file, see `parse_json`; raises FileNotFoundError or FormatError."""
     check_is_file(path, kind)
     text = read_start(path, _MAX_HEADER + 1)
     check_header_size(path, len(text), kind)
     return parse_json(path, text, kind)
 
 
-def parse_json(path: pathlib.Path, text: str | bytes, kind: str) -> typing.Any:
-    """Parses JSON strictly.
-
-    Args:
-        path, kind: name and kind of the file, for messages.
-        text: JSON.
+def parse_json(path: pathlib.Path, text: str | bytes, kind: str) -> Any:
+    """Parses the text of a JSON file strictly; path and kind are for messages.
 
     Raises:
         FormatError: if it is not JSON, has a duplicate key, or has NaN or infinity.

@@ -1,11 +1,11 @@
 """Reads weight files and mappings as {name: numpy array}, without running code from them."""
 
-import collections.abc
 import hashlib
 import os
 import pathlib
 import re
 import struct
+from collections.abc import Mapping
 
 import ml_dtypes
 import numpy as np
@@ -37,17 +37,16 @@ _WRAPPER_PREFIX = "module."
 _SHARD = re.compile(r"[\w.-]{1,200}", re.ASCII)
 
 
-def read_arrays(source: PathLike | collections.abc.Mapping) -> tuple[dict[str, np.ndarray], str]:
+def read_arrays(source: PathLike | Mapping) -> tuple[dict[str, np.ndarray], str]:
     """Reads named arrays.
 
-    The wrappers `{"model": …}` and `{"state_dict": …}` are unwrapped (the other entries of
-    such a checkpoint are ignored), and a prefix `module.` of all names is removed.
+    The wrappers `{"model": …}` and `{"state_dict": …}` are unwrapped (other entries are
+    ignored), and a prefix `module.` of all names is removed.
 
     Args:
         source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, of an index
-            (`….index.json`) of several such files, or of a folder with a `model.safetensors`
-            or `pytorch_model.bin`, whole or indexed; or a mapping of names to arrays
-            (NumPy's, PyTorch tensors, or of any class that has `__array__`).
+            (`….index.json`) of such files, or of a folder with a `model.safetensors` or
+            `pytorch_model.bin`, whole or indexed; or a mapping of names to arrays.
 
     Returns:
         ({name: array} in the source's own dtypes, name of the source for messages).
@@ -56,7 +55,7 @@ def read_arrays(source: PathLike | collections.abc.Mapping) -> tuple[dict[str, n
         FileNotFoundError: if there is no such file.
         FormatError: if it does not have named arrays.
     """
-    if isinstance(source, collections.abc.Mapping):
+    if isinstance(source, Mapping):
         contents, description = source, "the mapping"
     elif isinstance(source, (str, os.PathLike)):
         path = _find_in_folder(pathlib.Path(source))
@@ -67,7 +66,7 @@ def read_arrays(source: PathLike | collections.abc.Mapping) -> tuple[dict[str, n
         )
     contents = plain_dict(contents)
     for wrapper in _WRAPPERS:
-        if isinstance(contents.get(wrapper), collections.abc.Mapping):
+        if isinstance(contents.get(wrapper), Mapping):
             contents, description = plain_dict(contents[wrapper]), f"{description}[{wrapper!r}]"
     if invalid := [name for name in contents if not isinstance(name, str)]:
         raise FormatError(
@@ -141,11 +140,8 @@ def _weight_map(path):
 
 def _is_shard(name):
     """Whether an index may list this name: a weight file, but not another index."""
-    return (
-        isinstance(name, str)
-        and _SHARD.fullmatch(name) is not None
-        and pathlib.PurePath(name).suffix in _READERS
-    )
+    is_name = isinstance(name, str) and _SHARD.fullmatch(name) is not None
+    return is_name and pathlib.PurePath(name).suffix in _READERS
 
 
 def _read_shards(path):

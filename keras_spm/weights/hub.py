@@ -54,12 +54,10 @@ def fetch_snapshot(address: str) -> Snapshot:
     usual effect.
 
     Args:
-        address: `"hf://owner/name"`, optionally followed by `"@revision"` (a branch, tag
-            or commit).
+        address: `"hf://owner/name"` or `"hf://owner/name@revision"`.
 
     Raises:
-        DownloadError: if a file cannot be downloaded; lists what the user can do. No
-            partial file is left in the cache.
+        DownloadError: if a file cannot be downloaded; lists what the user can do.
         ValueError: for an invalid address.
     """
     repository, revision = parse_address(address)
@@ -77,10 +75,8 @@ def fetch_weights(snapshot: Snapshot, sha256: str | None = None) -> pathlib.Path
         snapshot: from `fetch_snapshot`.
         sha256: expected hash of the weight file, or `None` to trust the hub.
 
-    Returns the path of the weight file, or of the index of several files.
-
-    Raises:
-        DownloadError: see `fetch_snapshot`; also if the hash differs.
+        Returns:
+        Path of the weight file, or of the index of several files.
     """
     repository, commit = snapshot.repository, snapshot.commit
     found = (_fetch(repository, commit, name, optional=True) for name in WEIGHT_FILES)
@@ -129,32 +125,30 @@ def _fetch(repository, revision, filename, optional=False):
     import huggingface_hub
     from huggingface_hub import errors
 
-    what = f"{filename} of {SCHEME}{repository} (revision {revision})"
+    no_repository = "there is no such repository or revision, or it is private"
+    reasons = {  # Of an error, the first that matches: some classes are subclasses of others.
+        DownloadError: "download incomplete or corrupt",
+        errors.LocalEntryNotFoundError: "it is not in the cache and the hub cannot be reached",
+        errors.EntryNotFoundError: "there is no such file",
+        errors.GatedRepoError: "access is restricted: request it on the model's page and log in "
+        "(`hf auth login`)",
+        errors.RepositoryNotFoundError: no_repository,
+        errors.RevisionNotFoundError: no_repository,
+    }
     try:
         path = huggingface_hub.hf_hub_download(repository, filename, revision=revision)
         _check_bytes(pathlib.Path(path))
-    except DownloadError as error:
-        reason = "download incomplete or corrupt"
-        raise _failure(what, reason, error) from error
-    except errors.LocalEntryNotFoundError as error:
-        known = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision)
-        if optional and known is huggingface_hub._CACHED_NO_EXIST:
+        return pathlib.Path(path)
+    except Exception as error:  # Also any error of the network or the disk.
+        kind = next((kind for kind in reasons if isinstance(error, kind)), None)
+        if optional and kind is errors.LocalEntryNotFoundError:
+            known = huggingface_hub.try_to_load_from_cache(repository, filename, revision=revision)
+            if known is huggingface_hub._CACHED_NO_EXIST:
+                return None
+        if optional and kind is errors.EntryNotFoundError:
             return None
-        reason = "it is not in the cache and the hub cannot be reached"
-        raise _failure(what, reason, error) from error
-    except errors.EntryNotFoundError as error:
-        if optional:
-            return None
-        raise _failure(what, "there is no such file", error) from error
-    except errors.GatedRepoError as error:
-        reason = "access is restricted: request it on the model's page and log in (`hf auth login`)"
-        raise _failure(what, reason, error) from error
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        reason = "there is no such repository or revision, or it is private"
-        raise _failure(what, reason, error) from error
-    except Exception as error:  # Any error of the network or the disk.
-        raise _failure(what, type(error).__name__, error) from error
-    return pathlib.Path(path)
+        what = f"{filename} of {SCHEME}{repository} (revision {revision})"
+        raise _failure(what, reasons.get(kind, type(error).__name__), error) from error
 
 
 def _failure(what, reason, error=None):

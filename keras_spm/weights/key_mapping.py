@@ -5,11 +5,11 @@ numbers: `{stage}` in a path matches a number; the tensor's name may use `{stage
 `{stage_index}` (one less) or `{stage_before}` (two less).
 """
 
-import collections.abc
 import dataclasses
 import functools
 import re
-import typing
+from collections.abc import Callable, Container, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from keras_spm.weights.transforms import IDENTITY, LINEAR, Transform, stacked
 OWN_FORMAT = "keras_spm"
 
 
-class Binding(typing.NamedTuple):
+class Binding(NamedTuple):
     """A rule applied to a model: these variables correspond to these tensors."""
 
     paths: tuple[str, ...]
@@ -29,13 +29,7 @@ class Binding(typing.NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """One row of a layout.
-
-    Attributes:
-        path: path of a variable, or a tuple of paths.
-        name: name of a tensor, or a tuple of names.
-        transform: between the values.
-    """
+    """One row of a layout: path(s) of variables, name(s) of tensors, and their transform."""
 
     path: str | tuple[str, ...]
     name: str | tuple[str, ...]
@@ -43,20 +37,14 @@ class Rule:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The paths, always as a tuple."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names, always as a tuple."""
         return (self.name,) if isinstance(self.name, str) else self.name
 
-    def bind(self, path: str, variables: collections.abc.Container[str]) -> Binding | None:
-        """Returns the binding whose first variable is `path`.
-
-        Returns `None` if the rule is for other paths, or if the model lacks one of the
-        rule's further variables.
-        """
+    def bind(self, path: str, variables: Container[str]) -> Binding | None:
+        """Returns the binding whose first variable is `path`, or `None`."""
         match = self._pattern.fullmatch(path)
         if match is None:
             return None
@@ -81,7 +69,7 @@ class Rule:
         names = tuple(f"{name}.{inner}" for inner in self.names)
         return Rule(paths, names, self.transform)
 
-    def renamed(self, rename: collections.abc.Callable[[str], str]) -> "Rule":
+    def renamed(self, rename: Callable[[str], str]) -> "Rule":
         """Returns this rule with `rename(name)` for the name of each tensor."""
         return Rule(self.path, tuple(rename(name) for name in self.names), self.transform)
 
@@ -89,12 +77,16 @@ class Rule:
 class SamePath:
     """A rule for all variables except some: the name of the tensor is the variable's path."""
 
-    def __init__(self, without: collections.abc.Container[str]) -> None:
+    def __init__(self, without: Container[str]) -> None:
         self._without = without
 
-    def bind(self, path: str, variables: collections.abc.Container[str]) -> Binding | None:
-        """Returns the binding of a variable, or `None` for the excepted ones."""
+    def bind(self, path: str, variables: Container[str]) -> Binding | None:
         return None if path in self._without else Binding((path,), (path,), IDENTITY)
+
+
+def nested(rules: Iterable[Rule], path: str, name: str) -> tuple[Rule, ...]:
+    """Returns the rules for a layer at `path`, whose tensors are below `name`."""
+    return tuple(rule.nested(path, name) for rule in rules)
 
 
 def affine(path: str, name: str, transform: Transform) -> tuple[Rule, ...]:
@@ -142,29 +134,26 @@ class Layout:
         rules: of the backbone's tensors.
         head: rules of the classifier, which a source may lack.
         optional: names of tensors that the model may lack.
-        attributes: {name: value} of the model's attributes that are constants in the code
-            base.
-        buffers: function from the backbone to {name: array}, which the code base saves with
-            the weights but derives from the architecture.
-        headless: whether this is the layout of the code base's model without a classifier,
-            where its names differ.
+        attributes: {name: value} of the model that are constants in the code base.
+        buffers: function from the backbone to {name: array} of derived tensors that the code
+            base saves with the weights.
+        headless: whether this is the layout of the code base's model without a classifier.
     """
 
     name: str
     rules: tuple[Rule | SamePath, ...] = ()
     head: tuple[Rule, ...] = ()
     optional: tuple[str, ...] = ()
-    attributes: dict[str, typing.Any] = dataclasses.field(default_factory=dict)
-    buffers: collections.abc.Callable[[typing.Any], dict[str, np.ndarray]] = lambda backbone: {}
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    buffers: Callable[[Any], dict[str, np.ndarray]] = lambda backbone: {}
     headless: bool = False
 
     def without_prefix(self, prefix: str) -> "Layout":
         """Returns the layout of the model without a classifier, whose names lack `prefix`."""
-        return dataclasses.replace(
-            self,
-            headless=True,
-            rules=tuple(
-                rule.renamed(lambda name: name.removeprefix(prefix)) for rule in self.rules
-            ),
-            optional=tuple(name.removeprefix(prefix) for name in self.optional),
-        )
+
+        def rename(name):
+            return name.removeprefix(prefix)
+
+        rules = tuple(rule.renamed(rename) for rule in self.rules)
+        optional = tuple(map(rename, self.optional))
+        return dataclasses.replace(self, headless=True, rules=rules, optional=optional)

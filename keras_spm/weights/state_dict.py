@@ -1,9 +1,9 @@
 """Assigns named arrays to variables: all of them or none, every tensor accounted for."""
 
-import collections.abc
 import dataclasses
 import re
-import typing
+from collections.abc import Collection, Container, Mapping
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -17,7 +17,7 @@ _BUFFER = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_
 # Limit for tables that are resized: the rows of a 1,024 x 1,024 grid.
 _MAX_ROWS = 1 << 20
 
-Variables: typing.TypeAlias = collections.abc.Mapping[str, Tensor]
+Variables: TypeAlias = Mapping[str, Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +28,10 @@ class LoadReport:
         source: name of the source.
         layout: name of its layout.
         loaded: {variable path: names of the tensors that it was made from}.
-        missing_keys: paths of variables that were not loaded and keep their random initial
-            values, such as a head for another number of classes.
-        unexpected_keys: names of tensors that the model does not have, such as a
-            classifier's head, or the class token and final norm of a PVT.
-        resized: {tensor name: (its shape, the model's shape)} of position embeddings and
-            relative position bias tables.
+        missing_keys: paths of variables that keep their initial values, such as a head for
+            another number of classes.
+        unexpected_keys: names of tensors that the model does not have, such as a head.
+        resized: {tensor name: (its shape, the model's shape)} of position tables.
         upcast: names of tensors that were converted from half precision to float32.
     """
 
@@ -45,7 +43,7 @@ class LoadReport:
     resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
     upcast: tuple[str, ...]
 
-    def without(self, paths: collections.abc.Collection[str]) -> "LoadReport":
+    def without(self, paths: Collection[str]) -> "LoadReport":
         """Returns the report with these variables moved to the missing keys."""
         loaded = {path: names for path, names in self.loaded.items() if path not in paths}
         return dataclasses.replace(self, loaded=loaded, missing_keys=(*self.missing_keys, *paths))
@@ -64,7 +62,7 @@ class LoadReport:
         return "\n".join(lines)
 
 
-class Match(typing.NamedTuple):
+class Match(NamedTuple):
     """Bindings of the variables to load; the other fields as in `LoadReport`."""
 
     bindings: list[Binding]
@@ -82,8 +80,7 @@ def match(
     `source` is their name for messages.
 
     Raises:
-        MismatchError: lists all tensors that are missing, unexpected, or of another shape
-            or dtype.
+        MismatchError: lists all tensors that do not fit.
     """
     body, head = _bind_all(variables, layout)
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
@@ -102,26 +99,18 @@ def match(
         if used.issuperset(binding.names) and arrays.keys() >= set(binding.names):
             errors += _compare(binding, shapes, arrays, resized)
     _raise_if(errors, source, layout)
-    return Match(
-        bindings,
-        missing_keys=tuple(path for binding in head for path in binding.paths)
-        if without_head
-        else (),
-        unexpected_keys=tuple(name for name in others if name in optional),
-        resized=resized,
-    )
+    missing_keys = [path for binding in head for path in binding.paths] if without_head else []
+    unexpected_keys = [name for name in others if name in optional]
+    return Match(bindings, tuple(missing_keys), tuple(unexpected_keys), resized)
 
 
 def load(
     variables: Variables, arrays: dict[str, np.ndarray], layout: Layout, source: str
 ) -> LoadReport:
-    """Checks all tensors, then assigns all variables.
-
-    The arguments are those of `match`.
+    """Checks all tensors, then assigns all variables. The arguments are those of `match`.
 
     Raises:
-        MismatchError: lists all tensors that do not fit or are not finite; no variable is
-            changed.
+        MismatchError: lists all tensors that do not fit or are not finite.
     """
     found = match(variables, arrays, layout, source)
     values, errors = {}, []
@@ -143,11 +132,7 @@ def load(
 
 
 def export(values: dict[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
-    """Returns {name: array} in a layout for {path: array} of a model or layer.
-
-    Raises:
-        MismatchError: lists variables that the layout does not have.
-    """
+    """Returns {name: array} in a layout for {path: array} of a model or layer."""
     body, head = _bind_all(values, layout)
     arrays = {}
     for binding in body + head:
@@ -167,9 +152,7 @@ def export(values: dict[str, np.ndarray], layout: Layout) -> dict[str, np.ndarra
     return arrays
 
 
-def count_matches(
-    variables: Variables, arrays: collections.abc.Container[str], layout: Layout
-) -> int:
+def count_matches(variables: Variables, arrays: Container[str], layout: Layout) -> int:
     """Returns how many of a layout's tensors are present, to recognize the layout."""
     body, _ = _bind(variables, layout.rules)
     head, _ = _bind(variables, layout.head)
@@ -177,7 +160,6 @@ def count_matches(
 
 
 def _bind_all(variables, layout):
-    """Returns the bindings of the body and of the head."""
     body, unknown = _bind(variables, layout.rules)
     head, unknown = _bind(unknown, layout.head)
     if unknown:
@@ -186,7 +168,7 @@ def _bind_all(variables, layout):
 
 
 def _bind(variables, rules: tuple[Rule, ...]):
-    """Returns ([Binding], {path: variable} without a rule)."""
+    """Returns the bindings, and {path: variable} without a rule."""
     bound = []
     for path in variables:
         candidates = (rule.bind(path, variables) for rule in rules)
@@ -207,11 +189,11 @@ def _lacks_head(head, shapes, arrays):
         for binding in head
         for shape in binding.transform.source_shapes([shapes[path] for path in binding.paths])
     ]
+    if any(arrays[name].ndim != len(shape) for name, shape in zip(names, expected, strict=True)):
+        return False
     # Only the axis of the classes differs, in the same way for all tensors.
     differing = [
         [size for size, own in zip(arrays[name].shape, shape, strict=True) if size != own]
-        if arrays[name].ndim == len(shape)
-        else []
         for name, shape in zip(names, expected, strict=True)
     ]
     return bool(names) and all(len(sizes) == 1 and sizes == differing[0] for sizes in differing)
@@ -253,17 +235,13 @@ def _fits(shape, expected, resized_axes):
 
 def _convert(binding, variables, arrays, values):
     """Adds a binding's values; returns the errors."""
-    errors = [
-        f"values: {name} has NaN or infinity"
-        for name in binding.names
-        if not np.isfinite(arrays[name].astype("float32")).all()
-    ]
-    if errors:
-        return errors
-    sources = [arrays[name].astype("float32") for name in binding.names]
+    sources = {name: arrays[name].astype("float32") for name in binding.names}
+    not_finite = [name for name, array in sources.items() if not np.isfinite(array).all()]
+    if not_finite:
+        return [f"values: {name} has NaN or infinity" for name in not_finite]
     shapes = [tuple(variables[path].shape) for path in binding.paths]
     try:
-        converted = binding.transform.to_keras(sources, shapes)
+        converted = binding.transform.to_keras(list(sources.values()), shapes)
     except ValueError as error:
         return [f"shape: {', '.join(binding.names)}: {error}"]
     values.update(zip(binding.paths, converted, strict=True))

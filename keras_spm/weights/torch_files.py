@@ -1,10 +1,10 @@
 """Reads files of `torch.save` without running code from them."""
 
-import collections.abc
 import pathlib
 import tarfile
-import typing
 import zipfile
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from keras_spm.weights.errors import FormatError, shorten
 from keras_spm.weights.files import check_header_size, read_start
@@ -13,7 +13,7 @@ _ZIP_START = b"PK\3\4"
 
 
 def read_torch(path: pathlib.Path) -> dict:
-    """Reads a dict that `torch.save` wrote; needs PyTorch."""
+    """Reads a dict that `torch.save` wrote; raises FormatError for any other file."""
     try:
         import torch
     except ImportError as error:
@@ -60,14 +60,14 @@ def _check_is_not_tar(path):
     raise FormatError(f"{path} is a tar archive, not a file of `torch.save`.")
 
 
-def plain_dict(mapping: collections.abc.Mapping) -> dict:
+def plain_dict(mapping: Mapping) -> dict:
     """Returns a plain dict of the same items."""
     # A pickle can give a dict attributes that shadow its methods.
     return dict(dict.items(mapping) if isinstance(mapping, dict) else mapping)
 
 
-def check_views(values: collections.abc.Iterable[typing.Any], source: str) -> None:
-    """Refuses tensors of over twice their storages' bytes: views that repeat values."""
+def check_views(values: Iterable[Any], source: str) -> None:
+    """Refuses tensors of more than twice their storages: a view of one value can have any size."""
     tensors = [value for value in values if hasattr(type(value), "untyped_storage")]
     storages = [tensor.untyped_storage() for tensor in tensors]
     stored = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())

@@ -1,13 +1,13 @@
 """Transforms between PyTorch tensors and Keras variables."""
 
-import collections.abc
 import math
-import typing
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 
-class Transform(typing.NamedTuple):
+class Transform(NamedTuple):
     """Functions between lists of tensors and lists of variables, in the order of a rule.
 
     Attributes:
@@ -19,9 +19,9 @@ class Transform(typing.NamedTuple):
         resized_axes: axes along which a tensor may have another size; it is then resized.
     """
 
-    source_shapes: collections.abc.Callable
-    to_keras: collections.abc.Callable
-    to_torch: collections.abc.Callable | None
+    source_shapes: Callable
+    to_keras: Callable
+    to_torch: Callable | None
     resized_axes: tuple[int, ...] = ()
 
 
@@ -88,11 +88,7 @@ def stacked(transform: Transform, count: int) -> Transform:
 
 
 def _grid(rows, size):
-    """Returns a table's rows as a grid (rows, columns, channels), resized to `size`.
-
-    Raises:
-        ValueError: if the rows are neither a square grid nor unambiguously one of that size.
-    """
+    """Returns a table's rows as a grid (rows, columns, channels), resized to `size`."""
     height, width = size
     if len(rows) == height * width and height != width:
         if round(len(rows) ** 0.5) ** 2 == len(rows):
@@ -102,12 +98,10 @@ def _grid(rows, size):
             )
         return rows.reshape(height, width, -1)
     side = _square_side(len(rows))
-    grid = rows.reshape(side, side, -1)
-    return grid if side == height == width else _resize(grid, size, _linear)
+    return _resize(rows.reshape(side, side, -1), size, _linear)
 
 
 def _flat(grid):
-    """(rows, columns, channels) → (1, rows * columns, channels)."""
     return grid.reshape(1, -1, grid.shape[-1])
 
 
@@ -120,14 +114,10 @@ POSITIONS = Transform(
 )
 
 
-def _resized_grid(grid, shape):
-    return grid if grid.shape == tuple(shape) else _resize(grid, shape[:2], _linear)
-
-
 # Position embeddings in this package's files: (rows, columns, channels) on both sides.
 GRID = Transform(
     lambda shapes: shapes,
-    lambda arrays, shapes: [_resized_grid(arrays[0], shapes[0])],
+    lambda arrays, shapes: [_resize(arrays[0], shapes[0][:2], _linear)],
     lambda values: values,
     resized_axes=(0, 1),
 )
@@ -158,8 +148,6 @@ UNUSED_CLASS_AND_POSITIONS = Transform(
 
 def _bias_table(table, shape):
     side, new_side = _square_side(len(table)), _square_side(shape[0])
-    if side == new_side:
-        return table
     grid = table.reshape(side, side, -1)
     return _resize(grid, (new_side, new_side), _cubic).reshape(shape)
 
@@ -185,6 +173,8 @@ def _resize(grid, size, kernel):
 
     Like PyTorch's `interpolate`, with half-pixel centers and without antialiasing.
     """
+    if grid.shape[:2] == tuple(size):
+        return grid
     by_rows, by_columns = (
         _matrix(old, new, kernel) for old, new in zip(grid.shape, size, strict=False)
     )
@@ -194,7 +184,6 @@ def _resize(grid, size, kernel):
 
 
 def _linear(distance):
-    """Weight of a sample at that distance, in samples."""
     return np.clip(1 - np.abs(distance), 0, None)
 
 
