@@ -135,6 +135,11 @@ class LayerwiseAdamW(keras.optimizers.Adam):
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warmup, then cosine decay, updated every `update_every` steps.
 
+    With t the step rounded down to a multiple of `update_every`, the learning rate is
+    `warmup_learning_rate + (learning_rate - warmup_learning_rate) * t / warmup_steps` while
+    t < warmup_steps, and then `min_learning_rate + (learning_rate - min_learning_rate) *
+    (1 + cos(pi * t / steps)) / 2`.
+
     Args:
         learning_rate: float, the peak.
         steps: int, the total number of steps.
@@ -142,8 +147,8 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         warmup_learning_rate: float, the learning rate at step 0.
         min_learning_rate: float, the learning rate at the last step.
         update_every: int, the steps of an epoch for a learning rate that changes once an epoch.
-        warmup_prefix: bool, whether the cosine starts when the warmup ends. Otherwise it starts
-            at step 0 and has already decayed when the warmup ends.
+        warmup_prefix: bool, whether t in the cosine counts from the end of the warmup. Otherwise
+            the cosine has already decayed when the warmup ends.
 
     Reference:
         timm's `CosineLRScheduler`: per epoch for PVT, per step and with `warmup_prefix` for Swin.

@@ -1,7 +1,5 @@
 """Data sets prepared by TensorFlow Datasets, read without TensorFlow from `array_record` files."""
 
-from collections.abc import Collection
-
 import numpy as np
 
 from keras_spm.cards import read_class_names
@@ -231,7 +229,7 @@ def _read_imagenet(folder, split, class_names, invalid, verify):
     return examples
 
 
-def _builder(folder, features: Collection[str] = ()):
+def _builder(folder, features=()):
     """Returns the builder of a prepared data set that has the features."""
     import tensorflow_datasets as tfds
 

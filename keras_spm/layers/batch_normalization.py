@@ -1,5 +1,7 @@
 """Batch normalization with PyTorch's running variance."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -22,7 +24,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         **kwargs: the initializers and regularizers of Keras's layer.
     """
 
-    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs) -> None:
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
         if self.axis != -1 or self.renorm or self.synchronized or not (self.center and self.scale):
             raise ValueError(

@@ -49,7 +49,7 @@ class SequentialLayer(CompositeLayer):
 
     child_arguments = ("layers",)
 
-    def __init__(self, layers: list[keras.layers.Layer], **kwargs) -> None:
+    def __init__(self, layers: list[keras.layers.Layer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.layers = list(layers)
 

@@ -17,7 +17,7 @@ class _ExplicitPadding:
     above 1 it pads the bottom and right more.
     """
 
-    def __init__(self, *args, padding: int | str, **kwargs) -> None:
+    def __init__(self, *args: Any, padding: int | str, **kwargs: Any) -> None:
         is_explicit = isinstance(padding, int)
         if is_explicit and padding < 0:
             raise ValueError(f"`padding` must be at least 0. Received: padding={padding}")
@@ -90,7 +90,7 @@ class Conv2D(_ExplicitPadding, keras.layers.Conv2D):
         padding: int | str = "valid",
         data_format: str = "channels_last",
         kernel_initializer: Any = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         kwargs["kernel_initializer"] = kernel_initializer or conv_initializer()
         kwargs.update(padding=padding, data_format=data_format)
@@ -125,7 +125,7 @@ class DepthwiseConv2D(_ExplicitPadding, keras.layers.DepthwiseConv2D):
         padding: int | str | None = None,
         data_format: str = "channels_last",
         depthwise_initializer: Any = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         if padding is None:
             if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:

@@ -30,7 +30,7 @@ class Dense(keras.layers.Dense):
         activation: Any = None,
         use_bias: bool = True,
         kernel_initializer: Any = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         if kernel_initializer is None:
             kernel_initializer = dense_initializer()

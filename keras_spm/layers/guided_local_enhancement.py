@@ -1,6 +1,7 @@
 """Guided Local Enhancement, the second step of Stepwise Patch Merging."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -52,7 +53,7 @@ class GuidedLocalEnhancement(CompositeLayer):
     config_arguments = ("num_heads", "guide_kernel_size", "fused")
 
     def __init__(
-        self, num_heads: int = 8, guide_kernel_size: int = 7, fused: bool = False, **kwargs
+        self, num_heads: int = 8, guide_kernel_size: int = 7, fused: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.num_heads = num_heads

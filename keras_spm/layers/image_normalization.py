@@ -1,6 +1,7 @@
 """Normalization of raw pixels."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -32,7 +33,7 @@ class ImageNormalization(keras.layers.Layer):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         data_format: str = "channels_last",
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
         self.mean = tuple(mean)

@@ -1,5 +1,7 @@
 """Layer normalization with a formulation for each backend."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -16,7 +18,7 @@ class LayerNormalization(keras.layers.LayerNormalization):
         **kwargs: the initializers and regularizers of Keras's layer.
     """
 
-    def __init__(self, epsilon: float = 1e-3, **kwargs) -> None:
+    def __init__(self, epsilon: float = 1e-3, **kwargs: Any) -> None:
         super().__init__(epsilon=epsilon, **kwargs)
         if self.axis not in (-1, [-1]) or self.rms_scaling or not (self.center and self.scale):
             raise ValueError(

@@ -1,6 +1,7 @@
 """The MLPs of the transformer blocks."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -25,7 +26,7 @@ class MLP(CompositeLayer):
 
     config_arguments = ("hidden_dim",)
 
-    def __init__(self, hidden_dim: int, **kwargs) -> None:
+    def __init__(self, hidden_dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden_dim = hidden_dim
 
@@ -63,7 +64,7 @@ class ConvolutionalMLP(MLP):
 
     config_arguments = ("hidden_dim", "linear_attention")
 
-    def __init__(self, hidden_dim: int, linear_attention: bool = False, **kwargs) -> None:
+    def __init__(self, hidden_dim: int, linear_attention: bool = False, **kwargs: Any) -> None:
         super().__init__(hidden_dim, **kwargs)
         self.linear_attention = linear_attention
         self.depthwise = DepthwiseConv2D(3, dtype=self.dtype_policy, name="depthwise_3x3")

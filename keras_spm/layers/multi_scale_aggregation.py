@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -52,7 +53,7 @@ class MultiScaleAggregation(CompositeLayer):
         kernel_sizes: Sequence[int] = (3, 5, 7, 9),
         expansion: int = 2,
         fused: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if len(set(kernel_sizes)) != len(kernel_sizes) or not kernel_sizes:

@@ -1,6 +1,7 @@
 """Patch embeddings: the stems, and the patch mergings of PVT and PVT v2."""
 
 import math
+from typing import Any
 
 import keras
 
@@ -32,7 +33,7 @@ class PatchEmbedding(CompositeLayer):
     config_arguments = ("output_dim", "patch_size", "norm_epsilon")
 
     def __init__(
-        self, output_dim: int, patch_size: int, norm_epsilon: float = 1e-5, **kwargs
+        self, output_dim: int, patch_size: int, norm_epsilon: float = 1e-5, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.output_dim = output_dim
@@ -86,7 +87,12 @@ class OverlappingPatchEmbedding(PatchEmbedding):
     config_arguments = ("output_dim", "patch_size", "norm_epsilon", "strides")
 
     def __init__(
-        self, output_dim: int, patch_size: int, strides: int, norm_epsilon: float = 1e-5, **kwargs
+        self,
+        output_dim: int,
+        patch_size: int,
+        strides: int,
+        norm_epsilon: float = 1e-5,
+        **kwargs: Any,
     ) -> None:
         super().__init__(output_dim, patch_size, norm_epsilon, **kwargs)
         if patch_size % 2 == 0 or patch_size <= strides:

@@ -1,5 +1,7 @@
 """Patch merging of Swin."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -34,7 +36,7 @@ class PatchMerging(CompositeLayer):
 
     config_arguments = ("output_dim", "norm_epsilon")
 
-    def __init__(self, output_dim: int, norm_epsilon: float = 1e-5, **kwargs) -> None:
+    def __init__(self, output_dim: int, norm_epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.output_dim = output_dim
         self.norm_epsilon = norm_epsilon

@@ -1,5 +1,7 @@
 """Learned position embeddings for maps of any size."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -23,7 +25,7 @@ class PositionEmbedding(keras.layers.Layer):
         Wang et al., Pyramid Vision Transformer, arXiv 2102.12122, section 3.2.
     """
 
-    def __init__(self, grid: tuple[int, int], **kwargs) -> None:
+    def __init__(self, grid: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.grid = tuple(grid)
 

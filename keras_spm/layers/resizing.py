@@ -1,5 +1,7 @@
 """Padding and resizing of maps."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -18,7 +20,7 @@ class ResizeLike(keras.layers.Layer):
     channels) with the height and width of the images.
     """
 
-    def __init__(self, data_format: str = "channels_last", **kwargs) -> None:
+    def __init__(self, data_format: str = "channels_last", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.data_format = data_format
 

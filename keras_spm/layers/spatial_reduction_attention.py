@@ -1,5 +1,7 @@
 """Self-attention to a spatially reduced map."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -47,7 +49,7 @@ class SpatialReductionAttention(CompositeLayer):
         sr_ratio: int = 1,
         linear_attention: bool = False,
         norm_epsilon: float = 1e-5,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.num_heads = num_heads

@@ -1,6 +1,7 @@
 """The stages of a hierarchical vision transformer."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import keras
 from keras import ops
@@ -33,7 +34,7 @@ class Stage(CompositeLayer):
         merging: keras.layers.Layer | None = None,
         norm: keras.layers.Layer | None = None,
         position_embedding: keras.layers.Layer | None = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.blocks = list(blocks)

@@ -1,6 +1,7 @@
 """Stepwise Patch Merging."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 
@@ -58,7 +59,7 @@ class StepwisePatchMerging(CompositeLayer):
         num_heads: int = 8,
         guide_kernel_size: int = 7,
         fused: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if output_dim % num_heads:

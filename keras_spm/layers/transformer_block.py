@@ -1,5 +1,7 @@
 """The pre-norm transformer block of the hierarchical families, and stochastic depth."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -24,7 +26,7 @@ class DropPath(keras.layers.Layer):
         Huang et al., Deep Networks with Stochastic Depth, arXiv 1603.09382.
     """
 
-    def __init__(self, rate: float, seed: int | None = None, **kwargs) -> None:
+    def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not 0 <= rate < 1:
             raise ValueError(f"`rate` must be in [0, 1). Received: rate={rate}")
@@ -72,7 +74,7 @@ class TransformerBlock(CompositeLayer):
         drop_path_rate: float = 0.0,
         norm_epsilon: float = 1e-6,
         gradient_checkpointing: bool = False,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.attention = attention

@@ -1,5 +1,7 @@
 """Self-attention within windows, which may be shifted."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -41,7 +43,7 @@ class WindowAttention(CompositeLayer):
     config_arguments = ("num_heads", "window_size", "shifted")
 
     def __init__(
-        self, num_heads: int, window_size: int = 7, shifted: bool = False, **kwargs
+        self, num_heads: int, window_size: int = 7, shifted: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         self.num_heads = num_heads

@@ -75,8 +75,11 @@ def fetch_weights(snapshot: Snapshot, sha256: str | None = None) -> pathlib.Path
         snapshot: from `fetch_snapshot`.
         sha256: expected hash of the weight file, or `None` to trust the hub.
 
-        Returns:
-        Path of the weight file, or of the index of several files.
+    Returns:
+        The path of the weight file, or of the index of several files.
+
+    Raises:
+        DownloadError: as in `fetch_snapshot`, and if the hash differs.
     """
     repository, commit = snapshot.repository, snapshot.commit
     found = (_fetch(repository, commit, name, optional=True) for name in WEIGHT_FILES)

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_spm.types import Tensor
 from keras_spm.weights.errors import MismatchError, join_names
-from keras_spm.weights.key_mapping import Binding, Layout, Rule
+from keras_spm.weights.key_mapping import Binding, Layout
 
 # Buffers that PyTorch code saves with the weights, but derives from the architecture.
 _BUFFER = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask)")
@@ -167,7 +167,7 @@ def _bind_all(variables, layout):
     return body, head
 
 
-def _bind(variables, rules: tuple[Rule, ...]):
+def _bind(variables, rules):
     """Returns the bindings, and {path: variable} without a rule."""
     bound = []
     for path in variables:
