@@ -422,7 +422,8 @@ def test_only_the_class_predictor_depends_on_the_number_of_classes(model, tmp_pa
     assert probabilities == pytest.approx(np.full(5 * 9, 0.01))
     # The configuration must match the weights.
     config = json.loads((tmp_path / "folder/config.json").read_text())
-    config["task"]["config"]["num_classes"] = 4
+    task = config["task"]["config"]
+    task["num_classes"] = task["detector"]["config"]["num_classes"] = 4
     (tmp_path / "folder/config.json").write_text(json.dumps(config))
     with pytest.raises(FormatError, match="weights for other classes than"):
         ObjectDetector.from_preset(tmp_path / "folder")
