@@ -208,7 +208,7 @@ def test_errors_of_the_commands(photos, tmp_path, capsys):
         (["evaluate", seven, "--recipe", "detection_coco"], "must be a recipe of ImageClassifier"),
         (["evaluate", seven, "--data", str(photos), "--set", "batch=2"], "'batch_size'"),
         (["evaluate", str(tmp_path / "backbone.keras"), "--data", "x"], "Received: PVTv2"),
-        (["evaluate", str(tmp_path / "backbone")], "holds a backbone without a task"),
+        (["evaluate", str(tmp_path / "backbone")], "has a backbone without a task"),
         (["evaluate", "pvt_v2_b11"], "Did you mean 'pvt_v2_b1'"),
         (["predict", seven, str(tmp_path / "empty")], "contains no images"),
         (["predict", seven, str(photos), "--top", "0"], "--top 0"),
