@@ -133,6 +133,7 @@ def test_unfinished_files_of_a_killed_process_are_removed(whole, tmp_path):
     assert read_run(output) == whole and not list(output.glob(".*"))
 
 
+@pytest.mark.only("torch")
 def test_a_full_disk_is_reported_and_the_run_resumes(whole, tmp_path):
     output = tmp_path / "run"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

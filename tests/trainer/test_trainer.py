@@ -18,11 +18,13 @@ RECIPE = "classification_digits"
 TENSORBOARD = ["tensorboard"] if importlib.util.find_spec("tensorboard") else []
 
 
+@pytest.mark.only("torch")
 def test_recipe_overrides_are_typed():
     recipe = trainer.load_recipe(RECIPE, ["epochs=5", "learning_rate=1", "seed=7"])
     assert (recipe.epochs, recipe.learning_rate, recipe.seed) == (5, 1.0, 7)
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
@@ -49,6 +51,7 @@ def test_errors_of_recipes(name, overrides, message):
         trainer.load_recipe(name, overrides)
 
 
+@pytest.mark.only("torch")
 def test_a_recipe_file_is_checked(tmp_path):
     text = (RECIPES / f"{RECIPE}.py").read_text()
     (tmp_path / "classification_misspelt.py").write_text(
@@ -125,6 +128,7 @@ def _run(recipe, output, *overrides):
     return result, keras.saving.load_model(output / "best.keras")
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", [path.stem for path in RECIPES.glob("[!_]*.py")])
 def test_every_recipe_is_complete(name):
     recipe = trainer.load_recipe(name)
@@ -137,6 +141,7 @@ def test_every_recipe_is_complete(name):
     assert not warmup or float(schedule(0)) <= recipe.learning_rate / warmup * 1.001
 
 
+@pytest.mark.only("torch")
 def test_the_step_schedule_of_12_epochs():
     recipe = trainer.load_recipe("detection_coco")
     schedule = recipe.learning_rate_schedule()
@@ -147,6 +152,7 @@ def test_the_step_schedule_of_12_epochs():
     assert float(again(250)) == pytest.approx(found[0])
 
 
+@pytest.mark.only("torch")
 def test_a_segmentation_run(tmp_path, capsys):
     sizes = ("image_size=64", "test_min_size=64", "test_max_size=64", "head_channels=8")
     result, model = _run("segmentation_digit_scenes", tmp_path / "run", *sizes)
@@ -169,6 +175,7 @@ def test_a_segmentation_run(tmp_path, capsys):
     assert np.mean(values) == pytest.approx(result["test_mean_iou"], abs=1e-4)
 
 
+@pytest.mark.only("torch")
 def test_a_detection_run(tmp_path, capsys):
     sizes = ("min_size=64", "max_size=64", "head_channels=8", "num_convs=1")
     result, model = _run("detection_digit_scenes", tmp_path / "run", *sizes)
@@ -235,6 +242,7 @@ def test_the_coco_recipe_on_custom_data(tmp_path):
     assert model.batching.get_config()["max_size"] == 96
 
 
+@pytest.mark.only("torch")
 def test_an_interrupted_run_is_not_finished(tmp_path, monkeypatch):
     recipe = trainer.load_recipe(RECIPE)
     folder = trainer.RunFolder(tmp_path / "run")
@@ -249,6 +257,7 @@ def test_an_interrupted_run_is_not_finished(tmp_path, monkeypatch):
     assert folder.result is None
 
 
+@pytest.mark.only("torch")
 def test_an_unknown_preset_or_data_set_writes_nothing(tmp_path, capsys):
     for override, nearest in (
         ("preset=pvt_v2_smp_mini", "'pvt_v2_spm_mini'"),
@@ -260,6 +269,7 @@ def test_an_unknown_preset_or_data_set_writes_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.only("torch")
 def test_another_folder_is_not_changed(tmp_path, capsys):
     (tmp_path / "keep.txt").write_text("mine")
     assert main(["train", RECIPE, "--output", str(tmp_path)]) == 2
