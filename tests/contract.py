@@ -186,6 +186,7 @@ def check_config_round_trip(build):
     again = type(model).from_config(model.get_config())
     assert again.get_config() == model.get_config()
     assert [(v.path, v.shape) for v in again.weights] == [(v.path, v.shape) for v in model.weights]
+    assert all(layer.built for layer in model._flatten_layers())
 
 
 def check_keras_round_trip(build, folder):
@@ -255,9 +256,11 @@ def check_gradients(build):
 
 
 def check_rows_are_independent(build):
-    """In inference mode, a row alone has the outputs that it has in a batch."""
+    """In inference mode, the outputs of a row do not depend on the other rows."""
     model, batch, expected = reference(build)
-    check_equal(evaluated(model, batch[1:2]), expected[1:2])
+    others = images(*USUAL, seed=1)
+    others[1] = batch[1]
+    check_equal(evaluated(model, others)[1], expected[1])
 
 
 def check_sizes(build):
@@ -271,9 +274,11 @@ def check_sizes(build):
             assert value.shape[1:3] == (-(-height // stride), -(-width // stride))
             assert np.isfinite(value).all()
     static = randomize(build(image_shape=(height, width, 3)))
-    found = keras.Model(static.input, static.pyramid_outputs)(images(1, height, width) / 255)
+    found = keras.Model(static.input, static.pyramid_outputs).predict(
+        images(1, height, width) / 255, verbose=0
+    )
     for level, value in maps.items():
-        check_equal(to_numpy(found[level]), value)
+        check_equal(found[level], value)
 
 
 def check_channels_first(build):
@@ -340,10 +345,16 @@ def check_gradient_checkpointing(build):
         cotangent = random_array(*model.compute_output_shape(batch.shape), seed=1) / 10
         results.append(gradients(model, batch, cotangent))
     (outputs, by_path, by_input), (again, by_path_again, by_input_again) = results
-    pairs = [(outputs, again), (by_input, by_input_again)]
-    pairs += [(by_path[path], by_path_again[path]) for path in by_path]
-    for value, other in pairs:
-        check_equal(other, value)
+    check_equal(again, outputs)
+    check_equal(by_input_again, by_input)
+    largest = max(np.abs(gradient).max() for gradient in by_path.values())
+    zero = {variable.path for variable in _zero_gradient_variables(model)}
+    for path, gradient in by_path.items():
+        if path in zero:
+            # Only rounding is left, which differs.
+            assert difference(by_path_again[path], gradient) <= ZERO * largest
+        else:
+            check_equal(by_path_again[path], gradient)
 
 
 def _batch_normalizations(model):

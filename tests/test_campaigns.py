@@ -26,6 +26,7 @@ def test_downloads(repositories, chosen):
     assert not downloads.run(case, repositories).complaints
 
 
+@pytest.mark.only("torch")
 def test_killed_trainings_end_as_one_that_was_not(tmp_path):
     runs, equal = kills.campaign(tmp_path, 3, per_run=3)
     assert sum(run.kills for run in runs) >= 3 and all(equal)

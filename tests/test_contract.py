@@ -1,5 +1,6 @@
 """Every model against the contract."""
 
+import keras
 import pytest
 
 from tests import contract
@@ -68,12 +69,13 @@ def test_mixed_bfloat16(name):
     contract.check_mixed_precision(contract.MODELS[name], "mixed_bfloat16", "bfloat16")
 
 
+@pytest.mark.only("torch")
 @of(["PVTv2SPM", "Swin"])
 def test_mixed_float16(name):
     contract.check_mixed_precision(contract.MODELS[name], "mixed_float16", "float16")
 
 
-@models
+@of(contract.MODELS if keras.config.backend() == "torch" else [*contract.FULL, *contract.TASKS])
 def test_gradients(name):
     contract.check_gradients(contract.MODELS[name])
 

@@ -118,6 +118,7 @@ def test_groups_of_class_tokens_and_final_norms():
     assert set(paths) - set(grouped) == {"norm/gamma", "norm/beta", "head/kernel", "head/bias"}
 
 
+@pytest.mark.only("torch")
 def test_layer_decay_survives_saving(tmp_path):
     backbone = keras_spm.PVTv2.from_preset("mini", load_weights=False)
     model = keras_spm.ImageClassifier(backbone, 3)

@@ -92,6 +92,7 @@ class RetinaNet(Head):
             self.pyramid_channels, _EXTRA_LEVELS, dtype=self.dtype_policy, name="feature_pyramid"
         )
         self.feature_pyramid.build(input_shape)
+        self.anchors.build(self.feature_pyramid.compute_output_shape(input_shape))
         prior = keras.initializers.Constant(-math.log((1 - _PRIOR) / _PRIOR))
         self.class_tower = self._tower("class", self.num_classes, prior)
         self.box_tower = self._tower("box", 4, "zeros")

@@ -156,7 +156,12 @@ def test_mixed_bfloat16(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "merging"), [("pvt_spm", "spm"), ("pvt_v2_spm", "msa"), ("pvt_v2_spm", "gle")]
+    ("name", "merging"),
+    [
+        ("pvt_spm", "spm"),
+        pytest.param("pvt_v2_spm", "msa", marks=pytest.mark.only("torch")),
+        pytest.param("pvt_v2_spm", "gle", marks=pytest.mark.only("torch")),
+    ],
 )
 def test_models_from_the_tensors_of_a_backbone(name, merging, tmp_path):
     backbone = golden.backbone(name, depths=(2, 1, 1, 1), merging=merging)

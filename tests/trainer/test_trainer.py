@@ -64,6 +64,7 @@ def test_a_recipe_file_is_checked(tmp_path):
         trainer.load_recipe("classification_short", folder=tmp_path)
 
 
+@pytest.mark.only("torch")
 def test_the_command_writes_a_run_folder(tmp_path, capsys):
     output = tmp_path / "run"
     arguments = [
