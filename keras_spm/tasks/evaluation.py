@@ -41,7 +41,9 @@ class Evaluation:
             callbacks = keras.callbacks.CallbackList(callbacks, model=self._detector)
         callbacks.on_test_begin()
         outputs = self._pass.predict(x, verbose=0 if within_fit else verbose, steps=steps)
-        losses = {name: float(values.mean()) for name, values in outputs["losses"].items()}
+        # In their order: JAX sorts the keys of dicts.
+        names = self._detector.detector.loss_names
+        losses = {name: float(outputs["losses"][name].mean()) for name in names}
         total = sum(losses.values()) + sum(map(float, self._detector.losses))
         logs = {"loss": total, **losses}
         if self.metrics:
