@@ -43,6 +43,7 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "xdist_group(name): runs on one worker of pytest-xdist")
 
 
+@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
 def pytest_collection_modifyitems(config, items):
     """Selects the tests of this backend, and groups what a worker can share."""
     selected = [item for item in items if _is_selected(item, config)]
