@@ -40,17 +40,13 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "only(backend): runs on this backend only")
     config.addinivalue_line("markers", "release: runs with --all only")
-    config.addinivalue_line("markers", "xdist_group(name): runs on one worker of pytest-xdist")
 
 
-@pytest.hookimpl(tryfirst=True)  # Before pytest-xdist reads the groups.
 def pytest_collection_modifyitems(config, items):
-    """Selects the tests of this backend, and groups what a worker can share."""
+    """Selects the tests of this backend."""
     selected = [item for item in items if _is_selected(item, config)]
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
     items[:] = selected
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
 
 
 def _is_selected(item, config):
@@ -59,14 +55,6 @@ def _is_selected(item, config):
     if only is not None and only.args[0] != keras.config.backend():
         return False
     return config.getoption("--all") or not for_release
-
-
-def _group(item):
-    """Tests of a file share fixtures; those of the contract share a model."""
-    callspec = getattr(item, "callspec", None)
-    if item.path.name == "test_contract.py" and callspec is not None:
-        return f"contract-{callspec.params['name']}"
-    return str(item.path)
 
 
 def pytest_report_header(config):
