@@ -7,9 +7,8 @@ import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.heads.head import Head
 from keras_spm.layers.image_normalization import ImageNormalization
-
-_ALL_LEVELS = ("P2", "P3", "P4", "P5")
 
 
 def connect_backbone(
@@ -35,7 +34,7 @@ def connect_backbone(
         outputs, pooled_output = dict(backbone.pyramid_outputs), None
         if list(outputs) == ["P1", "P2", "P3", "P4"]:
             # KerasHub's MiT numbers its stages, not the powers of their strides.
-            outputs = dict(zip(_ALL_LEVELS, outputs.values(), strict=True))
+            outputs = dict(zip(Head.levels, outputs.values(), strict=True))
     if not set(levels) <= set(outputs):
         raise ValueError(
             f"`backbone` must have {', '.join(levels)} in its `pyramid_outputs`. "
@@ -105,4 +104,4 @@ def to_data_format(images: np.ndarray, backbone: keras.Model) -> np.ndarray:
 
 def levels_of(head: keras.layers.Layer) -> tuple[str, ...]:
     """Returns the names of the pyramid levels that a head reads; all four by default."""
-    return getattr(head, "levels", _ALL_LEVELS)
+    return getattr(head, "levels", Head.levels)

@@ -234,11 +234,16 @@ class ImageClassifier(ImageTask):
                 f"multi_label={multi_label}, a model with multi_label={self.multi_label}"
             )
         indices = self.class_indices(class_names)
-        batches = EvaluationBatches(
-            examples, lambda example: self._read(example["image"]), self._stack, batch_size
-        )
-        labels = np.stack([examples[index]["label"] for index in range(len(examples))])
+        labels = [None] * len(examples)
+
+        def read(index):
+            example = examples[index]
+            labels[index] = example["label"]
+            return self._read(example["image"])
+
+        batches = EvaluationBatches(range(len(examples)), read, self._stack, batch_size)
         outputs = self.predict(batches, verbose=0)
+        labels = np.stack(labels)
         if self.multi_label:
             targets = np.zeros((len(labels), self.num_classes), "float32")
             targets[:, indices] = labels
@@ -270,8 +275,8 @@ class ImageClassifier(ImageTask):
         return to_data_format(np.stack(images), self.backbone)
 
     def _most_probable(self, probabilities, top):
-        order = np.argsort(-probabilities, kind="stable")[:top]
-        return [(self.display_names[index], float(probabilities[index])) for index in order]
+        names, order = self.display_names, np.argsort(-probabilities, kind="stable")[:top]
+        return [(names[index], float(probabilities[index])) for index in order]
 
     def _probabilities(self, images, batch_size):
         outputs = self.predict(self._stack(images), batch_size, verbose=0)
