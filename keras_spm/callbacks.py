@@ -31,9 +31,9 @@ class _Evaluation(keras.callbacks.Callback, abc.ABC):
         """Returns the results of a model on the examples."""
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        due = (epoch + 1) % self.every == 0
-        results = self.measure(self.model) if due else dict.fromkeys(self.names, -1.0)
-        logs.update({f"{self.prefix}{name}": results[name] for name in self.names})
+        if (epoch + 1) % self.every == 0:
+            results = self.measure(self.model)
+            logs.update({f"{self.prefix}{name}": results[name] for name in self.names})
 
     def _batches(self):
         for start in range(0, len(self.examples), self.batch_size):
@@ -45,8 +45,8 @@ class CocoEvaluation(_Evaluation):
     """Computes the COCO average precision of a detector at the end of epochs.
 
     The results of `keras_spm.metrics.coco_average_precision` are added to the logs, for the
-    history and for callbacks after this one. In epochs without an evaluation they are -1, so
-    that `ModelCheckpoint` ignores these epochs.
+    history and for callbacks after this one. In epochs without an evaluation they are absent,
+    as with `validation_freq` of `fit`; `ModelCheckpoint` and `EarlyStopping` skip these epochs.
 
     Args:
         examples: sequence of dicts with `image`, as `ObjectDetector.detect` takes it, and

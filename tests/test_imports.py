@@ -13,10 +13,11 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_spm"
 ALLOWED = {
     "environment": set(),
     "registry": set(),
+    "arguments": {"numpy"},
     "types": set(),
     "backend": {"keras", "numpy"},
     "layers": {"backend", "keras", "numpy"},
-    "backbones": {"layers", "registry", "keras", "numpy"},
+    "backbones": {"backend", "layers", "registry", "keras", "numpy"},
     "fusion": {"keras"},
     "optimizers": {"keras"},
     "heads": {"backend", "layers", "losses", "registry", "keras", "numpy"},
@@ -46,6 +47,8 @@ ALLOWED = {
     },
 }
 
+# Free to all parts.
+FREE = {"arguments", "types"}
 # Heavy or optional: inside functions only.
 LAZY = {
     *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),
@@ -96,7 +99,9 @@ def test_imports(path):
             assert not at_module_level, name
         elif root == "keras_spm":
             assert at_module_level, f"{name}: upward imports hide in functions"
-            assert part == "__init__" or rest[0] in {part, "types", *ALLOWED[part]}, name
+            assert part == "__init__" or rest[0] in {part, "arguments", "types", *ALLOWED[part]}, (
+                name
+            )
         elif root not in sys.stdlib_module_names:
             assert part == "__init__" or root in ALLOWED[part], name
 

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_spm.backbones.connection import Connection
+from keras_spm.backend import SafeTrainer
 from keras_spm.layers.composite import policy_with_quantization
 from keras_spm.layers.macs import macs
 from keras_spm.registry import BACKBONES, PresetMixin
@@ -16,7 +17,7 @@ _STEM_STRIDE = 4
 _ANY_SIZE = {"channels_last": (None, None, 3), "channels_first": (3, None, None)}
 
 
-class PyramidBackbone(PresetMixin, keras.Model):
+class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
     """A hierarchical vision transformer: a stem, then stages that halve the feature map.
 
     A family's class creates the stem and the stages and passes them to this constructor,

@@ -17,9 +17,11 @@ from keras_spm.backend.dense import dense, grouped_pointwise
 from keras_spm.backend.elementwise import fused_elementwise, gelu
 from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
 from keras_spm.backend.resizing import pad, resize_bilinear
+from keras_spm.backend.trainer import SafeTrainer, scale_for_replicas
 from keras_spm.backend.training import bytes_kept_for_gradient, random_state, set_random_state
 
 __all__ = [
+    "SafeTrainer",
     "batch_normalization",
     "bytes_kept_for_gradient",
     "chunked_by_head",
@@ -39,5 +41,6 @@ __all__ = [
     "pad",
     "random_state",
     "resize_bilinear",
+    "scale_for_replicas",
     "set_random_state",
 ]

@@ -1,6 +1,6 @@
 """Preprocessing of images for evaluation, as the network's own code does it."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -117,17 +117,12 @@ class ImagePreprocessing:
         }
 
 
-def read_images(images: ImageLike | Iterable[ImageLike]) -> np.ndarray:
-    """Reads one image, or several of one size, without resizing.
+def stack_images(images: Sequence[ImageLike]) -> np.ndarray:
+    """Reads images of one size, without resizing: (count, height, width, 3).
 
-    Returns (height, width, 3) for one image, (count, height, width, 3) for several. Raises a
-    `ValueError` if images differ in size.
+    Raises a `ValueError` if images differ in size. Arrays keep their dtype.
     """
-    if hasattr(images, "ndim"):
-        return np.asarray(images)
-    if _is_single(images):
-        return np.asarray(read_image(images))
-    arrays = [read_images(image) for image in images]
+    arrays = [np.asarray(each if hasattr(each, "ndim") else read_image(each)) for each in images]
     if len({array.shape for array in arrays}) > 1:
         raise ValueError(
             "Images of several sizes need `preprocessing`. "

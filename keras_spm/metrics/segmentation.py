@@ -42,10 +42,12 @@ class MeanIoU(keras.metrics.Metric):
         """Counts the pixels of a batch; `sample_weight` is ignored.
 
         Args:
-            y_true: (batch, height, width), classes. Other values are ignored.
+            y_true: (batch, height, width) or (batch, height, width, 1), classes. Other values
+                are ignored.
             y_pred: (batch, height, width, num_classes), or (batch, height, width) classes.
         """
         classes = self.num_classes
+        y_true = _without_channel(y_true)
         labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
         if len(y_pred.shape) > len(y_true.shape):
             y_pred = ops.argmax(y_pred, axis=-1)
@@ -105,6 +107,7 @@ class PixelAccuracy(keras.metrics.SparseCategoricalAccuracy):
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
+        y_true = _without_channel(y_true)
         if self.ignore_class is not None:
             valid = ops.cast(ops.not_equal(y_true, self.ignore_class), self.dtype)
             sample_weight = valid if sample_weight is None else sample_weight * valid
@@ -112,3 +115,8 @@ class PixelAccuracy(keras.metrics.SparseCategoricalAccuracy):
 
     def get_config(self) -> dict:
         return {"ignore_class": self.ignore_class, "name": self.name, "dtype": self.dtype}
+
+
+def _without_channel(y_true):
+    is_4d = len(y_true.shape) == 4 and y_true.shape[-1] == 1
+    return ops.squeeze(y_true, axis=-1) if is_4d else y_true

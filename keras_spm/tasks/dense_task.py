@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
-from keras_spm.data.batching import ImageBatching, ImageGeometry
+from keras_spm.data.batching import ImageGeometry
 from keras_spm.layers.macs import macs
-from keras_spm.tasks.graph import levels_of, to_data_format
+from keras_spm.tasks.graph import data_format_of, levels_of, to_data_format
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import Shape
 
@@ -24,9 +25,12 @@ class DenseTask(ImageTask):
         find = getattr(self.head, "class_predictors", None)
         return [] if find is None else find()
 
-    def batches(
-        self, images: Sequence, batch_size: int
-    ) -> Iterator[tuple[Any, list[ImageGeometry]]]:
+    def image_size(self, images: Any) -> tuple:
+        """Returns the (height, width) of a batch; symbolic or tensors in a compiled graph."""
+        channels_first = data_format_of(self.backbone) == "channels_first"
+        return tuple(ops.shape(images)[2:4] if channels_first else ops.shape(images)[1:3])
+
+    def batches(self, images: list, batch_size: int) -> Iterator[tuple[Any, list[ImageGeometry]]]:
         """Yields (outputs of `predict`, `ImageGeometry` per image), batch by batch."""
         for start in range(0, len(images), batch_size):
             batch, geometries = self.batching(images[start : start + batch_size])
@@ -44,8 +48,3 @@ class DenseTask(ImageTask):
         total = macs(self.backbone, input_shape)
         shapes = self.backbone.pyramid_shapes(input_shape)
         return total + macs(self.head, {level: shapes[level] for level in levels_of(self.head)})
-
-
-def checked_batching(batching: ImageBatching | dict | None) -> ImageBatching:
-    """Returns an `ImageBatching` of a constructor argument; `None` keeps images' sizes."""
-    return batching if isinstance(batching, ImageBatching) else ImageBatching(**(batching or {}))

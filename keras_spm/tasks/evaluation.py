@@ -7,6 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_spm.backend import SafeTrainer
+
 
 class Evaluation:
     """The evaluation of an `ObjectDetector`, with metrics that need all detections at once.
@@ -52,10 +54,11 @@ class Evaluation:
         return logs
 
     def _measured(self, targets, detections):
-        scales = targets.get("scale", np.ones((len(targets["labels"]), 2), "float32"))
+        count = len(targets["slots"])
+        scales = targets.get("scale", np.ones((count, 2), "float32"))
         # Without the size of an image, boxes are not clipped.
         sizes = targets.get("size", np.full(scales.shape, np.inf))
-        targets = {**targets, "boxes": self._detector.to_xyxy(targets["boxes"])}
+        targets["boxes"] = ops.convert_to_numpy(self._detector.to_xyxy(targets["boxes"]))
         annotations = _annotations(targets, scales)
         detections = self._detector.to_image_pixels(detections, scales, sizes)
         results = {}
@@ -65,18 +68,24 @@ class Evaluation:
 
 
 def _annotations(targets, scales):
-    boxes = np.asarray(targets["boxes"]) / np.tile(scales[:, ::-1], 2)[:, None]
-    areas = (boxes[..., 2:] - boxes[..., :2]).prod(axis=-1)
-    areas = targets.get("areas", areas)
-    crowd = targets.get("crowd", np.zeros(areas.shape)).astype(bool)
-    columns = {"boxes": boxes, "labels": targets["labels"], "crowd": crowd, "areas": areas}
+    """Returns a dict for each image, without padding."""
+    boxes = targets["boxes"] / np.repeat(np.tile(scales[:, ::-1], 2), targets["slots"], axis=0)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    labels = targets["labels"]
+    columns = {
+        "boxes": boxes,
+        "labels": labels,
+        "crowd": targets.get("crowd", np.zeros(labels.shape)).astype(bool),
+        "areas": targets.get("areas", areas),
+    }
+    ends = np.cumsum(targets["slots"])
     return [
-        {name: values[index][valid] for name, values in columns.items()}
-        for index, valid in enumerate(targets["labels"] >= 0)
+        {name: values[start:end][labels[start:end] >= 0] for name, values in columns.items()}
+        for start, end in zip(ends - targets["slots"], ends, strict=True)
     ]
 
 
-class _Pass(keras.Model):
+class _Pass(SafeTrainer, keras.Model):
     """Computes losses and detections of a batch, and returns them with its targets."""
 
     def __init__(self, detector):
@@ -96,7 +105,7 @@ class _Pass(keras.Model):
                 name: ops.broadcast_to(ops.sum(loss), (count,)) for name, loss in losses.items()
             },
             "detections": self.detector.detections(outputs, images),
-            "targets": targets,
+            "targets": _flat(targets),
         }
 
     def predict_step(self, *args):
@@ -104,6 +113,16 @@ class _Pass(keras.Model):
         if len(data) < 2:
             raise ValueError("`evaluate` needs images and targets. Received: images only.")
         return super().predict_step(*state, (data,))
+
+
+def _flat(targets):
+    """Returns the objects of all images in one row: batches may differ in their number."""
+    shape = ops.shape(targets["labels"])
+    flat = {"slots": ops.full((shape[0],), shape[1], "int32")}
+    for name in ("boxes", "labels", "crowd", "areas"):
+        if name in targets:
+            flat[name] = ops.reshape(targets[name], (-1, 4) if name == "boxes" else (-1,))
+    return {**flat, **{name: targets[name] for name in ("scale", "size") if name in targets}}
 
 
 class _Batches(keras.utils.PyDataset):

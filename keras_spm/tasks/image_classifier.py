@@ -6,11 +6,19 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_spm.arguments import check_integer, check_number
 from keras_spm.data.pipeline import EvaluationBatches
-from keras_spm.data.preprocessing import ImagePreprocessing, read_images
+from keras_spm.data.preprocessing import ImagePreprocessing, stack_images
 from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD, ImageNormalization
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
+from keras_spm.tasks.checks import (
+    as_images,
+    check_backbone,
+    check_labels,
+    check_multi_labels,
+    from_arguments,
+)
 from keras_spm.tasks.graph import connect_backbone, to_data_format
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import PathLike, Shape
@@ -28,7 +36,7 @@ class ImageClassifier(ImageTask):
 
     Args:
         backbone: a backbone of this package.
-        num_classes: int.
+        num_classes: int, at least 2, or 1 with `multi_label`.
         class_names: optional `num_classes` distinct strings, saved with the model.
         activation: of the last layer; `None` for logits.
         dropout: float, dropout rate before the last layer.
@@ -39,7 +47,7 @@ class ImageClassifier(ImageTask):
         **kwargs: `name` and `trainable`.
 
     Raises:
-        ValueError: if `class_names` are not `num_classes` distinct names.
+        ValueError: for an argument that is not one of these.
 
     Example:
 
@@ -67,8 +75,11 @@ class ImageClassifier(ImageTask):
         multi_label: bool = False,
         **kwargs: Any,
     ) -> None:
-        if isinstance(preprocessing, dict):
-            preprocessing = ImagePreprocessing(**preprocessing)
+        check_backbone(backbone)
+        # A single class has no loss but that of a yes or no.
+        num_classes = check_integer("num_classes", num_classes, 1 if multi_label else 2)
+        check_number("dropout", dropout, maximum=1)
+        preprocessing = from_arguments("preprocessing", preprocessing, ImagePreprocessing)
 
         # === Layers ===
         policy = backbone.dtype_policy
@@ -135,6 +146,13 @@ class ImageClassifier(ImageTask):
                 loss = keras.losses.SparseCategoricalCrossentropy(self._outputs_logits)
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
+    def check_targets(self, images: np.ndarray, targets: Any) -> None:
+        loss = self.loss
+        if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+            check_labels(targets, self.num_classes, loss.ignore_class)
+        elif self.multi_label and isinstance(loss, keras.losses.BinaryCrossentropy):
+            check_multi_labels(targets, self.num_classes)
+
     def class_predictors(self) -> list[keras.layers.Layer]:
         return [self.get_layer("head")]
 
@@ -175,15 +193,16 @@ class ImageClassifier(ImageTask):
         Raises:
             FileNotFoundError, ValueError: for a missing file or one that is not an image.
         """
-        images = self._read(images)
-        single = images.ndim == 3
-        probabilities = self._probabilities(images[None] if single else images, batch_size)
+        check_integer("top", top)
+        images, single = as_images(images, batch_size)
+        probabilities = self._probabilities(images, batch_size)
         classes = [self._most_probable(row, top) for row in probabilities]
         return classes[0] if single else classes
 
     def predict_images(self, images: Sequence, batch_size: int = 32) -> list[np.ndarray]:
         """Returns the probabilities of each image, (num_classes,); see `classify`."""
-        return list(self._probabilities(self._read(list(images)), batch_size))
+        images, _ = as_images(images, batch_size)
+        return self._probabilities(images, batch_size)
 
     def predict_record(
         self,
@@ -268,18 +287,25 @@ class ImageClassifier(ImageTask):
             metric.update_state(labels, outputs)
         return {metric.name: float(metric.result()) for metric in metrics}
 
-    def _read(self, images):
-        return read_images(images) if self.preprocessing is None else self.preprocessing(images)
+    def _read(self, image):
+        return image if self.preprocessing is None else self.preprocessing(image)
 
     def _stack(self, images):
-        return to_data_format(np.stack(images), self.backbone)
+        return to_data_format(stack_images(images), self.backbone)
 
     def _most_probable(self, probabilities, top):
         names, order = self.display_names, np.argsort(-probabilities, kind="stable")[:top]
         return [(names[index], float(probabilities[index])) for index in order]
 
     def _probabilities(self, images, batch_size):
-        outputs = self.predict(self._stack(images), batch_size, verbose=0)
+        probabilities = []
+        for start in range(0, len(images), batch_size):
+            batch = [self._read(image) for image in images[start : start + batch_size]]
+            outputs = self.predict_on_batch(self._stack(batch))
+            probabilities += list(self._to_probabilities(outputs))
+        return probabilities
+
+    def _to_probabilities(self, outputs):
         if not self._outputs_logits:
             return outputs
         if self.multi_label:

@@ -1,7 +1,6 @@
 """The base class of all tasks: raw images in, a backbone inside, compiled by default."""
 
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -9,16 +8,19 @@ import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.data.preprocessing import read_images
+from keras_spm.backend import SafeTrainer
+from keras_spm.data.first_batch import FirstBatch
+from keras_spm.data.preprocessing import stack_images
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.optimizers import AdamW
 from keras_spm.registry import TASKS, PresetMixin
-from keras_spm.tasks.pixel_range import looks_scaled
+from keras_spm.tasks.checks import as_images, check_images
+from keras_spm.tasks.graph import to_data_format
 from keras_spm.types import PathLike, Shape
 from keras_spm.visualize import plot_images
 
 
-class ImageTask(PresetMixin, keras.Model):
+class ImageTask(PresetMixin, SafeTrainer, keras.Model):
     """A functional model from raw images to the outputs of a task, around a backbone.
 
     A subclass builds the graph, passes it to this constructor, overrides `compile` with
@@ -141,17 +143,46 @@ class ImageTask(PresetMixin, keras.Model):
         if optimizer is not None and optimizer["is_built"]:
             self.optimizer.build(self.trainable_variables)
 
-    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        self._check_pixels(x)
-        return super().fit(x, *args, **kwargs)
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, validation_data: Any = None, **kwargs: Any
+    ) -> keras.callbacks.History:
+        """Trains the model, as `keras.Model.fit`.
 
-    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
-        self._check_pixels(x)
-        return super().evaluate(x, *args, **kwargs)
+        The first batches of `x` and of `validation_data` are checked: pixels outside of
+        [0, 255] give a warning, and targets that the loss cannot use an error.
+        """
+        with FirstBatch(self._check_batch) as first:
+            if isinstance(validation_data, (tuple, list)):
+                validation_x, *rest = validation_data
+                validation_data = (first.of(validation_x, *rest[:1]), *rest)
+            elif validation_data is not None:
+                validation_data = first.of(validation_data)
+            if validation_data is not None:
+                kwargs["validation_data"] = validation_data
+            return super().fit(first.of(x, y), y, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Measures loss and metrics, as `keras.Model.evaluate`; data are checked as by `fit`."""
+        with FirstBatch(self._check_batch) as first:
+            return super().evaluate(first.of(x, y), y, *args, **kwargs)
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        self._check_pixels(x)
-        return super().predict(x, *args, **kwargs)
+        """Returns the outputs, as `keras.Model.predict`; pixels are checked as by `fit`."""
+        with FirstBatch(lambda images, _: check_images(images)) as first:
+            return super().predict(first.of(x), *args, **kwargs)
+
+    def _check_batch(self, images, targets):
+        check_images(images)
+        if targets is not None:
+            self.check_targets(images, targets)
+
+    def check_targets(self, images: np.ndarray, targets: Any) -> None:
+        """Raises a `ValueError` for targets of a batch that the loss cannot use.
+
+        Args:
+            images: batch of images, or the first of them.
+            targets: all targets, in the structure that `fit` takes, of arrays.
+        """
 
     def make_train_function(self, force: bool = False) -> Any:
         # Not in the first step: on JAX, an error there loses the values of the variables, and
@@ -162,18 +193,6 @@ class ImageTask(PresetMixin, keras.Model):
         if self.optimizer is not None and not self.optimizer.built:
             self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
-
-    def _check_pixels(self, x):
-        """Warns once if images seem to be scaled to [0, 1]: they would look black."""
-        if getattr(self, "_pixels_checked", False):
-            return
-        self._pixels_checked = True
-        if looks_scaled(x):
-            warnings.warn(
-                "The first images have no pixel above 1: they seem to be scaled to [0, 1]. "
-                f"{type(self).__name__} takes raw pixels in [0, 255] and normalizes them itself.",
-                stacklevel=3,
-            )
 
     # === Serialization ===
 
@@ -205,7 +224,12 @@ class ImageTask(PresetMixin, keras.Model):
 
         Images are paths, `PIL.Image`s or (height, width, 3) arrays with pixels in [0, 255].
         """
-        return list(self.predict(read_images(list(images)), batch_size=batch_size, verbose=0))
+        images, _ = as_images(images, batch_size)
+        outputs = []
+        for start in range(0, len(images), batch_size):
+            batch = stack_images(images[start : start + batch_size])
+            outputs += list(self.predict_on_batch(to_data_format(batch, self.backbone)))
+        return outputs
 
     def predict_record(
         self,
@@ -303,7 +327,8 @@ def _checked_names(config):
     class_names, num_classes = config["class_names"], config["num_classes"]
     if class_names is None:
         return None
-    class_names = [str(name) for name in class_names]
+    names = [class_names] if isinstance(class_names, str) else class_names
+    class_names = [str(name) for name in names]
     if len(class_names) != num_classes or len(set(class_names)) != num_classes:
         raise ValueError(
             f"`class_names` must be {num_classes} distinct names, one per class. "

@@ -9,15 +9,24 @@ import numpy as np
 from keras import ops
 from keras.utils import bounding_boxes
 
+from keras_spm.arguments import check_integer
+from keras_spm.backend import scale_for_replicas
 from keras_spm.callbacks import CocoEvaluation
 from keras_spm.data.batching import ImageBatching
+from keras_spm.data.first_batch import FirstBatch
 from keras_spm.heads.retinanet import RetinaNet
 from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from keras_spm.metrics import coco_average_precision
 from keras_spm.registry import lookup
-from keras_spm.tasks.dense_task import DenseTask, checked_batching
+from keras_spm.tasks.checks import (
+    as_images,
+    check_backbone,
+    check_detection_targets,
+    from_arguments,
+)
+from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.evaluation import Evaluation
-from keras_spm.tasks.graph import connect_head, data_format_of
+from keras_spm.tasks.graph import connect_head
 from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_detections
 
@@ -53,7 +62,7 @@ class ObjectDetector(DenseTask):
         **kwargs: `name` and `trainable`.
 
     Raises:
-        ValueError: for an unknown box format or invalid `class_names`.
+        ValueError: for an argument that is not one of these.
 
     Example:
 
@@ -81,6 +90,8 @@ class ObjectDetector(DenseTask):
         batching: ImageBatching | dict | None = None,
         **kwargs: Any,
     ) -> None:
+        check_backbone(backbone)
+        num_classes = check_integer("num_classes", num_classes)
         lookup("bounding_box_format", bounding_box_format, _FORMATS)
         detector = detector or RetinaNet()
 
@@ -97,7 +108,7 @@ class ObjectDetector(DenseTask):
                 "bounding_box_format": bounding_box_format,
                 "mean": tuple(mean),
                 "std": tuple(std),
-                "batching": checked_batching(batching),
+                "batching": from_arguments("batching", batching or {}, ImageBatching),
             },
             **kwargs,
         )
@@ -137,12 +148,35 @@ class ObjectDetector(DenseTask):
         sums = [ops.sum(losses[tracker.name]) for tracker in self.loss_trackers]
         for tracker, value in zip(self.loss_trackers, sums, strict=True):
             tracker.update_state(value, sample_weight=images)
-        return sum([*sums, *self.losses])
+        return scale_for_replicas(sum([*sums, *self.losses]))
+
+    def check_targets(self, images: np.ndarray, targets: Any) -> None:
+        missing = [name for name in ("boxes", "labels") if name not in targets]
+        if not isinstance(targets, dict) or missing:
+            received = list(targets) if isinstance(targets, dict) else type(targets).__name__
+            raise ValueError(
+                f"Targets must be a dict with `boxes` and `labels`. Received: {received}"
+            )
+        boxes = ops.convert_to_numpy(self.to_xyxy(targets["boxes"].astype("float32")))
+        check_detection_targets(targets, boxes, self.image_size(images), self.num_classes)
 
     def image_losses(
         self, targets: dict[str, Tensor], outputs: Any, sample_weight: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Returns {name: (batch,)}, the contributions of the images to the batch's losses."""
+        """Returns {name: (batch,)}, the contributions of the images to the batch's losses.
+
+        Raises:
+            ValueError: if `sample_weight` is not (batch,).
+        """
+        if isinstance(sample_weight, dict):  # Keras copies the weights for each target.
+            sample_weight = sample_weight["labels"]
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight, "float32")
+            if len(sample_weight.shape) != 1:
+                raise ValueError(
+                    "`sample_weight` must have shape (batch,), a weight for each image. "
+                    f"Received: shape {tuple(sample_weight.shape)}"
+                )
         targets = {**targets, "boxes": self.to_xyxy(ops.cast(targets["boxes"], "float32"))}
         return self.detector.compute_losses(outputs, targets, sample_weight)
 
@@ -160,9 +194,7 @@ class ObjectDetector(DenseTask):
 
     def detections(self, outputs: Any, images: Tensor) -> dict[str, Tensor]:
         """Returns the detections in raw outputs of the model for a batch of images."""
-        channels_first = data_format_of(self.backbone) == "channels_first"
-        image_size = ops.shape(images)[2:4] if channels_first else ops.shape(images)[1:3]
-        detections = self.detector.decode(outputs, image_size)
+        detections = self.detector.decode(outputs, self.image_size(images))
         boxes = bounding_boxes.convert_format(detections["boxes"], "xyxy", self.bounding_box_format)
         return {**detections, "boxes": boxes}
 
@@ -170,25 +202,30 @@ class ObjectDetector(DenseTask):
         """Converts boxes from `bounding_box_format` to xyxy."""
         return bounding_boxes.convert_format(boxes, self.bounding_box_format, "xyxy")
 
-    def detect(self, images: Sequence, batch_size: int = 8) -> list[dict[str, np.ndarray]]:
+    def detect(
+        self, images: Any, batch_size: int = 8
+    ) -> dict[str, np.ndarray] | list[dict[str, np.ndarray]]:
         """Detects objects in images of any size.
 
         Args:
-            images: paths, `PIL.Image`s or (height, width, 3) arrays with pixels in [0, 255].
+            images: one or several paths, `PIL.Image`s or (height, width, 3) arrays with pixels
+                in [0, 255].
             batch_size: int.
 
         Returns:
-            List of dicts, one per image, by descending score: `boxes` (found, 4) float32,
-            xyxy in pixels of the image, `scores` (found,) float32, `labels` (found,) int64.
+            For each image a dict, by descending score: `boxes` (found, 4) float32, xyxy in
+            pixels of the image, `scores` (found,) float32, `labels` (found,) int64. For a
+            single image that dict alone.
 
         Raises:
             FileNotFoundError, ValueError: for a missing file or one that is not an image.
         """
+        images, single = as_images(images, batch_size)
         detections = []
         for outputs, geometries in self.batches(images, batch_size):
             scales, sizes = zip(*((each.scale, each.original) for each in geometries), strict=True)
             detections += self.to_image_pixels(outputs, scales, sizes)
-        return detections
+        return detections[0] if single else detections
 
     def to_image_pixels(
         self,
@@ -222,7 +259,7 @@ class ObjectDetector(DenseTask):
         return detections
 
     def predict_images(self, images: Sequence, batch_size: int = 8) -> list[dict[str, np.ndarray]]:
-        return self.detect(images, batch_size)
+        return self.detect(list(images), batch_size)
 
     def predict_record(
         self,
@@ -290,12 +327,10 @@ class ObjectDetector(DenseTask):
         return_dict: bool = False,
         **kwargs: Any,
     ) -> dict[str, float] | list[float]:
-        """Returns `loss`, the detector's losses and the metrics, as `keras.Model.evaluate`.
-
-        All batches of a data set must have the same number of entries for objects.
-        """
-        self._check_pixels(x)
-        logs = self._evaluation(x, y, batch_size, verbose, sample_weight, steps, callbacks)
+        """Returns `loss`, the detector's losses and the metrics, as `keras.Model.evaluate`."""
+        arguments = (batch_size, verbose, sample_weight, steps, callbacks)
+        with self._exclusive(), FirstBatch(self._check_batch) as first:
+            logs = self._evaluation(first.of(x, y), y, *arguments)
         return logs if return_dict else list(logs.values())
 
 

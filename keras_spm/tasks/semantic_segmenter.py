@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_spm.arguments import check_integer, check_number
 from keras_spm.backend import resize_bilinear
 from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data.batching import ImageBatching
@@ -14,10 +15,18 @@ from keras_spm.heads.semantic_fpn import SemanticFPN
 from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from keras_spm.layers.resizing import ResizeLike
 from keras_spm.metrics.segmentation import MeanIoU, PixelAccuracy
-from keras_spm.tasks.dense_task import DenseTask, checked_batching
+from keras_spm.tasks.checks import (
+    as_images,
+    check_backbone,
+    check_segmentation_maps,
+    from_arguments,
+)
+from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.graph import connect_head, data_format_of
-from keras_spm.types import PathLike
+from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import class_colors, plot_segmentations
+
+_IGNORE_CLASS = 255  # As in the files of most data sets.
 
 
 class SemanticSegmenter(DenseTask):
@@ -30,7 +39,7 @@ class SemanticSegmenter(DenseTask):
     Args:
         backbone: a backbone of this package, or another functional model with
             `pyramid_outputs` of strides 4 to 32, such as KerasHub's.
-        num_classes: int.
+        num_classes: int, at least 2. A binary mask has the classes 0 and 1.
         decoder: layer from {"P2": map, …} to logits of any stride, (batch, rows, columns,
             num_classes); `keras_spm.heads.SemanticFPN()` by default.
         class_names: optional `num_classes` distinct strings, saved with the model.
@@ -42,7 +51,8 @@ class SemanticSegmenter(DenseTask):
         **kwargs: `name` and `trainable`.
 
     Raises:
-        ValueError: for invalid `class_names`, or a backbone without the decoder's levels.
+        ValueError: for an argument that is not one of these, or a backbone without the
+            decoder's levels.
 
     Example:
 
@@ -57,6 +67,7 @@ class SemanticSegmenter(DenseTask):
     pipeline_tag = "image-segmentation"
     head_argument = "decoder"
     default_output = "predictions"
+    _class_weights: tuple[float, ...] | None = None
 
     def __init__(
         self,
@@ -64,12 +75,19 @@ class SemanticSegmenter(DenseTask):
         num_classes: int,
         decoder: keras.layers.Layer | None = None,
         class_names: Sequence[str] | None = None,
-        ignore_class: int | None = 255,
+        ignore_class: int | None = _IGNORE_CLASS,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         batching: ImageBatching | dict | None = None,
         **kwargs: Any,
     ) -> None:
+        check_backbone(backbone)
+        num_classes = check_integer("num_classes", num_classes, 2)
+        if ignore_class == _IGNORE_CLASS < num_classes:
+            raise ValueError(
+                f"`ignore_class` must not be one of the {num_classes} classes. Received: "
+                f"ignore_class={ignore_class}. Pass `None`, or a number such as -1."
+            )
         decoder = decoder or SemanticFPN()
 
         # === Functional Model ===
@@ -91,7 +109,7 @@ class SemanticSegmenter(DenseTask):
                 "ignore_class": ignore_class,
                 "mean": tuple(mean),
                 "std": tuple(std),
-                "batching": checked_batching(batching),
+                "batching": from_arguments("batching", batching or {}, ImageBatching),
             },
             **kwargs,
         )
@@ -117,27 +135,80 @@ class SemanticSegmenter(DenseTask):
             metrics = [MeanIoU(self.num_classes, ignored), PixelAccuracy(ignored)]
         super().compile(optimizer=optimizer, loss=loss, metrics=metrics, **kwargs)
 
-    def segment(self, images: Sequence, batch_size: int = 8) -> list[np.ndarray]:
+    def check_targets(self, images: np.ndarray, targets: Any) -> None:
+        loss = self.loss
+        if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+            size = self.image_size(images)
+            check_segmentation_maps(targets, size, self.num_classes, loss.ignore_class)
+
+    def fit(
+        self, *args: Any, class_weight: dict[int, float] | None = None, **kwargs: Any
+    ) -> keras.callbacks.History:
+        """Trains the model, as `ImageTask.fit`.
+
+        Args:
+            *args, **kwargs: as in `ImageTask.fit`. `sample_weight` may have a weight for each
+                image, (batch,), or for each pixel.
+            class_weight: optional {class: weight of its pixels in the loss}, 1 for others. As
+                in Keras, the sum of the weighted losses is divided by the number of pixels.
+
+        Raises:
+            ValueError: for invalid targets or weights.
+        """
+        weights = _class_weights(class_weight, self.num_classes)
+        if weights != self._class_weights:
+            self._class_weights = weights
+            self.train_function = None  # It has the old weights as constants.
+        return super().fit(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        x: Tensor = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor | None = None,
+        training: bool = True,
+    ) -> Tensor:
+        sample_weight = _pixel_weights(sample_weight, y_pred)
+        if training and self._class_weights is not None:
+            labels = ops.cast(_without_channel(y), "int32")
+            # Labels that are ignored have no loss; any weight will do.
+            labels = ops.clip(labels, 0, self.num_classes - 1)
+            weights = ops.take(ops.convert_to_tensor(self._class_weights, "float32"), labels)
+            sample_weight = weights if sample_weight is None else weights * sample_weight
+        return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+
+    def compute_metrics(
+        self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        sample_weight = _pixel_weights(sample_weight, y_pred)
+        return super().compute_metrics(x, y, y_pred, sample_weight)
+
+    def segment(self, images: Any, batch_size: int = 8) -> np.ndarray | list[np.ndarray]:
         """Predicts the class of every pixel, for images of any size.
 
         Args:
-            images: paths, `PIL.Image`s or (height, width, 3) arrays with pixels in [0, 255].
+            images: one or several paths, `PIL.Image`s or (height, width, 3) arrays with pixels
+                in [0, 255].
             batch_size: int.
 
         Returns:
-            List of (height, width) arrays of classes, each of its image's own size.
+            For each image a (height, width) array of classes, of the image's own size; for a
+            single image that array alone.
 
         Raises:
             FileNotFoundError, ValueError: for a missing file or one that is not an image.
         """
-        return [
+        images, single = as_images(images, batch_size)
+        maps = [
             _segmentation_map(logits, geometry)
             for outputs, geometries in self.batches(images, batch_size)
             for logits, geometry in zip(outputs, geometries, strict=True)
         ]
+        return maps[0] if single else maps
 
     def predict_images(self, images: Sequence, batch_size: int = 8) -> list[np.ndarray]:
-        return self.segment(images, batch_size)
+        return self.segment(list(images), batch_size)
 
     def predict_record(
         self,
@@ -189,9 +260,36 @@ class SemanticSegmenter(DenseTask):
         return {**metrics, **{f"iou/{name}": value for name, value in per_class}}
 
 
+def _class_weights(class_weight, num_classes):
+    if class_weight is None:
+        return None
+    weights = [1.0] * num_classes
+    for label, weight in class_weight.items():
+        check_integer("class_weight", label, 0, num_classes - 1)
+        weights[label] = check_number("class_weight", weight)
+    return tuple(weights)
+
+
+def _pixel_weights(sample_weight, y_pred):
+    """Returns weights of images, (batch,), as weights of their pixels; others as they are."""
+    if sample_weight is None or len(sample_weight.shape) != 1:
+        return sample_weight
+    weights = ops.cast(ops.reshape(sample_weight, (-1, 1, 1)), "float32")
+    # A new tensor: Keras multiplies it in place on PyTorch.
+    return weights * ops.ones_like(y_pred[..., 0], dtype="float32")
+
+
+def _without_channel(maps):
+    is_4d = len(maps.shape) == 4 and maps.shape[-1] == 1
+    return ops.squeeze(maps, axis=-1) if is_4d else maps
+
+
 def _write_segmentation_map(segmentation_map, num_classes, path):
     from PIL import Image
 
+    if num_classes > 256:  # No palette has more colors.
+        Image.fromarray(segmentation_map.astype("uint16")).save(path)
+        return
     picture = Image.fromarray(segmentation_map.astype("uint8"))
     picture.putpalette(class_colors(num_classes).ravel().tolist())
     picture.save(path)
