@@ -33,7 +33,11 @@ class _Evaluation(keras.callbacks.Callback, abc.ABC):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if (epoch + 1) % self.every == 0:
             results = self.measure(self.model)
-            logs.update({f"{self.prefix}{name}": results[name] for name in self.names})
+            self._last = {f"{self.prefix}{name}": results[name] for name in self.names}
+        logs.update(self._last)
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        self._last = {}
 
     def _batches(self):
         for start in range(0, len(self.examples), self.batch_size):
@@ -45,8 +49,10 @@ class CocoEvaluation(_Evaluation):
     """Computes the COCO average precision of a detector at the end of epochs.
 
     The results of `keras_spm.metrics.coco_average_precision` are added to the logs, for the
-    history and for callbacks after this one. In epochs without an evaluation they are absent,
-    as with `validation_freq` of `fit`; `ModelCheckpoint` and `EarlyStopping` skip these epochs.
+    history and for callbacks after this one. In epochs without an evaluation the last results
+    are repeated, so that `ModelCheckpoint` keeps the best model. Before the first evaluation
+    there are none: `EarlyStopping` does not count these epochs. Its `patience` should be above
+    `every`, and `CSVLogger`, which takes its columns from the first epoch, needs `every=1`.
 
     Args:
         examples: sequence of dicts with `image`, as `ObjectDetector.detect` takes it, and

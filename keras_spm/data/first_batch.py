@@ -110,6 +110,6 @@ def to_numpy(tensor: Any) -> np.ndarray | None:
     """Returns an array, a tensor of any framework, or a list as a NumPy array."""
     if tensor is None or isinstance(tensor, np.ndarray):
         return tensor
-    if hasattr(tensor, "shape"):
-        return keras.ops.convertto_numpy(tensor)
+    if hasattr(tensor, "detach"):  # A PyTorch tensor, perhaps on a GPU.
+        tensor = tensor.detach().cpu()
     return np.asarray(tensor)

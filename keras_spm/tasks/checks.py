@@ -225,8 +225,8 @@ def _check_classes(name, labels, num_classes, ignore_class):
     if ignore_class is not None:
         allowed += f", or {ignore_class} to be ignored"
     if labels.dtype.kind not in "biuf":
-        example = labels.flat[0] if labels.size else ""
-        raise ValueError(f"{name} must be {allowed}. Received: {labels.dtype}, such as {example!r}")
+        example = f", such as {labels.ravel()[:1].tolist()[0]!r}" if labels.size else ""
+        raise ValueError(f"{name} must be {allowed}. Received: {labels.dtype}{example}")
     valid = (labels >= 0) & (labels < num_classes)
     if labels.dtype.kind == "f":
         valid &= labels == np.floor(labels)
