@@ -119,7 +119,7 @@ class SegmentationEvaluation(_Evaluation):
             predictions = model.segment([example["image"] for example in batch], self.batch_size)
             for example, prediction in zip(batch, predictions, strict=True):
                 metric.update_on_host(example["segmentation_map"], prediction)
-        counts = keras.ops.convert_to_numpy(metric.counts).astype("float64")
+        counts = metric.confusion_matrix()
         self.per_class = keras.ops.convert_to_numpy(metric.per_class())
         return {
             "mean_iou": float(metric.result()),

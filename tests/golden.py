@@ -81,6 +81,16 @@ def short_backbone(name, /, **overrides):
     return backbone(name, depths=(1, 1, 1, 1), **overrides)
 
 
+def two_stage_backbone(name, /, **overrides):
+    """Returns one with the first two stages, which have one of each kind of layer."""
+    arguments = {
+        key: value[:2] if isinstance(value, (list, tuple)) else value
+        for key, value in backbone_arguments(name).items()
+    }
+    cls, _ = BACKBONES[name]
+    return cls(**{**arguments, "depths": (2, 1), **overrides})
+
+
 def classifier(name, /, **overrides):
     """Returns our classifier of a golden's configuration, with random weights.
 

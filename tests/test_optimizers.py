@@ -54,8 +54,8 @@ class _Reference:
 
 def test_learning_rates_decrease_from_the_head_to_the_stem():
     backbone = keras_spm.PVTv2SPM(
-        **{"embed_dims": (8, 16, 24, 32), "depths": (1, 2, 1, 1), "num_heads": (1, 1, 1, 1)},
-        **{"mlp_ratios": (2, 2, 2, 2), "sr_ratios": (1, 1, 1, 1)},
+        **{"embed_dims": (8, 16, 24), "depths": (1, 2, 1), "num_heads": (1, 1, 1)},
+        **{"mlp_ratios": (2, 2, 2), "sr_ratios": (1, 1, 1)},
     )
     model = keras_spm.ImageClassifier(backbone, 3)
     variables = model.trainable_variables
@@ -63,18 +63,16 @@ def test_learning_rates_decrease_from_the_head_to_the_stem():
     rates = WarmupCosine(1e-2, steps, 4, 1e-3)
     optimizer = LayerwiseAdamW.from_backbone(backbone, rates, 0.7, weight_decay=0.5)
     optimizer = LayerwiseAdamW.from_config(optimizer.get_config())
-    # The stem, 1 + 2 + 1 + 1 blocks, the head.
+    # The stem, 1 + 2 + 1 blocks, the head.
     exponents = {
-        "stem/": 6,
-        "stage1/": 5,
-        "stage2/merging/": 5,
-        "stage2/block1/": 4,
-        "stage2/block2/": 3,
-        "stage2/norm/": 3,
-        "stage3/merging/": 3,
-        "stage3/": 2,
-        "stage4/merging/": 2,
-        "stage4/": 1,
+        "stem/": 5,
+        "stage1/": 4,
+        "stage2/merging/": 4,
+        "stage2/block1/": 3,
+        "stage2/block2/": 2,
+        "stage2/norm/": 2,
+        "stage3/merging/": 2,
+        "stage3/": 1,
         "head/": 0,
     }
     scales, references = [], []
@@ -162,7 +160,7 @@ def test_accumulation_clipping_and_averages_step_by_step():
     ]
     generator = np.random.default_rng(0)
     averages, clipped = None, 0
-    for _ in range(40):
+    for _ in range(10):
         gradients = [
             [generator.normal(size=each.shape) for each in variables] for _ in range(steps)
         ]

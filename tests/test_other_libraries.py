@@ -17,6 +17,10 @@ LABELS = np.zeros((2, 64, 64), "int32")
 LABELS[:, SQUARE, SQUARE] = 1
 
 
+# Graphs are connected in the same way on all backends.
+pytestmark = pytest.mark.only("torch")
+
+
 @pytest.fixture(scope="module")
 def keras_hub():
     import keras_hub
@@ -60,7 +64,6 @@ def test_backbone_in_retina_net_of_keras_hub(keras_hub):
     assert found["boxes"].shape == (2, 100, 4) and found["labels"].shape == (2, 100)
 
 
-@pytest.mark.only("torch")
 def test_backbone_in_deep_lab_of_keras_hub(keras_hub):
     backbone = contract.BACKBONES["PVTv2"]()
     pyramid = keras_hub.models.DeepLabV3Backbone(
@@ -76,7 +79,6 @@ def test_backbone_in_deep_lab_of_keras_hub(keras_hub):
 
 
 # KerasCV's RetinaNet has a named input and calls itself with a single array.
-@pytest.mark.only("torch")
 @pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match:UserWarning")
 def test_backbone_in_retina_net_of_keras_cv(keras_cv):
     backbone = contract.BACKBONES["PVT-dense"]()
@@ -133,7 +135,6 @@ def test_other_backbones_in_the_segmenter(keras_hub, build, tmp_path):
     assert difference(task.predict(images, verbose=0), again.predict(images, verbose=0)) == 0
 
 
-@pytest.mark.only("torch")
 def test_frozen_other_backbone_in_the_detector(keras_hub, tmp_path):
     """It is also frozen in a loaded model."""
     backbone = _residual(keras_hub)

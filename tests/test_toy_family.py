@@ -14,6 +14,8 @@ from keras_spm.weights.transforms import LINEAR
 from tests import contract
 from tests.helpers import check_equal, random_array, randomize
 
+pytestmark = pytest.mark.only("torch")
+
 
 @keras.saving.register_keras_serializable("toy")
 class ToyBlock(keras.layers.Layer):
@@ -33,13 +35,10 @@ class ToyNet(PyramidBackbone):
         def embed(dim, patch_size, name):
             return layers.PatchEmbedding(dim, patch_size, dtype=dtype, name=name)
 
+        mergings = [None, *(embed(dim, 2, "merging") for dim in dims[1:])]
         stages = [
-            layers.Stage([ToyBlock(dtype=dtype, name="block1")], merging, dtype=dtype, name=name)
-            for name, merging in (
-                ("stage1", None),
-                ("stage2", embed(dims[1], 2, "merging")),
-                ("stage3", embed(dims[2], 2, "merging")),
-            )
+            layers.Stage([ToyBlock(dtype=dtype, name="block1")], each, dtype=dtype, name=name)
+            for each, name in zip(mergings, ("stage1", "stage2", "stage3"), strict=True)
         ]
         config = {"dims": dims, "drop_path_rate": drop_path_rate}
         super().__init__(embed(dims[0], 4, "stem"), stages, config, dtype=dtype, **kwargs)

@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 import numpy as np
+import pytest
 
 import keras_spm
 from keras_spm import cli
@@ -13,6 +14,8 @@ from keras_spm.tasks.graph import connect_backbone
 from keras_spm.trainer import Recipe, Setup
 from tests import contract, golden
 from tests.helpers import check_equal, random_array, randomize
+
+pytestmark = pytest.mark.only("torch")
 
 
 class BrightnessRegressor(ImageTask):

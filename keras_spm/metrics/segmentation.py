@@ -6,14 +6,15 @@ from keras import ops
 
 from keras_spm.types import Tensor
 
+_HIGH = 2**30
+
 
 @keras.saving.register_keras_serializable("keras_spm")
 class MeanIoU(keras.metrics.Metric):
     """Mean of the classes' intersection over union, from logits or probabilities.
 
     Pixels are counted over the whole data set; the metric is not a mean over batches.
-    Classes that neither occur nor are predicted are left out of the mean. Counts are int32:
-    a class may have up to 2**31 pixels. (Keras's own metric counts in int64, which JAX lacks.)
+    Classes that neither occur nor are predicted are left out of the mean.
 
     Args:
         num_classes: int.
@@ -31,9 +32,11 @@ class MeanIoU(keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype)
         self.num_classes = num_classes
         self.ignore_class = ignore_class
-        # Rows are true classes, columns predicted classes.
-        self.counts = self.add_variable(
-            (num_classes, num_classes), "zeros", dtype="int32", name="counts"
+        # Rows are true classes, columns predicted classes. A count is low + high * 2**30: int32
+        # would wrap after 2**31 pixels, a thousand images of Cityscapes, and JAX has no int64.
+        self.low, self.high = (
+            self.add_variable((num_classes, num_classes), "zeros", dtype="int32", name=name)
+            for name in ("low", "high")
         )
 
     def update_state(
@@ -57,7 +60,7 @@ class MeanIoU(keras.metrics.Metric):
             valid = ops.logical_and(valid, labels != self.ignore_class)
         pairs = ops.where(valid, labels * classes + predictions, classes**2)
         counts = ops.segment_sum(ops.ones_like(pairs), pairs, num_segments=classes**2 + 1)
-        self.counts.assign_add(ops.reshape(counts[:-1], (classes, classes)))
+        self._add(ops.reshape(counts[:-1], (classes, classes)))
 
     def update_on_host(self, segmentation_map: np.ndarray, prediction: np.ndarray) -> None:
         """Counts the pixels of one image, (height, width) ints, with NumPy.
@@ -69,7 +72,19 @@ class MeanIoU(keras.metrics.Metric):
             valid &= segmentation_map != self.ignore_class
         pairs = segmentation_map[valid].astype("int64") * self.num_classes + prediction[valid]
         counts = np.bincount(pairs, minlength=self.num_classes**2)
-        self.counts.assign_add(counts.reshape(self.counts.shape).astype("int32"))
+        self._add(counts.reshape(self.low.shape).astype("int32"))
+
+    def _add(self, counts):
+        """Adds the counts of a batch, below 2**30."""
+        total = self.low + counts
+        carry = total // _HIGH
+        self.low.assign(total - carry * _HIGH)
+        self.high.assign_add(carry)
+
+    def confusion_matrix(self) -> np.ndarray:
+        """Returns (num_classes, num_classes) int64: pixels of each true and predicted class."""
+        low, high = (ops.convert_to_numpy(each).astype("int64") for each in (self.low, self.high))
+        return low + high * _HIGH
 
     def per_class(self) -> Tensor:
         """Returns (num_classes,), the classes' intersection over union; 0 for absent classes."""
@@ -82,7 +97,7 @@ class MeanIoU(keras.metrics.Metric):
         return ops.divide_no_nan(ops.sum(self.per_class()), present)
 
     def _intersection_and_union(self) -> tuple[Tensor, Tensor]:
-        counts = ops.cast(self.counts, self.dtype)
+        counts = ops.cast(self.low, self.dtype) + ops.cast(self.high, self.dtype) * _HIGH
         intersection = ops.diagonal(counts)
         return intersection, ops.sum(counts, axis=0) + ops.sum(counts, axis=1) - intersection
 

@@ -164,7 +164,7 @@ def test_mixed_bfloat16(name):
     ],
 )
 def test_models_from_the_tensors_of_a_backbone(name, merging, tmp_path):
-    backbone = golden.backbone(name, depths=(2, 1, 1, 1), merging=merging)
+    backbone = golden.two_stage_backbone(name, merging=merging)
     outputs = {**backbone.pyramid_outputs, "pooled": backbone.pooled_output}
     model = randomize(keras.Model(backbone.input, outputs))
     assert {v.path for v in model.weights} <= {v.path for v in backbone.weights}

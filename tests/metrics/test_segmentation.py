@@ -53,8 +53,22 @@ def test_update_on_host_equals_update_state(ignore_class):
         expected.update_state(labels, logits)
         for segmentation_map, each in zip(labels.astype("uint8"), logits, strict=True):
             found.update_on_host(segmentation_map, each.argmax(-1))
-    assert to_numpy(expected.counts).sum() > 0
-    np.testing.assert_array_equal(to_numpy(found.counts), to_numpy(expected.counts))
+    assert expected.confusion_matrix().sum() > 0
+    np.testing.assert_array_equal(found.confusion_matrix(), expected.confusion_matrix())
+
+
+def test_counts_beyond_32_bits():
+    metric = _update(MeanIoU(CLASSES, ignore_class=255))
+    expected = metric.confusion_matrix() + 7 * 2**30 + 2**30 - 1
+    metric.low.assign(metric.low + (2**30 - 1))
+    metric.high.assign_add(np.full((CLASSES, CLASSES), 7))
+    _update(metric)
+    expected += _counts()
+    np.testing.assert_array_equal(metric.confusion_matrix(), expected)
+    assert to_numpy(metric.low).max() < 2**30
+    intersection = np.diag(expected)
+    union = expected.sum(0) + expected.sum(1) - intersection
+    assert to_numpy(metric.per_class()) == pytest.approx(intersection / union, rel=1e-6)
 
 
 def test_pixel_accuracy_ignores_pixels():

@@ -8,7 +8,7 @@ from PIL import Image
 from keras_spm import SemanticSegmenter, heads
 from keras_spm.data import ImageBatching
 from tests import golden
-from tests.helpers import difference, randomize, to_numpy
+from tests.helpers import conv_backbone, difference, randomize, to_numpy
 
 
 def _examples(count=4):
@@ -156,3 +156,60 @@ def test_a_decoder_must_output_the_number_of_classes():
 
     with pytest.raises(ValueError, match="`decoder` must output 3 channels"):
         SemanticSegmenter(golden.short_backbone("pvt_v2"), 3, WrongDecoder())
+
+
+@pytest.fixture(scope="module")
+def small():
+    """One that compiles fast, without a source of randomness, and examples with logits."""
+    decoder = heads.SemanticFPN(pyramid_channels=8, channels=8, dropout=0.0)
+    model = randomize(SemanticSegmenter(conv_backbone(), 3, decoder))
+    model.compile(keras.optimizers.SGD(0.0))
+    images, labels = _examples(2)
+    labels[1] = 2
+    logits = model.predict(images, verbose=0).astype("float64")
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    counted = labels != 255
+    losses = -np.take_along_axis(log_probabilities, (labels * counted)[..., None], -1)[..., 0]
+    return model, images, labels, losses * counted, counted.sum()
+
+
+def test_weights_of_images_and_of_pixels(small):
+    model, images, labels, losses, count = small
+    weights = np.float32([2, 0.5])
+    expected = (losses * weights[:, None, None]).sum() / count
+    for given in (weights, np.broadcast_to(weights[:, None, None], labels.shape).copy()):
+        arguments = {"sample_weight": given, "verbose": 0}
+        found = model.evaluate(images, labels, return_dict=True, **arguments)["loss"]
+        assert found == pytest.approx(expected, rel=1e-5)
+        history = model.fit(images, labels, **arguments).history
+        assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_weights_of_classes(small):
+    """In the loss of the training alone; other calls of `fit` have none."""
+    model, images, labels, losses, count = small
+    factors = np.array([1.0, 3.0, 0.5, *[0] * 253])[labels]
+    for weights, expected in (
+        ({1: 3.0, 2: 0.5}, (losses * factors).sum() / count),
+        (None, losses.sum() / count),
+    ):
+        validation = {"validation_data": (images, labels), "verbose": 0}
+        history = model.fit(images, labels, class_weight=weights, **validation).history
+        assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
+        assert history["val_loss"][0] == pytest.approx(losses.sum() / count, rel=1e-5)
+    with pytest.raises(ValueError, match="`class_weight` must be an integer from 0 to 2"):
+        model.fit(images, labels, class_weight={3: 1.0})
+
+
+def test_maps_with_a_channel(small):
+    model, images, labels, *_ = small
+    expected = model.evaluate(images, labels, verbose=0)
+    assert model.evaluate(images, labels[..., None], verbose=0) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.only("torch")
+def test_a_map_of_many_classes(tmp_path):
+    model = SemanticSegmenter(conv_backbone(), 300, ignore_class=None)
+    prediction = np.arange(300).reshape(10, 30)
+    model.predict_record(prediction, None, output=tmp_path / "map.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "map.png")), prediction)

@@ -10,6 +10,8 @@ from keras_spm.optimizers import WarmupCosine
 from keras_spm.trainer.recipe import SCHEDULES
 
 EPOCHS, STEPS = 30, 7
+# Of the steps, all on one backend.
+STRIDE = 1 if keras.config.backend() == "torch" else 5
 PEAK, FIRST, MINIMUM = 1e-3, 1e-6, 1e-5
 
 
@@ -32,8 +34,9 @@ def test_warmup_cosine_equals_timm(by_epoch):
         expected = [_timm(step, total - warmup, warmup, True) for step in range(total)]
     again = keras.optimizers.schedules.deserialize(keras.optimizers.schedules.serialize(schedule))
     for each in (schedule, again):
-        found = [float(each(keras.ops.convert_to_tensor(step))) for step in range(total)]
-        np.testing.assert_allclose(found, expected, rtol=2e-6)
+        steps = range(0, total, STRIDE)
+        found = [float(each(keras.ops.convert_to_tensor(step))) for step in steps]
+        np.testing.assert_allclose(found, expected[::STRIDE], rtol=2e-6)
     iterations = keras.Variable(3 * STEPS + 2, dtype="int32", trainable=False)
     assert float(schedule(iterations)) == pytest.approx(expected[3 * STEPS + 2], rel=2e-6)
     assert float(schedule(total + 5)) == pytest.approx(MINIMUM, rel=1e-6)
@@ -51,7 +54,8 @@ def _decay(name, step, total, warmup):
 @pytest.mark.parametrize("name", list(SCHEDULES))
 def test_schedules_equal_their_closed_forms(name):
     total, warmup = 240, 30
-    found = [float(SCHEDULES[name](PEAK, total, warmup)(step)) for step in range(total)]
+    schedule = SCHEDULES[name](PEAK, total, warmup)
+    found = [float(schedule(step)) for step in range(0, total, STRIDE)]
     if name == "cosine":
         rising = [step / warmup for step in range(warmup)]
         falling = [_decay(name, step, total, warmup) for step in range(warmup, total)]
@@ -60,4 +64,4 @@ def test_schedules_equal_their_closed_forms(name):
         expected = [
             min((step + 1) / warmup, 1) * _decay(name, step, total, warmup) for step in range(total)
         ]
-    np.testing.assert_allclose(found, PEAK * np.array(expected), rtol=2e-5, atol=1e-10)
+    np.testing.assert_allclose(found, PEAK * np.array(expected)[::STRIDE], rtol=2e-5, atol=1e-10)
