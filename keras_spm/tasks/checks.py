@@ -197,15 +197,14 @@ def check_detection_targets(
     if not boxes.size:
         return
     height, width = image_size
-    limits = np.array([width, height, width, height])
-    # One pixel outside of the image may be an error of rounding.
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     faults = {
         "are not finite": ~np.isfinite(boxes).all(axis=1),
         "have no area, or their corners are in another order": (boxes[:, 2:] <= boxes[:, :2]).any(
             axis=1
         ),
-        f"are outside of the image of {height} x {width} pixels": (
-            (boxes < -1) | (boxes > limits + 1)
+        f"have their center outside of the image of {height} x {width} pixels": (
+            (centers < 0) | (centers > [width, height])
         ).any(axis=1),
         "have no coordinate above 1: they must be in pixels": (
             np.full(len(boxes), boxes.max() <= 1) & (min(image_size) > 1)

@@ -171,8 +171,8 @@ def test_segmentation_maps():
     [
         (_boxes(20, 8, 4, 30), "have no area"),
         (_boxes(4, 8, 4, 30), "have no area"),
-        (_boxes(4, 8, 20, 40), "are outside of the image of 32 x 32"),
-        (_boxes(-9, 8, 20, 30), "are outside of the image"),
+        (_boxes(4, 28, 20, 60), "have their center outside of the image of 32 x 32"),
+        (_boxes(-20, 8, 10, 30), "have their center outside of the image"),
         (_boxes(0.1, 0.2, 0.5, 0.9), "have no coordinate above 1"),
         (_boxes(4, 8, np.nan, 30), "are not finite"),
         (_boxes(4, 8, 20, 30)[0], "of shape"),

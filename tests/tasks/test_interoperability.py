@@ -226,7 +226,7 @@ def test_freezing_keeps_compile_arguments(model):
     if isinstance(model, keras_spm.ObjectDetector):
         model.compile(metrics=[_my_metric], run_eagerly=True)
         model.freeze(2)
-        targets = {"boxes": np.ones((2, 1, 4), "float32"), "labels": np.zeros((2, 1), "int32")}
+        targets = {"boxes": np.float32([[[8, 8, 40, 50]]] * 2), "labels": np.zeros((2, 1), "int32")}
         logs = model.evaluate(IMAGES, targets, verbose=0, return_dict=True)
         assert logs["images"] == 2
     else:

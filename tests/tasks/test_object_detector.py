@@ -472,7 +472,7 @@ def test_preset_round_trip(detector, tmp_path):
     detector.save_to_preset(tmp_path / "folder")
     again = ObjectDetector.from_preset(tmp_path / "folder")
     assert again.load_report.missing_keys == ()
-    assert again.get_config() == detector.get_config()
+    assert again.detector.get_config() == detector.detector.get_config()
     assert all(map(np.array_equal, again.get_weights(), detector.get_weights()))
     # The backbone alone, and another task.
     backbone = PVTv2.from_preset(tmp_path / "folder")
