@@ -69,6 +69,7 @@ def test_fused_segmenter_refuses_training():
     _check_refusal(fused, np.zeros((3, 64, 64), "int32"))
 
 
+@pytest.mark.only("torch")
 def test_class_names_are_kept(classifiers):
     batch = contract.images(*contract.USUAL)
     names = [[[name for name, _ in row] for row in each.classify(batch)] for each in classifiers]

@@ -31,6 +31,7 @@ def test_all_outputs_match(model):
     assert str(comparison).count("matches") == 5 and str(comparison).endswith("all outputs match")
 
 
+@pytest.mark.only("torch")
 def test_channels_first_maps_and_sequences(model):
     reference = _reference()
     reference["images"] = torch.tensor(reference["images"].transpose(0, 3, 1, 2))

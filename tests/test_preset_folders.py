@@ -184,6 +184,7 @@ def test_user_backbone(tmp_path):
     assert not keras_spm.load_torch_weights(randomize(backbone, seed=1), state).missing_keys
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("head", ["own", "of the caller"])
 def test_user_task(tmp_path, head):
     model = randomize(Bottleneck(golden.backbone("pvt_v2_spm"), 4, Reduction(5)))

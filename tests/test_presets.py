@@ -23,6 +23,7 @@ def test_names():
         assert cls.preset_prefix == prefix and list(cls.presets) == names
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("prefix", PRESETS)
 def test_short_and_long_names(prefix):
     cls, names = PRESETS[prefix]
@@ -42,6 +43,7 @@ def test_variable_paths():
     assert "stage3/block1/attention/query/kernel" in paths
 
 
+@pytest.mark.only("torch")
 def test_smallest_variant_at_full_size():
     model = PVTv2SPM.from_preset("mini", load_weights=False)
     outputs = model.predict(np.random.rand(1, 224, 224, 3).astype("float32"), verbose=0)

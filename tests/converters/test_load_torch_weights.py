@@ -94,6 +94,7 @@ SOURCES = {
 }
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_kind_of_source(tmp_path, source):
     model = _classifier(NAME)

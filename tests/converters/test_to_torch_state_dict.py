@@ -216,6 +216,7 @@ def _transformers(name):
     ).eval()
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", ["transformers_pvt", "transformers_pvt_v2", "transformers_swin"])
 def test_transformers_loads_it_strictly_and_agrees(name):
     model = randomize(_classifier(name), seed=2)

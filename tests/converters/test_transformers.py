@@ -48,6 +48,7 @@ def _logits(reference, images):
         return reference(torch.tensor(images).permute(0, 3, 1, 2)).logits.numpy()
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_at_full_size(tmp_path, name):
     reference = _reference(name)

@@ -11,8 +11,9 @@ from tests.helpers import difference, gradients, random_array, randomize, to_num
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])
-@pytest.mark.parametrize("strides", [1, 2, 3])
-@pytest.mark.parametrize("size", [(9, 12), (12, 7)])
+@pytest.mark.parametrize(
+    ("strides", "size"), [(1, (9, 12)), (2, (9, 12)), (2, (12, 7)), (3, (12, 7))]
+)
 def test_depthwise_convolution_equals_pytorch(kernel_size, strides, size):
     layer = layers.DepthwiseConv2D(kernel_size, strides)
     maps = random_array(2, *size, 5)
@@ -241,8 +242,9 @@ def _reference_window_attention(layer, maps):
 
 
 @pytest.mark.parametrize("shifted", [False, True])
-@pytest.mark.parametrize("window", [3, 4])
-@pytest.mark.parametrize("size", [(8, 12), (7, 9), (5, 4), (2, 3)])
+@pytest.mark.parametrize(
+    ("size", "window"), [((8, 12), 4), ((7, 9), 3), ((7, 9), 4), ((5, 4), 3), ((2, 3), 3)]
+)
 def test_window_attention_equals_its_definition(shifted, window, size):
     layer = layers.WindowAttention(2, window, shifted)
     maps = random_array(1, *size, 4)

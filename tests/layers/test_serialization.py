@@ -145,6 +145,7 @@ def test_training_step(name):
     assert any(changed) or not before
 
 
+@pytest.mark.only("torch")
 @rows
 def test_mixed_bfloat16(name):
     model, inputs = _model(name, dtype="mixed_bfloat16")
@@ -172,7 +173,13 @@ def test_models_from_the_tensors_of_a_backbone(name, merging, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
-@pytest.mark.parametrize("name", ["MLP", "Stage", "StepwisePatchMerging"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "StepwisePatchMerging",
+        *(pytest.param(name, marks=pytest.mark.only("torch")) for name in ("MLP", "Stage")),
+    ],
+)
 def test_quantized_children_are_saved(name, tmp_path):
     model, inputs = _model(name)
     model.quantize("int8")

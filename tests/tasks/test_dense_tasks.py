@@ -83,6 +83,7 @@ def _task(task, name="pvt_v2", **arguments):
 ODD = np.random.default_rng(0).integers(0, 256, (2, 50, 33, 3), dtype="uint8")
 
 
+@pytest.mark.only("torch")
 @tasks
 def test_predictions_do_not_depend_on_the_data_format(task):
     channels_first, channels_last = (

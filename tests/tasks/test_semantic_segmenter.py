@@ -122,6 +122,7 @@ def test_class_names_must_match_the_number_of_classes(names):
         golden.segmenter(class_names=names)
 
 
+@pytest.mark.only("torch")
 def test_a_decoder_of_ones_own(tmp_path):
     """Any layer from maps to logits, of any stride."""
 
