@@ -7,6 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_spm.arguments import argument_error, check_number
+
 # Rounding of float32 over a network, relative to a tensor's largest absolute value.
 TOLERANCE = 1e-5
 
@@ -90,14 +92,19 @@ def compare(
     'P2'
     """
     _check_names(reference_outputs)
+    check_number("tolerance", tolerance)
     backbone = getattr(model, "backbone", model)
+    if not hasattr(backbone, "pyramid_outputs"):
+        raise argument_error("model", "a backbone or an ImageClassifier", model)
     channels_first = backbone.data_format == "channels_first"
     reference = {name: _to_numpy(value) for name, value in reference_outputs.items()}
     images = _channels_last_images(reference.pop(IMAGES), backbone.image_shape, channels_first)
     outputs = {**backbone.pyramid_outputs, "pooled": backbone.pooled_output}
     if "logits" in reference:
-        if model is backbone:
-            raise ValueError("A backbone has no logits. Received: 'logits' in `reference_outputs`")
+        if "head" not in [layer.name for layer in model.layers]:
+            raise ValueError(
+                f"A {type(model).__name__} has no logits. Received: 'logits' in `reference_outputs`"
+            )
         outputs["logits"] = model.get_layer("head")(backbone.pooled_output)
     outputs = {name: outputs[name] for name in OUTPUTS if name in reference}
     if channels_first:

@@ -1,9 +1,11 @@
 """Counts the MACs of a forward pass from shapes alone."""
 
 import math
+import numbers
 
 import keras
 
+from keras_spm.arguments import argument_error
 from keras_spm.layers.composite import SequentialLayer
 from keras_spm.layers.position_embedding import PositionEmbedding
 from keras_spm.types import Shape
@@ -29,8 +31,11 @@ def macs(layer: keras.layers.Layer, input_shape: Shape) -> int:
         input_shape: (batch, height, width, channels). The batch is ignored.
 
     Raises:
+        ValueError: if a size is unknown, or the layer was built for other inputs.
         TypeError: if the cost of the layer is unknown.
     """
+    if not isinstance(input_shape, dict):  # Of pyramid levels.
+        _check_shape(layer, input_shape)
     if hasattr(layer, "macs"):
         return layer.macs(input_shape)
     if isinstance(layer, (keras.Sequential, SequentialLayer)):
@@ -53,3 +58,15 @@ def macs(layer: keras.layers.Layer, input_shape: Shape) -> int:
     raise TypeError(
         f"The MACs of {type(layer).__name__} are unknown: define a method `macs(input_shape)`."
     )
+
+
+def _check_shape(layer, shape):
+    sizes = tuple(shape)[1:]
+    if not sizes or not all(isinstance(size, numbers.Integral) and size > 0 for size in sizes):
+        raise argument_error("input_shape", "of known sizes after the batch", shape)
+    # Models have a list of specifications.
+    spec = layer.input_spec if isinstance(layer.input_spec, keras.layers.InputSpec) else None
+    if spec is not None and spec.ndim not in (None, len(shape)):
+        raise argument_error("input_shape", f"of length {spec.ndim}", shape)
+    if spec is not None and spec.axes.get(-1, sizes[-1]) != sizes[-1]:
+        raise argument_error("input_shape", f"of {spec.axes[-1]} channels", shape)
