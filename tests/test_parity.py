@@ -90,5 +90,5 @@ def test_logits_of_a_pvt_with_a_class_token():
 def test_bad_references_are_refused(model, change, message):
     with pytest.raises(ValueError, match=message):
         compare(model, change(_reference()))
-    with pytest.raises(ValueError, match="backbone has no logits"):
+    with pytest.raises(ValueError, match="PVTv2SPM has no logits"):
         compare(model.backbone, _reference())
