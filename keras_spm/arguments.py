@@ -5,17 +5,19 @@ Imports nothing of this package, so that every module can use it.
 
 import math
 import numbers
-import sys
-import textwrap
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+_LONGEST = 200  # Characters of a value in a message.
+
 
 def argument_error(name: str, allowed: str, value: Any) -> ValueError:
     """Returns the error for a value that is not `allowed`; its message is one line."""
-    received = textwrap.shorten(repr(value), 200, placeholder=" …")
+    received = " ".join(repr(value).split())
+    if len(received) > _LONGEST:
+        received = f"{received[:_LONGEST]}…"
     return ValueError(f"`{name}` must be {allowed}. Received: {name}={received}")
 
 
@@ -65,17 +67,17 @@ def check_number(
     Raises:
         ValueError: if it is not a finite number, is a bool, or is out of range.
     """
+    number = _as_float(value)
     if not (
-        _is(numbers.Real, value)
-        and abs(value) <= sys.float_info.max  # False for NaN, and for ints that are no float.
-        and (value >= minimum if allow_minimum else value > minimum)
-        and (value <= maximum if allow_maximum else value < maximum)
+        math.isfinite(number)
+        and (number >= minimum if allow_minimum else number > minimum)
+        and (number <= maximum if allow_maximum else number < maximum)
     ):
         allowed = f"{'at least' if allow_minimum else 'above'} {minimum:g}"
         if maximum < math.inf:
             allowed += f" and {'at most' if allow_maximum else 'below'} {maximum:g}"
         raise argument_error(name, f"a finite number, {allowed}", value)
-    return float(value)
+    return number
 
 
 def check_rate(name: str, value: Any) -> float:
@@ -130,6 +132,14 @@ def check_each(
 
 def _is(kind, value):
     return isinstance(value, kind) and not isinstance(value, (bool, np.bool_))
+
+
+def _as_float(value):
+    """NaN for what is not a number, or too large for a float."""
+    try:
+        return float(value) if _is(numbers.Real, value) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def _sequence(values):

@@ -154,7 +154,7 @@ def test_channels_of_the_normalization():
     ("call", "message"),
     [
         (lambda: keras_spm.fuse("b1"), "`model` must be a Keras model. Received: model='b1'"),
-        (lambda: keras_spm.compare(keras.Sequential(), {}), "`reference_outputs` must have"),
+        (lambda: keras_spm.compare(keras.Sequential(), {}), "`model` must be a backbone or"),
         (lambda: heads.RetinaNet()({"P3": random_array(1, 4, 4, 2)}), "num_classes=None"),
         (lambda: heads.SemanticFPN()({"P3": random_array(1, 4, 4, 2)}), "num_classes=None"),
         (lambda: heads.FeaturePyramid(4)({"C3": random_array(1, 4, 4, 2)}), "inputs='C3'"),
