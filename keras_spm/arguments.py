@@ -27,11 +27,8 @@ def check_integer(name: str, value: Any, minimum: int = 1, maximum: int | None =
     Raises:
         ValueError: if it is not an integer, is a bool, or is out of range.
     """
-    if (
-        not _is(numbers.Integral, value)
-        or value < minimum
-        or (maximum is not None and value > maximum)
-    ):
+    largest = math.inf if maximum is None else maximum
+    if not _is(numbers.Integral, value) or not minimum <= value <= largest:
         allowed = f"of at least {minimum}" if maximum is None else f"from {minimum} to {maximum}"
         raise argument_error(name, f"an integer {allowed}", value)
     return int(value)

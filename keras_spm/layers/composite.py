@@ -25,6 +25,10 @@ class CompositeLayer(keras.layers.Layer):
         super().__init__(**kwargs)
         self.input_spec = keras.layers.InputSpec(ndim=4)
 
+    def build(self, input_shape: Shape) -> None:
+        """Fixes the channels of the inputs; a subclass calls it before it builds its children."""
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
+
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
 
@@ -59,6 +63,7 @@ class SequentialLayer(CompositeLayer):
         self.layers = list(check_each("layers", layers, check_layer))
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         for layer in self.layers:
             build_once(layer, input_shape)
             input_shape = layer.compute_output_shape(input_shape)

@@ -71,6 +71,7 @@ class GuidedLocalEnhancement(CompositeLayer):
         )
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         channels = input_shape[-1]
         check_num_heads(self.num_heads, channels)
         for layer in (self.guide_depthwise, self.token_norm, self.output_norm):

@@ -32,6 +32,7 @@ class MLP(CompositeLayer):
         self.hidden_dim = check_integer("hidden_dim", hidden_dim)
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         self.fc1 = Dense(self.hidden_dim, dtype=self.dtype_policy, name="fc1")
         self.fc2 = Dense(input_shape[-1], dtype=self.dtype_policy, name="fc2")
         self.fc1.build(input_shape)

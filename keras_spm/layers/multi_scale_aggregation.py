@@ -75,6 +75,7 @@ class MultiScaleAggregation(CompositeLayer):
         )
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         channels, scales = input_shape[-1], len(self.kernel_sizes)
         if channels % scales:
             raise ValueError(

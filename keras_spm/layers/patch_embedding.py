@@ -44,6 +44,7 @@ class PatchEmbedding(CompositeLayer):
         self._padding = 0
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         sizes, dtype = (self.patch_size, self.strides, self._padding), self.dtype_policy
         self.projection = Conv2D(self.output_dim, *sizes, dtype=dtype, name="projection")
         self.norm = LayerNormalization(epsilon=self.norm_epsilon, dtype=dtype, name="norm")

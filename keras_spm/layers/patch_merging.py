@@ -46,6 +46,7 @@ class PatchMerging(CompositeLayer):
         self.reduction = Dense(output_dim, use_bias=False, dtype=dtype, name="reduction")
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         for layer in (self.norm, self.reduction):
             build_once(layer, self._merged_shape(input_shape))
 

@@ -59,6 +59,7 @@ class SpatialReductionAttention(CompositeLayer):
         self.norm_epsilon = check_epsilon("norm_epsilon", norm_epsilon)
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         channels = input_shape[-1]
         check_num_heads(self.num_heads, channels)
         self._check_size(input_shape)

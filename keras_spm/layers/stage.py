@@ -67,6 +67,7 @@ class Stage(CompositeLayer):
         return [*self.blocks, *self.after_blocks]
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         for layer in self._embedding_layers:
             build_once(layer, input_shape)
             input_shape = layer.compute_output_shape(input_shape)

@@ -80,6 +80,7 @@ class StepwisePatchMerging(CompositeLayer):
         )
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         if any(size is not None and size < 2 for size in input_shape[1:3]):
             raise ValueError(
                 "Height and width of the map must be at least 2. "

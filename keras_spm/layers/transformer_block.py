@@ -88,6 +88,7 @@ class TransformerBlock(CompositeLayer):
         self.drop_path = DropPath(drop_path_rate, dtype=self.dtype_policy, name="drop_path")
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         branches = (self.attention_norm, self.attention, self.mlp_norm, self.mlp)
         for layer in (*branches, self.drop_path):
             build_once(layer, input_shape)

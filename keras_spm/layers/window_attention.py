@@ -52,6 +52,7 @@ class WindowAttention(CompositeLayer):
         self.shifted = check_bool("shifted", shifted)
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         channels = input_shape[-1]
         check_num_heads(self.num_heads, channels)
         self.qkv = Dense(3 * channels, dtype=self.dtype_policy, name="qkv")
