@@ -144,9 +144,10 @@ def _to_numpy(value):
 
 def _channels_last_images(images, image_shape, channels_first):
     channels = image_shape[0 if channels_first else -1]
-    if images.ndim == 4 and images.shape[3] == channels:
+    is_batch = images.ndim == 4 and len(images) > 0
+    if is_batch and images.shape[3] == channels:
         return images
-    if images.ndim == 4 and images.shape[1] == channels:
+    if is_batch and images.shape[1] == channels:
         return images.transpose(0, 2, 3, 1)
     raise ValueError(
         f"{IMAGES!r} must be a batch of images with {channels} channels. "

@@ -157,6 +157,8 @@ def test_channels_of_the_normalization():
     [
         (lambda: keras_spm.fuse("b1"), "`model` must be a Keras model. Received: model='b1'"),
         (lambda: keras_spm.compare(keras.Sequential(), {}), "`model` must be a backbone or"),
+        (lambda: layers.macs("b1", (1, 8, 8, 3)), "`layer` must be a Keras layer"),
+        (lambda: layers.macs(layers.MLP(4), (1, 8, 8, 3)), "`layer` must be built"),
         (lambda: heads.RetinaNet()({"P3": random_array(1, 4, 4, 2)}), "num_classes=None"),
         (lambda: heads.SemanticFPN()({"P3": random_array(1, 4, 4, 2)}), "num_classes=None"),
         (lambda: heads.FeaturePyramid(4)({"C3": random_array(1, 4, 4, 2)}), "inputs='C3'"),
@@ -166,6 +168,15 @@ def test_channels_of_the_normalization():
 def test_calls(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_boxes_that_are_not_in_a_batch():
+    boxes, labels = random_array(3, 4), np.zeros(3, "int32")
+    for function in (
+        lambda: heads.non_max_suppression(boxes, random_array(3), labels, 0.5, 5),
+        lambda: heads.Matcher(0.5, 0.4)(boxes, boxes, labels),
+    ):
+        assert "shapes (3, 4) and (3,)" in error_message(function)
 
 
 @pytest.mark.parametrize("argument", ["iou_threshold", "max_detections"])

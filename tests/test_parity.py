@@ -84,6 +84,7 @@ def test_logits_of_a_pvt_with_a_class_token():
         (lambda given: {"images": given["images"]}, "at least one of P2"),
         (lambda given: {**given, "P3": given["P2"]}, r"'P3' must have the shape"),
         (lambda given: {**given, "images": given["P2"]}, "images with 3 channels"),
+        (lambda given: {**given, "images": given["images"][:0]}, r"Received: shape \(0, "),
         (lambda given: list(given), "Received: list"),
     ],
 )

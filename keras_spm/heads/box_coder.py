@@ -13,6 +13,16 @@ _MAX_LOG_SCALE = math.log(1000 / 16)  # Clamp on dw and dh.
 _DELTAS = "center_xywh"
 
 
+def check_boxes(boxes: Tensor, labels: Tensor) -> None:
+    """Raises ValueError unless boxes are (batch, boxes, 4) and labels (batch, boxes)."""
+    shapes = tuple(boxes.shape), tuple(labels.shape)
+    if len(shapes[0]) != 3 or shapes[0][-1] != 4 or len(shapes[1]) != 2:
+        raise ValueError(
+            "`boxes` must be (batch, boxes, 4) and `labels` (batch, boxes). "
+            f"Received: shapes {shapes[0]} and {shapes[1]}"
+        )
+
+
 class BoxCoder:
     """Converts between boxes and deltas (dx, dy, dw, dh) relative to reference boxes.
 

@@ -6,6 +6,7 @@ from keras.utils import bounding_boxes
 
 from keras_spm import backend
 from keras_spm.arguments import check_bool, check_integer, check_number
+from keras_spm.heads.box_coder import check_boxes
 from keras_spm.types import Tensor
 
 BACKGROUND, IGNORE = -1, -2
@@ -54,7 +55,11 @@ class Matcher:
             candidates: (candidates, 4) or (batch, candidates, 4), xyxy.
             boxes: (batch, objects, 4), xyxy.
             labels: (batch, objects) ints; entries below 0 are padding.
+
+        Raises:
+            ValueError: for boxes that are not in a batch.
         """
+        check_boxes(boxes, labels)
         boxes, labels = with_padding_object(boxes, labels)
         iou = bounding_boxes.compute_iou(boxes, candidates, "xyxy")
         iou = ops.where(ops.expand_dims(labels >= 0, -1), iou, -1.0)

@@ -5,6 +5,7 @@ from keras.utils import bounding_boxes
 
 from keras_spm import backend
 from keras_spm.arguments import check_integer, check_number
+from keras_spm.heads.box_coder import check_boxes
 from keras_spm.types import Tensor
 
 _TILE = 256  # Boxes per iteration.
@@ -32,10 +33,12 @@ def non_max_suppression(
         (batch, max_detections), by descending score; padded with 0, 0 and -1.
 
     Raises:
-        ValueError: for a threshold or a number of detections out of range.
+        ValueError: for a threshold or a number of detections out of range, or boxes that are
+            not in a batch.
     """
     check_number("iou_threshold", iou_threshold, maximum=1)
     check_integer("max_detections", max_detections)
+    check_boxes(boxes, labels)
     boxes, scores, labels = _whole_tiles(boxes, scores, labels)
     # Backends sort NaN differently.
     scores = ops.where(scores > 0, scores, 0.0)
