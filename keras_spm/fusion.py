@@ -5,6 +5,8 @@ from typing import Any
 
 import keras
 
+from keras_spm.arguments import argument_error
+
 
 def fuse(model: keras.Model) -> keras.Model:
     """Returns a model that computes the inference of `model` in fewer steps.
@@ -22,7 +24,7 @@ def fuse(model: keras.Model) -> keras.Model:
             of this package with an argument `fused`.
 
     Raises:
-        ValueError: if no layer can be fused, or `model` is fused already.
+        ValueError: if it is not a model, no layer can be fused, or it is fused already.
 
     Example:
 
@@ -30,6 +32,8 @@ def fuse(model: keras.Model) -> keras.Model:
     >>> model = keras_spm.ImageClassifier(backbone, num_classes=10)
     >>> keras_spm.fuse(model).save("deployed.keras")  # doctest: +SKIP
     """
+    if not isinstance(model, keras.Model):
+        raise argument_error("model", "a Keras model", model)
     config = keras.saving.serialize_keras_object(model)
     config.pop("compile_config", None)
     previous = set(_set_fused(config))

@@ -7,11 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_spm.arguments import argument_error, check_number
+
 # Rounding of float32 over a network, relative to a tensor's largest absolute value.
 TOLERANCE = 1e-5
 
 IMAGES = "images"
-OUTPUTS = ("P2", "P3", "P4", "P5", "pooled", "logits")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +71,7 @@ def compare(
         model: a backbone, or an `ImageClassifier`.
         reference_outputs: {name: NumPy array or torch tensor}. `"images"` is the normalized
             input of the reference. The others are its outputs, any of `"P2"` to `"P5"` (the
-            maps of `pyramid_outputs`), `"pooled"` and `"logits"`. Images and maps are
+            levels of `pyramid_outputs`), `"pooled"` and `"logits"`. Images and maps are
             channels_last or channels_first; maps can also be (batch, positions, channels).
         tolerance: float, relative to the largest absolute value of the reference.
 
@@ -89,17 +90,23 @@ def compare(
     >>> keras_spm.compare(backbone, {"images": images, "P2": maps["P2"] + 1}).first_mismatch
     'P2'
     """
-    _check_names(reference_outputs)
+    check_number("tolerance", tolerance)
     backbone = getattr(model, "backbone", model)
+    if not hasattr(backbone, "pooled_output"):
+        raise argument_error("model", "a backbone or an ImageClassifier", model)
+    names = (*backbone.pyramid_outputs, "pooled", "logits")
+    _check_names(reference_outputs, names)
     channels_first = backbone.data_format == "channels_first"
     reference = {name: _to_numpy(value) for name, value in reference_outputs.items()}
     images = _channels_last_images(reference.pop(IMAGES), backbone.image_shape, channels_first)
     outputs = {**backbone.pyramid_outputs, "pooled": backbone.pooled_output}
     if "logits" in reference:
-        if model is backbone:
-            raise ValueError("A backbone has no logits. Received: 'logits' in `reference_outputs`")
+        if "head" not in [layer.name for layer in model.layers]:
+            raise ValueError(
+                f"A {type(model).__name__} has no logits. Received: 'logits' in `reference_outputs`"
+            )
         outputs["logits"] = model.get_layer("head")(backbone.pooled_output)
-    outputs = {name: outputs[name] for name in OUTPUTS if name in reference}
+    outputs = {name: outputs[name] for name in names if name in reference}
     if channels_first:
         images = images.transpose(0, 3, 1, 2)
     values = keras.Model(backbone.input, outputs).predict(images, verbose=0)
@@ -115,16 +122,16 @@ def compare(
     return Comparison(tuple(differences))
 
 
-def _check_names(reference_outputs):
+def _check_names(reference_outputs, outputs):
     if not isinstance(reference_outputs, Mapping):
         raise ValueError(
             "`reference_outputs` must map names to arrays. "
             f"Received: {type(reference_outputs).__name__}"
         )
     names = set(reference_outputs)
-    if IMAGES not in names or len(names) < 2 or not names <= {IMAGES, *OUTPUTS}:
+    if IMAGES not in names or len(names) < 2 or not names <= {IMAGES, *outputs}:
         raise ValueError(
-            f"`reference_outputs` must have {IMAGES!r} and at least one of {', '.join(OUTPUTS)}. "
+            f"`reference_outputs` must have {IMAGES!r} and at least one of {', '.join(outputs)}. "
             f"Received: {list(reference_outputs)}"
         )
 
@@ -137,9 +144,10 @@ def _to_numpy(value):
 
 def _channels_last_images(images, image_shape, channels_first):
     channels = image_shape[0 if channels_first else -1]
-    if images.ndim == 4 and images.shape[3] == channels:
+    is_batch = images.ndim == 4 and len(images) > 0
+    if is_batch and images.shape[3] == channels:
         return images
-    if images.ndim == 4 and images.shape[1] == channels:
+    if is_batch and images.shape[1] == channels:
         return images.transpose(0, 2, 3, 1)
     raise ValueError(
         f"{IMAGES!r} must be a batch of images with {channels} channels. "

@@ -4,7 +4,7 @@ Imports nothing of this package but types, so that every module can register and
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from keras_spm.types import PathLike
@@ -14,7 +14,7 @@ _Value = TypeVar("_Value")
 
 def lookup(kind: str, name: str, known: Mapping[str, _Value]) -> _Value:
     """Returns `known[name]`; the `ValueError` for an unknown name suggests the nearest one."""
-    if name in known:
+    if isinstance(name, Hashable) and name in known:
         return known[name]
     nearest = difflib.get_close_matches(str(name), known, n=1, cutoff=0.4)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""

@@ -43,6 +43,17 @@ def randomize(model, seed=0):
     return model
 
 
+def error_message(function, **arguments):
+    """Returns the message of the `ValueError` of a call, which must be one line."""
+    try:
+        function(**arguments)
+    except ValueError as refused:
+        message = str(refused)
+        assert "\n" not in message, message
+        return message
+    raise AssertionError(f"{function} accepts {arguments}")
+
+
 def check_equal(model, other, inputs):
     """Checks that two models have the same variable paths, and the same outputs to the bit."""
     assert [v.path for v in other.weights] == [v.path for v in model.weights]

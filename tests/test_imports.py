@@ -11,12 +11,12 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_spm"
 # What each part may import at module level: other parts of the package, and libraries.
 # The standard library is free to all.
 ALLOWED = {
+    "arguments": {"numpy"},
     "environment": set(),
     "registry": set(),
-    "arguments": {"numpy"},
     "types": set(),
     "backend": {"keras", "numpy"},
-    "layers": {"backend", "keras", "numpy"},
+    "layers": {"backend", "registry", "keras", "numpy"},
     "backbones": {"backend", "layers", "registry", "keras", "numpy"},
     "fusion": {"keras"},
     "optimizers": {"keras"},

@@ -85,11 +85,12 @@ def test_logits_of_a_pvt_with_a_class_token():
         (lambda given: {"images": given["images"]}, "at least one of P2"),
         (lambda given: {**given, "P3": given["P2"]}, r"'P3' must have the shape"),
         (lambda given: {**given, "images": given["P2"]}, "images with 3 channels"),
+        (lambda given: {**given, "images": given["images"][:0]}, r"Received: shape \(0, "),
         (lambda given: list(given), "Received: list"),
     ],
 )
 def test_bad_references_are_refused(model, change, message):
     with pytest.raises(ValueError, match=message):
         compare(model, change(_reference()))
-    with pytest.raises(ValueError, match="backbone has no logits"):
+    with pytest.raises(ValueError, match="PVTv2SPM has no logits"):
         compare(model.backbone, _reference())

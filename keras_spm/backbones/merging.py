@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import keras
 
+from keras_spm.arguments import check_bool
 from keras_spm.layers.composite import SequentialLayer
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
@@ -32,8 +33,9 @@ def make_merging(
         dtype: dtype policy.
 
     Raises:
-        ValueError: for an unknown `kind`.
+        ValueError: for an unknown `kind`, or if `fused` is not a bool.
     """
+    check_bool("fused", fused)
     return lookup("merging", kind, _KINDS)(output_dim, default_merging, fused, dtype)
 
 

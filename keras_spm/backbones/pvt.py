@@ -10,10 +10,11 @@ from typing import Any
 
 import keras
 
+from keras_spm.arguments import check_bool, check_each, check_epsilon, check_integer, check_number
 from keras_spm.backbones.merging import make_merging
 from keras_spm.backbones.pyramid_backbone import (
     PyramidBackbone,
-    four_each,
+    four_integers,
     make_blocks,
     spatial_sizes,
 )
@@ -65,11 +66,11 @@ class PVT(PyramidBackbone):
         sr_ratios: four ints, spatial reduction of keys and values.
         class_token: bool, whether stage 4 has a class token; the last of `sr_ratios` must
             be 1 then.
-        drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
+        drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
         merging: `"default"` (a linear map of 2x2 patches), `"spm"`, `"msa"` or `"gle"`,
             see `make_merging`; `None` for the class's own default.
         fused: bool, see `make_merging`.
-        embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
+        embedding_norm_epsilon: float above 0, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code, 1e-6 in transformers).
         pretrain_image_size: (height, width) for which the position embeddings are not
             resized; by default that of `image_shape`, or 224x224 if it is open.
@@ -103,14 +104,17 @@ class PVT(PyramidBackbone):
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
     ) -> None:
-        per_stage = four_each(
-            embed_dims=embed_dims,
-            depths=depths,
-            num_heads=num_heads,
-            mlp_ratios=mlp_ratios,
-            sr_ratios=sr_ratios,
-        )
+        per_stage = {
+            **four_integers(
+                embed_dims=embed_dims, depths=depths, num_heads=num_heads, sr_ratios=sr_ratios
+            ),
+            "mlp_ratios": check_each(
+                "mlp_ratios", mlp_ratios, check_number, 4, allow_minimum=False
+            ),
+        }
+        class_token = check_bool("class_token", class_token)
         merging = self.default_merging if merging is None else merging
+        embedding_norm_epsilon = check_epsilon("embedding_norm_epsilon", embedding_norm_epsilon)
         if class_token and per_stage["sr_ratios"][-1] != 1:
             raise ValueError(
                 "The last of `sr_ratios` must be 1 with `class_token=True`: a class token has no "
@@ -119,6 +123,9 @@ class PVT(PyramidBackbone):
         if pretrain_image_size is None:
             sizes = spatial_sizes(image_shape, data_format)
             pretrain_image_size = PRETRAIN_IMAGE_SIZE if None in sizes else sizes
+        pretrain_image_size = check_each(
+            "pretrain_image_size", pretrain_image_size, check_integer, 2
+        )
         embedding = functools.partial(PatchEmbedding, norm_epsilon=embedding_norm_epsilon)
         default_merging = functools.partial(embedding, patch_size=2)
 
@@ -160,7 +167,7 @@ class PVT(PyramidBackbone):
                 "merging": merging,
                 "fused": fused,
                 "embedding_norm_epsilon": embedding_norm_epsilon,
-                "pretrain_image_size": tuple(pretrain_image_size),
+                "pretrain_image_size": pretrain_image_size,
             },
             image_shape=image_shape,
             data_format=data_format,

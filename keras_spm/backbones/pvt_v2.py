@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 
+from keras_spm.arguments import check_bool, check_each, check_epsilon, check_number
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone, four_each, make_blocks
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, four_integers, make_blocks
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
@@ -68,11 +69,11 @@ class PVTv2(PyramidBackbone):
         mlp_ratios: four numbers, hidden channels of the MLP over the stage's channels.
         sr_ratios: four ints, spatial reduction of keys and values.
         linear_attention: bool, whether keys and values are pooled to 7x7 (`_li` variants).
-        drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
+        drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
         merging: `"default"` (a strided 3x3 convolution), `"spm"`, `"msa"` or `"gle"`,
             see `make_merging`; `None` for the class's own default.
         fused: bool, see `make_merging`.
-        embedding_norm_epsilon: float, epsilon of the norms in patch embeddings and
+        embedding_norm_epsilon: float above 0, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code and timm, 1e-6 in transformers).
         dtype, **kwargs: see `PyramidBackbone`.
 
@@ -101,14 +102,17 @@ class PVTv2(PyramidBackbone):
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
     ) -> None:
-        per_stage = four_each(
-            embed_dims=embed_dims,
-            depths=depths,
-            num_heads=num_heads,
-            mlp_ratios=mlp_ratios,
-            sr_ratios=sr_ratios,
-        )
+        per_stage = {
+            **four_integers(
+                embed_dims=embed_dims, depths=depths, num_heads=num_heads, sr_ratios=sr_ratios
+            ),
+            "mlp_ratios": check_each(
+                "mlp_ratios", mlp_ratios, check_number, 4, allow_minimum=False
+            ),
+        }
+        linear_attention = check_bool("linear_attention", linear_attention)
         merging = self.default_merging if merging is None else merging
+        embedding_norm_epsilon = check_epsilon("embedding_norm_epsilon", embedding_norm_epsilon)
         embedding = functools.partial(
             OverlappingPatchEmbedding, norm_epsilon=embedding_norm_epsilon
         )

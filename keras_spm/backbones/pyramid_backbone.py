@@ -6,15 +6,17 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
+from keras_spm.arguments import argument_error, check_bool, check_each, check_integer, check_rate
 from keras_spm.backbones.connection import Connection
 from keras_spm.backend import SafeTrainer
 from keras_spm.layers.composite import policy_with_quantization
 from keras_spm.layers.macs import macs
-from keras_spm.registry import BACKBONES, PresetMixin
+from keras_spm.registry import BACKBONES, PresetMixin, lookup
 from keras_spm.types import Shape
 
 _STEM_STRIDE = 4
 _ANY_SIZE = {"channels_last": (None, None, 3), "channels_first": (3, None, None)}
+_CHANNEL_AXES = {"channels_last": 2, "channels_first": 0}  # In the shape of an image.
 
 
 class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
@@ -80,8 +82,11 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
     ) -> None:
         # === Layers ===
         data_format = _checked_data_format(data_format)
-        image_shape = tuple(image_shape or _ANY_SIZE[data_format])
-        _check_sizes(spatial_sizes(image_shape, data_format), len(stages))
+        image_shape = _checked_image_shape(image_shape, data_format)
+        _check_smallest(spatial_sizes(image_shape, data_format), len(stages))
+        check_bool("gradient_checkpointing", gradient_checkpointing)
+        check_integer("frozen_stages", frozen_stages, 0, len(stages))
+        check_bool("frozen_batch_normalization", frozen_batch_normalization)
         for stage in stages:
             for block in _blocks(stage):
                 block.gradient_checkpointing = gradient_checkpointing
@@ -170,11 +175,8 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
         """
         stages = self.stages
         up_to_stage = len(stages) if up_to_stage is None else up_to_stage
-        if up_to_stage not in range(len(stages) + 1):
-            raise ValueError(
-                f"`up_to_stage` must be an int from 0 to {len(stages)}. "
-                f"Received: up_to_stage={up_to_stage}"
-            )
+        up_to_stage = check_integer("up_to_stage", up_to_stage, 0, len(stages))
+        batch_normalization = check_bool("batch_normalization", batch_normalization)
         self.frozen_stages = up_to_stage
         self.stem.trainable = up_to_stage == 0
         for number, stage in enumerate(stages, start=1):
@@ -192,7 +194,14 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
 
         Args:
             input_shape: (batch, height, width, channels); the batch is ignored.
+
+        Raises:
+            ValueError: if a size is unknown, or the images have other channels.
         """
+        channels = self.image_shape[_CHANNEL_AXES[self.data_format]]
+        if len(input_shape) != 4 or input_shape[-1] != channels:
+            allowed = f"(batch, height, width, {channels})"
+            raise argument_error("input_shape", allowed, input_shape)
         total = 0
         for layer in (self.stem, *self.stages):
             total += macs(layer, input_shape)
@@ -230,19 +239,15 @@ def spatial_sizes(
     image_shape: Shape | None, data_format: str | None
 ) -> tuple[int | None, int | None]:
     """Returns (height, width) of a constructor's `image_shape`; `None` for any size."""
-    if image_shape is None:
-        return None, None
-    channels_first = _checked_data_format(data_format) == "channels_first"
-    return tuple(image_shape[1:] if channels_first else image_shape[:-1])
+    data_format = _checked_data_format(data_format)
+    sizes = list(_checked_image_shape(image_shape, data_format))
+    del sizes[_CHANNEL_AXES[data_format]]
+    return tuple(sizes)
 
 
-def four_each(**values: Sequence) -> dict[str, tuple]:
-    """Returns {argument: tuple}, after checking that each has four values, one per stage."""
-    values = {name: tuple(value) for name, value in values.items()}
-    for name, value in values.items():
-        if len(value) != 4:
-            raise ValueError(f"`{name}` must have four values. Received: {name}={value}")
-    return values
+def four_integers(**values: Sequence[int]) -> dict[str, tuple[int, ...]]:
+    """Returns {argument: tuple}; raises ValueError unless each is four integers from 1."""
+    return {name: check_each(name, value, check_integer, 4) for name, value in values.items()}
 
 
 def make_blocks(
@@ -257,6 +262,7 @@ def make_blocks(
         drop_path_rate: float, of the last block; the rates rise linearly from 0.
         make_block: function (stage, block, rate, name) → layer; stage and block count from 0.
     """
+    check_rate("drop_path_rate", drop_path_rate)
     rates = iter(np.linspace(0, drop_path_rate, sum(depths)).tolist())
     return [
         [make_block(stage, block, next(rates), f"block{block + 1}") for block in range(depth)]
@@ -271,15 +277,24 @@ def _blocks(stage):
 
 def _checked_data_format(data_format):
     data_format = data_format or keras.config.image_data_format()
-    if data_format not in _ANY_SIZE:
-        raise ValueError(
-            f"`data_format` must be one of {tuple(_ANY_SIZE)}. "
-            f"Received: data_format={data_format!r}"
-        )
+    lookup("data_format", data_format, _CHANNEL_AXES)
     return data_format
 
 
-def _check_sizes(sizes, stages):
+def _checked_image_shape(image_shape, data_format):
+    if image_shape is None:
+        return _ANY_SIZE[data_format]
+    image_shape = check_each("image_shape", image_shape, _check_size, 3)
+    axis = _CHANNEL_AXES[data_format]
+    check_integer(f"image_shape[{axis}]", image_shape[axis])
+    return image_shape
+
+
+def _check_size(name, size):
+    return None if size is None else check_integer(name, size)
+
+
+def _check_smallest(sizes, stages):
     smallest = _STEM_STRIDE * 2 ** (stages - 1)
     if any(size is not None and size < smallest for size in sizes):
         raise ValueError(

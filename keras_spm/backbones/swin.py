@@ -10,8 +10,9 @@ from typing import Any
 
 import keras
 
+from keras_spm.arguments import check_integer, check_number
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone, four_each, make_blocks
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, four_integers, make_blocks
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
@@ -42,7 +43,7 @@ class Swin(PyramidBackbone):
         num_heads: four ints; each divides the channels of its stage.
         window_size: int, height and width of a window.
         mlp_ratio: number, hidden channels of the MLP over the stage's channels.
-        drop_path_rate: float, of the last block; the rates of the blocks rise from 0.
+        drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
         merging: `"default"` (a linear map of 2x2 patches), `"spm"`, `"msa"` or `"gle"`,
             see `make_merging`; `None` for the class's own default.
         fused: bool, see `make_merging`.
@@ -71,7 +72,10 @@ class Swin(PyramidBackbone):
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
     ) -> None:
-        per_stage = four_each(depths=depths, num_heads=num_heads)
+        embed_dim = check_integer("embed_dim", embed_dim)
+        per_stage = four_integers(depths=depths, num_heads=num_heads)
+        window_size = check_integer("window_size", window_size)
+        mlp_ratio = check_number("mlp_ratio", mlp_ratio, allow_minimum=False)
         merging = self.default_merging if merging is None else merging
         default_merging = functools.partial(PatchMerging, norm_epsilon=NORM_EPSILON)
 

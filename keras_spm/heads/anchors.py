@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_spm.arguments import check_each, check_integer, check_number
+from keras_spm.heads.feature_pyramid import level_number
 from keras_spm.types import Shape, Tensor
 
 
@@ -40,9 +42,11 @@ class Anchors(keras.layers.Layer):
     ) -> None:
         # In half precision, coordinates around 1000 are rounded by half a pixel.
         super().__init__(**{**kwargs, "dtype": "float32"})
-        self.base_scale = base_scale
-        self.scales_per_octave = scales_per_octave
-        self.aspect_ratios = tuple(aspect_ratios)
+        self.base_scale = check_number("base_scale", base_scale, allow_minimum=False)
+        self.scales_per_octave = check_integer("scales_per_octave", scales_per_octave)
+        self.aspect_ratios = check_each(
+            "aspect_ratios", aspect_ratios, check_number, allow_minimum=False
+        )
 
     @property
     def anchors_per_position(self) -> int:
@@ -52,7 +56,7 @@ class Anchors(keras.layers.Layer):
         return {level: self._level_anchors(level, maps) for level, maps in inputs.items()}
 
     def _level_anchors(self, level, maps):
-        stride = 2 ** int(level.removeprefix("P"))
+        stride = 2 ** level_number(level)
         lengths = ops.shape(maps)[1:3]
         rows, columns = (ops.cast(ops.arange(length) * stride, "float32") for length in lengths)
         rows, columns = ops.meshgrid(rows, columns, indexing="ij")

@@ -6,10 +6,21 @@ from collections.abc import Sequence
 from keras import ops
 from keras.utils import bounding_boxes
 
+from keras_spm.arguments import check_each, check_number
 from keras_spm.types import Tensor
 
 _MAX_LOG_SCALE = math.log(1000 / 16)  # Clamp on dw and dh.
 _DELTAS = "center_xywh"
+
+
+def check_boxes(boxes: Tensor, labels: Tensor) -> None:
+    """Raises ValueError unless boxes are (batch, boxes, 4) and labels (batch, boxes)."""
+    shapes = tuple(boxes.shape), tuple(labels.shape)
+    if len(shapes[0]) != 3 or shapes[0][-1] != 4 or len(shapes[1]) != 2:
+        raise ValueError(
+            "`boxes` must be (batch, boxes, 4) and `labels` (batch, boxes). "
+            f"Received: shapes {shapes[0]} and {shapes[1]}"
+        )
 
 
 class BoxCoder:
@@ -20,14 +31,14 @@ class BoxCoder:
     divided by `weights`.
 
     Args:
-        weights: four floats; mmdetection's `target_stds`.
+        weights: four floats above 0; mmdetection's `target_stds`.
 
     Reference:
         Girshick et al., Rich feature hierarchies, arXiv 1311.2524, appendix C.
     """
 
     def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0)) -> None:
-        self.weights = tuple(weights)
+        self.weights = check_each("weights", weights, check_number, 4, allow_minimum=False)
 
     def encode(self, references: Tensor, boxes: Tensor) -> Tensor:
         """Returns the deltas, (batch, boxes, 4); finite also for boxes without area.

@@ -1,6 +1,7 @@
 """Feature pyramid network."""
 
 import itertools
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,6 +9,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.arguments import argument_error, check_integer
 from keras_spm.layers.macs import macs
 from keras_spm.types import Shape, Tensor
 
@@ -36,8 +38,8 @@ class FeaturePyramid(keras.layers.Layer):
 
     def __init__(self, channels: int = 256, extra_levels: int = 0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.channels = channels
-        self.extra_levels = extra_levels
+        self.channels = check_integer("channels", channels)
+        self.extra_levels = check_integer("extra_levels", extra_levels, minimum=0)
 
     def build(self, input_shape: dict[str, Shape]) -> None:
         self.levels = sorted_levels(input_shape)
@@ -69,7 +71,7 @@ class FeaturePyramid(keras.layers.Layer):
         return layer
 
     def _extra_levels_after(self, level):
-        return [f"P{_level_number(level) + step + 1}" for step in range(self.extra_levels)]
+        return [f"P{level_number(level) + step + 1}" for step in range(self.extra_levels)]
 
     def call(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         maps = {level: self.lateral_convs[level](inputs[level]) for level in self.levels}
@@ -110,11 +112,18 @@ class FeaturePyramid(keras.layers.Layer):
 
 
 def sorted_levels(levels: Iterable[str]) -> list[str]:
-    """Returns the names of pyramid levels from the finest to the coarsest."""
-    return sorted(levels, key=_level_number)
+    """Returns the names of pyramid levels from the finest to the coarsest.
+
+    Raises:
+        ValueError: if they are not named "P2", "P3" and so on.
+    """
+    return sorted(levels, key=level_number)
 
 
-def _level_number(level):
+def level_number(level: str) -> int:
+    """Returns n for the level "Pn", whose stride is 2**n."""
+    if not re.fullmatch(r"P\d+", str(level)):
+        raise argument_error("inputs", 'a dict of levels "P2", "P3", …', level)
     return int(level.removeprefix("P"))
 
 

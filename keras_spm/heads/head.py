@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import keras
 
+from keras_spm.arguments import check_integer
 from keras_spm.registry import HEADS
 
 
@@ -28,6 +29,8 @@ class Head(keras.layers.Layer):
     def __init__(self, num_classes: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_classes = num_classes
+        if num_classes is not None:
+            self.num_classes = check_integer("num_classes", num_classes)
 
     def class_predictors(self) -> list[keras.layers.Layer]:
         """Returns the layers whose weights depend on `num_classes`."""

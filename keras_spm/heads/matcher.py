@@ -4,6 +4,9 @@ import keras
 from keras import ops
 from keras.utils import bounding_boxes
 
+from keras_spm import backend
+from keras_spm.arguments import check_bool, check_integer, check_number
+from keras_spm.heads.box_coder import check_boxes
 from keras_spm.types import Tensor
 
 BACKGROUND, IGNORE = -1, -2
@@ -19,11 +22,12 @@ class Matcher:
     low; of several ground-truth boxes the last one wins. All shapes are static.
 
     Args:
-        positive_threshold, negative_threshold: floats from 0 to 1.
+        positive_threshold: float from 0 to 1.
+        negative_threshold: float from 0 to `positive_threshold`.
         allow_low_quality_matches: bool.
 
     Raises:
-        ValueError: if the thresholds are in the wrong order.
+        ValueError: if a threshold is out of range.
 
     Reference:
         Ren et al., Faster R-CNN, arXiv 1506.01497, section 3.1.2; ties as in mmdetection's
@@ -36,15 +40,13 @@ class Matcher:
         negative_threshold: float,
         allow_low_quality_matches: bool = True,
     ) -> None:
-        if not 0 <= negative_threshold <= positive_threshold <= 1:
-            raise ValueError(
-                "Thresholds must be 0 <= `negative_threshold` <= `positive_threshold` <= 1. "
-                f"Received: positive_threshold={positive_threshold}, "
-                f"negative_threshold={negative_threshold}"
-            )
-        self.positive_threshold = positive_threshold
-        self.negative_threshold = negative_threshold
-        self.allow_low_quality_matches = allow_low_quality_matches
+        self.positive_threshold = check_number("positive_threshold", positive_threshold, maximum=1)
+        self.negative_threshold = check_number(
+            "negative_threshold", negative_threshold, maximum=self.positive_threshold
+        )
+        self.allow_low_quality_matches = check_bool(
+            "allow_low_quality_matches", allow_low_quality_matches
+        )
 
     def __call__(self, candidates: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         """Returns (batch, candidates) int32: index of a box, `BACKGROUND` or `IGNORE`.
@@ -53,7 +55,12 @@ class Matcher:
             candidates: (candidates, 4) or (batch, candidates, 4), xyxy.
             boxes: (batch, objects, 4), xyxy.
             labels: (batch, objects) ints; entries below 0 are padding.
+
+        Raises:
+            ValueError: for boxes that are not in a batch.
         """
+        check_boxes(boxes, labels)
+        boxes, labels = with_padding_object(boxes, labels)
         iou = bounding_boxes.compute_iou(boxes, candidates, "xyxy")
         iou = ops.where(ops.expand_dims(labels >= 0, -1), iou, -1.0)
         best_iou = ops.max(iou, axis=1)
@@ -68,6 +75,22 @@ class Matcher:
             low_quality = ops.max(ops.where(is_highest, indices, BACKGROUND), axis=1)
             matches = ops.where(low_quality >= 0, low_quality, matches)
         return ops.cast(matches, "int32")
+
+
+def with_padding_object(boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns (boxes, labels) with one entry of padding, if there may be no entries at all.
+
+    Reductions and gathers over an axis of length 0 are errors, or undefined.
+
+    Args:
+        boxes: (batch, objects, 4).
+        labels: (batch, objects) ints.
+    """
+    boxes, labels = ops.convert_to_tensor(boxes), ops.convert_to_tensor(labels)
+    if labels.shape[1]:  # Neither 0 nor unknown.
+        return boxes, labels
+    labels = backend.pad(labels + 1, ((0, 0), (0, 1))) - 1
+    return backend.pad(boxes, ((0, 0), (0, 1), (0, 0))), labels
 
 
 class BalancedSampler:
@@ -91,8 +114,8 @@ class BalancedSampler:
         positive_fraction: float,
         seed: int | keras.random.SeedGenerator | None = None,
     ) -> None:
-        self.num_samples = num_samples
-        self.positive_fraction = positive_fraction
+        self.num_samples = check_integer("num_samples", num_samples)
+        self.positive_fraction = check_number("positive_fraction", positive_fraction, maximum=1)
         self.seed = seed
 
     def __call__(self, matches: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from keras import ops
 from keras.utils import bounding_boxes
 
 from keras_spm import backend
+from keras_spm.arguments import check_integer, check_number
+from keras_spm.heads.box_coder import check_boxes
 from keras_spm.types import Tensor
 
 _TILE = 256  # Boxes per iteration.
@@ -21,15 +23,25 @@ def non_max_suppression(
 
     Args:
         boxes: (batch, boxes, 4), xyxy.
-        scores: (batch, boxes) floats; entries with score 0 are padding.
+        scores: (batch, boxes) floats; entries whose score is not above 0 are padding.
         labels: (batch, boxes) ints.
-        iou_threshold: float.
+        iou_threshold: float from 0 to 1.
         max_detections: int.
 
     Returns:
         (boxes, scores, labels): (batch, max_detections, 4), (batch, max_detections) and
         (batch, max_detections), by descending score; padded with 0, 0 and -1.
+
+    Raises:
+        ValueError: for a threshold or a number of detections out of range, or boxes that are
+            not in a batch.
     """
+    check_number("iou_threshold", iou_threshold, maximum=1)
+    check_integer("max_detections", max_detections)
+    check_boxes(boxes, labels)
+    boxes, scores, labels = _whole_tiles(boxes, scores, labels)
+    # Backends sort NaN differently.
+    scores = ops.where(scores > 0, scores, 0.0)
     order = ops.argsort(-scores, axis=1)
     scores = ops.take_along_axis(scores, order, axis=1)
     boxes = ops.take_along_axis(boxes, order[..., None], axis=1)
@@ -46,17 +58,22 @@ def non_max_suppression(
     )
 
 
+def _whole_tiles(boxes, scores, labels):
+    """Pads to at least one tile, so that nothing is gathered from an axis of length 0."""
+    boxes, scores, labels = map(ops.convert_to_tensor, (boxes, scores, labels))
+    padding = _TILE - ops.shape(scores)[1] % _TILE
+    scores = backend.pad(scores, ((0, 0), (0, padding)))
+    labels = backend.pad(labels, ((0, 0), (0, padding)))
+    return backend.pad(boxes, ((0, 0), (0, padding), (0, 0))), scores, labels
+
+
 def _kept_indices(boxes, scores, labels, iou_threshold, max_detections):
-    """Suppresses boxes that are sorted by descending score.
+    """Suppresses boxes in whole tiles, which are sorted by descending score.
 
     Returns (batch, max_detections) indices, and the numbers (batch,) of those that are valid.
     """
     batch, count = ops.shape(scores)
-    tiles = (count + _TILE - 1) // _TILE
-    padding = tiles * _TILE - count
-    scores = backend.pad(scores, ((0, 0), (0, padding)))
-    boxes = backend.pad(boxes, ((0, 0), (0, padding), (0, 0)))
-    labels = backend.pad(labels, ((0, 0), (0, padding)))
+    tiles = count // _TILE
     slots = ops.arange(max_detections, dtype="int32")
     offsets = ops.arange(_TILE, dtype="int32")
     is_earlier = offsets[:, None] < offsets[None, :]

@@ -6,11 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_spm.arguments import check_integer, check_number
 from keras_spm.heads.anchors import Anchors, num_anchors
 from keras_spm.heads.box_coder import BoxCoder
 from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.head import Head
-from keras_spm.heads.matcher import IGNORE, Matcher
+from keras_spm.heads.matcher import IGNORE, Matcher, with_padding_object
 from keras_spm.heads.nms import non_max_suppression
 from keras_spm.layers.macs import macs
 from keras_spm.losses import generalized_iou_loss, l1_loss, sigmoid_focal_loss, smooth_l1_loss
@@ -74,20 +75,21 @@ class RetinaNet(Head):
     ) -> None:
         super().__init__(num_classes, **kwargs)
         lookup("box_loss", box_loss, _BOX_LOSSES)
-        self.pyramid_channels = pyramid_channels
-        self.channels = channels
-        self.num_convs = num_convs
-        self.anchor_scale = anchor_scale
+        self.pyramid_channels = check_integer("pyramid_channels", pyramid_channels)
+        self.channels = check_integer("channels", channels)
+        self.num_convs = check_integer("num_convs", num_convs, minimum=0)
+        self.anchor_scale = check_number("anchor_scale", anchor_scale, allow_minimum=False)
         self.box_loss = box_loss
-        self.candidates_per_level = candidates_per_level
-        self.score_threshold = score_threshold
-        self.iou_threshold = iou_threshold
-        self.max_detections = max_detections
+        self.candidates_per_level = check_integer("candidates_per_level", candidates_per_level)
+        self.score_threshold = check_number("score_threshold", score_threshold, maximum=1)
+        self.iou_threshold = check_number("iou_threshold", iou_threshold, maximum=1)
+        self.max_detections = check_integer("max_detections", max_detections)
         self.anchors = Anchors(anchor_scale, name="anchors")
         self.matcher = Matcher(positive_threshold=0.5, negative_threshold=0.4)
         self.box_coder = BoxCoder()
 
     def build(self, input_shape: dict[str, Shape]) -> None:
+        check_integer("num_classes", self.num_classes)
         self.feature_pyramid = FeaturePyramid(
             self.pyramid_channels, _EXTRA_LEVELS, dtype=self.dtype_policy, name="feature_pyramid"
         )
@@ -165,6 +167,7 @@ class RetinaNet(Head):
         labels = ops.cast(targets["labels"], "int32")
         if "crowd" in targets:
             labels = ops.where(ops.cast(targets["crowd"], "bool"), -1, labels)
+        boxes, labels = with_padding_object(boxes, labels)
         matches = self.matcher(anchors, boxes, labels)
         positive = ops.cast(matches >= 0, "float32")
         counted = ops.cast(matches != IGNORE, "float32")
@@ -219,9 +222,9 @@ class RetinaNet(Head):
         """Returns boxes, scores and labels of the best (anchor, class) pairs of a level."""
         logits, deltas = outputs["logits"][level], outputs["deltas"][level]
         # The best pairs are among the anchors with the best classes: far fewer to sort.
-        _, anchors = ops.top_k(ops.max(logits, axis=-1), self._limit(logits))
+        _, anchors = ops.top_k(_nan_last(ops.max(logits, axis=-1)), self._limit(logits))
         logits = ops.take_along_axis(logits, anchors[..., None], axis=1)
-        pairs = ops.reshape(logits, (ops.shape(logits)[0], -1))
+        pairs = _nan_last(ops.reshape(logits, (ops.shape(logits)[0], -1)))
         logits, pairs = ops.top_k(pairs, self._limit(pairs))
         anchors = ops.take_along_axis(anchors, pairs // self.num_classes, axis=1)
         deltas = ops.take_along_axis(deltas, anchors[..., None], axis=1)
@@ -268,3 +271,8 @@ class RetinaNet(Head):
             "max_detections": self.max_detections,
         }
         return {**super().get_config(), **config}
+
+
+def _nan_last(logits):
+    """NaN, which some backends sort as the largest number, as the smallest one."""
+    return ops.where(ops.isnan(logits), -math.inf, logits)

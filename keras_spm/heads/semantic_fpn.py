@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_spm.arguments import check_bool, check_integer, check_rate
 from keras_spm.backend.resizing import resize_bilinear
 from keras_spm.heads.feature_pyramid import FeaturePyramid, sorted_levels
 from keras_spm.heads.head import Head
@@ -26,7 +27,7 @@ class SemanticFPN(Head):
         num_classes: int; `None` to let the task set it.
         pyramid_channels: int, of the feature pyramid network.
         channels: int, of the convolutions after it.
-        dropout: float, dropout rate.
+        dropout: float in [0, 1), dropout rate.
         fused: bool, whether batch normalization is folded away, see `keras_spm.fuse`.
 
     Input: as of `FeaturePyramid`. Output: (batch, height of P2, width of P2, num_classes),
@@ -54,12 +55,13 @@ class SemanticFPN(Head):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        self.pyramid_channels = pyramid_channels
-        self.channels = channels
-        self.dropout = dropout
-        self.fused = fused
+        self.pyramid_channels = check_integer("pyramid_channels", pyramid_channels)
+        self.channels = check_integer("channels", channels)
+        self.dropout = check_rate("dropout", dropout)
+        self.fused = check_bool("fused", fused)
 
     def build(self, input_shape: dict[str, Shape]) -> None:
+        check_integer("num_classes", self.num_classes)
         self.feature_pyramid = FeaturePyramid(
             self.pyramid_channels, dtype=self.dtype_policy, name="feature_pyramid"
         )

@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.arguments import check_epsilon, check_number
 from keras_spm.types import Tensor
 
 
@@ -19,13 +20,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
     every dtype policy.
 
     Args:
-        momentum: float, weight of the old statistic in the moving average.
-        epsilon: float, added to the variance.
+        momentum: float from 0 to 1, weight of the old statistic in the moving average.
+        epsilon: float above 0, added to the variance.
         **kwargs: the initializers and regularizers of Keras's layer.
     """
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-5, **kwargs: Any) -> None:
-        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+        momentum = check_number("momentum", momentum, maximum=1)
+        super().__init__(momentum=momentum, epsilon=check_epsilon("epsilon", epsilon), **kwargs)
         if self.axis != -1 or self.renorm or self.synchronized or not (self.center and self.scale):
             raise ValueError(
                 "`axis` must be -1, `center` and `scale` True, `renorm` and `synchronized` False. "

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_spm.arguments import argument_error, check_each
 from keras_spm.types import Shape, Tensor
 
 
@@ -19,6 +20,14 @@ class CompositeLayer(keras.layers.Layer):
     # lists of layers, or None.
     config_arguments: tuple[str, ...] = ()
     child_arguments: tuple[str, ...] = ()
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=4)
+
+    def build(self, input_shape: Shape) -> None:
+        """Fixes the channels of the inputs; a subclass calls it before it builds its children."""
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -51,9 +60,10 @@ class SequentialLayer(CompositeLayer):
 
     def __init__(self, layers: list[keras.layers.Layer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.layers = list(layers)
+        self.layers = list(check_each("layers", layers, check_layer))
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         for layer in self.layers:
             build_once(layer, input_shape)
             input_shape = layer.compute_output_shape(input_shape)
@@ -86,6 +96,13 @@ def policy_with_quantization(layer: keras.layers.Layer) -> keras.dtype_policies.
         if sublayer.quantization_mode is not None
     }
     return keras.dtype_policies.DTypePolicyMap(policy.name, quantized) if quantized else policy
+
+
+def check_layer(name: str, value: Any) -> keras.layers.Layer:
+    """Returns `value`; raises ValueError if it is not a layer, but a class, for example."""
+    if not isinstance(value, keras.layers.Layer):
+        raise argument_error(name, "a Keras layer", value)
+    return value
 
 
 def check_num_heads(num_heads: int, channels: int) -> None:

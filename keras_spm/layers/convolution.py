@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.arguments import check_each, check_integer, check_odd
 from keras_spm.layers.initializers import conv_initializer
 from keras_spm.types import Shape, Tensor
 
@@ -17,12 +18,20 @@ class _ExplicitPadding:
     above 1 it pads the bottom and right more.
     """
 
-    def __init__(self, *args: Any, padding: int | str, **kwargs: Any) -> None:
-        is_explicit = isinstance(padding, int)
-        if is_explicit and padding < 0:
-            raise ValueError(f"`padding` must be at least 0. Received: padding={padding}")
+    def __init__(
+        self,
+        *args: Any,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int],
+        padding: int | str,
+        **kwargs: Any,
+    ) -> None:
+        kwargs["kernel_size"] = _check_pair("kernel_size", kernel_size)
+        kwargs["strides"] = _check_pair("strides", strides)
+        is_explicit = not isinstance(padding, str)
+        explicit_padding = check_integer("padding", padding, minimum=0) if is_explicit else 0
         super().__init__(*args, padding="valid" if is_explicit else padding, **kwargs)
-        self.explicit_padding = padding if is_explicit else 0
+        self.explicit_padding = explicit_padding
 
     def _widths(self) -> list[tuple[int, int]]:
         sides = [(self.explicit_padding, self.explicit_padding)] * 2
@@ -93,8 +102,9 @@ class Conv2D(_ExplicitPadding, keras.layers.Conv2D):
         **kwargs: Any,
     ) -> None:
         kwargs["kernel_initializer"] = kernel_initializer or conv_initializer()
-        kwargs.update(padding=padding, data_format=data_format)
-        super().__init__(filters, kernel_size, strides, **kwargs)
+        kwargs.update(kernel_size=kernel_size, strides=strides, padding=padding)
+        filters = check_integer("filters", filters)
+        super().__init__(filters=filters, data_format=data_format, **kwargs)
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -128,14 +138,16 @@ class DepthwiseConv2D(_ExplicitPadding, keras.layers.DepthwiseConv2D):
         **kwargs: Any,
     ) -> None:
         if padding is None:
-            if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
-                raise ValueError(
-                    "`kernel_size` must be an odd int, or `padding` be given. "
-                    f"Received: kernel_size={kernel_size}"
-                )
-            padding = kernel_size // 2
+            padding = check_odd("kernel_size", kernel_size) // 2
         kwargs["depthwise_initializer"] = depthwise_initializer or conv_initializer()
-        kwargs.update(padding=padding, data_format=data_format)
-        super().__init__(kernel_size, strides, **kwargs)
+        kwargs.update(kernel_size=kernel_size, strides=strides, padding=padding)
+        super().__init__(data_format=data_format, **kwargs)
         # Keras's jit_compile="auto" asks every layer.
         self.supports_jit = backend.depthwise_supports_xla()
+
+
+def _check_pair(name, value):
+    """Checks the size of both sides, or a pair of sizes."""
+    if isinstance(value, (tuple, list)):
+        return check_each(name, value, check_integer, 2)
+    return check_integer(name, value)

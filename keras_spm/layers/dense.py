@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.arguments import check_integer
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.types import Tensor
 
@@ -34,6 +35,7 @@ class Dense(keras.layers.Dense):
     ) -> None:
         if kernel_initializer is None:
             kernel_initializer = dense_initializer()
+        units = check_integer("units", units)
         super().__init__(units, activation, use_bias, kernel_initializer, **kwargs)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.arguments import check_bool, check_integer, check_odd
 from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
 from keras_spm.layers.composite import CompositeLayer, build_once, check_num_heads
 from keras_spm.layers.convolution import DepthwiseConv2D
@@ -56,9 +57,9 @@ class GuidedLocalEnhancement(CompositeLayer):
         self, num_heads: int = 8, guide_kernel_size: int = 7, fused: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.guide_kernel_size = guide_kernel_size
-        self.fused = fused
+        self.num_heads = check_integer("num_heads", num_heads)
+        self.guide_kernel_size = check_odd("guide_kernel_size", guide_kernel_size)
+        self.fused = check_bool("fused", fused)
         if not fused:
             self.guide_norm = BatchNormalization(dtype=self.dtype_policy, name="guide_norm")
         self.guide_depthwise = DepthwiseConv2D(
@@ -70,6 +71,7 @@ class GuidedLocalEnhancement(CompositeLayer):
         )
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         channels = input_shape[-1]
         check_num_heads(self.num_heads, channels)
         for layer in (self.guide_depthwise, self.token_norm, self.output_norm):

@@ -7,10 +7,14 @@ import keras
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.arguments import check_each, check_number
+from keras_spm.registry import lookup
 from keras_spm.types import Shape, Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_CHANNEL_AXES = {"channels_last": -1, "channels_first": 1}
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -21,7 +25,7 @@ class ImageNormalization(keras.layers.Layer):
     cast to the compute dtype.
 
     Args:
-        mean, std: floats, one per channel, of pixels scaled to [0, 1].
+        mean, std: floats in [0, 1] and (0, 1], one per channel, of pixels scaled to [0, 1].
         data_format: `"channels_last"` or `"channels_first"`.
 
     Input: (batch, height, width, channels) in [0, 255], of any dtype, or channels first.
@@ -36,9 +40,24 @@ class ImageNormalization(keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.mean = tuple(mean)
-        self.std = tuple(std)
+        # Values of pixels in [0, 255] would make every image black.
+        self.mean = check_each("mean", mean, check_number, maximum=1)
+        self.std = check_each(
+            "std", std, check_number, len(self.mean), maximum=1, allow_minimum=False
+        )
+        lookup("data_format", data_format, _CHANNEL_AXES)
         self.data_format = data_format
+
+    def build(self, input_shape: Shape) -> None:
+        channels = input_shape[_CHANNEL_AXES[self.data_format]]
+        if channels != len(self.mean):
+            raise ValueError(
+                f"`mean` and `std` must have one value per channel, {channels}. "
+                f"Received: mean={self.mean}, std={self.std}"
+            )
+        # Maps of one channel would be broadcast.
+        axes = {_CHANNEL_AXES[self.data_format]: channels}
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes=axes)
 
     def call(self, inputs: Tensor) -> Tensor:
         shape = (-1, 1, 1) if self.data_format == "channels_first" else (-1,)

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.arguments import check_bool, check_integer
 from keras_spm.layers.composite import CompositeLayer, build_once
 from keras_spm.layers.convolution import DepthwiseConv2D
 from keras_spm.layers.dense import Dense
@@ -28,9 +29,10 @@ class MLP(CompositeLayer):
 
     def __init__(self, hidden_dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.hidden_dim = hidden_dim
+        self.hidden_dim = check_integer("hidden_dim", hidden_dim)
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         self.fc1 = Dense(self.hidden_dim, dtype=self.dtype_policy, name="fc1")
         self.fc2 = Dense(input_shape[-1], dtype=self.dtype_policy, name="fc2")
         self.fc1.build(input_shape)
@@ -66,7 +68,7 @@ class ConvolutionalMLP(MLP):
 
     def __init__(self, hidden_dim: int, linear_attention: bool = False, **kwargs: Any) -> None:
         super().__init__(hidden_dim, **kwargs)
-        self.linear_attention = linear_attention
+        self.linear_attention = check_bool("linear_attention", linear_attention)
         self.depthwise = DepthwiseConv2D(3, dtype=self.dtype_policy, name="depthwise_3x3")
 
     def build(self, input_shape: Shape) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.arguments import argument_error, check_bool, check_each, check_integer, check_odd
 from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
 from keras_spm.layers.composite import CompositeLayer, build_once
 from keras_spm.layers.convolution import DepthwiseConv2D
@@ -56,14 +57,12 @@ class MultiScaleAggregation(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if len(set(kernel_sizes)) != len(kernel_sizes) or not kernel_sizes:
-            raise ValueError(
-                f"`kernel_sizes` must be distinct. Received: kernel_sizes={kernel_sizes}"
-            )
-        self.output_dim = output_dim
-        self.kernel_sizes = tuple(kernel_sizes)
-        self.expansion = expansion
-        self.fused = fused
+        self.output_dim = check_integer("output_dim", output_dim)
+        self.kernel_sizes = check_each("kernel_sizes", kernel_sizes, check_odd)
+        self.expansion = check_integer("expansion", expansion)
+        self.fused = check_bool("fused", fused)
+        if len(set(self.kernel_sizes)) != len(self.kernel_sizes):
+            raise argument_error("kernel_sizes", "distinct", self.kernel_sizes)
         dtype = self.dtype_policy
         self.depthwise = [
             DepthwiseConv2D(size, use_bias=not fused, dtype=dtype, name=f"depthwise_{size}x{size}")
@@ -72,10 +71,11 @@ class MultiScaleAggregation(CompositeLayer):
         if not fused:
             self.norm = BatchNormalization(dtype=dtype, name="norm")
         self.projection = Dense(
-            output_dim, kernel_initializer=conv_initializer(), dtype=dtype, name="projection"
+            self.output_dim, kernel_initializer=conv_initializer(), dtype=dtype, name="projection"
         )
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         channels, scales = input_shape[-1], len(self.kernel_sizes)
         if channels % scales:
             raise ValueError(

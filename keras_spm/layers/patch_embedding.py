@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_spm.arguments import check_epsilon, check_integer, check_odd
 from keras_spm.layers.composite import CompositeLayer
 from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.layer_normalization import LayerNormalization
@@ -21,7 +22,7 @@ class PatchEmbedding(CompositeLayer):
     Args:
         output_dim: int, channels of the output.
         patch_size: int, height and width of a patch.
-        norm_epsilon: float.
+        norm_epsilon: float above 0.
 
     Input: (batch, height, width, channels). Output: (batch, ceil(height / patch_size),
     ceil(width / patch_size), output_dim).
@@ -36,13 +37,14 @@ class PatchEmbedding(CompositeLayer):
         self, output_dim: int, patch_size: int, norm_epsilon: float = 1e-5, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.output_dim = output_dim
-        self.patch_size = patch_size
-        self.norm_epsilon = norm_epsilon
-        self.strides = patch_size
+        self.output_dim = check_integer("output_dim", output_dim)
+        self.patch_size = check_integer("patch_size", patch_size)
+        self.norm_epsilon = check_epsilon("norm_epsilon", norm_epsilon)
+        self.strides = self.patch_size
         self._padding = 0
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         sizes, dtype = (self.patch_size, self.strides, self._padding), self.dtype_policy
         self.projection = Conv2D(self.output_dim, *sizes, dtype=dtype, name="projection")
         self.norm = LayerNormalization(epsilon=self.norm_epsilon, dtype=dtype, name="norm")
@@ -94,11 +96,12 @@ class OverlappingPatchEmbedding(PatchEmbedding):
         norm_epsilon: float = 1e-5,
         **kwargs: Any,
     ) -> None:
+        patch_size = check_odd("patch_size", patch_size)
         super().__init__(output_dim, patch_size, norm_epsilon, **kwargs)
-        if patch_size % 2 == 0 or patch_size <= strides:
-            raise ValueError(
-                "`patch_size` must be odd and larger than `strides`. "
-                f"Received: patch_size={patch_size}, strides={strides}"
-            )
-        self.strides = strides
+        self.strides = check_integer("strides", strides)
         self._padding = patch_size // 2
+        if self.strides >= patch_size:
+            raise ValueError(
+                "`strides` must be smaller than `patch_size`. "
+                f"Received: strides={strides}, patch_size={patch_size}"
+            )

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_spm.arguments import check_epsilon, check_integer
 from keras_spm.layers.composite import CompositeLayer, build_once
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.layer_normalization import LayerNormalization
@@ -38,13 +39,14 @@ class PatchMerging(CompositeLayer):
 
     def __init__(self, output_dim: int, norm_epsilon: float = 1e-5, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.output_dim = output_dim
-        self.norm_epsilon = norm_epsilon
+        self.output_dim = check_integer("output_dim", output_dim)
+        self.norm_epsilon = check_epsilon("norm_epsilon", norm_epsilon)
         dtype = self.dtype_policy
         self.norm = LayerNormalization(epsilon=norm_epsilon, dtype=dtype, name="norm")
         self.reduction = Dense(output_dim, use_bias=False, dtype=dtype, name="reduction")
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         for layer in (self.norm, self.reduction):
             build_once(layer, self._merged_shape(input_shape))
 

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_spm.arguments import check_each, check_integer
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.types import Shape, Tensor
 
@@ -27,12 +28,14 @@ class PositionEmbedding(keras.layers.Layer):
 
     def __init__(self, grid: tuple[int, int], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.grid = tuple(grid)
+        self.grid = check_each("grid", grid, check_integer, 2)
 
     def build(self, input_shape: Shape) -> None:
         self.embedding = self.add_weight(
             name="embedding", shape=(*self.grid, input_shape[-1]), initializer=dense_initializer()
         )
+        # Maps of one channel would be broadcast.
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: input_shape[-1]})
 
     def call(self, inputs: Tensor) -> Tensor:
         embedding = ops.convert_to_tensor(self.embedding)

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.arguments import check_bool, check_epsilon, check_integer
 from keras_spm.layers.composite import CompositeLayer, check_num_heads
 from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.dense import Dense
@@ -52,12 +53,13 @@ class SpatialReductionAttention(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.sr_ratio = sr_ratio
-        self.linear_attention = linear_attention
-        self.norm_epsilon = norm_epsilon
+        self.num_heads = check_integer("num_heads", num_heads)
+        self.sr_ratio = check_integer("sr_ratio", sr_ratio)
+        self.linear_attention = check_bool("linear_attention", linear_attention)
+        self.norm_epsilon = check_epsilon("norm_epsilon", norm_epsilon)
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         channels = input_shape[-1]
         check_num_heads(self.num_heads, channels)
         self._check_size(input_shape)
@@ -111,6 +113,7 @@ class SpatialReductionAttention(CompositeLayer):
             )
 
     def macs(self, input_shape: Shape) -> int:
+        self._check_size(input_shape)
         batch, height, width, channels = input_shape
         keys_shape = input_shape
         total = macs(self.query, input_shape) + macs(self.projection, input_shape)

@@ -6,7 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_spm.layers.composite import CompositeLayer, build_once
+from keras_spm.arguments import check_each
+from keras_spm.layers.composite import CompositeLayer, build_once, check_layer
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
 from keras_spm.types import Shape, Tensor
@@ -37,7 +38,11 @@ class Stage(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.blocks = list(blocks)
+        optional = {"merging": merging, "norm": norm, "position_embedding": position_embedding}
+        for name, layer in optional.items():
+            if layer is not None:
+                check_layer(name, layer)
+        self.blocks = list(check_each("blocks", blocks, check_layer))
         self.merging = merging
         self.norm = norm
         self.position_embedding = position_embedding
@@ -62,6 +67,7 @@ class Stage(CompositeLayer):
         return [*self.blocks, *self.after_blocks]
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         for layer in self._embedding_layers:
             build_once(layer, input_shape)
             input_shape = layer.compute_output_shape(input_shape)

@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from keras_spm.layers.composite import CompositeLayer, build_once
+from keras_spm.arguments import check_bool, check_each, check_integer, check_odd
+from keras_spm.layers.composite import CompositeLayer, build_once, check_num_heads
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
 from keras_spm.layers.multi_scale_aggregation import MultiScaleAggregation
 from keras_spm.types import Shape, Tensor
@@ -62,17 +63,13 @@ class StepwisePatchMerging(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if output_dim % num_heads:
-            raise ValueError(
-                "`num_heads` must divide `output_dim`. "
-                f"Received: num_heads={num_heads}, output_dim={output_dim}"
-            )
-        self.output_dim = output_dim
-        self.kernel_sizes = tuple(kernel_sizes)
-        self.expansion = expansion
-        self.num_heads = num_heads
-        self.guide_kernel_size = guide_kernel_size
-        self.fused = fused
+        self.output_dim = check_integer("output_dim", output_dim)
+        self.kernel_sizes = check_each("kernel_sizes", kernel_sizes, check_odd)
+        self.expansion = check_integer("expansion", expansion)
+        self.num_heads = check_integer("num_heads", num_heads)
+        self.guide_kernel_size = check_odd("guide_kernel_size", guide_kernel_size)
+        self.fused = check_bool("fused", fused)
+        check_num_heads(self.num_heads, self.output_dim)
         dtype, name = self.dtype_policy, "multi_scale_aggregation"
         self.multi_scale_aggregation = MultiScaleAggregation(
             output_dim, kernel_sizes, expansion, fused, dtype=dtype, name=name
@@ -83,6 +80,7 @@ class StepwisePatchMerging(CompositeLayer):
         )
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         if any(size is not None and size < 2 for size in input_shape[1:3]):
             raise ValueError(
                 "Height and width of the map must be at least 2. "

@@ -5,7 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_spm.layers.composite import CompositeLayer, build_once
+from keras_spm.arguments import check_bool, check_epsilon, check_rate
+from keras_spm.layers.composite import CompositeLayer, build_once, check_layer
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.macs import macs
 from keras_spm.types import Shape, Tensor
@@ -28,11 +29,9 @@ class DropPath(keras.layers.Layer):
 
     def __init__(self, rate: float, seed: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 <= rate < 1:
-            raise ValueError(f"`rate` must be in [0, 1). Received: rate={rate}")
-        self.rate = rate
+        self.rate = check_rate("rate", rate)
         self.seed = seed
-        if rate > 0:
+        if self.rate > 0:
             self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
@@ -77,11 +76,11 @@ class TransformerBlock(CompositeLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.attention = attention
-        self.mlp = mlp
-        self.drop_path_rate = drop_path_rate
-        self.norm_epsilon = norm_epsilon
-        self.gradient_checkpointing = gradient_checkpointing
+        self.attention = check_layer("attention", attention)
+        self.mlp = check_layer("mlp", mlp)
+        self.drop_path_rate = check_rate("drop_path_rate", drop_path_rate)
+        self.norm_epsilon = check_epsilon("norm_epsilon", norm_epsilon)
+        self.gradient_checkpointing = check_bool("gradient_checkpointing", gradient_checkpointing)
         self.attention_norm, self.mlp_norm = (
             LayerNormalization(epsilon=norm_epsilon, dtype=self.dtype_policy, name=name)
             for name in ("attention_norm", "mlp_norm")
@@ -89,6 +88,7 @@ class TransformerBlock(CompositeLayer):
         self.drop_path = DropPath(drop_path_rate, dtype=self.dtype_policy, name="drop_path")
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         branches = (self.attention_norm, self.attention, self.mlp_norm, self.mlp)
         for layer in (*branches, self.drop_path):
             build_once(layer, input_shape)

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
+from keras_spm.arguments import check_bool, check_integer
 from keras_spm.layers.composite import CompositeLayer, check_num_heads
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.initializers import dense_initializer
@@ -46,11 +47,12 @@ class WindowAttention(CompositeLayer):
         self, num_heads: int, window_size: int = 7, shifted: bool = False, **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
-        self.num_heads = num_heads
-        self.window_size = window_size
-        self.shifted = shifted
+        self.num_heads = check_integer("num_heads", num_heads)
+        self.window_size = check_integer("window_size", window_size)
+        self.shifted = check_bool("shifted", shifted)
 
     def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
         channels = input_shape[-1]
         check_num_heads(self.num_heads, channels)
         self.qkv = Dense(3 * channels, dtype=self.dtype_policy, name="qkv")

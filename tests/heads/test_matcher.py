@@ -81,10 +81,27 @@ def test_objects_far_from_all_candidates_are_not_assigned():
     assert (to_numpy(Matcher(0.5, 0.4)(candidates, far, np.array([[0]]))) == BACKGROUND).all()
 
 
+@pytest.mark.parametrize("low_quality", [True, False])
+def test_no_entry_for_an_object_is_all_background(low_quality):
+    candidates = _integer_boxes(np.random.default_rng(0), 9).astype("float32")
+    matcher = Matcher(0.5, 0.4, low_quality)
+    found = to_numpy(matcher(candidates, np.zeros((2, 0, 4), "float32"), np.zeros((2, 0), "int32")))
+    assert found.shape == (2, 9) and (found == BACKGROUND).all()
+    sampled = to_numpy(BalancedSampler(4, 0.5, seed=0)(found))
+    assert sampled.sum(axis=1).tolist() == [4, 4]
+
+
 @pytest.mark.only("torch")
-@pytest.mark.parametrize("thresholds", [(0.4, 0.5), (1.1, 0.5), (0.5, -0.1)])
-def test_thresholds_must_be_in_order(thresholds):
-    with pytest.raises(ValueError, match="Thresholds must be"):
+@pytest.mark.parametrize(
+    ("thresholds", "message"),
+    [
+        ((0.4, 0.5), "`negative_threshold` must be .* at most 0.4. Received: .*=0.5"),
+        ((1.1, 0.5), "`positive_threshold` must be .* at most 1. Received: .*=1.1"),
+        ((0.5, -0.1), "`negative_threshold` must be .* at least 0 .*=-0.1"),
+    ],
+)
+def test_thresholds_must_be_in_order(thresholds, message):
+    with pytest.raises(ValueError, match=message):
         Matcher(*thresholds)
 
 

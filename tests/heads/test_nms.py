@@ -60,6 +60,40 @@ def test_classes_do_not_suppress_each_other():
         assert (to_numpy(found) >= 0).sum() == count
 
 
+@pytest.mark.parametrize("tile", [256, 8])
+@pytest.mark.parametrize("bad", [np.nan, -np.inf, -1.0])
+def test_scores_that_are_no_numbers_are_padding(bad, tile, monkeypatch):
+    """They are more than a tile, and before, between and after the others."""
+    monkeypatch.setattr(nms, "_TILE", tile)
+    boxes, scores, labels, kept_indices = _cases()
+    boxes, labels = (np.repeat(each[1:9], 2, axis=1) for each in (boxes, labels))
+    scores = np.stack([np.full_like(scores[1:9], bad), scores[1:9]], axis=2).reshape(8, 60)
+    found = map(to_numpy, non_max_suppression(boxes, scores, labels, 0.3, 40))
+    for case, (found_boxes, found_scores, found_labels) in enumerate(zip(*found, strict=True)):
+        kept = 2 * np.array(kept_indices[1 + case]) + 1
+        assert (found_boxes[: len(kept)] == boxes[case][kept]).all()
+        assert (found_scores[: len(kept)] == scores[case][kept]).all()
+        assert (found_labels[: len(kept)] == labels[case][kept]).all()
+        assert (found_labels[len(kept) :] == -1).all()
+
+
+def test_infinite_scores_come_first_and_boxes_that_are_no_numbers_suppress_nothing():
+    boxes = np.float32([[[0, 0, 9, 9], [0, 0, 9, 9], [np.nan] * 4, [20, 20, np.inf, 30]]])
+    scores = np.float32([[0.5, np.inf, 0.9, 0.1]])
+    _, scores, labels = non_max_suppression(boxes, scores, np.zeros((1, 4), "int32"), 0.5, 4)
+    assert to_numpy(scores).tolist() == [[np.inf, *np.float32([0.9, 0.1]), 0]]
+    assert to_numpy(labels).tolist() == [[0, 0, 0, -1]]
+
+
+def test_no_boxes():
+    empty = np.zeros((2, 0), "float32")
+    found = non_max_suppression(
+        np.zeros((2, 0, 4), "float32"), empty, empty.astype("int32"), 0.5, 3
+    )
+    assert [tuple(each.shape) for each in found] == [(2, 3, 4), (2, 3), (2, 3)]
+    assert (to_numpy(found[2]) == -1).all()
+
+
 @pytest.mark.only("tensorflow")  # JAX always compiles both with XLA.
 @pytest.mark.parametrize("tile", [256, 8])
 def test_matching_and_suppression_compile_with_xla(tile, monkeypatch):

@@ -8,6 +8,7 @@ from keras_spm.heads import Anchors, RetinaNet
 from tests.heads.boxes import greedy_suppression
 from tests.helpers import difference, random_array, randomize, to_numpy
 
+TORCH = keras.config.backend() == "torch"
 LEVELS = ["P3", "P4", "P5", "P6", "P7"]
 
 
@@ -163,3 +164,61 @@ def test_boxes_outside_the_image_are_dropped():
     deltas["P3"][1, 200] = [-9, 0, 0, 0]
     detections = RetinaNet(3).decode({**outputs, "logits": logits, "deltas": deltas}, (64, 48))
     assert to_numpy(detections["labels"])[:, :2].tolist() == [[2, -1], [-1, -1]]
+
+
+@pytest.mark.parametrize("name", ["logits", "deltas"])
+def test_values_that_are_no_numbers_take_no_place(name):
+    """More of them than candidates of a level: they must not displace the others."""
+    outputs = _raw_outputs()
+    broken = {level: each.copy() for level, each in outputs[name].items()}
+    for level in LEVELS:
+        broken[level][0, ::2] = np.nan
+    head = RetinaNet(3, candidates_per_level=4, max_detections=30)
+    found = head.decode({**outputs, name: broken}, (64, 48))
+    found = {key: to_numpy(each) for key, each in found.items()}
+    assert all(np.isfinite(each).all() for each in found.values())
+    without = {level: each.copy() for level, each in outputs["logits"].items()}
+    for level in LEVELS:
+        without[level][0, ::2] = -99
+    if name == "logits":
+        expected = head.decode({**outputs, "logits": without}, (64, 48))
+        assert all(difference(found[key], expected[key]) == 0 for key in found)
+    # The other image is not affected.
+    expected = head.decode(outputs, (64, 48))
+    assert all(difference(found[key][1], expected[key][1]) == 0 for key in found)
+
+
+# Losses
+
+
+@pytest.mark.parametrize("compiled", [False] if TORCH else [False, True])
+def test_no_entry_for_an_object(compiled):
+    """The losses are those of a batch whose only entry is padding."""
+    outputs = _raw_outputs()
+    head = RetinaNet(3)
+
+    def losses(boxes, labels):
+        targets = {"boxes": boxes, "labels": labels, "crowd": labels > 0}
+        return head.compute_losses(outputs, targets)
+
+    if compiled:
+        losses = _compiled(losses)
+    expected = losses(np.zeros((2, 1, 4), "float32"), np.full((2, 1), -1, "int32"))
+    found = losses(np.zeros((2, 0, 4), "float32"), np.zeros((2, 0), "int32"))
+    for name in head.loss_names:
+        assert tuple(found[name].shape) == (2,)
+        assert difference(found[name], expected[name]) <= 1e-5 * to_numpy(expected[name]).max()
+    assert to_numpy(found["classification_loss"]).min() > 0
+    assert not to_numpy(found["box_loss"]).any()
+
+
+def _compiled(losses):
+    """One program for all numbers of entries on TensorFlow, one for each on JAX."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        signature = [tf.TensorSpec((2, None, 4)), tf.TensorSpec((2, None), "int32")]
+        return tf.function(losses, input_signature=signature)
+    import jax
+
+    return jax.jit(losses)

@@ -74,7 +74,9 @@ def test_integer_padding_pads_all_sides(name, options):
 
 
 def test_invalid_padding():
-    with pytest.raises(ValueError, match="`padding` must be at least 0. Received: padding=-1"):
+    with pytest.raises(
+        ValueError, match="`padding` must be an integer of at least 0. Received: padding=-1"
+    ):
         layers.Conv2D(4, 3, padding=-1)
     with pytest.raises(ValueError, match="kernel_size=4"):
         layers.DepthwiseConv2D(4)

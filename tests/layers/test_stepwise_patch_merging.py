@@ -135,8 +135,8 @@ def test_arguments_beyond_the_defaults():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: StepwisePatchMerging(12), "num_heads=8, output_dim=12"),
-        (lambda: MultiScaleAggregation(8, kernel_sizes=(3, 4)), "kernel_size=4"),
+        (lambda: StepwisePatchMerging(12), "num_heads=8, channels=12"),
+        (lambda: MultiScaleAggregation(8, kernel_sizes=(3, 4)), r"kernel_sizes\[1\]=4"),
         (lambda: MultiScaleAggregation(8, kernel_sizes=(3, 3)), r"kernel_sizes=\(3, 3\)"),
         (lambda: GuidedLocalEnhancement(guide_kernel_size=6), "kernel_size=6"),
         (lambda: StepwisePatchMerging(16).build((1, 8, 8, 6)), "channels=6"),
