@@ -25,6 +25,7 @@ class _Evaluation(keras.callbacks.Callback, abc.ABC):
         self.every = every
         self.batch_size = batch_size
         self.prefix = prefix
+        self._last = {}
 
     @abc.abstractmethod
     def measure(self, model: keras.Model) -> dict[str, float]:

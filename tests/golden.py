@@ -82,12 +82,14 @@ def short_backbone(name, /, **overrides):
 
 
 def two_stage_backbone(name, /, **overrides):
-    """Returns one with the first two stages, which have one of each kind of layer."""
+    """Returns one with the first and the last stage, which have one of each kind of layer."""
+    cls, _ = BACKBONES[name]
+    # The channels of Swin's stages are not arguments, and its heads must divide them.
+    stages = slice(2) if issubclass(cls, keras_spm.Swin) else slice(None, None, 3)
     arguments = {
-        key: value[:2] if isinstance(value, (list, tuple)) else value
+        key: value[stages] if isinstance(value, list) else value
         for key, value in backbone_arguments(name).items()
     }
-    cls, _ = BACKBONES[name]
     return cls(**{**arguments, "depths": (2, 1), **overrides})
 
 

@@ -3,9 +3,7 @@
 import keras
 import pytest
 
-import keras_spm
 from tests import contract
-from tests.helpers import random_array, randomize, to_numpy
 
 
 def of(names):
@@ -64,18 +62,6 @@ def test_eager_equals_compiled(name):
 @of(contract.COMPILED_FOR_RELEASE)
 def test_eager_equals_compiled_for_release(name):
     contract.check_eager_equals_compiled(contract.MODELS[name], "inductor")
-
-
-@pytest.mark.only("torch")
-def test_a_layer_as_machine_code():
-    """PyTorch's whole compiler, on the layer that is this package's own."""
-    maps = keras.Input((None, None, 8))
-    model = keras.Model(maps, keras_spm.layers.StepwisePatchMerging(16)(maps))
-    randomize(model)
-    batch = random_array(2, 9, 6, 8)
-    expected = to_numpy(model(batch))
-    model.compile(jit_compile=True)
-    contract.check_equal(model.predict(batch, verbose=0), expected)
 
 
 @full

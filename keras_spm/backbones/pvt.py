@@ -14,7 +14,7 @@ from keras_spm.arguments import check_bool, check_each, check_epsilon, check_int
 from keras_spm.backbones.merging import make_merging
 from keras_spm.backbones.pyramid_backbone import (
     PyramidBackbone,
-    four_integers,
+    integers_per_stage,
     make_blocks,
     spatial_sizes,
 )
@@ -59,12 +59,12 @@ class PVT(PyramidBackbone):
     prediction, there is no final normalization, and `pooled_output` is the mean of P5.
 
     Args:
-        embed_dims: four ints, channels of the stages.
-        depths: four ints, number of blocks of the stages.
-        num_heads: four ints; each divides the channels of its stage.
-        mlp_ratios: four numbers, hidden channels of the MLP over the stage's channels.
-        sr_ratios: four ints, spatial reduction of keys and values.
-        class_token: bool, whether stage 4 has a class token; the last of `sr_ratios` must
+        embed_dims: ints, channels of the stages, usually four.
+        depths: ints, number of blocks of the stages.
+        num_heads: ints; each divides the channels of its stage.
+        mlp_ratios: numbers, hidden channels of the MLP over the stage's channels.
+        sr_ratios: ints, spatial reduction of keys and values.
+        class_token: bool, whether the last stage has a class token; the last of `sr_ratios` must
             be 1 then.
         drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
         merging: `"default"` (a linear map of 2x2 patches), `"spm"`, `"msa"` or `"gle"`,
@@ -105,11 +105,11 @@ class PVT(PyramidBackbone):
         **kwargs: Any,
     ) -> None:
         per_stage = {
-            **four_integers(
-                embed_dims=embed_dims, depths=depths, num_heads=num_heads, sr_ratios=sr_ratios
+            **integers_per_stage(
+                depths, embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios
             ),
             "mlp_ratios": check_each(
-                "mlp_ratios", mlp_ratios, check_number, 4, allow_minimum=False
+                "mlp_ratios", mlp_ratios, check_number, len(depths), allow_minimum=False
             ),
         }
         class_token = check_bool("class_token", class_token)
@@ -143,7 +143,7 @@ class PVT(PyramidBackbone):
 
         def make_stage(stage, blocks):
             grid = [ceil_divide(size, 4 * 2**stage) for size in pretrain_image_size]
-            stage_class = ClassTokenStage if class_token and stage == 3 else Stage
+            stage_class = ClassTokenStage if class_token and stage == len(depths) - 1 else Stage
             return stage_class(
                 blocks,
                 make_merging(merging, embed_dims[stage], default_merging, fused, dtype)

@@ -12,7 +12,7 @@ import keras
 
 from keras_spm.arguments import check_bool, check_each, check_epsilon, check_number
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone, four_integers, make_blocks
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, integers_per_stage, make_blocks
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
@@ -59,15 +59,15 @@ VARIANTS = {
 class PVTv2(PyramidBackbone):
     """PVT v2: overlapping patch embedding, spatial-reduction attention, convolutional MLP.
 
-    `pyramid_outputs` are the normalized maps of the four stages; `pooled_output` is the
+    `pyramid_outputs` are the normalized maps of the stages; `pooled_output` is the
     mean of the last one.
 
     Args:
-        embed_dims: four ints, channels of the stages.
-        depths: four ints, number of blocks of the stages.
-        num_heads: four ints; each divides the channels of its stage.
-        mlp_ratios: four numbers, hidden channels of the MLP over the stage's channels.
-        sr_ratios: four ints, spatial reduction of keys and values.
+        embed_dims: ints, channels of the stages, usually four.
+        depths: ints, number of blocks of the stages.
+        num_heads: ints; each divides the channels of its stage.
+        mlp_ratios: numbers, hidden channels of the MLP over the stage's channels.
+        sr_ratios: ints, spatial reduction of keys and values.
         linear_attention: bool, whether keys and values are pooled to 7x7 (`_li` variants).
         drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
         merging: `"default"` (a strided 3x3 convolution), `"spm"`, `"msa"` or `"gle"`,
@@ -103,11 +103,11 @@ class PVTv2(PyramidBackbone):
         **kwargs: Any,
     ) -> None:
         per_stage = {
-            **four_integers(
-                embed_dims=embed_dims, depths=depths, num_heads=num_heads, sr_ratios=sr_ratios
+            **integers_per_stage(
+                depths, embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios
             ),
             "mlp_ratios": check_each(
-                "mlp_ratios", mlp_ratios, check_number, 4, allow_minimum=False
+                "mlp_ratios", mlp_ratios, check_number, len(depths), allow_minimum=False
             ),
         }
         linear_attention = check_bool("linear_attention", linear_attention)

@@ -245,9 +245,19 @@ def spatial_sizes(
     return tuple(sizes)
 
 
-def four_integers(**values: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Returns {argument: tuple}; raises ValueError unless each is four integers from 1."""
-    return {name: check_each(name, value, check_integer, 4) for name, value in values.items()}
+def integers_per_stage(
+    depths: Sequence[int], **values: Sequence[int]
+) -> dict[str, tuple[int, ...]]:
+    """Returns {argument: tuple}, of integers from 1.
+
+    Raises:
+        ValueError: unless each is integers from 1, as many as `depths`.
+    """
+    depths = check_each("depths", depths, check_integer)
+    tuples = {
+        name: check_each(name, value, check_integer, len(depths)) for name, value in values.items()
+    }
+    return {"depths": depths, **tuples}
 
 
 def make_blocks(

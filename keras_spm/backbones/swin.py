@@ -12,7 +12,7 @@ import keras
 
 from keras_spm.arguments import check_integer, check_number
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone, four_integers, make_blocks
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, integers_per_stage, make_blocks
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
@@ -34,13 +34,13 @@ VARIANTS = {
 class Swin(PyramidBackbone):
     """Swin: attention within windows, shifted in every second block.
 
-    `pyramid_outputs` are the maps of the four stages before any normalization; `output` is
+    `pyramid_outputs` are the maps of the stages before any normalization; `output` is
     the last one after the final normalization, and `pooled_output` its mean.
 
     Args:
         embed_dim: int, channels of stage 1; each later stage has twice as many.
-        depths: four ints, number of blocks of the stages.
-        num_heads: four ints; each divides the channels of its stage.
+        depths: ints, number of blocks of the stages, usually four.
+        num_heads: ints; each divides the channels of its stage.
         window_size: int, height and width of a window.
         mlp_ratio: number, hidden channels of the MLP over the stage's channels.
         drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
@@ -73,7 +73,7 @@ class Swin(PyramidBackbone):
         **kwargs: Any,
     ) -> None:
         embed_dim = check_integer("embed_dim", embed_dim)
-        per_stage = four_integers(depths=depths, num_heads=num_heads)
+        per_stage = integers_per_stage(depths, num_heads=num_heads)
         window_size = check_integer("window_size", window_size)
         mlp_ratio = check_number("mlp_ratio", mlp_ratio, allow_minimum=False)
         merging = self.default_merging if merging is None else merging
