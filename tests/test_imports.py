@@ -39,7 +39,7 @@ ALLOWED = {
     "cards": {"weights"},
     "version": set(),
     "data": {"cards", "registry", "numpy", "keras"},
-    "visualize": {"data", "numpy"},
+    "visualize": {"data", "terminal", "numpy"},
     "prediction": {"data", "tasks", "terminal"},
     "cli": {"converters", "prediction", "terminal", "trainer", "weights", "keras"},
     "trainer": {
