@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import sys
 import tomllib
+import zipfile
 
 import keras
 import pytest
@@ -101,6 +102,56 @@ def test_a_model_of_an_unknown_class(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "Could not locate class 'Unknown'. Import its module with `--import`." in error
     assert error.count("\n") == 1
+
+
+BROKEN = {
+    "epochs = (": "SyntaxError: '(' was never closed",
+    "epochs = 1 / 0": "ZeroDivisionError: division by zero",
+    "epochs = unknown": "NameError: name 'unknown' is not defined",
+    "assert False": "AssertionError",
+    "def f(): f()\nf()": "RecursionError: maximum recursion depth exceeded",
+    "raise MemoryError": "MemoryError",
+}
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("text", BROKEN)
+def test_broken_recipes_end_in_one_line(tmp_path, capsys, text):
+    recipe = tmp_path / "classification_broken.py"
+    recipe.write_text(text)
+    assert main(["train", str(recipe), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {BROKEN[text]}") and error.count("\n") == 1
+    assert "classification_broken.py, line" in error
+
+
+@pytest.mark.only("torch")
+def test_nested_json_ends_in_one_line(tmp_path, capsys):
+    with zipfile.ZipFile(tmp_path / "nested.keras", "w") as file:
+        file.writestr("metadata.json", "{}")
+        file.writestr("config.json", "[" * 100_000)
+    assert main(["predict", str(tmp_path / "nested.keras"), "a.jpg"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path}/nested.keras: maximum recursion depth")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.only("torch")
+def test_errors_cannot_control_the_terminal(capsys):
+    assert main(["evaluate", "\x1b[2J.keras"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.only("torch")
+def test_the_file_of_metrics_is_checked_before_the_evaluation(tmp_path, monkeypatch, capsys):
+    def load(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "load_task", load)
+    assert main(["evaluate", "model", "--output", str(tmp_path)]) == 2
+    assert "`--output` must be a file. Received: the folder" in capsys.readouterr().err
+    assert main(["evaluate", "model", "--output", str(tmp_path / "new/metrics.json")]) == 130
+    assert capsys.readouterr().err == "interrupted\n" and (tmp_path / "new").is_dir()
 
 
 @pytest.mark.only("torch")

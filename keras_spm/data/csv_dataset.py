@@ -75,7 +75,7 @@ class CsvDataset(LabeledFiles):
             if reason is not None:
                 invalid_annotations.setdefault(reason, []).append(row_id)
                 continue
-            paths.add(row["path"])
+            paths.add(pathlib.PurePath(row["path"]))
             required.update(labels)
             files.append((row_id, folder / row["path"], labels if multi_label else labels[0]))
         if class_names is None:
@@ -146,6 +146,6 @@ def _invalid_reason(row, labels, multi_label, paths, class_names):
         return "duplicate label"
     if class_names is not None and not set(labels) <= set(class_names):
         return "unknown class"
-    if row["path"] in paths:
+    if pathlib.PurePath(row["path"]) in paths:
         return "duplicate path"
     return None
