@@ -1,5 +1,6 @@
 """Reading image files: formats, orientation, more than 8 bits, and hostile files."""
 
+import pathlib
 import struct
 import warnings
 import zlib
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import keras_spm
 from keras_spm.data import ImageFolder
 from keras_spm.data.images import has_image_extension, image_size, read_image
 
@@ -198,6 +200,13 @@ def test_postscript_starts_no_program(photos, tmp_path, monkeypatch):
     (photos / "heron/letter.jpg").write_bytes(POSTSCRIPT)
     _check_invalid(photos, photos / "heron/letter.jpg", "not an image")
     assert not (tmp_path / "started").exists()
+
+
+def test_one_function_opens_images():
+    package = pathlib.Path(keras_spm.__file__).parent
+    found = [path for path in package.rglob("*.py") if "Image.open(" in path.read_text()]
+    assert [path.name for path in found] == ["images.py"]
+    assert found[0].read_text().count("Image.open(") == 1
 
 
 def test_extensions():
