@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from keras_spm import cli
+from keras_spm.data.images import read_image
 from keras_spm.prediction import image_paths
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
@@ -106,7 +107,7 @@ def test_two_pictures_at_one_place_are_refused(model, tmp_path, monkeypatch, cap
         printed = capsys.readouterr()
         assert message in printed.err and printed.err.count("\n") == 1 and not printed.out
     assert not _files("out")
-    assert Image.open("y.png.png").size == (8, 8)
+    assert read_image("y.png.png").size == (8, 8)
 
 
 def test_an_image_that_is_given_twice_is_predicted_once(model, capsys):
