@@ -63,7 +63,7 @@ def read_image(image: ImageLike, min_scale: float = 1.0) -> PilImage:
     if hasattr(image, "convert"):
         return _to_rgb(ImageOps.exif_transpose(image))
     if not is_image_file(image):
-        return Image.fromarray(_checked_pixels(np.asarray(image)))
+        return Image.fromarray(_to_uint8(np.asarray(image)))
     with open_image(image) as file:
         if min_scale < 1:
             file.draft(None, tuple(math.ceil(side * min_scale) for side in file.size))
@@ -236,14 +236,22 @@ def _warn_if_dark(image):
         )
 
 
-def _checked_pixels(pixels: np.ndarray) -> np.ndarray:
-    """Returns (height, width, 3) pixels in [0, 255] as uint8; a `ValueError` names others."""
+def check_pixels(pixels: np.ndarray) -> None:
+    """Checks an image in memory.
+
+    Raises:
+        ValueError: unless it is (height, width, 3) with numbers in [0, 255].
+    """
     if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
         raise ValueError(f"An image must be (height, width, 3). Received: shape {pixels.shape}")
     if pixels.dtype == np.uint8:
-        return pixels
+        return
     if pixels.dtype.kind not in "fiu" or not (pixels.min() >= 0 and pixels.max() <= 255):
         raise ValueError(
             f"Pixels must be numbers in [0, 255]. Received: {pixels.dtype} like {pixels.flat[:3]}"
         )
-    return np.round(pixels).astype("uint8")
+
+
+def _to_uint8(pixels):
+    check_pixels(pixels)
+    return pixels if pixels.dtype == np.uint8 else np.round(pixels).astype("uint8")

@@ -1,6 +1,5 @@
 """Preprocessing of images for evaluation, as the network's own code does it."""
 
-import numbers
 from collections.abc import Iterable
 from typing import Any
 
@@ -145,7 +144,7 @@ def _covering_size(height, width, min_height, min_width):
 
 
 def _is_side(value):
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value > 0
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
 
 
 def _is_single(images):

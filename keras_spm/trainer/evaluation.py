@@ -41,7 +41,7 @@ def load_keras_file(path: PathLike) -> keras.Model:
     """
     try:
         return keras.saving.load_model(path)
-    except (TypeError, RecursionError) as error:  # RecursionError: nested too deeply.
+    except TypeError as error:
         # Keras's message contains the whole configuration.
         unknown = re.search(r"Could not locate (class|function) '[^']*'", str(error))
         reason = str(error).splitlines()[-1]
