@@ -205,15 +205,6 @@ def _decode(file):
     return image
 
 
-def _to_rgb(image):
-    if image.mode[0] in "IF":  # Pillow would clip integers and floats to 8 bits.
-        image = _to_gray(np.asarray(image))
-        _warn_if_dark(image)
-    if image.mode == "P":  # Ignores the transparent color.
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
 def _to_gray(pixels):
     """Converts (height, width) integers of up to 16 bits, or floats."""
     from PIL import Image
@@ -234,6 +225,15 @@ def _warn_if_dark(image):
             "Integers must use all 16 bits, 0 to 65535, and floats must be from 0 to 255.",
             stacklevel=2,
         )
+
+
+def _to_rgb(image):
+    if image.mode[0] in "IF":  # Pillow would clip integers and floats to 8 bits.
+        image = _to_gray(np.asarray(image))
+        _warn_if_dark(image)
+    if image.mode == "P":  # Ignores the transparent color.
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def check_pixels(pixels: np.ndarray) -> None:
