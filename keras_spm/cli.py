@@ -102,10 +102,11 @@ def _import(name):
 
 
 def _check_writable(path):
-    """Makes the folder of a file that is written after the work, and refuses an unwritable one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_dir():
-        raise ValueError(f"`--output` must be a file. Received: the folder {path}")
+    """Refuses a file that could not be written after the work."""
+    if path.is_dir() or not path.parent.is_dir():
+        folder = path if path.is_dir() else path.parent
+        found = "is a folder" if path.is_dir() else "is not a folder"
+        raise ValueError(f"{path} must be a file in an existing folder, but {folder} {found}.")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
         raise PermissionError(f"{path} cannot be written: permission denied")
 
@@ -203,12 +204,14 @@ def _predict(options):
 
 def _add_export_arguments(parser):
     parser.add_argument("model", help=".keras file of a backbone or task")
-    parser.add_argument("target", help="path of the .safetensors file to write")
+    text = "path of the .safetensors file to write"
+    parser.add_argument("target", type=pathlib.Path, help=text)
     text = "names of the weights: official (default), timm or transformers"
     parser.add_argument("--layout", default="official", help=text)
 
 
 def _export(options):
+    _check_writable(options.target)
     model = trainer.load_keras_file(options.model)
     state = to_torch_state_dict(model, options.layout)
     write_safetensors(options.target, state)

@@ -146,10 +146,17 @@ def test_the_file_of_metrics_is_checked_before_the_evaluation(tmp_path, monkeypa
         raise KeyboardInterrupt
 
     monkeypatch.setattr(trainer, "load_task", load)
-    assert main(["evaluate", "model", "--output", str(tmp_path)]) == 2
-    assert "`--output` must be a file. Received: the folder" in capsys.readouterr().err
-    assert main(["evaluate", "model", "--output", str(tmp_path / "new/metrics.json")]) == 130
-    assert capsys.readouterr().err == "interrupted\n" and (tmp_path / "new").is_dir()
+    monkeypatch.setattr(trainer, "load_keras_file", load)
+    for arguments in (["evaluate", "model", "--output"], ["export", "model.keras"]):
+        for path, message in (
+            (tmp_path, f"{tmp_path} is a folder"),
+            (tmp_path / "new/file", f"{tmp_path}/new is not a folder"),
+        ):
+            assert main([*arguments, str(path)]) == 2
+            error = capsys.readouterr().err
+            assert f"must be a file in an existing folder, but {message}." in error
+        assert main([*arguments, str(tmp_path / "file")]) == 130
+        assert capsys.readouterr().err == "interrupted\n" and not list(tmp_path.iterdir())
 
 
 @pytest.mark.only("torch")

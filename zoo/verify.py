@@ -115,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     print("verified" if all(passed) else "FAILED: the outputs differ")
     return 0 if all(passed) else 1
 

@@ -6,12 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_spm.arguments import check_integer
+from keras_spm.arguments import check_integer, check_number
 from keras_spm.data.digits import LabeledImages
 from keras_spm.data.transforms import random_affine
 
 # Grain's default of 500 batches would take 25 GB with COCO's images.
 _THREADS, _PREFETCHED_BATCHES = 8, 8
+_MAX_ZOOM = 0.9  # At 1, an image could have no size.
 
 
 def repeated_batches(
@@ -126,13 +127,16 @@ def training_batches(
         rotation, zoom, translation: see `random_affine`.
 
     Raises:
-        ValueError: if there are not enough examples for one batch.
+        ValueError: if there are not enough examples for one batch, or a number is out of range.
     """
     import grain
 
     count = len(examples.labels)
     check_integer("batch_size", batch_size, maximum=count)  # For at least one batch.
     check_integer("epochs", epochs)
+    check_number("rotation", rotation, 0, 180)
+    check_number("zoom", zoom, 0, _MAX_ZOOM)
+    check_number("translation", translation, 0, 1)
     order = grain.MapDataset.range(count).seed(seed).shuffle()
     order = order.batch(batch_size, drop_remainder=True).repeat(epochs, reseed_each_epoch=True)
 
