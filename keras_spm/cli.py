@@ -7,17 +7,20 @@ import json
 import os
 import pathlib
 import sys
+import traceback
 
 import keras
 
 from keras_spm import trainer
 from keras_spm.converters import to_torch_state_dict
 from keras_spm.prediction import print_predictions
+from keras_spm.terminal import printable, tolerant_output
 from keras_spm.trainer.dry_run import describe_plan
 from keras_spm.weights.formats import write_safetensors
 
+_LINE_BREAK = "\n"
 _EXTRAS = "coco,data,plot"  # All optional packages that the commands import.
-_ERRORS = (ImportError, OSError, TypeError, ValueError, trainer.TrainingError)  # Shown as one line.
+_ERRORS = (ImportError, OSError, TypeError, ValueError, trainer.TrainingError)  # Say enough.
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,22 +30,33 @@ def main(arguments: list[str] | None = None) -> int:
         The exit status: 0; 1 if `predict` could not read all images; 2 after an error; 130 after
         an interrupt (Ctrl-C).
     """
-    options = _parser().parse_args(arguments)
-    try:
-        for name in options.imports:
-            _import(name)
-        return options.run(options) or 0
-    except ModuleNotFoundError as error:
-        print(f'error: {error}: pip install "keras-spm[{_EXTRAS}]"', file=sys.stderr)
-    except _ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        message = "interrupted"
-        if options.run is _train and not options.dry_run:
-            message += "; run the same command again to resume the training"
-        print(message, file=sys.stderr)
-        return 130
-    return 2
+    with tolerant_output():
+        options = _parser().parse_args(arguments)
+        try:
+            for name in options.imports:
+                _import(name)
+            return options.run(options) or 0
+        except KeyboardInterrupt:
+            message = "interrupted"
+            if options.run is _train and not options.dry_run:
+                message += "; run the same command again to resume the training"
+            print(message, file=sys.stderr)
+            return 130
+        except Exception as error:
+            print(f"error: {printable(_message(error), keep=_LINE_BREAK)}", file=sys.stderr)
+            return 2
+
+
+def _message(error):
+    if isinstance(error, ModuleNotFoundError):
+        return f'{error}: pip install "keras-spm[{_EXTRAS}]"'
+    if isinstance(error, _ERRORS):
+        return str(error) or repr(error)
+    if isinstance(error, SyntaxError):  # Says where it is.
+        return f"SyntaxError: {error}"
+    # Of a recipe or model of the user's own, or a defect: where it was raised.
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
 
 
 def _parser():
@@ -87,6 +101,16 @@ def _import(name):
         raise
 
 
+def _check_writable(path):
+    """Refuses a file that could not be written after the work."""
+    if path.is_dir() or not path.parent.is_dir():
+        folder = path if path.is_dir() else path.parent
+        found = "is a folder" if path.is_dir() else "is not a folder"
+        raise ValueError(f"{path} must be a file in an existing folder, but {folder} {found}.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: permission denied")
+
+
 def _add_model(parser):
     text = "run folder, .keras file, or preset: its name, folder or hub address"
     parser.add_argument("model", help=text)
@@ -109,7 +133,7 @@ def _add_train_arguments(parser):
 def _train(options):
     recipe = trainer.load_recipe(options.recipe, options.set)
     if options.dry_run:
-        print(describe_plan(recipe, recipe.setup()))
+        print(printable(describe_plan(recipe, recipe.setup()), keep=_LINE_BREAK))
         return
     name = f"{pathlib.Path(options.recipe).stem}-{keras.config.backend()}-seed{recipe.seed}"
     folder = trainer.RunFolder(options.output or pathlib.Path("runs", name))
@@ -122,7 +146,7 @@ def _train(options):
         result = trainer.run(recipe, folder, verbose=1 if sys.stdout.isatty() else 2)
     _print_metrics({name.replace("_", " "): value for name, value in result.items()})
     files = ", ".join(sorted(path.name for path in folder.path.iterdir()))
-    print(f"see {folder.path}: {files}")
+    print(printable(f"see {folder.path}: {files}"))
 
 
 def _add_evaluate_arguments(parser):
@@ -132,10 +156,13 @@ def _add_evaluate_arguments(parser):
     text = "recipe whose data set is used; by default the run's, or the task's"
     parser.add_argument("--recipe", help=text)
     _add_overrides(parser)
-    parser.add_argument("--output", metavar="FILE", help="JSON file for the metrics")
+    text = "JSON file for the metrics"
+    parser.add_argument("--output", type=pathlib.Path, metavar="FILE", help=text)
 
 
 def _evaluate(options):
+    if options.output:
+        _check_writable(options.output)
     model = trainer.load_task(options.model)
     recipe = trainer.find_recipe(model, options.model, options.recipe, options.data, options.set)
     metrics = trainer.evaluate(model, recipe)
@@ -144,11 +171,12 @@ def _evaluate(options):
         source = {"model": options.model, "dataset": recipe.dataset}
         source["data_folder"] = recipe.data_folder
         text = json.dumps({**source, **metrics}, indent=2, ensure_ascii=False)
-        pathlib.Path(options.output).write_text(text + "\n", encoding="utf-8")
+        # Names of files that are not UTF-8 are escaped, as JSON does.
+        options.output.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _print_metrics(metrics):
-    print("\n".join(f"{name}: {value:.5g}" for name, value in metrics.items()))
+    print("\n".join(f"{printable(name)}: {value:.5g}" for name, value in metrics.items()))
 
 
 def _add_predict_arguments(parser):
@@ -176,16 +204,19 @@ def _predict(options):
 
 def _add_export_arguments(parser):
     parser.add_argument("model", help=".keras file of a backbone or task")
-    parser.add_argument("target", help="path of the .safetensors file to write")
+    text = "path of the .safetensors file to write"
+    parser.add_argument("target", type=pathlib.Path, help=text)
     text = "names of the weights: official (default), timm or transformers"
     parser.add_argument("--layout", default="official", help=text)
 
 
 def _export(options):
+    _check_writable(options.target)
     model = trainer.load_keras_file(options.model)
     state = to_torch_state_dict(model, options.layout)
     write_safetensors(options.target, state)
-    print(f"{len(state)} tensors written to {options.target} ({options.layout} layout)")
+    text = f"{len(state)} tensors written to {options.target} ({options.layout} layout)"
+    print(printable(text))
 
 
 # {name: (summary, function that adds arguments, function of the parsed options)}

@@ -1,12 +1,14 @@
 """Runs a model on image files, for `keras-spm predict`."""
 
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Iterable
 
 from keras_spm.data.images import has_image_extension, is_system_file, read_image
 from keras_spm.tasks.image_task import ImageTask
+from keras_spm.terminal import printable
 from keras_spm.types import PathLike
 
 _BATCH_SIZE = 8
@@ -28,10 +30,12 @@ def print_predictions(
         top: number of classes, at least 1.
         score_threshold: lowest score of objects, in [0, 1].
         output: folder for pictures of the predictions, or None for the task's default.
-        as_json: whether the lines are JSON objects.
+        as_json: whether the lines are JSON objects, in ASCII.
 
     Raises:
-        ValueError: if an argument is out of range or a folder has no images.
+        OSError: if the output folder cannot be made.
+        ValueError: if an argument is out of range, a folder has no images, or a picture would
+            replace another one or an image.
     """
     if top < 1 or not 0 <= score_threshold <= 1:
         raise ValueError(
@@ -40,6 +44,7 @@ def print_predictions(
         )
     paths = image_paths(names)
     output = output or model.default_output
+    targets = {} if output is None else _targets(output, paths)
     # Without preprocessing, images of different sizes cannot be in one batch.
     batch_size = _BATCH_SIZE if getattr(model, "preprocessing", True) else 1
     unreadable = []
@@ -47,22 +52,25 @@ def print_predictions(
         images = _read_images(paths[start : start + batch_size], unreadable)
         predictions = model.predict_images(list(images.values())) if images else []
         for (path, image), prediction in zip(images.items(), predictions, strict=True):
-            target = None if output is None else _target(output, path)
+            target = targets.get(path)
+            if target is not None:
+                target.parent.mkdir(parents=True, exist_ok=True)
             record, text = model.predict_record(prediction, image, top, score_threshold, target)
             if as_json:
-                print(json.dumps({"image": str(path), **record}, ensure_ascii=False))
+                print(json.dumps({"image": str(path), **record}))
             else:
-                print(f"{path}  {text}")
+                print(printable(f"{path}  {text}"))
     if unreadable:
         print(f"{len(unreadable)} of {len(paths)} images could not be read:", file=sys.stderr)
-        print("\n".join(map(str, unreadable)), file=sys.stderr)
+        print("\n".join(map(printable, unreadable)), file=sys.stderr)
     return len(unreadable)
 
 
 def image_paths(names: Iterable[PathLike]) -> list[pathlib.Path]:
     """Returns files, and the images at any depth of folders, found by their extension.
 
-    Raises a `ValueError` if a folder has no images; hidden files are ignored.
+    A file that is found twice is returned once. Hidden files are ignored. Raises a `ValueError`
+    if a folder has no images.
     """
     paths = []
     for name in map(pathlib.Path, names):
@@ -74,7 +82,7 @@ def image_paths(names: Iterable[PathLike]) -> list[pathlib.Path]:
         if not found:
             raise ValueError(f"{name} contains no images.")
         paths += found
-    return paths
+    return list(dict.fromkeys(paths))
 
 
 def _read_images(paths, unreadable):
@@ -90,8 +98,24 @@ def _read_images(paths, unreadable):
     return images
 
 
-def _target(folder, path):
-    """Returns the path of an image's picture, which keeps the folders of the image."""
-    folder = pathlib.Path(folder, *(part for part in path.parent.parts if part not in ("/", "..")))
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{path.name}.png"
+def _targets(folder, paths):
+    """Returns {path: path of its picture}, which keeps the folders of the image."""
+    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+    inputs = {os.path.abspath(path) for path in paths}
+    targets, sources = {}, {}
+    for path in paths:
+        parents = (part for part in path.parent.parts if part not in (path.anchor, ".."))
+        target = pathlib.Path(folder, *parents, f"{path.name}.png")
+        other = sources.setdefault(target, path)
+        if other != path:
+            raise ValueError(
+                f"{target} would be the picture of {other} and of {path}. Predict them one after "
+                "the other, with two folders as `--output`."
+            )
+        if os.path.abspath(target) in inputs:
+            raise ValueError(
+                f"{target}, the picture of {path}, would replace an image. Choose another folder "
+                "with `--output`."
+            )
+        targets[path] = target
+    return targets

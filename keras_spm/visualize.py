@@ -5,11 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_spm.data.images import ImageLike, read_image
+from keras_spm.terminal import printable
 from keras_spm.types import Example, PathLike
 
 _MAX_ERRORS = 12  # Misclassified images beside a confusion matrix.
 _COLUMNS = 4
 _MAX_LEGEND = 24  # Classes in a legend.
+_STRIPES = (150, 220)  # Gray levels of pixels without a class; no class is gray.
+_STRIPES_ACROSS = 24  # Pairs of stripes along the longer side.
 
 
 def plot_training_curves(
@@ -45,7 +48,11 @@ def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLi
             pixels in [0, 255].
         titles: one per image.
         path: of the PNG.
+
+    Raises:
+        ValueError: if there are no images, or another number of titles.
     """
+    _check_counts(images, titles=titles)
     columns = min(len(images), _COLUMNS)
     rows = -(-len(images) // columns)
     figure, axes = _figure(rows, columns, (2.5 * columns, 2.8 * rows))
@@ -53,7 +60,7 @@ def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLi
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(read_image(image), interpolation="nearest")
-        axis.set_title(title, fontsize=8, wrap=True)
+        axis.set_title(_text(title), fontsize=8, wrap=True)
     figure.savefig(path, dpi=120)
 
 
@@ -71,8 +78,15 @@ def plot_confusion_matrix(
         images: (count, height, width, 3) uint8.
         class_names: one per class.
         path: of the PNG.
+
+    Raises:
+        ValueError: if a label or prediction is not a class.
     """
     classes = len(class_names)
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    _check_labels(labels, classes)
+    _check_labels(predictions, classes)
+    class_names = [_text(name) for name in class_names]
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (labels, predictions), 1)
     wrong = np.flatnonzero(labels != predictions)
@@ -111,27 +125,36 @@ def plot_segmentations(
 
     Args:
         images: as `plot_images` takes them.
-        segmentation_maps: (height, width) ints each, or `None` if unknown. Pixels without a
-            class are white.
+        segmentation_maps: (height, width) or (height, width, 1) ints each, or `None` if unknown.
+            Pixels whose value is no class are ignored pixels, with gray stripes.
         predictions: likewise.
         class_names: one per class.
         path: of the PNG.
+
+    Raises:
+        ValueError: if there are no images, or another number of maps.
     """
     colors = class_colors(len(class_names))
-    with_white = np.concatenate([colors, np.full((1, 3), 255, "uint8")])
     columns = _given(truth=segmentation_maps, prediction=predictions)
+    _check_counts(images, **columns)
+    columns = {title: list(map(_as_map, maps)) for title, maps in columns.items()}
     count = 1 + len(columns)
     figure, axes = _figure(len(images), count, (2.5 * count, 2.3 * len(images)))
     for row, image, *maps in zip(axes, images, *columns.values(), strict=True):
-        colored = (with_white[np.minimum(each, len(colors))] for each in maps)
+        colored = (_colored(each, colors) for each in maps)
         for axis, picture in zip(row, (read_image(image), *colored), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")
     for axis, title in zip(axes[0], ("image", *columns), strict=True):
         axis.set_title(title)
+    legend = {}
     if len(class_names) <= _MAX_LEGEND:
-        for color, name in zip(colors, class_names, strict=True):
-            axes[0][0].plot([], [], "s", color=color / 255, label=name)
+        legend = dict(zip(class_names, colors / 255, strict=True))
+    if any(_is_ignored(each, len(colors)).any() for maps in columns.values() for each in maps):
+        legend["ignored (striped)"] = np.full(3, np.mean(_STRIPES) / 255)
+    for name, color in legend.items():
+        axes[0][0].plot([], [], "s", color=color, label=_text(name))
+    if legend:
         figure.legend(loc="outside lower center", ncols=6)
     figure.savefig(path, dpi=120)
 
@@ -152,9 +175,13 @@ def plot_detections(
         detections: likewise, with `scores`.
         class_names: one per class.
         path: of the PNG.
+
+    Raises:
+        ValueError: if there are no images, another number of dicts, or a label is not a class.
     """
     colors = class_colors(len(class_names) + 1)[1:] / 255
     columns = _given(truth=truth, prediction=detections)
+    _check_counts(images, **columns)
     figure, axes = _figure(len(images), len(columns), (3.75 * len(columns), 3.5 * len(images)))
     for row, image, *objects in zip(axes, images, *columns.values(), strict=True):
         picture = read_image(image)
@@ -167,6 +194,49 @@ def plot_detections(
     figure.savefig(path, dpi=120)
 
 
+def _check_counts(images, **columns):
+    for name, values in columns.items():
+        if not len(images) or len(values) != len(images):
+            raise ValueError(
+                f"There must be images, and one {name} for each. Received: {len(images)} images, "
+                f"{len(values)} for {name}"
+            )
+
+
+def _check_labels(labels, num_classes):
+    """Refuses labels that NumPy would count from the end, or not find."""
+    if len(labels) and not 0 <= np.min(labels) <= np.max(labels) < num_classes:
+        raise ValueError(
+            f"Labels must be from 0 to {num_classes - 1}. Received: {np.unique(labels)}"
+        )
+
+
+def _as_map(array):
+    array = np.asarray(array)
+    return array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
+
+
+def _is_ignored(segmentation_map, num_classes):
+    return (segmentation_map < 0) | (segmentation_map >= num_classes)
+
+
+def _colored(segmentation_map, colors):
+    """Returns (height, width, 3) uint8, with diagonal stripes on ignored pixels."""
+    ignored = _is_ignored(segmentation_map, len(colors))
+    picture = colors[np.where(ignored, 0, segmentation_map)]
+    diagonals = np.add.outer(*map(np.arange, ignored.shape))
+    width = max(1, max(ignored.shape) // (2 * _STRIPES_ACROSS))
+    stripes = np.array(_STRIPES, "uint8")[diagonals // width % 2]
+    picture[ignored] = stripes[ignored, None]
+    return picture
+
+
+def _text(text):
+    """Returns text that Matplotlib draws as it is, in a legend too."""
+    text = printable(text, keep="\n").replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
 def _given(**columns):
     return {title: values for title, values in columns.items() if values is not None}
 
@@ -174,12 +244,14 @@ def _given(**columns):
 def _draw_boxes(axis, objects, class_names, colors):
     from matplotlib.patches import Rectangle
 
+    _check_labels(objects["labels"], len(class_names))
     scores = objects.get("scores", [None] * len(objects["labels"]))
     for box, label, score in zip(objects["boxes"], objects["labels"], scores, strict=True):
         left, top, right, bottom = box
         color = colors[label]
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color))
-        text = class_names[label] if score is None else f"{class_names[label]} {score:.2f}"
+        text = _text(class_names[label])
+        text = text if score is None else f"{text} {score:.2f}"
         axis.text(left, top, text, fontsize=7, va="bottom", color="white", backgroundcolor=color)
 
 

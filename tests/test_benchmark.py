@@ -107,6 +107,35 @@ def test_benchmark_of_one_model(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "README.md").read_text() == text
 
 
+def test_the_folder_of_results_is_made_before_the_measurements(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "new/results"
+    arguments = ["--model", "merging_16_32", "--output"]
+    existed = []
+
+    def run(*_):
+        existed.append(folder.is_dir())
+        yield [_row()]
+
+    monkeypatch.setattr(benchmark, "_run", run)
+    assert benchmark.main([*arguments, str(folder)]) == 0
+    assert existed == [True] and len(report.read(folder / "benchmark.csv")) == 1
+    # A file in its place.
+    assert benchmark.main([*arguments, str(folder / "benchmark.csv/x")]) == 2
+    assert "error: " in capsys.readouterr().err and len(existed) == 1
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "_run", interrupted)
+    assert benchmark.main([*arguments, str(folder)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_no_model_that_runs(monkeypatch):
+    monkeypatch.setattr(benchmark, "successful", lambda workers, prepare: [])
+    assert benchmark.measure_in_turns([], "forward", 3, 1.0) == {}
+
+
 def _eager(references):
     return lambda case: tuple(each for each in references(case) if not each.compiled)
 
@@ -114,6 +143,7 @@ def _eager(references):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--seconds", "nan"], "argument --seconds: must be at least 0 and finite. Received: nan"),
         (["--batch", "0"], "argument --batch: must be an int of at least 1. Received: 0"),
         (["--backend", "theano"], "invalid choice: 'theano'"),
         (["--only", "everything"], "invalid choice: 'everything'"),

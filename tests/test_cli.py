@@ -103,6 +103,62 @@ def test_a_model_of_an_unknown_class(tmp_path, capsys):
     assert error.count("\n") == 1
 
 
+BROKEN = {
+    "epochs = (": "SyntaxError: '(' was never closed",
+    "epochs = 1 / 0": "ZeroDivisionError: division by zero",
+    "epochs = unknown": "NameError: name 'unknown' is not defined",
+    "assert False": "AssertionError",
+    "def f(): f()\nf()": "RecursionError: maximum recursion depth exceeded",
+    "raise MemoryError": "MemoryError",
+}
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("text", BROKEN)
+def test_broken_recipes_end_in_one_line(tmp_path, capsys, text):
+    recipe = tmp_path / "classification_broken.py"
+    recipe.write_text(text)
+    assert main(["train", str(recipe), "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert BROKEN[text] in error and "classification_broken.py" in error
+
+
+@pytest.mark.only("torch")
+def test_a_defect_ends_in_one_line(monkeypatch, capsys):
+    """With the place, because no one expected it."""
+    monkeypatch.setattr(trainer, "load_task", lambda name: {}["layers"])
+    assert main(["evaluate", "model"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: KeyError: 'layers' (") and error.count("\n") == 1
+    assert "test_cli.py, line " in error
+
+
+@pytest.mark.only("torch")
+def test_errors_cannot_control_the_terminal(capsys):
+    assert main(["evaluate", "\x1b[2J.keras"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+@pytest.mark.only("torch")
+def test_the_file_of_metrics_is_checked_before_the_evaluation(tmp_path, monkeypatch, capsys):
+    def load(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "load_task", load)
+    monkeypatch.setattr(trainer, "load_keras_file", load)
+    for arguments in (["evaluate", "model", "--output"], ["export", "model.keras"]):
+        for path, message in (
+            (tmp_path, f"{tmp_path} is a folder"),
+            (tmp_path / "new/file", f"{tmp_path}/new is not a folder"),
+        ):
+            assert main([*arguments, str(path)]) == 2
+            error = capsys.readouterr().err
+            assert f"must be a file in an existing folder, but {message}." in error
+        assert main([*arguments, str(tmp_path / "file")]) == 130
+        assert capsys.readouterr().err == "interrupted\n" and not list(tmp_path.iterdir())
+
+
 @pytest.mark.only("torch")
 def test_packages_are_complete():
     root = pathlib.Path(__file__).parents[1]

@@ -6,7 +6,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-from keras_spm.visualize import class_colors, plot_detections, plot_segmentations
+from keras_spm.visualize import (
+    class_colors,
+    plot_confusion_matrix,
+    plot_detections,
+    plot_images,
+    plot_segmentations,
+)
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
@@ -80,9 +86,38 @@ def test_segmentation_maps_are_drawn_in_class_colors(drawn, tmp_path):
     assert (image == PIXELS).all()
     ground, cat, dog = class_colors(3)
     assert (true[:, :10] == ground).all() and (true[:, 10:20] == dog).all()
-    assert (true[:, 20:] == 255).all() and (predicted == cat).all()
+    assert (predicted == cat).all()
+    # Ignored pixels have stripes in two grays, which no class has.
+    grays = np.unique(true[:, 20:].reshape(-1, 3), axis=0)
+    assert len(grays) == 2 and (grays == grays[:, :1]).all() and grays.min() > 0
+    assert len(np.unique(true[0, 20:], axis=0)) == len(np.unique(true[:, 25], axis=0)) == 2
     (legend,) = axes[0, 0].figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == names
+    assert [text.get_text() for text in legend.get_texts()] == [*names, "ignored (striped)"]
+
+
+def test_names_are_drawn_as_they_are(drawn, tmp_path):
+    """Matplotlib would read $ as mathematics, and leave _ out of the legend."""
+    names = ["_background_", "US$ or C$^"]
+    maps = [np.zeros((20, 30, 1), int)]
+    plot_segmentations([PIXELS], maps, None, names, tmp_path / "maps.png")
+    (axes,) = drawn
+    (legend,) = axes[0, 0].figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [*(" _background_", r"US\$ or C\$^")]
+    assert (_shown(axes[0, 1]) == 0).all()
+
+
+def test_invalid_arguments_are_errors(tmp_path):
+    path = tmp_path / "plot.png"
+    for labels in ([0, -1], [0, 2]):
+        with pytest.raises(ValueError, match="Labels must be from 0 to 1"):
+            plot_confusion_matrix([0, 1], labels, [PIXELS] * 2, ["cat", "dog"], path)
+        boxes = _objects([[2, 2, 12, 9]] * 2, labels)
+        with pytest.raises(ValueError, match="Labels must be from 0 to 1"):
+            plot_detections([PIXELS], [boxes], None, ["cat", "dog"], path)
+    for images, titles in (([], []), ([PIXELS], ["a", "b"])):
+        with pytest.raises(ValueError, match=f"Received: {len(images)} images, {len(titles)} for"):
+            plot_images(images, titles, path)
+    assert not path.exists()
 
 
 def test_plots_without_truth(drawn, tmp_path):

@@ -121,6 +121,14 @@ def test_incomplete_checkpoints_are_not_ported(tmp_path, checkpoint, capsys):
     assert not (tmp_path / "mini").exists()
 
 
+def test_the_folder_of_a_port_is_checked_first(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(port, "port_published", None)
+    (tmp_path / "file").touch()
+    for folder in (tmp_path, tmp_path / "file"):
+        assert port.main(["pvt_v2_mini", str(folder)]) == 2
+        assert "must be a new or an empty folder" in capsys.readouterr().err
+
+
 # From a file to class names
 
 

@@ -17,6 +17,7 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
+import math
 import os
 import pathlib
 import platform
@@ -58,7 +59,7 @@ def measure_in_turns(
     """
     workers = successful(workers, lambda worker: worker.ask(request))  # Warmup, compilation.
     times = {worker.case: [] for worker in workers}
-    for number in range(rounds):
+    for number in range(rounds if workers else 0):
         first = number % len(workers)
         for worker in (*workers[first:], *workers[:first]):
             values = times[worker.case]
@@ -84,6 +85,8 @@ def peak_speed(dtype: str, rounds: int, seconds: float) -> float:
     ]
     with tempfile.TemporaryDirectory() as folder, started(products, folder) as workers:
         times = measure_in_turns(workers, "forward", rounds, seconds)
+        if not times:
+            raise WorkerError("The matrix product, the peak speed, runs on no backend.")
         fastest = min(map(statistics.median, times.values()))
         return workers[0].ask("macs") / fastest
 
@@ -200,6 +203,22 @@ def _comparisons(options):
     return [suite.Comparison(title, (*own, *others), tuple(options.measure))]
 
 
+def _make_writable(folder):
+    """Makes the folder of the results, before the measurements."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = (folder / name for name in ("benchmark.csv", "benchmark.png", "README.md"))
+    for path in (folder, *files):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} cannot be written: permission denied")
+
+
+def _seconds(text):
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and finite. Received: {text}")
+    return value
+
+
 def _at_least_one(text):
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be an int of at least 1. Received: {text}")
@@ -222,7 +241,7 @@ def _parser():
     add("--only", nargs="+", choices=suite.PARTS, help="parts of the suite to run")
     add("--table", action="store_true", help="only write tables and plot from benchmark.csv")
     add("--rounds", type=_at_least_one, default=11, help="highest number of rounds")
-    add("--seconds", type=float, default=5.0, help="time limit per case and measure")
+    add("--seconds", type=_seconds, default=5.0, help="time limit per case and measure")
     add(
         "--output",
         type=pathlib.Path,
@@ -256,6 +275,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         rows = report.read(folder / "benchmark.csv") if folder else []
         if not options.table:
+            if folder:
+                _make_writable(folder)
             for new_rows in _run(_comparisons(options), options.rounds, options.seconds):
                 rows = report.merge(rows, new_rows)
                 print(f"{report.markdown(new_rows)}\n", flush=True)
@@ -268,6 +289,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, WorkerError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -91,20 +91,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--classes", help="text file with one class name per line")
     parser.add_argument("--update-card", action="store_true", help="update the library's card")
     options = parser.parse_args(arguments)
+    folder = pathlib.Path(options.folder)
     try:
+        # Before a download and a conversion that would be lost.
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise FileExistsError(f"{folder} must be a new or an empty folder.")
         if options.source is None:
             model, card = port_published(options.preset)
         else:
             names = options.classes and pathlib.Path(options.classes).read_text().splitlines()
             model, card = port_file(options.preset, options.source, names)
-        model.save_to_preset(options.folder)
-        write_card(card, pathlib.Path(options.folder, "card.json"))
+        model.save_to_preset(folder)
+        write_card(card, folder / "card.json")
         if options.update_card:
             write_card(card, card_path(options.preset))
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{options.preset} written to {options.folder}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print(f"{options.preset} written to {folder}")
     return 0
 
 

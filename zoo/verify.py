@@ -63,7 +63,7 @@ def measure_top1(model: keras_spm.ImageClassifier, folder: str) -> float:
     """Returns the top-1 accuracy on a folder of images in percent.
 
     Raises:
-        ValueError: if the number of subfolders is not the number of classes.
+        ValueError: if the number of subfolders is not the number of classes, or they are empty.
     """
     classes = sorted(path for path in pathlib.Path(folder).iterdir() if path.is_dir())
     if len(classes) != model.num_classes:
@@ -72,6 +72,8 @@ def measure_top1(model: keras_spm.ImageClassifier, folder: str) -> float:
             f"Received: {len(classes)}"
         )
     files = [(file, label) for label, path in enumerate(classes) for file in sorted(path.iterdir())]
+    if not files:
+        raise ValueError(f"The folders of {folder} contain no images.")
     progress, correct = keras.utils.Progbar(len(files)), 0
     for start in range(0, len(files), _BATCH):
         paths, labels = zip(*files[start : start + _BATCH], strict=True)
@@ -113,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     print("verified" if all(passed) else "FAILED: the outputs differ")
     return 0 if all(passed) else 1
 

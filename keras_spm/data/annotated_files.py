@@ -1,5 +1,6 @@
 """Sequences of examples whose images are files: objects with boxes, and segmentation maps."""
 
+import contextlib
 import math
 import pathlib
 from collections.abc import Callable, Iterable
@@ -67,6 +68,7 @@ class DetectionFiles:
         check_invalid(invalid)
         self.invalid_annotations = {}
         objects = read_annotations(annotations, read, self.invalid_annotations)
+        _check_pixel_boxes(source, objects, images)
         missing = missing_files(image.path for image in images)
         if missing:
             ids = [image.image_id for image in images if image.path in missing]
@@ -100,6 +102,16 @@ class DetectionFiles:
         # Copies, so that a changed example does not change the data set.
         objects = {name: values[rows].copy() for name, values in self._fields.items()}
         return {"image": image.path, "image_id": image.image_id, **objects}
+
+
+def _check_pixel_boxes(source, objects, images):
+    """Refuses boxes that are fractions of their images."""
+    large = [entry.box for entry in objects if min(images[entry.image_index][2:]) > 1]
+    if large and max(max(box) for box in large) <= 1:
+        raise ValueError(
+            f"{source} must have boxes in pixels, but no box reaches beyond the first pixel of its "
+            "image. Multiply fractions from 0 to 1 by the width and height of their image."
+        )
 
 
 def object_fields(objects: list[ObjectEntry]) -> dict[str, np.ndarray]:
@@ -146,6 +158,11 @@ class SegmentationFiles:
         pairs: list of (path of an image, path of its segmentation map).
         class_names: names in the order of class indices.
         first_class: stored value of class 0, see `to_segmentation_map`.
+
+    Raises:
+        FileNotFoundError: if files are missing.
+        ValueError: if there are too many classes, or all maps have no values but 0 and 255, as
+            of binary masks whose objects are 255.
     """
 
     def __init__(
@@ -159,8 +176,19 @@ class SegmentationFiles:
             listed = ", ".join(map(str, missing[:_LISTED])) + ", …" * (len(missing) > _LISTED)
             raise FileNotFoundError(f"{len(missing)} files are missing: {listed}")
         self.class_names = list(class_names)
+        if len(self.class_names) > _IGNORED:
+            raise ValueError(
+                f"`class_names` must be at most {_IGNORED} names, because maps are 8-bit and "
+                f"{_IGNORED} means ignored. Received: {len(self.class_names)} names"
+            )
         self._pairs = pairs
         self._first_class = first_class
+        if first_class == 0 and _are_binary_masks(stored for _, stored in pairs):
+            raise ValueError(
+                f"All {len(pairs)} segmentation maps, such as {pairs[0][1]}, have no values but 0 "
+                f"and {_IGNORED}, and {_IGNORED} means ignored: no object would be trained. Write "
+                "1 for the pixels of objects."
+            )
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -175,13 +203,24 @@ class SegmentationFiles:
         return {"image": image, "segmentation_map": segmentation_map}
 
 
+def _are_binary_masks(paths):
+    """Whether maps have no values but 0 and 255, and 255 occurs."""
+    found = set()
+    for path in paths:
+        with contextlib.suppress(ValueError):  # An unreadable map: an error when it is used.
+            found.update(np.unique(read_index_image(path)).tolist())
+        if found - {0, _IGNORED}:
+            return False
+    return _IGNORED in found
+
+
 def to_segmentation_map(
     stored: np.ndarray, size: tuple[int, int], num_classes: int, first_class: int, source: object
 ) -> np.ndarray:
     """Converts a stored map to class indices from 0, with 255 where ignored.
 
     Args:
-        stored: (height, width) uint8.
+        stored: (height, width) or (height, width, 1) uint8.
         size: (height, width) of the image.
         first_class: stored value of class 0: 0, or 1 if 0 means ignored.
         source: name of the map in error messages.
@@ -189,6 +228,8 @@ def to_segmentation_map(
     Raises:
         ValueError: if the map has another size than its image or an invalid value.
     """
+    if stored.ndim == 3 and stored.shape[-1] == 1:
+        stored = stored[..., 0]
     if stored.shape != tuple(size):
         raise ValueError(
             f"{source} must have the size of its image, (height, width) {tuple(size)}. "

@@ -4,15 +4,18 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
+from keras_spm.arguments import check_integer
 from keras_spm.data import transforms
+from keras_spm.data.box_formats import BOX_FORMATS, from_xyxy
 from keras_spm.data.images import ImageLike, read_image
+from keras_spm.registry import lookup
 from keras_spm.types import Example
 
 # Padding: ImageNet's mean color, which normalization maps to about zero.
 _FILL = (124, 116, 104)
+_FIELDS = ("image", "boxes", "labels", "crowd", "areas")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,9 @@ class ImageBatching:
         size_divisor: the batch's height and width are multiples of it.
         resize_to_divisor: whether each image is also resized to its next multiple of
             `size_divisor`, which changes its aspect ratio slightly.
+
+    Raises:
+        ValueError: if a size is not a positive int, or `min_size` is above `max_size`.
     """
 
     def __init__(
@@ -52,9 +58,14 @@ class ImageBatching:
         size_divisor: int = 32,
         resize_to_divisor: bool = False,
     ) -> None:
-        self.min_size = min_size
-        self.max_size = max_size
-        self.size_divisor = size_divisor
+        self.min_size = None if min_size is None else check_integer("min_size", min_size)
+        self.max_size = None if max_size is None else check_integer("max_size", max_size)
+        if None not in (min_size, max_size) and min_size > max_size:
+            raise ValueError(
+                "`min_size` must be at most `max_size`. "
+                f"Received: min_size={min_size}, max_size={max_size}"
+            )
+        self.size_divisor = check_integer("size_divisor", size_divisor)
         self.resize_to_divisor = resize_to_divisor
 
     def __call__(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, list[ImageGeometry]]:
@@ -63,12 +74,18 @@ class ImageBatching:
         Args:
             images: sequence of paths, `PIL.Image.Image`s, or arrays (height, width, 3) with
                 pixels in [0, 255].
+
+        Raises:
+            FileNotFoundError: if a path does not exist.
+            ValueError: if there are no images, or one is not readable.
         """
         examples, geometries = self.transform([{"image": image} for image in images])
         return np.stack([example["image"] for example in examples]), geometries
 
     def transform(self, examples: list[Example]) -> tuple[list[Example], list[ImageGeometry]]:
         """Returns examples with all fields resized and padded to one size, and geometries."""
+        if not len(examples):
+            raise ValueError("A batch must have at least one image. Received: none")
         examples = [{**each, "image": read_image(each["image"])} for each in examples]
         geometries = []
         for number, example in enumerate(examples):
@@ -80,11 +97,10 @@ class ImageBatching:
         return [transforms.pad(each, batch_size, _FILL) for each in examples], geometries
 
     def _resized_size(self, size):
-        if self.min_size is not None:
-            scale = self.min_size / min(size)
-            if self.max_size is not None:
-                scale = min(scale, self.max_size / max(size))
-            size = tuple(max(1, round(length * scale)) for length in size)
+        scale = 1 if self.min_size is None else self.min_size / min(size)
+        if self.max_size is not None:
+            scale = min(scale, self.max_size / max(size))
+        size = tuple(max(1, round(length * scale)) for length in size)
         return tuple(map(self._round_up, size)) if self.resize_to_divisor else size
 
     def _round_up(self, length):
@@ -106,14 +122,21 @@ class DetectionBatching:
     Args:
         images: how images are resized and padded.
         max_objects: number of object slots per image in the targets.
-        bounding_box_format: of the targets, a name of `keras.utils.bounding_boxes`.
+        bounding_box_format: of the targets, in pixels, as in `keras.utils.bounding_boxes`:
+            `"xyxy"`, `"yxyx"`, `"xywh"`, `"center_xywh"` or `"center_yxhw"`.
+
+    Raises:
+        ValueError: if an argument is not one of these.
     """
 
     def __init__(
         self, images: ImageBatching, max_objects: int = 100, bounding_box_format: str = "xyxy"
     ) -> None:
+        if not isinstance(images, ImageBatching):
+            raise ValueError(f"`images` must be an ImageBatching. Received: images={images!r}")
+        lookup("bounding_box_format", bounding_box_format, BOX_FORMATS)
         self.images = images
-        self.max_objects = max_objects
+        self.max_objects = check_integer("max_objects", max_objects)
         self.bounding_box_format = bounding_box_format
 
     def __call__(self, examples: Sequence[Example]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -135,18 +158,27 @@ class DetectionBatching:
             - `masks` (count, max_objects, height, width) bool, if examples have masks.
 
         Raises:
-            ValueError: if an image has more than `max_objects` objects.
+            ValueError: if there are no examples, an image has more than `max_objects` objects,
+                only some examples have masks, or the objects are invalid: their fields are
+                missing or of different lengths, labels are not ints from 0, or boxes are not
+                finite, empty or outside of the image.
         """
-        most = max(len(example["labels"]) for example in examples)
+        with_masks = {"masks" in example for example in examples}
+        if len(with_masks) > 1:
+            raise ValueError("All examples of a batch must have `masks`, or none.")
+        for example in examples:
+            _check_fields(example)
+        most = max((len(example["labels"]) for example in examples), default=0)
         if most > self.max_objects:
             raise ValueError(
                 "`max_objects` must be at least the number of objects in an image. "
                 f"Received: max_objects={self.max_objects}, and an image with {most}"
             )
-        fields = ("image", "boxes", "labels", "crowd", "areas", "masks")
-        examples, geometries = self.images.transform(
-            [{name: example[name] for name in fields if name in example} for example in examples]
-        )
+        fields = (*_FIELDS, "masks") if with_masks == {True} else _FIELDS
+        given = [{name: example[name] for name in fields} for example in examples]
+        examples, geometries = self.images.transform(given)
+        for example, geometry in zip(given, geometries, strict=True):
+            _check_boxes(np.asarray(example["boxes"]), *geometry.original)
         images = np.stack([example["image"] for example in examples])
         slots = (len(examples), self.max_objects)
         targets = {
@@ -155,15 +187,38 @@ class DetectionBatching:
             "crowd": np.zeros(slots, bool),
             "areas": np.zeros(slots, "float32"),
         }
-        if "masks" in examples[0]:
+        if "masks" in fields:
             targets["masks"] = np.zeros((*slots, *images.shape[1:3]), bool)
         for number, example in enumerate(examples):
-            boxes = keras.utils.bounding_boxes.convert_format(
-                example["boxes"], "xyxy", self.bounding_box_format
-            )
-            example["boxes"] = keras.ops.convert_to_numpy(boxes)
+            example["boxes"] = from_xyxy(example["boxes"], self.bounding_box_format)
             for name, target in targets.items():
                 target[number, : len(example["labels"])] = example[name]
         targets["scale"] = np.array([geometry.scale for geometry in geometries], "float32")
         targets["size"] = np.array([geometry.original for geometry in geometries], "int32")
         return images, targets
+
+
+def _check_fields(example):
+    """Refuses fields of different lengths, which NumPy would broadcast, and invalid labels."""
+    if missing := [name for name in _FIELDS if name not in example]:
+        raise ValueError(f"An example must have {missing}. Received: {sorted(example)}")
+    shapes = {name: np.shape(example[name]) for name in (*_FIELDS[1:], "masks") if name in example}
+    count = len(example["labels"])
+    expected = {**dict.fromkeys(_FIELDS[2:], (count,)), "boxes": (count, 4)}
+    if "masks" in shapes:
+        expected["masks"] = (count, *shapes["masks"][1:3])
+    if shapes != expected:
+        raise ValueError(f"The objects of an example must have {expected}. Received: {shapes}")
+    labels = np.asarray(example["labels"])
+    if count and (labels.dtype.kind not in "iu" or labels.min() < 0):
+        raise ValueError(f"`labels` must be ints of at least 0. Received: {labels}")
+
+
+def _check_boxes(boxes, height, width):
+    # NaN is neither above nor below.
+    visible = np.minimum(boxes[:, 2:], (width, height)) > np.maximum(boxes[:, :2], 0)
+    if not (np.isfinite(boxes).all() and visible.all()):
+        raise ValueError(
+            "`boxes` must be finite left, top, right and bottom in pixels, with an area inside "
+            f"the image of width {width} and height {height}. Received: {boxes.tolist()}"
+        )

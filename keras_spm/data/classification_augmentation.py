@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from keras_spm.arguments import check_integer, check_number
 from keras_spm.data.images import ImageLike, PilImage, read_image
 from keras_spm.data.images import image_size as size_of
 
@@ -33,6 +34,9 @@ class ClassificationAugmentation:
         mean: three floats, of the network's normalization, for pixels scaled to [0, 1].
         std: three floats, likewise.
 
+    Raises:
+        ValueError: if an argument is out of range.
+
     Reference:
         timm's `create_transform`, which ignores color jitter if RandAugment is on, so
         `color_jitter=0.4` of the official recipes has no effect.
@@ -48,13 +52,21 @@ class ClassificationAugmentation:
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
     ) -> None:
-        self.image_size = image_size
-        self.crop_scale = crop_scale
-        self.flip = flip
-        self.randaugment_magnitude = randaugment_magnitude
-        self.random_erasing = random_erasing
-        self.mean = 255 * np.array(mean)
-        self.std = 255 * np.array(std)
+        self.image_size = check_integer("image_size", image_size)
+        self.crop_scale = check_number("crop_scale", crop_scale, 0, 1, allow_minimum=False)
+        self.flip = check_number("flip", flip, 0, 1)
+        self.randaugment_magnitude = check_number(
+            "randaugment_magnitude", randaugment_magnitude, 0, _MAX_MAGNITUDE
+        )
+        self.random_erasing = check_number("random_erasing", random_erasing, 0, 1)
+        self.mean = 255 * np.array([check_number("mean", value, 0, 1) for value in mean])
+        self.std = 255 * np.array(
+            [check_number("std", value, allow_minimum=False) for value in std]
+        )
+        if not len(self.mean) == len(self.std) == 3:
+            raise ValueError(
+                f"`mean` and `std` must have three numbers each. Received: mean={mean}, std={std}"
+            )
 
     def __call__(self, image: ImageLike, generator: np.random.Generator) -> np.ndarray:
         """Returns (image_size, image_size, 3) uint8.
@@ -228,14 +240,19 @@ class Mixing:
         cutmix: parameter of the beta distribution of the area that is kept; 0 disables it.
             With both, each batch uses one of them with equal probability.
 
+    Raises:
+        ValueError: if a parameter is negative, or both are 0.
+
     Reference:
         timm's `Mixup` in mode `batch`. Zhang et al., "mixup" (arXiv 1710.09412); Yun et al.,
         "CutMix" (arXiv 1905.04899).
     """
 
     def __init__(self, mixup: float, cutmix: float) -> None:
-        self.mixup = mixup
-        self.cutmix = cutmix
+        self.mixup = check_number("mixup", mixup)
+        self.cutmix = check_number("cutmix", cutmix)
+        if not mixup and not cutmix:
+            raise ValueError("`mixup` or `cutmix` must be above 0. Received: mixup=0, cutmix=0")
 
     def __call__(
         self, batch: tuple[np.ndarray, np.ndarray], generator: np.random.Generator

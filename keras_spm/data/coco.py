@@ -13,7 +13,7 @@ from keras_spm.data.annotated_files import (
     check_finite,
     clip_box,
 )
-from keras_spm.data.readers import InvalidAnnotation, register_reader
+from keras_spm.data.readers import InvalidAnnotation, is_outside, register_reader
 from keras_spm.types import PathLike
 
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -61,6 +61,8 @@ class CocoDetection(DetectionFiles):
         annotations: path of the JSON file.
         images: folder that its file names are relative to.
         invalid: `"raise"`, or `"drop"` to leave out invalid annotations.
+        allow_outside: whether file names may lead out of the folder of images: absolute paths,
+            and those with `..`. Only for files that you trust.
 
     Attributes:
         class_names: list of str, sorted by category id.
@@ -69,8 +71,9 @@ class CocoDetection(DetectionFiles):
 
     Raises:
         FileNotFoundError: if the JSON file does not exist.
-        ValueError: if the file is not a COCO file, or annotations are invalid; when an example
-            is read, if the image has another size than listed.
+        ValueError: if the file is not a COCO file, an image is outside of the folder, boxes are
+            not in pixels, or annotations are invalid; when an example is read, if the image has
+            another size than listed.
 
     Example:
 
@@ -79,9 +82,21 @@ class CocoDetection(DetectionFiles):
     (7, 4)
     """
 
-    def __init__(self, annotations: PathLike, images: PathLike, invalid: str = "raise") -> None:
+    def __init__(
+        self,
+        annotations: PathLike,
+        images: PathLike,
+        invalid: str = "raise",
+        allow_outside: bool = False,
+    ) -> None:
         contents = _contents(annotations)
         folder = pathlib.Path(images)
+        for image in contents["images"]:
+            if not allow_outside and is_outside(folder, image["file_name"]):
+                raise ValueError(
+                    f"{annotations} must name images inside {folder}, or be read with "
+                    f"`allow_outside=True`. Received: {image['file_name']!r}"
+                )
         entries = [
             ImageEntry(folder / image["file_name"], image["id"], image["height"], image["width"])
             for image in contents["images"]
@@ -128,11 +143,11 @@ def _contents(path):
             raise _not_coco(path, f"`{name}`", "a list", contents.get(name))
         for index, entry in enumerate(contents[name]):
             _check_entry(path, f"{name}[{index}]", entry, fields)
-    for name in ("images", "categories"):
-        counts = collections.Counter(entry["id"] for entry in contents[name])
-        for entry_id, count in counts.items():
+    for name, field in (("images", "id"), ("categories", "id"), ("categories", "name")):
+        counts = collections.Counter(entry[field] for entry in contents[name])
+        for value, count in counts.items():
             if count > 1:
-                raise _not_coco(path, f"`id` in `{name}`", "unique", entry_id)
+                raise _not_coco(path, f"`{field}` in `{name}`", "unique", value)
     return contents
 
 
@@ -180,7 +195,7 @@ def _read(annotation, images, image_indices, labels, seen):
 
 
 def _find(mapping, key, reason):
-    if not isinstance(key, (int, str)) or key not in mapping:
+    if type(key) not in (int, str) or key not in mapping:
         raise InvalidAnnotation(reason)
     return mapping[key]
 

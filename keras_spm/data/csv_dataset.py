@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from keras_spm.data.image_folder import LabeledFiles
-from keras_spm.data.readers import find_splits, register_reader
+from keras_spm.data.readers import check_class_names, find_splits, is_outside, register_reader
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
 
@@ -19,8 +19,8 @@ class CsvDataset(LabeledFiles):
     number of names separated by `|`; and optionally `split`. Other columns are ignored.
 
     Invalid are: a row with a wrong number of fields, without a path or without a label (an
-    empty `labels` is allowed), with an unknown class, a duplicate label or a duplicate path,
-    and images that are invalid for `ImageFolder`.
+    empty `labels` is allowed), with an unknown class, a duplicate label, a duplicate path or a
+    path outside of the folder of images, and images that are invalid for `ImageFolder`.
 
     Args:
         table: path of the CSV file, in UTF-8.
@@ -30,6 +30,8 @@ class CsvDataset(LabeledFiles):
             sorted, regardless of their split.
         invalid: `"raise"`, or `"drop"` to leave out invalid rows.
         verify: whether every image is decoded once to check it.
+        allow_outside: whether paths may lead out of the folder of images: absolute paths, and
+            those with `..`. Only for tables that you trust.
 
     Attributes:
         class_names: list of str.
@@ -51,7 +53,10 @@ class CsvDataset(LabeledFiles):
         class_names: Sequence[str] | None = None,
         invalid: str = "raise",
         verify: bool = True,
+        allow_outside: bool = False,
     ) -> None:
+        if class_names is not None:
+            class_names = check_class_names(class_names)
         table = pathlib.Path(table)
         folder = table.parent if images is None else pathlib.Path(images)
         rows, columns = _rows(table)
@@ -65,10 +70,12 @@ class CsvDataset(LabeledFiles):
                 continue
             labels = _labels(row, multi_label)
             reason = _invalid_reason(row, labels, multi_label, paths, class_names)
+            if reason is None and not allow_outside and is_outside(folder, row["path"]):
+                reason = "path outside of the folder, see `allow_outside`"
             if reason is not None:
                 invalid_annotations.setdefault(reason, []).append(row_id)
                 continue
-            paths.add(row["path"])
+            paths.add(pathlib.PurePath(row["path"]))
             required.update(labels)
             files.append((row_id, folder / row["path"], labels if multi_label else labels[0]))
         if class_names is None:
@@ -76,7 +83,7 @@ class CsvDataset(LabeledFiles):
         super().__init__(
             table,
             files,
-            list(class_names),
+            class_names,
             required=required,
             invalid_annotations=invalid_annotations,
             multi_label=multi_label,
@@ -139,6 +146,6 @@ def _invalid_reason(row, labels, multi_label, paths, class_names):
         return "duplicate label"
     if class_names is not None and not set(labels) <= set(class_names):
         return "unknown class"
-    if row["path"] in paths:
+    if pathlib.PurePath(row["path"]) in paths:
         return "duplicate path"
     return None

@@ -8,7 +8,8 @@ import functools
 
 import numpy as np
 
-from keras_spm.data.digits import load_digits
+from keras_spm.arguments import check_integer
+from keras_spm.data.digits import IMAGE_SIZE, load_digits
 from keras_spm.registry import lookup
 from keras_spm.types import Example
 
@@ -43,14 +44,15 @@ class DigitScenes:
         masks: whether examples have `masks`.
 
     Raises:
-        ValueError: if the split is unknown.
+        ValueError: if the split is unknown, there are no scenes, or they are smaller than a
+            digit's scan, 32 pixels.
     """
 
     def __init__(self, split: str, count: int, side: int = 160, masks: bool = True) -> None:
         self._split_number = lookup("split", split, _SPLITS)
         self._digits = getattr(_splits(), split)
-        self._count = count
-        self._side = side
+        self._count = check_integer("count", count)
+        self._side = check_integer("side", side, IMAGE_SIZE)
         self._masks = masks
 
     def __len__(self) -> int:

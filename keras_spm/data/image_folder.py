@@ -15,6 +15,7 @@ from keras_spm.data.images import (
 )
 from keras_spm.data.readers import (
     InvalidAnnotations,
+    check_class_names,
     check_invalid,
     find_splits,
     register_reader,
@@ -122,13 +123,14 @@ class ImageFolder(LabeledFiles):
     """Images in one folder per class, such as `photos/heron/0001.jpg`.
 
     A sequence of dicts of `image`, a path, and `label`, an int, sorted by class and file name.
-    All formats and modes that Pillow reads are accepted; `read_image` converts them to 8-bit
-    RGB. Hidden files and `Thumbs.db` and `desktop.ini` of Windows are ignored.
+    All modes of the raster formats that Pillow decodes itself are accepted; `read_image`
+    converts them to 8-bit RGB. Hidden files and `Thumbs.db` and `desktop.ini` of Windows are
+    ignored.
 
     Invalid are: a class without images, a file beside the class folders or without an image
     extension, a folder inside a class folder, and, with `verify`, a file that is empty, not an
-    image, truncated, unreadable, smaller than 8 pixels, or above Pillow's limit of 178 million
-    pixels.
+    image, truncated, unreadable, smaller than 8 pixels, above `PIL.Image.MAX_IMAGE_PIXELS` (89
+    million pixels by default), or has pixels that are no levels, such as NaN.
 
     Args:
         folder: path.
@@ -171,7 +173,7 @@ class ImageFolder(LabeledFiles):
         if beside := [entry.name for entry in entries if entry not in classes]:
             invalid_annotations["file beside the class folders"] = beside
         found = [entry.name for entry in classes]
-        names = found if class_names is None else list(class_names)
+        names = found if class_names is None else check_class_names(class_names)
         if unknown := [name for name in found if name not in names]:
             invalid_annotations["folder of an unknown class"] = unknown
         files = []

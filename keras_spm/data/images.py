@@ -7,7 +7,7 @@ import io
 import math
 import os
 import pathlib
-import struct
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
@@ -15,9 +15,16 @@ import numpy as np
 
 from keras_spm.types import PathLike
 
+# Formats that Pillow decodes itself. Of the others, some start programs (PostScript starts
+# Ghostscript), and some are read by plugins that few people have.
+_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "MPO", "DDS", "DIB", "FITS"),
+    *("ICO", "PCX", "PPM", "PSD", "QOI", "SGI", "TGA"),
+)
 _MIN_SIDE = 8  # Pixels.
-_ORIENTATION = 0x0112  # The Exif tag.
+_IMAGE_WIDTH, _IMAGE_LENGTH, _ORIENTATION = 0x0100, 0x0101, 0x0112  # Tags of TIFF and Exif.
 _QUARTER_TURNS = (5, 6, 7, 8)
+_DARK = 16  # An image of more than 8 bits is almost black if all its levels are below this.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +43,9 @@ ImageLike: TypeAlias = ImageFile | PilImage | np.ndarray
 def read_image(image: ImageLike, min_scale: float = 1.0) -> PilImage:
     """Reads an image as 8-bit RGB, with its Exif orientation applied.
 
+    Integers of 16 bits are divided by 257, floats are rounded. A warning is issued if such an
+    image comes out almost black.
+
     Args:
         image: path of an image file, `EncodedImage`, `PIL.Image.Image`, or array (height,
             width, 3) with pixels in [0, 255].
@@ -44,7 +54,9 @@ def read_image(image: ImageLike, min_scale: float = 1.0) -> PilImage:
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if a file or array is not a readable image.
+        ValueError: if a file or array is not a readable image, has pixels that are negative or
+            not finite, integers above 65535, floats above 255, or more pixels than
+            `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     from PIL import Image, ImageOps
 
@@ -55,7 +67,7 @@ def read_image(image: ImageLike, min_scale: float = 1.0) -> PilImage:
     with open_image(image) as file:
         if min_scale < 1:
             file.draft(None, tuple(math.ceil(side * min_scale) for side in file.size))
-        return _to_rgb(ImageOps.exif_transpose(file))
+        return _decode(file)
 
 
 def is_image_file(image: object) -> bool:
@@ -66,8 +78,11 @@ def is_image_file(image: object) -> bool:
 def image_size(image: ImageFile) -> tuple[int, int]:
     """Returns the (height, width) that `read_image` gives, without decoding; raises likewise."""
     with open_image(image) as file:
+        width, height = file.size
+        if file.format == "TIFF":  # Pillow may have swapped the sides of `size` already.
+            width, height = file.tag_v2[_IMAGE_WIDTH], file.tag_v2[_IMAGE_LENGTH]
         turned = file.getexif().get(_ORIENTATION) in _QUARTER_TURNS
-        return file.size if turned else file.size[::-1]
+        return (width, height) if turned else (height, width)
 
 
 def read_index_image(path: PathLike) -> np.ndarray:
@@ -75,10 +90,12 @@ def read_index_image(path: PathLike) -> np.ndarray:
 
     Raises a `ValueError` if it has another mode, otherwise the errors of `read_image`.
     """
+    from PIL import ImageOps
+
     with open_image(path) as image:
         if image.mode not in ("P", "L"):
             raise ValueError(f"must be 8-bit grayscale or palette, not {image.mode}")
-        return np.array(image)
+        return np.array(ImageOps.exif_transpose(image))
 
 
 def find_invalid_images(paths: list[pathlib.Path]) -> list[str | None]:
@@ -94,20 +111,24 @@ def _invalid_reason(path):
     try:
         if path.stat().st_size == 0:
             return "empty file"
-        with Image.open(path) as image:
+        with _open(path) as image:
             if min(image.size) < _MIN_SIDE:
                 return f"image smaller than {_MIN_SIDE} pixels"
             image.draft("RGB", (1, 1))  # JPEG at 1/8 of its size still shows truncation.
-            image.load()
+            _decode(image)
     except FileNotFoundError:
         return "missing image file"
     except PermissionError:
         return "permission denied"
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         return "image has too many pixels"
     except Image.UnidentifiedImageError:
         return "not an image"
-    except _read_errors():
+    except _PixelError as error:
+        return str(error)
+    except UserWarning:  # With warnings as errors.
+        raise
+    except Exception:  # See `open_image`.
         return "truncated or corrupt image"
     return None
 
@@ -126,41 +147,90 @@ def is_system_file(name: str) -> bool:
 
 
 def has_image_extension(path: PathLike) -> bool:
-    """Returns whether a path has the extension of a format that Pillow reads."""
+    """Returns whether a path has the extension of a format that is read."""
     from PIL import Image
 
-    return os.path.splitext(path)[1].lower() in Image.registered_extensions()
+    extension = os.path.splitext(path)[1].lower()
+    return Image.registered_extensions().get(extension) in _FORMATS
 
 
 @contextlib.contextmanager
 def open_image(image: ImageFile) -> Iterator[PilImage]:
     """Opens an image file; errors inside the block name the file, as in `read_image`."""
-    from PIL import Image
-
     if isinstance(image, EncodedImage):
         source, file = image.source, io.BytesIO(image.content)
     else:
         source = file = pathlib.Path(os.fsdecode(image))
     try:
-        with Image.open(file) as opened:
+        with _open(file) as opened:
             yield opened
-    except FileNotFoundError:
+    except (FileNotFoundError, UserWarning):
         raise
-    except _read_errors() as error:
-        raise ValueError(f"{source} cannot be read as an image: {error}") from error
+    except Exception as error:
+        # Damaged files make Pillow raise almost anything: OSError, SyntaxError, ValueError,
+        # NotImplementedError, ZeroDivisionError, …
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{source} cannot be read as an image: {reason}") from error
 
 
-def _read_errors():
-    """Exceptions of Pillow for files that are not images, truncated or too large."""
+@contextlib.contextmanager
+def _open(file):
+    """Opens a file in one of the formats. More pixels than Pillow warns of are an error."""
     from PIL import Image
 
-    errors = (OSError, SyntaxError, ValueError, EOFError, struct.error)
-    return (*errors, Image.DecompressionBombError)
+    Image.init()  # Registers all formats.
+    with Image.open(file, "r", [name for name in _FORMATS if name in Image.OPEN]) as image:
+        limit, pixels = Image.MAX_IMAGE_PIXELS, math.prod(image.size)
+        if limit is not None and pixels > limit:
+            raise Image.DecompressionBombError(
+                f"it has {pixels} pixels, and `PIL.Image.MAX_IMAGE_PIXELS` is {limit}"
+            )
+        yield image
+
+
+class _PixelError(ValueError):
+    """The pixels of a file have values that are no levels."""
+
+
+def _decode(file):
+    """Returns an open file as 8-bit RGB, upright."""
+    from PIL import ImageOps
+
+    # Pillow reads colors of 16 bits as 8 bits.
+    deep = file.format in ("PNG", "TIFF") and ";16" in str(file.tile)
+    ImageOps.exif_transpose(file, in_place=True)
+    image = _to_rgb(file)
+    if deep and file.mode[0] not in "IF":
+        _warn_if_dark(image)
+    return image
+
+
+def _to_gray(pixels):
+    """Converts (height, width) integers of up to 16 bits, or floats."""
+    from PIL import Image
+
+    is_float = pixels.dtype.kind == "f"
+    if not pixels.min() >= 0 or not pixels.max() < np.inf:
+        raise _PixelError("pixels that are negative or not finite")
+    if pixels.max() > (255 if is_float else 65535):
+        raise _PixelError(f"pixels above {'255.0' if is_float else '65535'}")
+    return Image.fromarray((np.round(pixels) if is_float else pixels // 257).astype("uint8"))
+
+
+def _warn_if_dark(image):
+    # The same text for all files: Python shows it once.
+    if max(np.ravel(image.getextrema())) < _DARK:
+        warnings.warn(
+            f"An image of 16-bit integers or floats is almost black, below {_DARK} of 255. "
+            "Integers must use all 16 bits, 0 to 65535, and floats must be from 0 to 255.",
+            stacklevel=2,
+        )
 
 
 def _to_rgb(image):
-    if image.mode.startswith("I"):  # 16 bits per channel, which Pillow would clip to 8.
-        image = image.point(lambda value: value / 257).convert("L")
+    if image.mode[0] in "IF":  # Pillow would clip integers and floats to 8 bits.
+        image = _to_gray(np.asarray(image))
+        _warn_if_dark(image)
     if image.mode == "P":  # Ignores the transparent color.
         image = image.convert("RGBA")
     return image.convert("RGB")

@@ -6,11 +6,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_spm.arguments import check_integer, check_number
 from keras_spm.data.digits import LabeledImages
 from keras_spm.data.transforms import random_affine
 
 # Grain's default of 500 batches would take 25 GB with COCO's images.
 _THREADS, _PREFETCHED_BATCHES = 8, 8
+_MAX_ZOOM = 0.9  # At 1, an image could have no size.
 
 
 def repeated_batches(
@@ -42,7 +44,7 @@ def repeated_batches(
         shards: number of processes.
 
     Raises:
-        ValueError: if there are no examples or `shard` is out of range.
+        ValueError: if there are no examples or a number is out of range.
 
     Reference:
         Repeated augmentation: Hoffer et al., "Augment your batch" (CVPR 2020).
@@ -51,6 +53,9 @@ def repeated_batches(
 
     if not len(examples):
         raise ValueError("`examples` must not be empty. Received: 0 examples")
+    for name, value in {"batch_size": batch_size, "repeats": repeats, "shards": shards}.items():
+        check_integer(name, value)
+    check_integer("seed", seed, 0)
     if not 0 <= shard < shards:
         raise ValueError(
             "`shard` must be at least 0 and less than `shards`. "
@@ -92,7 +97,7 @@ class EvaluationBatches(keras.utils.PyDataset):
         self._examples = examples
         self._transform = transform
         self._collate = collate
-        self._batch_size = batch_size
+        self._batch_size = check_integer("batch_size", batch_size)
 
     def __len__(self) -> int:
         return -(-len(self._examples) // self._batch_size)
@@ -122,17 +127,16 @@ def training_batches(
         rotation, zoom, translation: see `random_affine`.
 
     Raises:
-        ValueError: if there are not enough examples for one batch.
+        ValueError: if there are not enough examples for one batch, or a number is out of range.
     """
     import grain
 
     count = len(examples.labels)
-    if not 1 <= batch_size <= count:
-        raise ValueError(
-            f"`batch_size` must be from 1 to the number of examples, {count}. "
-            f"Received: batch_size={batch_size}"
-        )
-
+    check_integer("batch_size", batch_size, maximum=count)  # For at least one batch.
+    check_integer("epochs", epochs)
+    check_number("rotation", rotation, 0, 180)
+    check_number("zoom", zoom, 0, _MAX_ZOOM)
+    check_number("translation", translation, 0, 1)
     order = grain.MapDataset.range(count).seed(seed).shuffle()
     order = order.batch(batch_size, drop_remainder=True).repeat(epochs, reseed_each_epoch=True)
 

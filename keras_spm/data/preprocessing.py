@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_spm.arguments import check_number
 from keras_spm.data.images import ImageLike, is_image_file, read_image
 
 # In the order of Pillow's resampling codes.
@@ -41,21 +42,19 @@ class ImagePreprocessing:
         interpolation: str = "bicubic",
     ) -> None:
         sizes = tuple(image_size) if isinstance(image_size, (tuple, list)) else ()
-        if len(sizes) != 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
+        if len(sizes) != 2 or not all(map(_is_side, sizes)):
             raise ValueError(
                 "`image_size` must be two positive ints, (height, width). "
                 f"Received: image_size={image_size!r}"
             )
-        if crop_pct is not None and not 0 < crop_pct <= 1:
-            raise ValueError(
-                f"`crop_pct` must be above 0 and at most 1, or None. Received: crop_pct={crop_pct}"
-            )
+        if crop_pct is not None:
+            crop_pct = check_number("crop_pct", crop_pct, maximum=1, allow_minimum=False)
         if interpolation not in INTERPOLATIONS:
             raise ValueError(
                 f"`interpolation` must be one of {INTERPOLATIONS}. "
                 f"Received: interpolation={interpolation!r}"
             )
-        self.image_size = sizes
+        self.image_size = tuple(map(int, sizes))
         self.crop_pct = crop_pct
         self.interpolation = interpolation
 
@@ -80,7 +79,8 @@ class ImagePreprocessing:
             return self._map(images)
         if _is_single(images):
             return self._preprocess(images)
-        return np.stack([self._preprocess(image) for image in images])
+        prepared = [self._preprocess(image) for image in images]
+        return np.stack(prepared) if prepared else np.zeros((0, *self.image_size, 3), "uint8")
 
     def _preprocess(self, image):
         from PIL import Image
@@ -136,6 +136,10 @@ def _covering_size(height, width, min_height, min_width):
     if min_height * width >= min_width * height:
         return min_height, max(min_width, int(min_height * width / height))
     return max(min_height, int(min_width * height / width)), min_width
+
+
+def _is_side(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
 
 
 def _is_single(images):

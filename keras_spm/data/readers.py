@@ -1,6 +1,8 @@
 """Registration of data formats, and the report of invalid annotations."""
 
 import functools
+import os
+import pathlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeAlias
 
@@ -116,6 +118,26 @@ def check_invalid(invalid: str) -> None:
     """Raises a `ValueError` if `invalid` is neither `"raise"` nor `"drop"`."""
     if invalid not in _INVALID:
         raise ValueError(f"`invalid` must be one of {_INVALID}. Received: invalid={invalid!r}")
+
+
+def check_class_names(class_names: Iterable[str]) -> list[str]:
+    """Returns a list of class names; a `ValueError` unless they are distinct, non-empty strings."""
+    names = [] if isinstance(class_names, str) else list(class_names)
+    strings = all(isinstance(name, str) and name for name in names)
+    if not names or not strings or len(set(names)) < len(names):
+        raise ValueError(
+            "`class_names` must be distinct, non-empty strings, one per class. "
+            f"Received: class_names={class_names!r}"
+        )
+    return names
+
+
+def is_outside(folder: PathLike, name: str) -> bool:
+    """Returns whether a path, relative to a folder or absolute, may be outside of the folder."""
+    path = pathlib.Path(name)
+    if path.is_absolute():
+        return not path.is_relative_to(os.path.abspath(folder)) or ".." in path.parts
+    return not path.parts or path.anchor != "" or ".." in path.parts
 
 
 def read_annotations(

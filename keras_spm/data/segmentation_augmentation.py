@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_spm.arguments import check_integer, check_number
 from keras_spm.data import transforms
 from keras_spm.data.images import read_image
 from keras_spm.types import Example
@@ -25,6 +26,9 @@ class SegmentationAugmentation:
         color_jitter: whether brightness, contrast, saturation and hue change, each with
             probability 0.5.
 
+    Raises:
+        ValueError: if an argument is out of range.
+
     Reference:
         The segmentation settings of the PVT authors' code.
     """
@@ -38,15 +42,25 @@ class SegmentationAugmentation:
         flip: float = 0.5,
         color_jitter: bool = True,
     ) -> None:
-        self.crop_size = crop_size
-        self.scale = scale
-        self.ratio_range = ratio_range
-        self.cat_max_ratio = cat_max_ratio
-        self.flip = flip
+        self.crop_size = check_integer("crop_size", crop_size)
+        self.scale = _checked_pair("scale", scale)
+        self.ratio_range = _checked_pair("ratio_range", ratio_range)
+        if self.scale[0] < self.scale[1] or self.ratio_range[0] > self.ratio_range[1]:
+            raise ValueError(
+                "`scale` must be (longer, shorter) and `ratio_range` (lowest, highest). "
+                f"Received: scale={scale}, ratio_range={ratio_range}"
+            )
+        self.cat_max_ratio = check_number("cat_max_ratio", cat_max_ratio, 0, 1, False)
+        self.flip = check_number("flip", flip, 0, 1)
         self.color_jitter = color_jitter
 
     def __call__(self, example: Example, generator: np.random.Generator) -> Example:
-        """Returns the example with `image` and `segmentation_map` of `crop_size`, uint8."""
+        """Returns the example with `image` and `segmentation_map` of `crop_size`.
+
+        Raises:
+            ValueError: if the image and its (height, width) or (height, width, 1) map differ in
+                size.
+        """
         example = self._resize(example, generator)
         example = transforms.crop(example, self._crop_box(example["segmentation_map"], generator))
         if generator.random() < self.flip:
@@ -56,12 +70,20 @@ class SegmentationAugmentation:
         return transforms.pad(example, (self.crop_size, self.crop_size))
 
     def _resize(self, example, generator):
-        image = read_image(example["image"])
+        image, segmentation_map = read_image(example["image"]), example["segmentation_map"]
+        if segmentation_map.shape == (image.height, image.width, 1):
+            segmentation_map = segmentation_map[..., 0]
+        if segmentation_map.shape != (image.height, image.width):
+            raise ValueError(
+                "`segmentation_map` must have the size of its image, (height, width) "
+                f"{(image.height, image.width)}. Received: shape {segmentation_map.shape}"
+            )
         factor = generator.uniform(*self.ratio_range)
         longer, shorter = max(image.size), min(image.size)
         factor *= min(self.scale[0] / longer, self.scale[1] / shorter)
         size = tuple(max(1, round(length * factor)) for length in (image.height, image.width))
-        return transforms.resize({**example, "image": image}, size)
+        example = {**example, "image": image, "segmentation_map": segmentation_map}
+        return transforms.resize(example, size)
 
     def _crop_box(self, segmentation_map, generator):
         height, width = segmentation_map.shape
@@ -70,10 +92,18 @@ class SegmentationAugmentation:
             top, left = map(int, generator.integers(0, ranges))
             bottom, right = min(top + self.crop_size, height), min(left + self.crop_size, width)
             pixels = segmentation_map[top:bottom, left:right].ravel()
-            counts = np.bincount(pixels, minlength=256)[:_IGNORED]
+            counts = np.bincount(pixels, minlength=_IGNORED + 1)
+            counts[_IGNORED] = 0
             if counts.max() <= self.cat_max_ratio * counts.sum():
                 break
         return left, top, right, bottom
+
+
+def _checked_pair(name, values):
+    """Returns two positive numbers."""
+    if not isinstance(values, (tuple, list)) or len(values) != 2:
+        raise ValueError(f"`{name}` must be two numbers. Received: {name}={values!r}")
+    return tuple(check_number(name, value, allow_minimum=False) for value in values)
 
 
 def _color_jitter(image, generator):

@@ -159,8 +159,9 @@ def _resize_nearest(array, height, width):
     """Resizes (..., rows, columns) maps as Pillow does."""
     from PIL import Image
 
-    maps = array.reshape(-1, *array.shape[-2:]).astype("uint8", copy=False)
-    resized = np.empty((len(maps), height, width), "uint8")
+    dtype = "uint8" if array.dtype.itemsize == 1 else "int32"  # Pillow has no other integers.
+    maps = array.reshape(-1, *array.shape[-2:]).astype(dtype, copy=False)
+    resized = np.empty((len(maps), height, width), dtype)
     for target, each in zip(resized, maps, strict=True):
         target[:] = Image.fromarray(each).resize((width, height), Image.Resampling.NEAREST)
     return resized.astype(array.dtype).reshape(*array.shape[:-2], height, width)

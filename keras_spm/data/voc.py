@@ -12,7 +12,7 @@ from keras_spm.data.annotated_files import (
     box_area,
     clip_box,
 )
-from keras_spm.data.readers import InvalidAnnotation, register_reader
+from keras_spm.data.readers import InvalidAnnotation, check_class_names, is_outside, register_reader
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
 
@@ -63,7 +63,9 @@ class VocDetection(DetectionFiles):
         invalid: str = "raise",
     ) -> None:
         folder = pathlib.Path(folder)
-        self.class_names = list(class_names or VOC_CLASS_NAMES)
+        self.class_names = check_class_names(
+            VOC_CLASS_NAMES if class_names is None else class_names
+        )
         images, objects = [], []
         for index, name in enumerate(_image_names(folder, "Main", split)):
             file = folder / "Annotations" / f"{name}.xml"
@@ -98,7 +100,8 @@ class VocSegmentation(SegmentationFiles):
 
     Raises:
         FileNotFoundError: if the folder has no such lists, or a file is missing.
-        ValueError: if the split is unknown; when an example is read, if a file is invalid.
+        ValueError: if the split is unknown, or all maps have no values but 0 and 255; when an
+            example is read, if a file is invalid.
     """
 
     def __init__(
@@ -109,7 +112,9 @@ class VocSegmentation(SegmentationFiles):
             (folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png")
             for name in _image_names(folder, "Segmentation", split)
         ]
-        super().__init__(pairs, class_names or ("background", *VOC_CLASS_NAMES))
+        if class_names is None:
+            class_names = ("background", *VOC_CLASS_NAMES)
+        super().__init__(pairs, check_class_names(class_names))
 
 
 @register_reader("segmentation", "voc", _SPLITS)
@@ -123,8 +128,14 @@ def _image_names(folder, task, split):
     if not splits:
         raise FileNotFoundError(f"{lists} contains no lists of images.")
     file = lookup("split", split, splits)
-    names = [line.strip() for line in file.read_text().splitlines() if line.strip()]
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a list of images in UTF-8: {error}.") from error
+    names = [line.strip() for line in lines if line.strip()]
     for name in names:
+        if is_outside(folder, name):
+            raise ValueError(f"{file} must name images inside {folder}. Received: {name!r}")
         if len(name.split()) > 1:  # A list of one class, with 1 or -1 per image.
             raise ValueError(f"{file} must have one name per line. Received: {name!r}")
     if len(set(names)) < len(names):

@@ -251,7 +251,8 @@ class ImageTask(PresetMixin, SafeTrainer, keras.Model):
         if output is not None:
             self.draw([image], output, predictions=[prediction])
         values = np.asarray(prediction)
-        return {"prediction": values.tolist()}, np.array2string(values, separator=", ")
+        text = " ".join(np.array2string(values, separator=", ").split())  # In one line.
+        return {"prediction": values.tolist()}, text
 
     def draw(
         self,

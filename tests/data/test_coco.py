@@ -94,7 +94,10 @@ BOX = (1, 2, 3, 4)
 HUGE = 10**400  # JSON ints may be too large for a float.
 INVALID = {
     "unknown image": [{"image_id": 10}, {"image_id": None}, {"image_id": [5]}],
-    "unknown category": [{"category_id": 3}, {"category_id": "boat"}, {"category_id": {}}],
+    "unknown category": [
+        *({"category_id": 3}, {"category_id": "boat"}, {"category_id": {}}),
+        *({"category_id": True}, {"category_id": 2.0}),
+    ],
     "malformed bbox": [{"bbox": None}, {"bbox": [1, 2, 3]}, {"bbox": [1, 2, 3, "4"]}],
     "number that is not finite": [
         *({"bbox": [1, float("nan"), 3, 4]}, {"bbox": [1, 2, float("inf"), 4]}),
@@ -212,6 +215,7 @@ def _changed(name, field, value):
         (_changed("images", "width", "30"), r"`images\[1\].width` must be int. Received: '30'"),
         (_changed("images", "height", 0), r"`images\[1\].height` must be positive. Received: 0"),
         (_changed("categories", "id", "2"), r"`categories\[1\].id` must be int"),
+        (_changed("categories", "name", "heron"), "`name` in `categories` must be unique"),
         (_changed("categories", "id", 7), "`id` in `categories` must be unique. Received: 7"),
         (_changed("categories", "name", ["x" * 99]), r"`categories\[1\].name` must be str.*…"),
         (_changed("annotations", "id", None), r"`annotations\[1\].id` must be int or str"),
@@ -222,6 +226,36 @@ def test_malformed_files_are_errors(tmp_path, change, message):
     for invalid in ("raise", "drop"):
         with pytest.raises(ValueError, match=rf"annotations.json is not a COCO file: {message}"):
             CocoDetection(*files, invalid=invalid)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "a/../../secret.png", "/secret.png", "", "."])
+def test_images_outside_of_the_folder(tmp_path, name):
+    if name.startswith("/"):
+        name = str(tmp_path / "secret.png")
+    files = _written(tmp_path / "images", _changed("images", "file_name", name))
+    for invalid in ("raise", "drop"):
+        with pytest.raises(ValueError, match="must name images inside .*`allow_outside=True`"):
+            CocoDetection(*files, invalid=invalid)
+
+
+def test_images_outside_of_the_folder_can_be_allowed(tmp_path):
+    Image.new("RGB", (30, 50)).save(tmp_path / "beside.png")
+    for name in ("../beside.png", str(tmp_path / "beside.png")):
+        files = _written(tmp_path / "images", _changed("images", "file_name", name))
+        example = CocoDetection(*files, allow_outside=True)[1]
+        assert example["image"].resolve() == tmp_path / "beside.png"
+    inside = str(tmp_path / "images/000005.png")  # An absolute path may be inside.
+    files = _written(tmp_path / "images", _changed("images", "file_name", inside))
+    assert len(CocoDetection(*files)) == 3
+
+
+def test_boxes_that_are_fractions(tmp_path):
+    def change(contents):
+        for each in contents["annotations"]:
+            each["bbox"] = [0.25, 0.5, 0.75, 0.5]
+
+    with pytest.raises(ValueError, match="must have boxes in pixels.* Multiply fractions"):
+        CocoDetection(*_written(tmp_path, change))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1", "\xff", "[" * 200_000, "1" * 5000])

@@ -66,6 +66,15 @@ def test_batch_size_is_checked(batch_size):
         training_batches(load_dataset("digits").validation, batch_size, 1, 0, 0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("rotation", -1), ("zoom", 1), ("translation", 1.5), ("epochs", 0)]
+)
+def test_ranges_are_checked(name, value):
+    arguments = {"epochs": 1, "rotation": 0, "zoom": 0, "translation": 0, name: value}
+    with pytest.raises(ValueError, match=f"Received: {name}={value}"):
+        training_batches(load_dataset("digits").validation, 16, seed=0, **arguments)
+
+
 def test_random_affine_against_known_positions():
     image = np.zeros((33, 33, 3), "uint8")
     image[16, 20] = 255  # Four pixels right of the center.

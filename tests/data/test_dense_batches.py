@@ -65,6 +65,70 @@ def test_targets_are_scaled_with_their_images(scene):
         DetectionBatching(ImageBatching(), max_objects=1)([scene])
 
 
+def test_targets_have_the_format_of_keras(scene):
+    for name in ("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw"):
+        _, targets = DetectionBatching(ImageBatching(150), 7, name)([scene])
+        boxes = scene["boxes"].astype("float32") * np.float32(150 / 96)
+        expected = keras.utils.bounding_boxes.convert_format(boxes, "xyxy", name)
+        found = targets["boxes"][0, : len(boxes)]
+        np.testing.assert_allclose(found, keras.ops.convert_to_numpy(expected), rtol=1e-5)
+
+
+def _one_object(**changes):
+    image = np.zeros((20, 30, 3), "uint8")
+    fields = {"labels": np.array([1]), "crowd": np.array([False]), "areas": np.array([12.0])}
+    return {"image": image, "boxes": np.array([[1.0, 2, 4, 6]]), **fields, **changes}
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *(
+            ({"boxes": np.array([box])}, "width 30 and height 20. Received")
+            for box in (
+                *((4, 2, 1, 6), (1, 6, 4, 2), (1, 2, 1, 6), (1, 2, np.nan, 6), (1, 2, np.inf, 6)),
+                *((30, 2, 33, 6), (1, 20, 4, 26), (-5, 2, 0, 6), (-np.inf, 2, 4, 6)),
+            )
+        ),
+        ({"labels": np.array([-1])}, "`labels` must be ints of at least 0"),
+        ({"labels": np.array([1.0])}, "`labels` must be ints of at least 0"),
+        # NumPy would give one box to both labels.
+        (
+            {"labels": np.array([1, 2])},
+            r"must have \{.*'crowd': \(2,\).*Received: \{'boxes': \(1, 4",
+        ),
+        ({"boxes": np.zeros((1, 5))}, r"Received: \{'boxes': \(1, 5"),
+        ({"masks": np.zeros((2, 20, 30), bool)}, r"'masks': \(2, 20, 30\)"),
+    ],
+)
+def test_invalid_objects_are_errors(changes, message):
+    batching = DetectionBatching(ImageBatching())
+    assert batching([_one_object()])[1]["labels"][0, 0] == 1
+    with pytest.raises(ValueError, match=message):
+        batching([_one_object(**changes)])
+
+
+@pytest.mark.only("torch")
+def test_incomplete_batches_are_errors():
+    batching = DetectionBatching(ImageBatching())
+    example = _one_object()
+    del example["labels"]
+    with pytest.raises(ValueError, match=r"must have \['labels'\]"):
+        batching([{**example, "classes": np.array([1])}])
+    with pytest.raises(ValueError, match="must have `masks`, or none"):
+        batching([_one_object(), _one_object(masks=np.ones((1, 20, 30), bool))])
+    for make in (batching, ImageBatching()):
+        with pytest.raises(ValueError, match="must have at least one image"):
+            make([])
+
+
+def test_a_longest_side_without_a_shortest():
+    images = [np.zeros((*size, 3), "uint8") for size in ((40, 100), (30, 20))]
+    _, geometries = ImageBatching(max_size=50)(images)
+    assert [each.resized for each in geometries] == [(20, 50), (30, 20)]
+
+
 def test_flipped_boxes_are_those_of_the_flipped_masks(scene):
     flipped = horizontal_flip(scene)
     assert (flipped["image"] == scene["image"][:, ::-1]).all()
@@ -101,6 +165,14 @@ def _augmented(example, seed=0, **arguments):
 def test_augmentation_can_be_disabled(scene):
     image, segmentation_map = _augmented(scene)
     assert (image == scene["image"]).all() and (segmentation_map == scene["segmentation_map"]).all()
+
+
+def test_maps_of_one_channel_and_of_other_sizes(scene):
+    segmentation_map = scene["segmentation_map"]
+    _, same = _augmented({**scene, "segmentation_map": segmentation_map[..., None]})
+    assert (same == segmentation_map).all()
+    with pytest.raises(ValueError, match=r"\(96, 96\). Received: shape \(96, 95\)"):
+        _augmented({**scene, "segmentation_map": segmentation_map[:, 1:]})
 
 
 def test_padding_is_ignored(scene):
@@ -178,4 +250,4 @@ def test_segmentation_evaluation_at_original_sizes(scene):
     evaluation.set_model(keras.Model())
     evaluation.every = 2
     evaluation.on_epoch_end(0, logs)
-    assert logs == {"val_mean_iou": -1.0, "val_pixel_accuracy": -1.0}
+    assert logs == {}

@@ -249,8 +249,10 @@ def test_splits_of_a_table_share_their_classes(tmp_path):
         (",heron", "row without a path"),
         ("a.png,", "row without a label"),
         ("b.png,heron", "duplicate path"),
+        (".//b.png,heron", "duplicate path"),
         ("a.png,crane", "unknown class"),
         ("x.png,heron", "missing image file"),
+        ("../images/a.png,heron", "path outside of the folder, see `allow_outside`"),
     ],
 )
 def test_invalid_rows(tmp_path, row, reason):
@@ -260,6 +262,22 @@ def test_invalid_rows(tmp_path, row, reason):
         _table(tmp_path, text, class_names=names)
     examples = _table(tmp_path, text, class_names=names, invalid="drop")
     assert examples.invalid_annotations == {reason: ["row 4"]} and len(examples) == 2
+
+
+def test_paths_outside_of_the_folder_can_be_allowed(tmp_path):
+    _write(tmp_path / "b.png")
+    text = f"path,label\n{tmp_path}/b.png,heron\n../b.png,heron\n{tmp_path}/images/a.png,heron\n"
+    examples = _table(tmp_path, text, allow_outside=True)
+    assert [example["image"].name for example in examples] == ["b.png", "b.png", "a.png"]
+    with pytest.raises(ValueError, match=r"2 × path outside of the folder.*\(row 2, row 3\)"):
+        _table(tmp_path, text)
+
+
+@pytest.mark.parametrize("names", ["heron", [], ["heron", "heron"], ["heron", ""], ["heron", 3]])
+def test_class_names_are_checked(photos, tmp_path, names):
+    for read in (ImageFolder, lambda path, names: _table(path, "path,label\n", class_names=names)):
+        with pytest.raises(ValueError, match="`class_names` must be distinct, non-empty strings"):
+            read(photos, names)
 
 
 def test_malformed_tables(tmp_path):

@@ -89,6 +89,13 @@ def test_crop_removes_objects_without_visible_pixels():
     assert crop(example, (0, 0, 9, 24))["labels"].tolist() == [4, 7]
 
 
+def test_maps_of_more_than_256_classes():
+    segmentation_map = np.random.default_rng(0).integers(0, 1000, (HEIGHT, WIDTH))
+    example = {**_example(), "segmentation_map": segmentation_map}
+    resized = resize(example, (2 * HEIGHT, 2 * WIDTH))["segmentation_map"]
+    np.testing.assert_array_equal(resized, segmentation_map.repeat(2, 0).repeat(2, 1))
+
+
 def test_pad():
     example = _example()
     padded = pad(example, (32, 40), (1, 2, 3), segmentation_fill=9)

@@ -183,6 +183,41 @@ def test_image_lists(folder):
         VocSegmentation(folder / "JPEGImages", "train")
 
 
+@pytest.mark.parametrize("task", ["Main", "Segmentation"])
+def test_names_outside_of_the_folder(folder, task):
+    (folder / "ImageSets" / task / "train.txt").write_text("b\n../JPEGImages/a\n")
+    for read in (VocDetection, VocSegmentation):
+        if (read is VocDetection) == (task == "Main"):
+            with pytest.raises(ValueError, match="train.txt must name images inside"):
+                read(folder, "train")
+
+
+def _write_maps(folder, **values):
+    for name, choice in values.items():
+        stored = np.resize(np.array(choice, "uint8"), SIZES[name])
+        Image.fromarray(stored).save(folder / "SegmentationClass" / f"{name}.png")
+
+
+def test_binary_masks_are_refused(folder):
+    """255 is ignored, so the object would not be trained."""
+    for values in ({"a": [0, 255], "b": [0, 255]}, {"a": [0], "b": [0, 255]}, {"a": 255, "b": 0}):
+        _write_maps(folder, **values)
+        with pytest.raises(ValueError, match=r"All 2 segmentation maps.*SegmentationClass/b.png"):
+            VocSegmentation(folder, "train", ["background", "object"])
+    # One file may have a background and a border only, and a split may have no object.
+    for values in ({"a": [0, 255], "b": [0, 1]}, {"a": [0], "b": [0]}):
+        _write_maps(folder, **values)
+        assert VocSegmentation(folder, "train", ["background", "object"])[1] is not None
+
+
+def test_class_names_are_checked(folder):
+    for read in (VocDetection, VocSegmentation):
+        with pytest.raises(ValueError, match="`class_names` must be distinct"):
+            read(folder, "train", [])
+    with pytest.raises(ValueError, match="at most 255 names, because maps are 8-bit"):
+        VocSegmentation(folder, "train", list(map(str, range(256))))
+
+
 def test_segmentation_maps_are_palette_indices(folder):
     examples = VocSegmentation(folder, "train")
     assert len(examples) == 2 and len(examples.class_names) == 21
