@@ -10,8 +10,8 @@ from collections.abc import Iterable
 import keras
 
 from keras_spm.registry import lookup
+from keras_spm.trainer.files import atomic_write
 from keras_spm.trainer.recipe import Setup
-from keras_spm.trainer.run_folder import atomic_write
 
 _SAMPLES = 8
 

@@ -20,9 +20,10 @@ from keras_spm.trainer.checkpoints import (
     non_finite_names,
     set_state,
 )
+from keras_spm.trainer.files import atomic_write
 from keras_spm.trainer.nan_debug import CheckFiniteLoss, NonFiniteError, explain_errors
 from keras_spm.trainer.recipe import Recipe, Setup
-from keras_spm.trainer.run_folder import RunFolder, atomic_write
+from keras_spm.trainer.run_folder import RunFolder
 from keras_spm.visualize import plot_training_curves
 
 

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import struct
+import uuid
 from collections.abc import Mapping
 
 import ml_dtypes
@@ -89,7 +90,7 @@ def write_safetensors(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
     path = pathlib.Path(path)
     if path.suffix != ".safetensors":
         raise FormatError(f"`path` must end in .safetensors. Received: {path}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.temporary")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.temporary")
     try:
         # Not `save_file`, which makes files that only their owner can read.
         temporary.write_bytes(save(arrays, metadata={"format": "pt"}))
