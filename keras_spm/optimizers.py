@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_spm.arguments import check_integer
 from keras_spm.types import Tensor
 
 # On PyTorch, Keras replaces `keras.optimizers.AdamW` by a class that updates all variables at
@@ -36,8 +37,8 @@ class LayerwiseAdamW(keras.optimizers.Adam):
 
     Variables of the last group in `layer_groups` are trained at `layer_decay` times the
     learning rate, those of the group before it at `layer_decay**2` times, and so on; all others
-    (the head) at the full learning rate. Weight decay is scaled likewise. On PyTorch, variables
-    are updated one by one, which is slower than `AdamW`.
+    (the head, and layers without loaded weights) at the full learning rate. Weight decay is
+    scaled likewise. On PyTorch, variables are updated one by one, which is slower than `AdamW`.
 
     Args:
         learning_rate: float or schedule, the learning rate of the head.
@@ -95,12 +96,17 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         """Creates the optimizer for a backbone, or for a task on it.
 
         `backbone.layer_groups` is a list of lists of layers or variables, from the input to the
-        output: the stem, then one group per block. See the class for the other arguments.
+        output: the stem, then one group per block. Variables that were not loaded with the
+        others (`backbone.load_report.missing_keys`), such as mergings without published
+        weights, are in no group. See the class for the other arguments.
         """
+        report = getattr(backbone, "load_report", None)
+        missing = set() if report is None else set(report.missing_keys)
         groups = []
         for group in backbone.layer_groups:
             lists = [getattr(layer, "trainable_variables", [layer]) for layer in group]
-            groups.append([variable.path for variables in lists for variable in variables])
+            paths = [variable.path for variables in lists for variable in variables]
+            groups.append([path for path in paths if path not in missing])
         return cls(learning_rate, layer_decay, groups, weight_decay, **kwargs)
 
     def build(self, variables: list[keras.Variable]) -> None:
@@ -150,6 +156,9 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         warmup_prefix: bool, whether t in the cosine counts from the end of the warmup. Otherwise
             the cosine has already decayed when the warmup ends.
 
+    Raises:
+        ValueError: if the numbers of steps are out of range.
+
     Reference:
         timm's `CosineLRScheduler`: per epoch for PVT, per step and with `warmup_prefix` for Swin.
         PVT's code updates the learning rate after each epoch, with the number of the finished
@@ -168,11 +177,11 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     ):
         super().__init__()
         self.learning_rate = learning_rate
-        self.steps = steps
-        self.warmup_steps = warmup_steps
+        self.steps = check_integer("steps", steps)
+        self.warmup_steps = check_integer("warmup_steps", warmup_steps, 0, self.steps - 1)
         self.warmup_learning_rate = warmup_learning_rate
         self.min_learning_rate = min_learning_rate
-        self.update_every = update_every
+        self.update_every = check_integer("update_every", update_every)
         self.warmup_prefix = warmup_prefix
 
     def __call__(self, step: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import keras
 
 from keras_spm.registry import RECIPES
 from keras_spm.tasks.image_task import ImageTask
-from keras_spm.trainer.recipe import Recipe, load_recipe, load_saved_recipe
+from keras_spm.trainer.recipe import Recipe
+from keras_spm.trainer.recipe_files import load_recipe, load_saved_recipe
 from keras_spm.types import PathLike
 
 
