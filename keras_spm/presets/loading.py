@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.converters.conversion import detect_layout, variables_of
+from keras_spm.converters.conversion import detect_layout, set_report, variables_of
 from keras_spm.converters.validation import build_without_memory, check_backbone, check_size
 from keras_spm.presets.saving import own_arrays, own_layout, predictor_paths
 from keras_spm.presets.sources import Source, Weights, find_source
@@ -42,7 +42,7 @@ def load_preset(
     build = functools.partial(_build, task, backbone_class, source, arguments, whole)
     model = build()
     if load_weights:
-        model.load_report = _load(model, source, weights, build, whole)
+        set_report(model, _load(model, source, weights, build, whole))
         missing = set(model.load_report.missing_keys)
         if whole and "num_classes" not in arguments and missing & set(predictor_paths(model)):
             raise FormatError(
