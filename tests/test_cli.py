@@ -104,6 +104,21 @@ def test_a_model_of_an_unknown_class(tmp_path, capsys):
 
 
 @pytest.mark.only("torch")
+@pytest.mark.parametrize(
+    "contents", ["[" * 100_000, "{", "[]", '{"class_name": "ImageClassifier"}']
+)
+def test_a_broken_configuration_in_a_keras_file(tmp_path, capsys, contents):
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "b.keras", "w") as broken:
+        for name in archive.namelist():
+            broken.writestr(name, contents if name == "config.json" else archive.read(name))
+    assert main(["evaluate", str(tmp_path / "b.keras")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'b.keras'} cannot be loaded: " in error and error.count("\n") == 1
+
+
+@pytest.mark.only("torch")
 def test_packages_are_complete():
     root = pathlib.Path(__file__).parents[1]
     setuptools = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]

@@ -39,6 +39,20 @@ def test_warmup_cosine_equals_timm(by_epoch):
     assert float(schedule(total + 5)) == pytest.approx(MINIMUM, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"steps": 0},
+        {"steps": 10, "warmup_steps": 10, "warmup_prefix": True},
+        {"steps": 10, "warmup_steps": -1},
+        {"steps": 10, "update_every": 0},
+    ],
+)
+def test_numbers_of_steps_out_of_range(arguments):
+    with pytest.raises(ValueError, match="must be an integer .* Received: "):
+        WarmupCosine(PEAK, **arguments)
+
+
 def _decay(name, step, total, warmup):
     """The learning rate after the warmup, divided by the peak."""
     if name == "cosine":
