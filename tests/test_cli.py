@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import sys
 import tomllib
+import zipfile
 
 import keras
 import pytest

@@ -126,7 +126,7 @@ def test_mergings_without_loaded_weights_have_the_rate_of_the_head(tmp_path):
         backbone = keras_spm.PVTv2SPM.from_preset(tmp_path / "pvt_v2")
     variables = keras_spm.ImageClassifier(backbone, 3).trainable_variables
     optimizer = LayerwiseAdamW.from_backbone(backbone, 1e-2, 0.5, weight_decay=0.0)
-    before = [to_numpy(variable) for variable in variables]
+    before = [np.array(to_numpy(variable)) for variable in variables]
     optimizer.apply([keras.ops.ones(variable.shape) for variable in variables], variables)
     # The first step of Adam is the learning rate. The head is after a block in each stage.
     blocks = {f"stage{number}/": 0.5 ** (5 - number) for number in (1, 2, 3, 4)}

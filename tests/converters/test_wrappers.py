@@ -63,14 +63,13 @@ def test_prefixes_of_wrappers(model, prefix):
 )
 def test_averages_are_preferred(model, make, used):
     """As timm does, which writes `state_dict_ema`; `model_ema` is DeiT's and torchvision's."""
-    weights = STATE
     averages = {
-        key: value + value.dtype.type(value.dtype.kind == "f") for key, value in weights.items()
+        key: value + value.dtype.type(value.dtype.kind == "f") for key, value in STATE.items()
     }
     load_torch_weights(model, averages)
     expected = _values(model)
     wrapped = {"n_averaged": np.array(5), **{f"module.{key}": v for key, v in averages.items()}}
-    report = load_torch_weights(model, make(weights, wrapped))
+    report = load_torch_weights(model, make(STATE, wrapped))
     assert _same(_values(model), expected)
     assert report.source == f"the mapping[{used!r}] without the prefix 'module.'"
     assert report.source in str(report)
