@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_spm.arguments import check_integer
+from keras_spm.arguments import check_integer, check_number
 from keras_spm.types import Tensor
 
 # On PyTorch, Keras replaces `keras.optimizers.AdamW` by a class that updates all variables at
@@ -48,7 +48,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         **kwargs: passed to `keras.optimizers.Adam`.
 
     Raises:
-        ValueError: if `layer_decay` is out of range; on `build`, if no variable is in a group.
+        ValueError: if an argument is out of range; on `build`, if no variable is in a group.
 
     Example:
 
@@ -69,11 +69,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         **kwargs: Any,
     ):
         super().__init__(learning_rate, **kwargs)
-        if not 0 < layer_decay <= 1:
-            raise ValueError(
-                f"`layer_decay` must be above 0 and at most 1. Received: layer_decay={layer_decay}"
-            )
-        self.layer_decay = layer_decay
+        self.layer_decay = check_number("layer_decay", layer_decay, 0, 1, allow_minimum=False)
         self.layer_groups = [list(paths) for paths in layer_groups]
         # {path: number of groups from this one to the head}
         self._distances = {
@@ -82,7 +78,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
             for path in paths
         }
         # Keras would apply an attribute `weight_decay` at the full learning rate.
-        self.scaled_weight_decay = weight_decay
+        self.scaled_weight_decay = check_number("weight_decay", weight_decay)
 
     @classmethod
     def from_backbone(
@@ -157,7 +153,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
             the cosine has already decayed when the warmup ends.
 
     Raises:
-        ValueError: if the numbers of steps are out of range.
+        ValueError: if an argument is out of range.
 
     Reference:
         timm's `CosineLRScheduler`: per epoch for PVT, per step and with `warmup_prefix` for Swin.
@@ -176,11 +172,11 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         warmup_prefix: bool = False,
     ):
         super().__init__()
-        self.learning_rate = learning_rate
+        self.learning_rate = check_number("learning_rate", learning_rate)
         self.steps = check_integer("steps", steps)
         self.warmup_steps = check_integer("warmup_steps", warmup_steps, 0, self.steps - 1)
-        self.warmup_learning_rate = warmup_learning_rate
-        self.min_learning_rate = min_learning_rate
+        self.warmup_learning_rate = check_number("warmup_learning_rate", warmup_learning_rate)
+        self.min_learning_rate = check_number("min_learning_rate", min_learning_rate)
         self.update_every = check_integer("update_every", update_every)
         self.warmup_prefix = warmup_prefix
 
@@ -212,12 +208,15 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         schedule: `keras.optimizers.schedules.LearningRateSchedule`.
         steps: int. The factor of the first step is 1 / steps.
+
+    Raises:
+        ValueError: if `steps` is negative.
     """
 
     def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
         super().__init__()
         self.schedule = schedule
-        self.steps = steps
+        self.steps = check_integer("steps", steps, 0)
 
     def __call__(self, step: Tensor) -> Tensor:
         factor = (keras.ops.cast(step, "float32") + 1) / max(self.steps, 1)

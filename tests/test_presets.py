@@ -53,6 +53,8 @@ def test_smallest_variant_at_full_size():
     ("make", "message"),
     [
         (lambda: PVTv2.from_preset("b11", load_weights=False), "Did you mean 'b1'"),
+        (lambda: PVTv2.from_preset(None), "`name` must be .* Received: name=None"),
+        (lambda: ImageClassifier.from_preset(7, num_classes=3), "Received: name=7"),
         (lambda: Swin.from_preset("tinny", load_weights=False), "Did you mean 'tiny'"),
         (lambda: PVTv2.from_preset("mini"), "load_weights=False"),
         (lambda: ImageClassifier.from_preset("pvt2_spm_b1", num_classes=3), "pvt_v2_spm_b1"),

@@ -229,7 +229,7 @@ def _compare(binding, shapes, arrays, resized):
 
 def _fits(shape, expected, resized_axes):
     return len(shape) == len(expected) and all(
-        size <= _MAX_ROWS if axis in resized_axes else size == wanted
+        0 < size <= _MAX_ROWS if axis in resized_axes else size == wanted
         for axis, (size, wanted) in enumerate(zip(shape, expected, strict=True))
     )
 
