@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import pathlib
+import reprlib
 import sys
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -64,7 +65,7 @@ class Range(NamedTuple):
         is_above = value >= self.minimum if self.allow_minimum else value > self.minimum
         is_below = value <= self.maximum if self.allow_maximum else value < self.maximum
         if not (is_finite and is_above and is_below):
-            raise ValueError(f"`{key}` must be {self}. Received: {key}={value}")
+            raise ValueError(f"`{key}` must be {self}. Received: {key}={reprlib.repr(value)}")
 
     def __str__(self):
         limits = []

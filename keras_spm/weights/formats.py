@@ -31,8 +31,8 @@ WEIGHT_FILES = tuple(
     for name in ("model.safetensors", "pytorch_model.bin")
     for index in ("", INDEX_SUFFIX)
 )
-# Keys under which training code saves the weights. As in timm, averages come first.
-_WRAPPERS = ("state_dict_ema", "model_ema", "model", "state_dict")
+# Keys under which training code saves the weights, in timm's order of preference.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _MAX_WRAPPERS = 3  # One in the other: a pickle can contain itself.
 # Prefixes of names: of parallel training and averages, and of `torch.compile`.
 _WRAPPER_PREFIXES = ("module.", "_orig_mod.")
