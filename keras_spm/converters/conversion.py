@@ -10,11 +10,11 @@ from keras_spm.registry import LAYOUTS
 from keras_spm.types import PathLike, Tensor
 from keras_spm.weights import state_dict
 from keras_spm.weights.errors import MismatchError, join_names
-from keras_spm.weights.formats import read_arrays, strip_prefixes
+from keras_spm.weights.formats import WRAPPER_PREFIXES, read_arrays, strip_prefixes
 from keras_spm.weights.key_mapping import OWN_FORMAT, Layout
 
-# Names of the backbone in training code, which may be in a wrapper, or a wrapper in it.
-_MODEL_PREFIXES = ("model.", "backbone.", "module.", "_orig_mod.")
+# Names of the model in training code.
+_MODEL_PREFIXES = ("model.", "backbone.")
 
 AnyModel: TypeAlias = keras.Model | keras.layers.Layer
 
@@ -95,10 +95,13 @@ def load_torch_weights(
     >>> report = keras_spm.load_torch_weights(backbone, "pvt_v2_b1.pth")
     """
     candidates = _candidates(model_or_layer, layout)  # Before the source is read.
-    arrays, name = read_arrays(source)
+    tensors, source_name = read_arrays(source, prefixes=())
     variables = variables_of(model_or_layer)
-    if not any(state_dict.count_matches(variables, arrays, layout) for layout in candidates):
-        arrays, name = strip_prefixes(arrays, name, _MODEL_PREFIXES)
+    # Names of a layout may start with `model.`, too.
+    for prefixes in (WRAPPER_PREFIXES, (*WRAPPER_PREFIXES, *_MODEL_PREFIXES)):
+        arrays, name = strip_prefixes(tensors, source_name, prefixes)
+        if any(state_dict.count_matches(variables, arrays, layout) for layout in candidates):
+            break
     chosen = detect_layout(model_or_layer, arrays, name, candidates)
     report = state_dict.load(variables, arrays, chosen, name)
     set_report(model_or_layer, report)

@@ -35,7 +35,7 @@ WEIGHT_FILES = tuple(
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
 _MAX_WRAPPERS = 3  # One in the other: a pickle can contain itself.
 # Prefixes of names: of parallel training and averages, and of `torch.compile`.
-_WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 # Not a weight: the counter of torch.optim.swa_utils.AveragedModel, which has no prefix.
 _AVERAGES_COUNTER = "n_averaged"
 
@@ -43,17 +43,20 @@ _AVERAGES_COUNTER = "n_averaged"
 _SHARD = re.compile(r"[\w.-]{1,200}", re.ASCII)
 
 
-def read_arrays(source: PathLike | Mapping) -> tuple[dict[str, np.ndarray], str]:
+def read_arrays(
+    source: PathLike | Mapping, prefixes: tuple[str, ...] = WRAPPER_PREFIXES
+) -> tuple[dict[str, np.ndarray], str]:
     """Reads named arrays.
 
     The wrappers `{"model": …}` and `{"state_dict": …}` are unwrapped. Other entries are ignored,
     but moving averages, `"model_ema"` and `"state_dict_ema"`, are preferred to the weights.
-    The prefixes `module.` and `_orig_mod.` of all names are removed.
+    Prefixes that all names have are removed.
 
     Args:
         source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, of an index
             (`….index.json`) of such files, or of a folder with a `model.safetensors` or
             `pytorch_model.bin`, whole or indexed; or a mapping of names to arrays.
+        prefixes: of names, by default `module.` and `_orig_mod.`; see `strip_prefixes`.
 
     Returns:
         ({name: array} in the source's own dtypes, name of the source for messages and reports,
@@ -81,7 +84,7 @@ def read_arrays(source: PathLike | Mapping) -> tuple[dict[str, np.ndarray], str]
         raise FormatError(
             f"{description} has names that are not strings: {join_names(map(repr, invalid))}."
         )
-    contents, description = strip_prefixes(contents, description, _WRAPPER_PREFIXES)
+    contents, description = strip_prefixes(contents, description, prefixes)
     arrays = {name: _to_array(name, value, description) for name, value in contents.items()}
     check_views(contents.values(), description)
     return arrays, description
