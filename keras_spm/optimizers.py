@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from keras_spm.arguments import check_integer, check_number
 from keras_spm.types import Tensor
 
 # On PyTorch, Keras replaces `keras.optimizers.AdamW` by a class that updates all variables at
@@ -36,8 +37,8 @@ class LayerwiseAdamW(keras.optimizers.Adam):
 
     Variables of the last group in `layer_groups` are trained at `layer_decay` times the
     learning rate, those of the group before it at `layer_decay**2` times, and so on; all others
-    (the head) at the full learning rate. Weight decay is scaled likewise. On PyTorch, variables
-    are updated one by one, which is slower than `AdamW`.
+    (the head, and layers without loaded weights) at the full learning rate. Weight decay is
+    scaled likewise. On PyTorch, variables are updated one by one, which is slower than `AdamW`.
 
     Args:
         learning_rate: float or schedule, the learning rate of the head.
@@ -47,7 +48,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         **kwargs: passed to `keras.optimizers.Adam`.
 
     Raises:
-        ValueError: if `layer_decay` is out of range; on `build`, if no variable is in a group.
+        ValueError: if an argument is out of range; on `build`, if no variable is in a group.
 
     Example:
 
@@ -68,11 +69,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         **kwargs: Any,
     ):
         super().__init__(learning_rate, **kwargs)
-        if not 0 < layer_decay <= 1:
-            raise ValueError(
-                f"`layer_decay` must be above 0 and at most 1. Received: layer_decay={layer_decay}"
-            )
-        self.layer_decay = layer_decay
+        self.layer_decay = check_number("layer_decay", layer_decay, 0, 1, allow_minimum=False)
         self.layer_groups = [list(paths) for paths in layer_groups]
         # {path: number of groups from this one to the head}
         self._distances = {
@@ -81,7 +78,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
             for path in paths
         }
         # Keras would apply an attribute `weight_decay` at the full learning rate.
-        self.scaled_weight_decay = weight_decay
+        self.scaled_weight_decay = check_number("weight_decay", weight_decay)
 
     @classmethod
     def from_backbone(
@@ -95,12 +92,17 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         """Creates the optimizer for a backbone, or for a task on it.
 
         `backbone.layer_groups` is a list of lists of layers or variables, from the input to the
-        output: the stem, then one group per block. See the class for the other arguments.
+        output: the stem, then one group per block. Variables that were not loaded with the
+        others (`backbone.load_report.missing_keys`), such as mergings without published
+        weights, are in no group. See the class for the other arguments.
         """
+        report = getattr(backbone, "load_report", None)
+        missing = set() if report is None else set(report.missing_keys)
         groups = []
         for group in backbone.layer_groups:
             lists = [getattr(layer, "trainable_variables", [layer]) for layer in group]
-            groups.append([variable.path for variables in lists for variable in variables])
+            paths = [variable.path for variables in lists for variable in variables]
+            groups.append([path for path in paths if path not in missing])
         return cls(learning_rate, layer_decay, groups, weight_decay, **kwargs)
 
     def build(self, variables: list[keras.Variable]) -> None:
@@ -150,6 +152,9 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         warmup_prefix: bool, whether t in the cosine counts from the end of the warmup. Otherwise
             the cosine has already decayed when the warmup ends.
 
+    Raises:
+        ValueError: if an argument is out of range.
+
     Reference:
         timm's `CosineLRScheduler`: per epoch for PVT, per step and with `warmup_prefix` for Swin.
         PVT's code updates the learning rate after each epoch, with the number of the finished
@@ -167,12 +172,12 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
         warmup_prefix: bool = False,
     ):
         super().__init__()
-        self.learning_rate = learning_rate
-        self.steps = steps
-        self.warmup_steps = warmup_steps
-        self.warmup_learning_rate = warmup_learning_rate
-        self.min_learning_rate = min_learning_rate
-        self.update_every = update_every
+        self.learning_rate = check_number("learning_rate", learning_rate)
+        self.steps = check_integer("steps", steps)
+        self.warmup_steps = check_integer("warmup_steps", warmup_steps, 0, self.steps - 1)
+        self.warmup_learning_rate = check_number("warmup_learning_rate", warmup_learning_rate)
+        self.min_learning_rate = check_number("min_learning_rate", min_learning_rate)
+        self.update_every = check_integer("update_every", update_every)
         self.warmup_prefix = warmup_prefix
 
     def __call__(self, step: Tensor) -> Tensor:
@@ -203,12 +208,15 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     Args:
         schedule: `keras.optimizers.schedules.LearningRateSchedule`.
         steps: int. The factor of the first step is 1 / steps.
+
+    Raises:
+        ValueError: if `steps` is negative.
     """
 
     def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
         super().__init__()
         self.schedule = schedule
-        self.steps = steps
+        self.steps = check_integer("steps", steps, 0)
 
     def __call__(self, step: Tensor) -> Tensor:
         factor = (keras.ops.cast(step, "float32") + 1) / max(self.steps, 1)

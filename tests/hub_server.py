@@ -1,4 +1,4 @@
-"""A small server on loopback in the hub's own protocol, that also fails on purpose."""
+"""A local server with the hub's protocol that can fail on purpose."""
 
 import contextlib
 import dataclasses
@@ -17,17 +17,17 @@ _RANGE = re.compile(r"bytes=(?P<start>\d+)-")
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """How the answer to a question for a file departs from the right one.
+    """How the response to a request of a file differs from the correct one.
 
     Attributes:
-        status: answered in place of the file; None where a body is sent.
-        code: the hub's own word for that status, in a header.
-        change: from the file's bytes to those that are announced and sent.
-        share: of the body; what comes after it is announced, but never sent.
-        once: whether the next question is answered rightly.
-        stalls: whether the connection stays open, in silence, where the share ends.
-        pause: seconds before each of the `PIECES` that the body is sent in.
-        hangs_up: whether the connection is closed without an answer.
+        status: HTTP status to send instead of the file; None to send a body.
+        code: the hub's error code of that status, in a header.
+        change: function from the file's bytes to the bytes that are announced and sent.
+        share: share of the body that is sent; the rest is announced, but not sent.
+        once: whether only the first request fails.
+        stalls: whether the connection stays open after the share, without sending anything.
+        pause: seconds before each of the `PIECES` of the body.
+        hangs_up: whether the connection is closed without a response.
     """
 
     status: int | None = None
@@ -69,7 +69,7 @@ FAULTS = {
 
 
 def declared_hash(name, contents):
-    """What the hub calls a file's contents: git's hash of a small file, sha256 of a large."""
+    """Returns the hash that the hub declares: git's of a small file, sha256 of a large one."""
     if name.endswith(".json"):
         blob = f"blob {len(contents)}\0".encode() + contents
         return hashlib.sha1(blob, usedforsecurity=False).hexdigest()
@@ -77,15 +77,15 @@ def declared_hash(name, contents):
 
 
 class Hub:
-    """Repositories, faults and a log of what was asked.
+    """Repositories, faults and a log of the requests.
 
     Attributes:
         repositories: {"owner/name": folder}.
         faults: {file name: fault}, a key of `FAULTS`.
         asked: list of (method, path).
         url: of the running server.
-        stalled: event, set when a download has come to where its fault stalls it.
-        closing: event, set when the server ends, and stalled downloads with it.
+        stalled: event that is set when a download stalls.
+        closing: event that is set when the server ends; it also ends stalled downloads.
     """
 
     def __init__(self):
@@ -106,10 +106,10 @@ class Hub:
             server.server_close()
 
     def settings(self, folder):
-        """What huggingface_hub's constants must be for this hub, and for caches in a folder.
+        """Returns huggingface_hub's constants for this hub and for caches in a folder.
 
         Args:
-            folder: path; `hub/` in it becomes the cache, `assets/` that of derived files.
+            folder: path. `hub/` in it is the cache, `assets/` the cache of derived files.
 
         Returns:
             {name in `huggingface_hub.constants`: value}.
@@ -126,7 +126,7 @@ class Hub:
 
 class _Server(http.server.ThreadingHTTPServer):
     def handle_error(self, request, client_address):
-        if not isinstance(sys.exception(), ConnectionError):  # Clients may go at any time.
+        if not isinstance(sys.exception(), ConnectionError):  # Clients may disconnect.
             super().handle_error(request, client_address)
 
 
@@ -143,7 +143,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._resolve()
 
     def _resolve(self):
-        """Answers a question for a file."""
+        """Responds to a request of a file."""
         self.hub.asked.append((self.command, self.path))
         match = _ADDRESS.fullmatch(self.path)
         folder = self.hub.repositories.get(match["repository"]) if match else None
@@ -163,7 +163,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         return self._send(path, fault)
 
     def _send(self, path, fault):
-        """Answers with a file, or with the rest of it from where the client asks."""
+        """Sends a file, or the rest of it from the requested position."""
         contents = path.read_bytes()
         asked = _RANGE.fullmatch(self.headers.get("Range", ""))
         start = int(asked["start"]) if asked else 0

@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import sys
 import tomllib
+import zipfile
 
 import keras
 import pytest
@@ -157,6 +158,21 @@ def test_the_file_of_metrics_is_checked_before_the_evaluation(tmp_path, monkeypa
             assert f"must be a file in an existing folder, but {message}." in error
         assert main([*arguments, str(tmp_path / "file")]) == 130
         assert capsys.readouterr().err == "interrupted\n" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize(
+    "contents", ["[" * 100_000, "{", "[]", '{"class_name": "ImageClassifier"}']
+)
+def test_a_broken_configuration_in_a_keras_file(tmp_path, capsys, contents):
+    path = tmp_path / "model.keras"
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save(path)
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(tmp_path / "b.keras", "w") as broken:
+        for name in archive.namelist():
+            broken.writestr(name, contents if name == "config.json" else archive.read(name))
+    assert main(["evaluate", str(tmp_path / "b.keras")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'b.keras'} cannot be loaded: " in error and error.count("\n") == 1
 
 
 @pytest.mark.only("torch")

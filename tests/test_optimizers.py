@@ -9,6 +9,7 @@ import pytest
 import keras_spm
 from keras_spm import layers
 from keras_spm.optimizers import AdamW, LayerwiseAdamW, WarmupCosine
+from tests import golden
 from tests.helpers import difference, randomize, to_numpy
 
 
@@ -114,6 +115,31 @@ def test_groups_of_class_tokens_and_final_norms():
     paths = [variable.path for variable in model.trainable_variables]
     assert len(grouped) == len(set(grouped))
     assert set(paths) - set(grouped) == {"norm/gamma", "norm/beta", "head/kernel", "head/bias"}
+
+
+def test_mergings_without_loaded_weights_have_the_rate_of_the_head(tmp_path):
+    """Weights of a baseline in a backbone with new Stepwise Patch Merging layers."""
+    golden.short_backbone("pvt_v2").save_to_preset(tmp_path / "pvt_v2")
+    with pytest.warns(UserWarning, match="mergings of .* are randomly initialized"):
+        backbone = keras_spm.PVTv2SPM.from_preset(tmp_path / "pvt_v2")
+    variables = keras_spm.ImageClassifier(backbone, 3).trainable_variables
+    optimizer = LayerwiseAdamW.from_backbone(backbone, 1e-2, 0.5, weight_decay=0.0)
+    before = [np.array(to_numpy(variable)) for variable in variables]
+    optimizer.apply([keras.ops.ones(variable.shape) for variable in variables], variables)
+    # The first step of Adam is the learning rate. The head is after a block in each stage.
+    blocks = {f"stage{number}/": 0.5 ** (5 - number) for number in (1, 2, 3, 4)}
+    checked = set()
+    for variable, value in zip(variables, before, strict=True):
+        layer, _, rest = variable.path.partition("/")
+        is_new = layer == "head" or (layer != "stage1" and rest.startswith("merging/"))
+        scale = 1 if is_new else {"stem/": 0.5**5, **blocks}[f"{layer}/"]
+        assert difference(value - to_numpy(variable), 1e-2 * scale) <= 1e-6, variable.path
+        checked.add((is_new, layer))
+    assert len(checked) == 5 + 4
+    # All weights are loaded: all layers have the rates of their depth.
+    keras_spm.load_torch_weights(backbone, keras_spm.to_torch_state_dict(backbone))
+    groups = LayerwiseAdamW.from_backbone(backbone, 1e-2).layer_groups
+    assert any("/merging/" in path for paths in groups for path in paths)
 
 
 @pytest.mark.only("torch")

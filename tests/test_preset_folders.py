@@ -1,13 +1,16 @@
 """Saving models to folders and loading them by their path."""
 
+import concurrent.futures
 import json
 import pathlib
+import threading
 
 import keras
 import pytest
 
 import keras_spm
 from keras_spm.backbones import PVTv2, PyramidBackbone
+from keras_spm.presets import saving
 from keras_spm.registry import HEADS
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.weights import FormatError, MismatchError
@@ -123,6 +126,25 @@ def test_existing_folder_is_not_overwritten(tmp_path):
     backbone.save_to_preset(tmp_path / "made/on/the/way")
     assert {path.name for path in tmp_path.iterdir()} == {"full", "empty", "made"}
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["diary.txt"]
+
+
+@pytest.mark.only("torch")
+def test_one_of_several_threads_saves_the_folder(tmp_path, monkeypatch):
+    backbone, together = golden.backbone("pvt_v2"), threading.Barrier(4)
+    write = saving.write_safetensors
+
+    def write_together(path, arrays):
+        together.wait(30)  # Until all of them have found no folder.
+        write(path, arrays)
+
+    monkeypatch.setattr(saving, "write_safetensors", write_together)
+    with concurrent.futures.ThreadPoolExecutor(4) as executor:
+        saves = [executor.submit(backbone.save_to_preset, tmp_path / "saved") for _ in range(4)]
+    errors = [save.exception() for save in saves if save.exception() is not None]
+    assert [type(error) for error in errors] == [FileExistsError] * 3
+    assert all("saved already exists and is not an empty" in str(error) for error in errors)
+    assert [path.name for path in tmp_path.iterdir()] == ["saved"]
+    assert _same(PVTv2.from_preset(tmp_path / "saved"), backbone)
 
 
 def test_failed_save_leaves_nothing(tmp_path, monkeypatch):

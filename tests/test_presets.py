@@ -55,6 +55,12 @@ def test_smallest_variant_at_full_size():
     ("make", "message"),
     [
         (lambda: PVTv2.from_preset("b11", load_weights=False), "Did you mean 'b1'"),
+        (
+            lambda: ImageClassifier.from_preset("pvt_v2_mini", load_weights=False, num_clases=2),
+            "`num_classes` must be given: .* Received: num_clases",
+        ),
+        (lambda: PVTv2.from_preset(None), "`name` must be .* Received: name=None"),
+        (lambda: ImageClassifier.from_preset(7, num_classes=3), "Received: name=7"),
         (lambda: Swin.from_preset("tinny", load_weights=False), "Did you mean 'tiny'"),
         (lambda: PVTv2.from_preset("mini"), "load_weights=False"),
         (lambda: ImageClassifier.from_preset("pvt2_spm_b1", num_classes=3), "pvt_v2_spm_b1"),
@@ -102,3 +108,13 @@ def test_invalid_arguments_are_named(make, message):
 def test_unknown_arguments_are_named():
     with pytest.raises(TypeError, match="color"):
         PVTv2.from_preset("mini", load_weights=False, color="red")
+    message = (
+        r"^Unknown argument of PVTv2 'drop_path'\. Did you mean 'drop_path_rate'\? "
+        "Available: embed_dims, .*, frozen_stages, .*, name.$"
+    )
+    with pytest.raises(TypeError, match=message):
+        PVTv2.from_preset("mini", load_weights=False, drop_path=0.1)
+    with pytest.raises(TypeError, match="'class_nams'. Did you mean 'class_names'"):
+        ImageClassifier.from_preset(
+            "pvt_v2_mini", load_weights=False, num_classes=2, class_nams=["a", "b"]
+        )

@@ -38,6 +38,27 @@ def test_round_trip(created, model, tmp_path):
     keras_spm.upload_preset(tmp_path / "birds", "hf://me/birds")  # Another commit.
 
 
+def test_only_files_of_the_preset_are_uploaded(created, model, tmp_path):
+    folder, secret = tmp_path / "birds", tmp_path / "secret"
+    secret.write_text("key")
+    for name in (".env", "id_rsa", "notes/config.json", "README.md.orig", ".git/config"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("secret")
+    (folder / "link").symlink_to(secret)
+    keras_spm.upload_preset(folder, "hf://me/birds")
+    there = tmp_path / "there/me/birds"
+    assert {str(path.relative_to(there)) for path in there.rglob("*")} == {
+        *("config.json", "model.safetensors", "README.md")
+    }
+    (folder / "README.md").unlink()
+    (folder / "README.md").symlink_to(secret)
+    with pytest.raises(FormatError, match=r"README\.md is a link"):
+        keras_spm.upload_preset(folder, "hf://me/owls")
+    assert "me/owls" not in created
+    (folder / "README.md").unlink()
+    keras_spm.upload_preset(folder, "hf://me/owls")
+
+
 def test_incomplete_folder_is_not_uploaded(created, model, tmp_path):
     with pytest.raises(ValueError, match="must be hf://owner/name"):
         keras_spm.upload_preset(tmp_path / "birds", "me/birds")

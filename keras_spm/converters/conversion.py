@@ -10,8 +10,11 @@ from keras_spm.registry import LAYOUTS
 from keras_spm.types import PathLike, Tensor
 from keras_spm.weights import state_dict
 from keras_spm.weights.errors import MismatchError, join_names
-from keras_spm.weights.formats import read_arrays
+from keras_spm.weights.formats import WRAPPER_PREFIXES, read_arrays, strip_prefixes
 from keras_spm.weights.key_mapping import OWN_FORMAT, Layout
+
+# Names of the model in training code.
+_MODEL_PREFIXES = ("model.", "backbone.")
 
 AnyModel: TypeAlias = keras.Model | keras.layers.Layer
 
@@ -68,13 +71,17 @@ def load_torch_weights(
     Args:
         model_or_layer: a built backbone, a task, or a layer with layouts.
         source: path of a weight file, of an index of shards, or of a folder written by
-            transformers; or a mapping of names to arrays. Wrappers (`model`, `state_dict`,
-            `module.`) are unwrapped. Half precision is converted to float32.
+            transformers; or a mapping of names to arrays. Wrappers of training code (`model`,
+            `state_dict`) are unwrapped, and of weights and their moving averages (`model_ema`,
+            `state_dict_ema`) the averages are loaded. Prefixes of all names (`model.`,
+            `backbone.`, `module.`, `_orig_mod.`) are removed. Half precision is converted to
+            float32.
         layout: one of `list_layouts(model_or_layer)`, or `"auto"` to detect it from the
             names.
 
     Returns:
-        A `keras_spm.weights.LoadReport`; print it for a summary.
+        A `keras_spm.weights.LoadReport`; print it for a summary. Its `source` has the wrappers
+        and prefixes. It is also the model's `load_report`.
 
     Raises:
         keras_spm.weights.FormatError: if the source cannot be read.
@@ -88,9 +95,23 @@ def load_torch_weights(
     >>> report = keras_spm.load_torch_weights(backbone, "pvt_v2_b1.pth")
     """
     candidates = _candidates(model_or_layer, layout)  # Before the source is read.
-    arrays, name = read_arrays(source)
+    tensors, source_name = read_arrays(source, prefixes=())
+    variables = variables_of(model_or_layer)
+    # Names of a layout may start with `model.`, too.
+    for prefixes in (WRAPPER_PREFIXES, (*WRAPPER_PREFIXES, *_MODEL_PREFIXES)):
+        arrays, name = strip_prefixes(tensors, source_name, prefixes)
+        if any(state_dict.count_matches(variables, arrays, layout) for layout in candidates):
+            break
     chosen = detect_layout(model_or_layer, arrays, name, candidates)
-    return state_dict.load(variables_of(model_or_layer), arrays, chosen, name)
+    report = state_dict.load(variables, arrays, chosen, name)
+    set_report(model_or_layer, report)
+    return report
+
+
+def set_report(model_or_layer: AnyModel, report: state_dict.LoadReport) -> None:
+    """Sets `load_report` of a model, and of the backbone of a task."""
+    for target in (model_or_layer, _backbone(model_or_layer)):
+        target.load_report = report
 
 
 def detect_layout(

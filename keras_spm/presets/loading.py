@@ -1,6 +1,8 @@
 """Builds a model as its source describes it, and loads its weights."""
 
 import functools
+import inspect
+import re
 import warnings
 from typing import Any
 
@@ -8,11 +10,11 @@ import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.converters.conversion import detect_layout, variables_of
+from keras_spm.converters.conversion import detect_layout, set_report, variables_of
 from keras_spm.converters.validation import build_without_memory, check_backbone, check_size
 from keras_spm.presets.saving import own_arrays, own_layout, predictor_paths
 from keras_spm.presets.sources import Source, Weights, find_source
-from keras_spm.registry import BACKBONES, HEADS, TASKS
+from keras_spm.registry import BACKBONES, HEADS, TASKS, lookup
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import PathLike
 from keras_spm.version import __version__
@@ -40,9 +42,13 @@ def load_preset(
     if source.is_untrusted:
         _check_config(source, saved_task if whole else None, weights)
     build = functools.partial(_build, task, backbone_class, source, arguments, whole)
-    model = build()
+    try:
+        model = build()
+    except TypeError as error:
+        _check_known(task or backbone_class, arguments, error)
+        raise
     if load_weights:
-        model.load_report = _load(model, source, weights, build, whole)
+        set_report(model, _load(model, source, weights, build, whole))
         missing = set(model.load_report.missing_keys)
         if whole and "num_classes" not in arguments and missing & set(predictor_paths(model)):
             raise FormatError(
@@ -50,6 +56,27 @@ def load_preset(
             )
         _warn_of_merging(model.load_report, source)
     return model
+
+
+def _check_known(cls, arguments, error):
+    """Raises a `TypeError` with the nearest name if a constructor did not know an argument."""
+    unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    if unknown is not None and unknown[1] in arguments:
+        known = {}
+        for ancestor in cls.__mro__[: cls.__mro__.index(keras.Model)]:
+            parameters = inspect.signature(ancestor.__init__).parameters.values()
+            # A base class gets its required arguments from the subclass.
+            known |= {
+                each.name: each
+                for each in parameters
+                if each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+                and (not known or each.default is not each.empty)
+            }
+        known.pop("self")
+        try:
+            lookup(f"argument of {cls.__name__}", unknown[1], known)
+        except ValueError as message:
+            raise TypeError(str(message)) from error
 
 
 def _warn_of_merging(report, source):
@@ -125,7 +152,10 @@ def _task_arguments(task, source, arguments, whole):
     merged = {**_with_head(task, saved, arguments), **arguments}
     has_classes = task.class_predictors is not ImageTask.class_predictors
     if has_classes and "num_classes" not in merged:
-        raise ValueError(f"`num_classes` must be given: {source.name} has no {task.__name__}.")
+        given = ", ".join(arguments) or "no arguments"
+        raise ValueError(
+            f"`num_classes` must be given: {source.name} has no {task.__name__}. Received: {given}"
+        )
     if saved.get("num_classes") != merged.get("num_classes") and "class_names" not in arguments:
         merged.pop("class_names", None)
     return merged

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import shutil
+import uuid
 
 import keras
 import numpy as np
@@ -24,6 +25,10 @@ from keras_spm.weights.key_mapping import OWN_FORMAT, Layout, SamePath, same_nam
 # Not saved: the names of layers and models, and the backbone, which is saved separately.
 _NOT_SAVED = ("name", "trainable", "backbone")
 
+# Files of a preset's folder.
+_README_NAME = "README.md"
+_FILES = (CONFIG, WEIGHTS, _README_NAME)
+
 _README = """\
 ---
 library_name: keras-spm
@@ -41,9 +46,9 @@ model = keras_spm.{cls}.from_preset("…")  # this folder, or hf://owner/name
 def save_preset(model: keras.Model, folder: PathLike) -> None:
     """Saves a backbone or task to a new folder; see `save_to_preset` of the model."""
     folder = pathlib.Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} already exists and is not an empty folder.")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.temporary")
+    _check_is_free(folder)
+    # Of this call: several threads or processes may save to the same folder.
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.temporary")
     try:
         temporary.mkdir(parents=True)
         write_safetensors(temporary / WEIGHTS, own_arrays(model))
@@ -55,15 +60,25 @@ def save_preset(model: keras.Model, folder: PathLike) -> None:
             version=__version__,
             cls=type(model).__name__,
         )
-        (temporary / "README.md").write_text(readme)
-        temporary.replace(folder)
+        (temporary / _README_NAME).write_text(readme)
+        try:
+            temporary.replace(folder)
+        except OSError:
+            _check_is_free(folder)  # Another thread or process was faster.
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_is_free(folder):
+    if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} already exists and is not an empty folder.")
 
 
 def upload_preset(folder: PathLike, address: str, private: bool = False) -> str:
     """Uploads a folder of `save_to_preset` to the hub, for `from_preset("hf://owner/name")`.
 
+    Only the files of `save_to_preset` are uploaded: configuration, weights and `README.md`.
     huggingface_hub must be logged in (`hf auth login`, or the environment variable HF_TOKEN).
 
     Args:
@@ -75,7 +90,8 @@ def upload_preset(folder: PathLike, address: str, private: bool = False) -> str:
         Address of the commit, `"hf://owner/name@…"`.
 
     Raises:
-        keras_spm.weights.FormatError: if the folder is damaged or of another library.
+        keras_spm.weights.FormatError: if the folder is damaged or of another library, or a
+            file is a link.
         FileNotFoundError: if a file is missing.
         ValueError: for an invalid address.
         huggingface_hub.errors.HfHubHTTPError: if the hub refuses.
@@ -84,8 +100,11 @@ def upload_preset(folder: PathLike, address: str, private: bool = False) -> str:
     layout = source.config.layout
     if layout != OWN_FORMAT:
         raise FormatError(f"{folder} is in the format of {layout}: load it and save the model.")
+    for path in (pathlib.Path(folder, name) for name in _FILES):
+        if path.is_symlink():
+            raise FormatError(f"{path} is a link. Replace it by the file to upload.")
     source.read()  # Refuses damaged files.
-    return hub.upload_folder(folder, address, private)
+    return hub.upload_files(folder, _FILES, address, private)
 
 
 def own_arrays(model: keras.Model) -> dict[str, np.ndarray]:

@@ -78,6 +78,11 @@ def find_source(wanted: type[PyramidBackbone], name: PathLike, with_weights: boo
         ValueError: for an unknown name, or (`with_weights`) without published weights.
         WeightsError: if a configuration cannot be downloaded or is invalid.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise ValueError(
+            "`name` must be the name of a preset, a folder, or an address on the hub. "
+            f"Received: name={name!r}"
+        )
     if hub.is_address(name):
         snapshot = hub.fetch_snapshot(name)
         return Source(name, wanted, read_config(snapshot.folder), snapshot=snapshot)

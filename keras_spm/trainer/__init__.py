@@ -6,7 +6,8 @@ from keras_spm.trainer.data import DataSplits
 from keras_spm.trainer.dense import DenseRecipe
 from keras_spm.trainer.detection import DetectionRecipe
 from keras_spm.trainer.evaluation import evaluate, find_recipe, load_keras_file, load_task
-from keras_spm.trainer.recipe import Recipe, Setup, load_recipe, recipes_folder
+from keras_spm.trainer.recipe import Range, Recipe, Setup
+from keras_spm.trainer.recipe_files import load_recipe, recipes_folder
 from keras_spm.trainer.run_folder import RunFolder
 from keras_spm.trainer.segmentation import SegmentationRecipe
 from keras_spm.trainer.training import run, train
@@ -16,6 +17,7 @@ __all__ = [
     "DataSplits",
     "DenseRecipe",
     "DetectionRecipe",
+    "Range",
     "Recipe",
     "RunFolder",
     "SegmentationRecipe",

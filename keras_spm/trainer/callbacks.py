@@ -2,16 +2,17 @@
 
 import csv
 import importlib.util
+import math
 import os
 import pathlib
 import time
+import warnings
 from collections.abc import Iterable
 
 import keras
 
-from keras_spm.registry import lookup
+from keras_spm.trainer.files import atomic_write
 from keras_spm.trainer.recipe import Setup
-from keras_spm.trainer.run_folder import atomic_write
 
 _SAMPLES = 8
 
@@ -24,7 +25,7 @@ class History:
         monitor: (metric, `"min"` or `"max"`) that selects the best epoch.
 
     Attributes:
-        metrics: {metric: value of each epoch}.
+        metrics: {metric: value of each epoch}, NaN in epochs in which it was not measured.
         best_model: path of the model after the best epoch.
     """
 
@@ -36,11 +37,20 @@ class History:
 
     @property
     def best_epoch(self) -> int:
-        """Number of the best epoch, from 1; the first one of equal epochs."""
+        """Number of the best epoch, from 1; the first one of equal epochs.
+
+        It is the last epoch while the metric that selects it was never measured.
+        """
+        if self._metric not in self.metrics:
+            return self._epochs
         sign = 1 if self._mode == "min" else -1
-        values = [sign * value for value in lookup("metric", self._metric, self.metrics)]
-        values = [float("inf") if value != value else value for value in values]  # NaN
+        values = [sign * value for value in self.metrics[self._metric]]
+        values = [math.inf if math.isnan(value) else value for value in values]
         return values.index(min(values)) + 1
+
+    @property
+    def _epochs(self):
+        return max(map(len, self.metrics.values()), default=0)
 
     def restore(self, metrics: dict[str, list[float]]) -> None:
         """Restores the metrics of a checkpoint."""
@@ -49,10 +59,18 @@ class History:
 
     def add(self, model: keras.Model, logs: dict[str, float]) -> None:
         """Adds the metrics of an epoch, and saves the model if the epoch is the best so far."""
-        for name, value in logs.items():
-            self.metrics.setdefault(name, []).append(float(value))
+        epochs = self._epochs
+        for name in {**self.metrics, **logs}:
+            values = self.metrics.setdefault(name, [math.nan] * epochs)
+            values.append(float(logs.get(name, math.nan)))
         self._write_table()
-        if self.best_epoch == len(self.metrics[self._metric]):
+        if not epochs and self._metric not in logs:
+            warnings.warn(
+                f"{self._metric!r}, which selects the best epoch, is not among the metrics of the "
+                f"first epoch: {', '.join(logs)}. Until it is, the last epoch is the best.",
+                stacklevel=2,
+            )
+        if self.best_epoch == self._epochs:
             with atomic_write(self.best_model) as path:
                 model.save(path)
 

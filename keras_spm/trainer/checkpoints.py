@@ -1,5 +1,6 @@
 """Checkpoints: the state of a training as arrays, and their files on the disk."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,12 +13,13 @@ import keras
 import numpy as np
 
 from keras_spm.backend import random_state, set_random_state
-from keras_spm.trainer.run_folder import atomic_write, checkpoint_folders, flush
+from keras_spm.trainer.files import atomic_write, flush, read_json_object
 from keras_spm.types import PathLike
 from keras_spm.weights.formats import sha256_of
 
 _KEPT = 2
 _STATE, _PROGRESS, _SUMS = "state.safetensors", "progress.json", "SHA256SUMS"
+_UNFINISHED = "unfinished"
 _METRICS, _RANDOM = "metrics", "random"
 
 
@@ -47,7 +49,7 @@ class Checkpoints:
 
     A checkpoint is a folder `step-N` with arrays, progress, the companion file, and a file
     `SHA256SUMS` in the format of `sha256sum`. It is written as `unfinished`, and renamed when
-    all files are on the disk. Other files in the folder of the checkpoints are ignored.
+    all files are on the disk. Other files and folders next to the checkpoints are kept.
 
     Args:
         folder: path.
@@ -58,7 +60,7 @@ class Checkpoints:
 
     def __init__(self, folder: PathLike, companion: PathLike):
         self._folder = pathlib.Path(folder)
-        self._unfinished = self._folder / "unfinished"
+        self._unfinished = self._folder / _UNFINISHED
         self._companion = pathlib.Path(companion)
         self._valid = []
 
@@ -100,7 +102,7 @@ class Checkpoints:
         Raises:
             TrainingError: if it cannot be written. Earlier checkpoints are unchanged.
         """
-        path = self._folder / f"step-{step:09}"
+        path = self._folder / _name(step)
         try:
             self._write(path, arrays, progress)
         except OSError as error:
@@ -134,8 +136,10 @@ class Checkpoints:
         sums.write_text("".join(f"{sha256_of(file)}  {file.name}\n" for file in files))
         for each in (*files, sums, self._unfinished):
             flush(each)
-        if path.exists():  # Damaged, or the run was restored to an earlier step.
+        if _is_checkpoint(path):  # Damaged, or the run was restored to an earlier step.
             shutil.rmtree(path)
+        elif os.path.lexists(path):
+            path.rename(path.with_name(f"{path.name}-not-a-checkpoint"))
         os.rename(self._unfinished, path)
         flush(self._folder)
 
@@ -146,6 +150,35 @@ class Checkpoints:
                 _link(saved, temporary)
         else:
             self._companion.unlink(missing_ok=True)
+
+
+def checkpoint_folders(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the checkpoints `step-N` in a folder, damaged ones too, oldest first."""
+    return sorted(filter(_is_checkpoint, folder.glob("step-*")))
+
+
+def remove_checkpoints(folder: pathlib.Path) -> None:
+    """Removes the checkpoints in a folder, and the folder if nothing else is in it."""
+    for path in (*checkpoint_folders(folder), folder / _UNFINISHED):
+        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _is_checkpoint(path):
+    """Whether this is a folder of `Checkpoints`, whole or damaged, and not a user's."""
+    number = path.name.removeprefix("step-")
+    return (
+        number.isdecimal()
+        and path.name == _name(int(number))
+        and path.is_dir()
+        and not path.is_symlink()
+        and any((path / name).exists() for name in (_STATE, _PROGRESS, _SUMS))
+    )
+
+
+def _name(step):
+    return f"step-{step:09}"
 
 
 class _DamagedError(Exception):
@@ -165,11 +198,15 @@ def _read(path, companion):
     for name, digest in sums.items():
         if sha256_of(path / name) != digest:
             raise _DamagedError(f"the checksum of {name} differs from {_SUMS}")
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    progress = json.loads(_read_bytes(path / _PROGRESS))
-    step = int(path.name.removeprefix("step-"))
-    return Checkpoint(step, load(_read_bytes(path / _STATE)), progress, path)
+    try:
+        progress = read_json_object(path / _PROGRESS)
+        arrays = load(_read_bytes(path / _STATE))
+    except (ValueError, SafetensorError) as error:
+        raise _DamagedError(str(error)) from error
+    return Checkpoint(int(path.name.removeprefix("step-")), arrays, progress, path)
 
 
 def _read_bytes(path):

@@ -1,7 +1,6 @@
 """Recipes of image classification."""
 
 import dataclasses
-import math
 import pathlib
 from collections.abc import Sequence
 from typing import ClassVar
@@ -23,9 +22,25 @@ from keras_spm.trainer.classification_data import (
     class_counts,
 )
 from keras_spm.trainer.data import SPLITS, DataSplits, read_labels, read_splits, read_test_split
-from keras_spm.trainer.recipe import SCHEDULES, Recipe, Setup
+from keras_spm.trainer.recipe import (
+    ABOVE_ZERO_TO_ONE,
+    BELOW_ONE,
+    COUNT,
+    COUNT_OR_ZERO,
+    NOT_NEGATIVE,
+    POSITIVE,
+    PROBABILITY,
+    SCHEDULES,
+    Range,
+    Recipe,
+    Setup,
+)
 from keras_spm.visualize import plot_confusion_matrix
 
+DTYPE_POLICIES = (
+    *("float32", "float64", "bfloat16", "float16"),
+    *("mixed_bfloat16", "mixed_float16"),
+)
 _IN_MEMORY = ("digits",)
 _MAX_CONFUSION_CLASSES = 30
 _IN_MEMORY_KEYS = ("rotation", "zoom", "translation")
@@ -125,26 +140,35 @@ class ClassificationRecipe(Recipe):
     kind = "classification"
     task = ImageClassifier
     default = "classification_folder"
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+    ranges: ClassVar[dict[str, Range]] = {
         **Recipe.ranges,
-        **dict.fromkeys(("flip", "random_erasing", "label_smoothing", "crop_scale"), (0, 1)),
-        **dict.fromkeys(("ema_decay", "validation_share"), (0, 1)),
-        **dict.fromkeys(("mixup", "cutmix", "global_clipnorm"), (0, math.inf)),
-        **dict.fromkeys(("gradient_accumulation_steps", "image_size"), (1, math.inf)),
-        "repeated_augmentation": (1, math.inf),
-        "randaugment_magnitude": (0, 10),
-        "frozen_stages": (0, 4),
+        **dict.fromkeys(("flip", "random_erasing", "translation"), PROBABILITY),
+        **dict.fromkeys(("label_smoothing", "ema_decay", "validation_share", "zoom"), BELOW_ONE),
+        **dict.fromkeys(("crop_pct", "crop_scale", "layer_decay"), ABOVE_ZERO_TO_ONE),
+        **dict.fromkeys(("mixup", "cutmix", "global_clipnorm"), NOT_NEGATIVE),
+        **dict.fromkeys(("warmup_learning_rate", "min_learning_rate"), NOT_NEGATIVE),
+        **dict.fromkeys(("gradient_accumulation_steps", "image_size"), COUNT),
+        "repeated_augmentation": COUNT,
+        "warmup_epochs": COUNT_OR_ZERO,
+        "epsilon": POSITIVE,
+        "rotation": Range(0, 180),
+        "randaugment_magnitude": Range(0, 10),
+        "frozen_stages": Range(0, 4),
+    }
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "dtype_policy": DTYPE_POLICIES,
+        "invalid": ("raise", "drop"),
+        "class_weights": ("none", "balanced"),
+        "schedule": ("cosine", *_COSINES),
     }
 
     def __post_init__(self):
         super().__post_init__()
-        if not 0 <= self.warmup_epochs < self.epochs:
+        if self.warmup_epochs >= self.epochs:
             raise ValueError(
-                "`warmup_epochs` must be at least 0 and less than `epochs`. Received: "
+                "`warmup_epochs` must be less than `epochs`. Received: "
                 f"warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
             )
-        lookup("schedule", self.schedule, {"cosine": None, **_COSINES})
-        lookup("kind of class weights", self.class_weights, dict.fromkeys(("none", "balanced")))
 
     def setup(self) -> Setup:
         keras.utils.set_random_seed(self.seed)

@@ -22,7 +22,7 @@ class FilePipeline:
         model: classifier with `preprocessing`.
 
     Raises:
-        ValueError: for balanced class weights of multi-label data.
+        ValueError: for balanced class weights of multi-label data or of a class without images.
     """
 
     def __init__(self, recipe: Recipe, data: DataSplits, model: ImageClassifier):
@@ -37,6 +37,11 @@ class FilePipeline:
                     "Received: class_weights='balanced'"
                 )
             counts = class_counts(data)
+            if missing := [data.class_names[index] for index in np.flatnonzero(counts == 0)]:
+                raise ValueError(
+                    "`class_weights='balanced'` needs training images of every class. "
+                    f"Received: none of {missing}"
+                )
             self._class_weights = (counts.sum() / len(counts) / counts).astype("float32")
 
     def loss(self) -> keras.losses.Loss:

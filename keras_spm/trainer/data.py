@@ -10,6 +10,10 @@ from keras_spm.data.readers import readers_of
 from keras_spm.registry import lookup
 
 SPLITS = ("train", "validation", "test")
+NO_TEST_SPLIT = (
+    "There is no test split: the metrics are those of the validation split, which selected the "
+    "epoch."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,19 +21,20 @@ class DataSplits:
     """Examples of each split, and the class names.
 
     Attributes:
-        train, validation, test: sequences of examples. If a data set has no test split, the
-            validation split is used.
+        train, validation, test: sequences of examples. `test` is None if no split is left that
+            does not select the best epoch.
         class_names: list of str.
     """
 
     train: Sequence
     validation: Sequence
-    test: Sequence
+    test: Sequence | None
     class_names: list[str]
 
     def sizes(self) -> dict[str, int]:
         """Returns {split: number of examples}."""
-        return {split: len(getattr(self, split)) for split in SPLITS}
+        splits = {split: getattr(self, split) for split in SPLITS}
+        return {name: len(split) for name, split in splits.items() if split is not None}
 
 
 def read_splits(
@@ -42,8 +47,9 @@ def read_splits(
 ) -> DataSplits:
     """Reads all splits of a data set.
 
-    If there is neither a validation nor a test split, a share of the training split is held
-    out. For single-label classification the held-out share is the same in every class.
+    If there is no validation split, a share of the training split is held out. For single-label
+    classification the held-out share is the same in every class. If the share is 0, the test
+    split is used for validation, and there is no test split.
 
     Args:
         task: `"classification"`, `"detection"` or `"segmentation"`.
@@ -55,23 +61,27 @@ def read_splits(
 
     Raises:
         FileNotFoundError, ValueError: by the reader; if there is no training split; if there
-            is nothing to validate on; if splits have different class names.
+            is nothing to validate on; if splits have different class names; if one is empty.
     """
     reader = _reader(task, dataset, folder)
     names = reader.splits(folder)
     if "train" not in names:
         raise ValueError(f"{folder} must have a split `train`. Received: {sorted(names)}")
     train = reader(folder, names["train"], **arguments)
-    if names.keys() == {"train"}:
-        train, validation = _hold_out(train, folder, validation_share, seed)
-        return DataSplits(train, validation, validation, train.class_names)
-    others = {
-        split: reader(folder, name, train.class_names, **arguments)
+    class_names = train.class_names
+    splits = {
+        split: reader(folder, name, class_names, **arguments)
         for split, name in names.items()
         if split != "train"
     }
-    validation = others.get("validation", others.get("test"))
-    return DataSplits(train, validation, others.get("test", validation), train.class_names)
+    if "validation" not in splits and (validation_share or "test" not in splits):
+        train, splits["validation"] = _hold_out(train, folder, validation_share, seed)
+    elif "validation" not in splits:
+        splits["validation"] = splits.pop("test")
+    data = DataSplits(train, splits["validation"], splits.get("test"), class_names)
+    if empty := [split for split, size in data.sizes().items() if not size]:
+        raise ValueError(f"{folder} must have images in every split. Received: none in {empty}")
+    return data
 
 
 def read_test_split(
@@ -98,7 +108,7 @@ def read_test_split(
     split = next((split for split in ("test", "validation") if split in names), None)
     if split is None and validation_share:
         data = read_splits(task, dataset, folder, validation_share, seed, **arguments)
-        return data.test, data.class_names
+        return data.validation, data.class_names
     examples = reader(folder, names.get(split or "train"), **arguments)
     return examples, examples.class_names
 

@@ -1,7 +1,6 @@
 """Recipes of dense tasks: what detection and segmentation share."""
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -10,9 +9,16 @@ import keras
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.data import DigitScenes
 from keras_spm.optimizers import AdamW
-from keras_spm.registry import lookup
 from keras_spm.trainer.data import SPLITS, DataSplits, read_splits, read_test_split
-from keras_spm.trainer.recipe import SCHEDULES, Recipe, Setup
+from keras_spm.trainer.recipe import (
+    COUNT,
+    COUNT_OR_ZERO,
+    PROBABILITY,
+    SCHEDULES,
+    Range,
+    Recipe,
+    Setup,
+)
 
 _SCENES = "digit_scenes"
 VALIDATION_SCENES, TEST_SCENES = 64, 256
@@ -47,19 +53,32 @@ class DenseRecipe(Recipe):
 
     scene_size: ClassVar[str]  # Key with the size of digit scenes.
     scene_class_names: ClassVar[list[str]]
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {
+    ranges: ClassVar[dict[str, Range]] = {
         **Recipe.ranges,
-        "steps_per_epoch": (1, math.inf),
-        "flip": (0, 1),
+        **dict.fromkeys(("steps_per_epoch", "pyramid_channels", "head_channels"), COUNT),
+        "warmup_steps": COUNT_OR_ZERO,
+        "flip": PROBABILITY,
+    }
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "merging": ("default", "spm", "msa", "gle"),
+        "schedule": tuple(SCHEDULES),
     }
 
     def __post_init__(self):
         super().__post_init__()
-        lookup("schedule", self.schedule, SCHEDULES)
-        if not 0 <= self.warmup_steps < self.steps:
+        if self.warmup_steps >= self.steps:
             raise ValueError(
-                "`warmup_steps` must be at least 0 and less than `epochs` * `steps_per_epoch`. "
+                "`warmup_steps` must be less than `epochs` * `steps_per_epoch`. "
                 f"Received: warmup_steps={self.warmup_steps}, {self.steps} steps"
+            )
+
+    def check_order(self, smaller: str, larger: str) -> None:
+        """Raises a `ValueError` if the value of the first key exceeds that of the second."""
+        low, high = getattr(self, smaller), getattr(self, larger)
+        if low > high:
+            raise ValueError(
+                f"`{smaller}` must be at most `{larger}`. "
+                f"Received: {smaller}={low}, {larger}={high}"
             )
 
     @property

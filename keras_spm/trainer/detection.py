@@ -13,7 +13,7 @@ from keras_spm.data.transforms import horizontal_flip, to_pixels
 from keras_spm.heads import RetinaNet
 from keras_spm.tasks import ObjectDetector
 from keras_spm.trainer.dense import DenseRecipe
-from keras_spm.trainer.recipe import Setup
+from keras_spm.trainer.recipe import COUNT, COUNT_OR_ZERO, POSITIVE, Range, Setup
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class DetectionRecipe(DenseRecipe):
         anchor_scale: side of the smallest anchor, in strides.
         box_loss: as in `ObjectDetector`.
         frozen_stages: number of frozen stages of the backbone.
+        max_objects: largest number of objects in a training image.
+        max_detections: largest number of objects that are detected in an image.
     """
 
     invalid: str = "auto"
@@ -38,12 +40,30 @@ class DetectionRecipe(DenseRecipe):
     anchor_scale: float
     box_loss: str
     frozen_stages: int
+    max_objects: int = 100
+    max_detections: int = 100
 
     kind = "detection"
     task = ObjectDetector
     default = "detection_coco"
     scene_size = "min_size"
     scene_class_names: ClassVar[list[str]] = CLASS_NAMES[1:]
+    ranges: ClassVar[dict[str, Range]] = {
+        **DenseRecipe.ranges,
+        **dict.fromkeys(("min_size", "max_size", "max_objects", "max_detections"), COUNT),
+        "num_convs": COUNT_OR_ZERO,
+        "anchor_scale": POSITIVE,
+        "frozen_stages": Range(0, 4),
+    }
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        **DenseRecipe.choices,
+        "invalid": ("auto", "raise", "drop"),
+        "box_loss": ("l1", "smooth_l1", "generalized_iou"),
+    }
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_order("min_size", "max_size")
 
     def reader_arguments(self) -> dict[str, Any]:
         return {} if self.invalid == "auto" else {"invalid": self.invalid}
@@ -61,12 +81,13 @@ class DetectionRecipe(DenseRecipe):
                 num_convs=self.num_convs,
                 anchor_scale=self.anchor_scale,
                 box_loss=self.box_loss,
+                max_detections=self.max_detections,
             ),
             data.class_names,
             batching=ImageBatching(self.min_size, self.max_size),
         )
         backbone.freeze(self.frozen_stages)
-        batching = DetectionBatching(model.batching)
+        batching = DetectionBatching(model.batching, self.max_objects)
         batches = repeated_batches(data.train, self._augment, batching, self.batch_size, self.seed)
         evaluation = CocoEvaluation(data.validation)
         return self.compiled_setup(model, batches, data, evaluation, "AP")

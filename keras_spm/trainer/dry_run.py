@@ -33,7 +33,8 @@ def describe_plan(recipe: Recipe, setup: Setup) -> str:
     }
     if setup.data is not None:
         sizes = ", ".join(f"{size:,} {split}" for split, size in setup.data.sizes().items())
-        data = {"data": f"{sizes} images; {len(setup.data.class_names)} classes"}
+        missing = "" if setup.data.test is not None else ", no test split"
+        data = {"data": f"{sizes} images{missing}; {len(setup.data.class_names)} classes"}
         rows = {"backend": rows.pop("backend"), **data, **rows}
     lines = [f"{name:<14} {value}" for name, value in rows.items()]
     return "\n".join([*lines, *_learning_rate_lines(model.optimizer, steps)])

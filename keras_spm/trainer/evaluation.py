@@ -8,8 +8,10 @@ import keras
 
 from keras_spm.registry import RECIPES
 from keras_spm.tasks.image_task import ImageTask
-from keras_spm.trainer.recipe import Recipe, load_recipe, load_saved_recipe
+from keras_spm.trainer.recipe import Recipe
+from keras_spm.trainer.recipe_files import load_recipe, load_saved_recipe
 from keras_spm.types import PathLike
+from keras_spm.weights.errors import shorten
 
 
 def load_task(name: str) -> ImageTask:
@@ -37,17 +39,21 @@ def load_keras_file(path: PathLike) -> keras.Model:
     """Loads a `.keras` file.
 
     Raises:
-        ValueError: for a missing file, an unknown class, and an invalid configuration.
+        OSError: if it cannot be read.
+        ValueError: for a missing file, an unknown class, and an invalid file.
     """
     try:
         return keras.saving.load_model(path)
-    except TypeError as error:
-        # Keras's message contains the whole configuration.
+    except OSError:
+        raise
+    except Exception as error:  # Of any type, for damaged files and invalid configurations.
+        lines = str(error).splitlines() or [type(error).__name__]
+        # The first lines of Keras's TypeError are the whole configuration.
+        reason = shorten(lines[-1] if isinstance(error, TypeError) else lines[0])
         unknown = re.search(r"Could not locate (class|function) '[^']*'", str(error))
-        reason = str(error).splitlines()[-1]
         if unknown is not None:
-            reason = f"{unknown[0]}. Import its module with `--import`."
-        raise ValueError(f"{path}: {reason}") from error
+            reason = f"{shorten(unknown[0])}. Import its module with `--import`."
+        raise ValueError(f"{path} cannot be loaded: {reason}") from error
 
 
 def find_recipe(

@@ -1,14 +1,12 @@
 """Recipes: flat, typed hyperparameters in a small Python file."""
 
 import dataclasses
-import inspect
-import json
 import math
 import pathlib
-import runpy
-import types
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+import reprlib
+import sys
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 
@@ -16,9 +14,7 @@ from keras_spm.data.transforms import to_pixels
 from keras_spm.optimizers import LinearWarmup
 from keras_spm.registry import RECIPES, lookup
 from keras_spm.trainer.data import DataSplits
-from keras_spm.types import PathLike
 
-_PACKAGE = pathlib.Path(__file__).parents[1]
 _DRAWN_PREDICTIONS = 6
 
 
@@ -47,6 +43,47 @@ def _steps(learning_rate, steps, warmup_steps):
 
 # {name: function (peak learning rate, total steps, warmup steps) that returns a schedule}
 SCHEDULES = {"cosine": _cosine, "polynomial": _polynomial, "steps": _steps}
+
+
+class Range(NamedTuple):
+    """The values that a numeric key of a recipe can have; they are always finite.
+
+    Attributes:
+        minimum, maximum: numbers.
+        allow_minimum, allow_maximum: whether the value may be the minimum or maximum itself.
+    """
+
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    allow_minimum: bool = True
+    allow_maximum: bool = True
+
+    def check(self, key: str, value: float) -> None:
+        """Raises a `ValueError` if a value is not in the range."""
+        # False for NaN, and for ints that are larger than any float.
+        is_finite = abs(value) <= sys.float_info.max
+        is_above = value >= self.minimum if self.allow_minimum else value > self.minimum
+        is_below = value <= self.maximum if self.allow_maximum else value < self.maximum
+        if not (is_finite and is_above and is_below):
+            raise ValueError(f"`{key}` must be {self}. Received: {key}={reprlib.repr(value)}")
+
+    def __str__(self):
+        limits = []
+        if self.minimum > -math.inf:
+            limits.append(f"{'at least' if self.allow_minimum else 'above'} {self.minimum:.10g}")
+        if self.maximum < math.inf:
+            limits.append(f"{'at most' if self.allow_maximum else 'below'} {self.maximum:.10g}")
+        return "a finite number" + (f", {' and '.join(limits)}" if limits else "")
+
+
+_MAX_COUNT = 2**31 - 1  # Larger numbers of steps or pixels overflow somewhere.
+COUNT = Range(1, _MAX_COUNT)
+COUNT_OR_ZERO = Range(0, _MAX_COUNT)
+NOT_NEGATIVE = Range(0)
+POSITIVE = Range(0, allow_minimum=False)
+PROBABILITY = Range(0, 1)
+BELOW_ONE = Range(0, 1, allow_maximum=False)
+ABOVE_ZERO_TO_ONE = Range(0, 1, allow_minimum=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +139,8 @@ class Recipe:
         kind: str, first word of the recipe files' names.
         task: class of the model.
         default: name of the recipe whose data settings `evaluate` uses if none is given.
-        ranges: `{key: (minimum, maximum)}`.
+        ranges: `{key: Range}` of numeric keys.
+        choices: `{key: tuple of str}` of keys that have one of these values.
     """
 
     preset: str
@@ -119,12 +157,14 @@ class Recipe:
     kind: ClassVar[str | None] = None
     task: ClassVar[type[keras.Model] | None] = None
     default: ClassVar[str | None] = None
-    ranges: ClassVar[dict[str, tuple[float, float]]] = {
-        **dict.fromkeys(("epochs", "batch_size"), (1, math.inf)),
-        **dict.fromkeys(("learning_rate", "weight_decay"), (0, math.inf)),
-        "drop_path_rate": (0, 1),
-        "seed": (0, 2**32 - 1),
+    ranges: ClassVar[dict[str, Range]] = {
+        **dict.fromkeys(("epochs", "batch_size"), COUNT),
+        **dict.fromkeys(("learning_rate", "weight_decay"), NOT_NEGATIVE),
+        "drop_path_rate": BELOW_ONE,
+        "seed": Range(0, 2**32 - 1),
+        "checkpoint_steps": COUNT_OR_ZERO,
     }
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -132,12 +172,12 @@ class Recipe:
             RECIPES.register(cls.kind, cls)
 
     def __post_init__(self):
-        for name, (minimum, maximum) in self.ranges.items():
-            value = getattr(self, name)
-            if not minimum <= value <= maximum:
-                raise ValueError(
-                    f"`{name}` must be from {minimum} to {maximum}. Received: {name}={value}"
-                )
+        for field in dataclasses.fields(self):
+            key, value = field.name, getattr(self, field.name)
+            if type(value) in (int, float):
+                self.ranges.get(key, Range()).check(key, value)
+            if key in self.choices:
+                lookup(f"`{key}`", value, dict.fromkeys(self.choices[key]))
 
     def setup(self) -> Setup:
         """Builds the data, the model and the batches, and compiles the model."""
@@ -163,114 +203,3 @@ class Recipe:
     def as_dict(self) -> dict[str, Any]:
         """Returns the kind and `{key: value}`."""
         return {"kind": self.kind, **dataclasses.asdict(self)}
-
-
-def recipes_folder() -> pathlib.Path:
-    """Returns the folder of the recipes that come with the package."""
-    installed = _PACKAGE / "recipes"
-    # In a clone, also if it is installed as editable, they are outside of the package.
-    return installed if installed.is_dir() else _PACKAGE.parent / "training" / "recipes"
-
-
-def load_recipe(
-    name: PathLike,
-    overrides: Iterable[str] = (),
-    folder: PathLike | None = None,
-    data_folder: str | None = None,
-) -> Recipe:
-    """Reads a recipe file and applies overrides.
-
-    A file may define a table `variants`, `{preset: {key: value}}`, with the values that depend
-    on the preset. They replace the file's other values; overrides replace both.
-
-    Args:
-        name: file name without `.py`, or path of a file that ends in `.py`.
-        overrides: strings `"key=value"`, converted to the type of the key.
-        folder: folder of the named recipes; by default those that come with the package.
-        data_folder: replaces the data folder. Nothing of it is held out.
-
-    Returns:
-        `Recipe` of the class that is registered under the first word of the file's name.
-
-    Raises:
-        FileNotFoundError: for a path of a missing file.
-        ValueError: for an unknown recipe or key (suggests the nearest one), a missing key, or a
-            value of a wrong type.
-    """
-    path = pathlib.Path(name)
-    if path.suffix != ".py":
-        files = sorted(pathlib.Path(folder or recipes_folder()).glob("[!_]*.py"))
-        path = lookup("recipe", str(name), {file.stem: file for file in files})
-    values = {
-        key: value
-        for key, value in runpy.run_path(str(path)).items()
-        if not key.startswith("_")
-        and not isinstance(value, (types.ModuleType, type))
-        and not inspect.isroutine(value)
-    }
-    variants = values.pop("variants", {})
-    recipe_class = RECIPES[path.stem.partition("_")[0]]
-    overrides = _parse_overrides(recipe_class, overrides, data_folder)
-    preset = overrides.get("preset", values.get("preset"))
-    return _create(recipe_class, {**values, **variants.get(preset, {}), **overrides}, path)
-
-
-def load_saved_recipe(
-    path: PathLike, overrides: Iterable[str] = (), data_folder: str | None = None
-) -> Recipe:
-    """Reads the `recipe.json` of a run folder and applies overrides.
-
-    Args:
-        path: path of the file.
-        overrides, data_folder: as in `load_recipe`.
-
-    Raises:
-        ValueError: as in `load_recipe`.
-    """
-    values = json.loads(pathlib.Path(path).read_text())
-    recipe_class = RECIPES[values.pop("kind", None)]
-    overrides = _parse_overrides(recipe_class, overrides, data_folder)
-    return _create(recipe_class, {**values, **overrides}, path)
-
-
-def _parse_overrides(recipe_class, overrides, data_folder):
-    """Returns {key: value} of strings "key=value"; values of type str need no quotes."""
-    key_types = {field.name: field.type for field in dataclasses.fields(recipe_class)}
-    values = {}
-    if data_folder is not None:
-        values = {"data_folder": data_folder}
-        if "validation_share" in key_types:
-            values["validation_share"] = 0.0
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator:
-            raise ValueError(f"An override must have the form key=value. Received: {override!r}")
-        is_text = lookup("recipe key", key, key_types) is str
-        values[key] = text if is_text else _parse_value(key, text)
-    return values
-
-
-def _parse_value(key, text):
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        raise ValueError(
-            f"Recipe key {key!r} must be a number, true or false. Received: {text!r}"
-        ) from None
-
-
-def _create(recipe_class, values, path):
-    """Creates a recipe after checking the types of all values."""
-    fields = dataclasses.fields(recipe_class)
-    key_types = {field.name: field.type for field in fields}
-    for key, value in values.items():
-        expected = lookup("recipe key", key, key_types)
-        if expected is float and type(value) is int:
-            value = values[key] = float(value)
-        if type(value) is not expected:
-            raise ValueError(f"Recipe key {key!r} must be {expected.__name__}. Received: {value!r}")
-    required = [field.name for field in fields if field.default is dataclasses.MISSING]
-    missing = [key for key in required if key not in values]
-    if missing:
-        raise ValueError(f"Recipe {str(path)!r} lacks {', '.join(missing)}.")
-    return recipe_class(**values)

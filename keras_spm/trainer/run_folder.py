@@ -1,55 +1,17 @@
-"""The run folder of a training, and files that are written atomically."""
+"""The run folder of a training."""
 
-import contextlib
 import json
 import os
 import pathlib
-import shutil
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from keras_spm.environment import BACKENDS, chosen_backend
+from keras_spm.trainer.checkpoints import remove_checkpoints
+from keras_spm.trainer.files import TEMPORARY_PREFIX, atomic_write, flush, read_json_object
 from keras_spm.types import PathLike
 
-_TEMPORARY_PREFIX = ".unfinished-"
 _LOCK = ".lock"
-
-
-@contextlib.contextmanager
-def atomic_write(path: PathLike) -> Iterator[pathlib.Path]:
-    """Context manager for a temporary path that replaces `path` at the end.
-
-    The contents are flushed to the disk first. If an exception is raised, `path` is unchanged.
-    """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f"{_TEMPORARY_PREFIX}{path.name}")
-    try:
-        yield temporary
-        flush(temporary)
-        os.replace(temporary, path)
-        flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def flush(path: PathLike) -> None:
-    """Flushes the contents of a file, or the entries of a folder, to the disk.
-
-    Folders are skipped where the system or the file system does not support it.
-    """
-    is_folder = os.path.isdir(path)
-    with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
-        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def checkpoint_folders(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Returns the checkpoints `step-N` in a folder, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.name[5:].isdecimal())
 
 
 class RunFolder:
@@ -71,7 +33,7 @@ class RunFolder:
     def result(self) -> dict[str, Any] | None:
         """The result of the finished run, or None."""
         try:
-            return json.loads((self.path / "result.json").read_text())
+            return read_json_object(self.path / "result.json")
         except FileNotFoundError:
             return None
 
@@ -112,7 +74,7 @@ class RunFolder:
         self.check_recipe(recipe)
         self.working_path.mkdir(parents=True, exist_ok=True)
         self._acquire_lock()
-        for path in self.working_path.glob(f"{_TEMPORARY_PREFIX}*"):  # Of a killed process.
+        for path in self.working_path.glob(f"{TEMPORARY_PREFIX}*"):  # Of a killed process.
             path.unlink()
         self.write("recipe.json", recipe.as_dict())
 
@@ -155,18 +117,14 @@ class RunFolder:
     def remove_checkpoints(self) -> None:
         """Removes the checkpoints of a finished run. Other files next to them are kept."""
         (self.path / _LOCK).unlink(missing_ok=True)
-        folder = self.path / "checkpoints"
-        for path in (*checkpoint_folders(folder), folder / "unfinished"):
-            shutil.rmtree(path, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()
+        remove_checkpoints(self.path / "checkpoints")
 
 
 def _read_settings(folder):
     """Returns the recipe and backend of a run, or {} if they are not written yet."""
     try:
-        environment = json.loads((folder / "environment.json").read_text())
-        recipe = json.loads((folder / "recipe.json").read_text())
+        environment = read_json_object(folder / "environment.json")
+        recipe = read_json_object(folder / "recipe.json")
     except FileNotFoundError:
         return {}
     return {**recipe, "backend": next(filter(environment.get, BACKENDS), None)}

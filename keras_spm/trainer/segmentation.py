@@ -13,7 +13,7 @@ from keras_spm.data.pipeline import repeated_batches
 from keras_spm.heads import SemanticFPN
 from keras_spm.tasks import SemanticSegmenter
 from keras_spm.trainer.dense import DenseRecipe
-from keras_spm.trainer.recipe import Setup
+from keras_spm.trainer.recipe import COUNT, POSITIVE, Range, Setup
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,16 @@ class SegmentationRecipe(DenseRecipe):
     default = "segmentation_ade20k"
     scene_size = "image_size"
     scene_class_names: ClassVar[list[str]] = CLASS_NAMES
+    ranges: ClassVar[dict[str, Range]] = {
+        **DenseRecipe.ranges,
+        **dict.fromkeys(("image_size", "test_min_size", "test_max_size"), COUNT),
+        **dict.fromkeys(("min_scale", "max_scale"), POSITIVE),
+    }
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.check_order("test_min_size", "test_max_size")
+        self.check_order("min_scale", "max_scale")
 
     def setup(self) -> Setup:
         keras.utils.set_random_seed(self.seed)

@@ -20,16 +20,19 @@ from keras_spm.trainer.checkpoints import (
     non_finite_names,
     set_state,
 )
+from keras_spm.trainer.data import NO_TEST_SPLIT
+from keras_spm.trainer.files import atomic_write
 from keras_spm.trainer.nan_debug import CheckFiniteLoss, NonFiniteError, explain_errors
 from keras_spm.trainer.recipe import Recipe, Setup
-from keras_spm.trainer.run_folder import RunFolder, atomic_write
+from keras_spm.trainer.run_folder import RunFolder
 from keras_spm.visualize import plot_training_curves
 
 
 def run(recipe: Recipe, folder: RunFolder, verbose: int = 1) -> dict[str, float]:
     """Trains by a recipe, tests the model of the best epoch, and writes the run folder.
 
-    The test split is used once, with the model that was loaded back from its file.
+    The test split is used once, with the model that was loaded back from its file. If there is
+    none, the model is evaluated on the validation split, and the result has no `test_…` metrics.
 
     Args:
         recipe: any recipe.
@@ -51,21 +54,28 @@ def run(recipe: Recipe, folder: RunFolder, verbose: int = 1) -> dict[str, float]
         _assign_averages(training.best_model)
     plot_training_curves(training.history, path / "curves.png", _plotted(setup, training.history))
     model = keras.saving.load_model(training.best_model)
-    if setup.data is None:
-        examples, class_names = recipe.test_examples()
-    else:
-        examples, class_names = setup.data.test, setup.data.class_names
+    split, examples, class_names = _evaluated_split(setup, recipe)
     metrics = recipe.evaluate(model, examples, class_names)
     _write_class_metrics(metrics, path / "metrics_per_class.csv")
     recipe.draw(model, examples, path)
     result = {
-        **{f"test_{name}": value for name, value in metrics.items() if "/" not in name},
+        **{f"{split}_{name}": value for name, value in metrics.items() if "/" not in name},
         **training.best_validation(),
         "best_epoch": training.best_epoch,
         "seconds": training.seconds,
     }
     folder.finish(result)
+    if split == "validation" and verbose:
+        print(NO_TEST_SPLIT)
     return result
+
+
+def _evaluated_split(setup, recipe):
+    """Returns (name, examples, class names) of the split that the best model is evaluated on."""
+    if setup.data is None:
+        return ("test", *recipe.test_examples())
+    split = "validation" if setup.data.test is None else "test"
+    return split, getattr(setup.data, split), setup.data.class_names
 
 
 @dataclasses.dataclass(frozen=True)

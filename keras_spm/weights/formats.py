@@ -5,7 +5,9 @@ import os
 import pathlib
 import re
 import struct
+import uuid
 from collections.abc import Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -29,27 +31,36 @@ WEIGHT_FILES = tuple(
     for name in ("model.safetensors", "pytorch_model.bin")
     for index in ("", INDEX_SUFFIX)
 )
-# Keys under which training code saves the weights, and the prefix that wrappers add to names.
-_WRAPPERS = ("model", "state_dict")
-_WRAPPER_PREFIX = "module."
+# Keys under which training code saves the weights, in timm's order of preference.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_MAX_WRAPPERS = 3  # One in the other: a pickle can contain itself.
+# Prefixes of names: of parallel training and averages, and of `torch.compile`.
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+# Not a weight: the counter of torch.optim.swa_utils.AveragedModel, which has no prefix.
+_AVERAGES_COUNTER = "n_averaged"
 
 # Shards are in the same folder as their index.
 _SHARD = re.compile(r"[\w.-]{1,200}", re.ASCII)
 
 
-def read_arrays(source: PathLike | Mapping) -> tuple[dict[str, np.ndarray], str]:
+def read_arrays(
+    source: PathLike | Mapping, prefixes: tuple[str, ...] = WRAPPER_PREFIXES
+) -> tuple[dict[str, np.ndarray], str]:
     """Reads named arrays.
 
-    The wrappers `{"model": …}` and `{"state_dict": …}` are unwrapped (other entries are
-    ignored), and a prefix `module.` of all names is removed.
+    The wrappers `{"model": …}` and `{"state_dict": …}` are unwrapped. Other entries are ignored,
+    but moving averages, `"model_ema"` and `"state_dict_ema"`, are preferred to the weights.
+    Prefixes that all names have are removed.
 
     Args:
         source: path of a `.safetensors`, `.pth`, `.pt` or `.bin` file, of an index
             (`….index.json`) of such files, or of a folder with a `model.safetensors` or
             `pytorch_model.bin`, whole or indexed; or a mapping of names to arrays.
+        prefixes: of names, by default `module.` and `_orig_mod.`; see `strip_prefixes`.
 
     Returns:
-        ({name: array} in the source's own dtypes, name of the source for messages).
+        ({name: array} in the source's own dtypes, name of the source for messages and reports,
+        with the wrappers and prefixes).
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -65,18 +76,39 @@ def read_arrays(source: PathLike | Mapping) -> tuple[dict[str, np.ndarray], str]
             f"`source` must be a path or a mapping of arrays. Received: {type(source).__name__}"
         )
     contents = plain_dict(contents)
-    for wrapper in _WRAPPERS:
-        if isinstance(contents.get(wrapper), Mapping):
-            contents, description = plain_dict(contents[wrapper]), f"{description}[{wrapper!r}]"
+    for _ in range(_MAX_WRAPPERS):
+        found = [key for key in _WRAPPERS if isinstance(contents.get(key), Mapping)]
+        if found:
+            contents, description = plain_dict(contents[found[0]]), f"{description}[{found[0]!r}]"
     if invalid := [name for name in contents if not isinstance(name, str)]:
         raise FormatError(
             f"{description} has names that are not strings: {join_names(map(repr, invalid))}."
         )
-    if contents and all(name.startswith(_WRAPPER_PREFIX) for name in contents):
-        contents = {name.removeprefix(_WRAPPER_PREFIX): contents[name] for name in contents}
+    contents, description = strip_prefixes(contents, description, prefixes)
     arrays = {name: _to_array(name, value, description) for name, value in contents.items()}
     check_views(contents.values(), description)
     return arrays, description
+
+
+def strip_prefixes(
+    tensors: dict[str, Any], source: str, prefixes: tuple[str, ...]
+) -> tuple[dict[str, Any], str]:
+    """Removes prefixes that all names have, in any order and number.
+
+    Returns ({name: tensor}, name of the source with the prefixes removed).
+    """
+    names = [name for name in tensors if name != _AVERAGES_COUNTER]
+    removed = ""
+    while common := [
+        prefix
+        for prefix in prefixes
+        if names and all(name.startswith(prefix, len(removed)) for name in names)
+    ]:
+        removed += common[0]
+    if not removed:
+        return tensors, source
+    stripped = {name[len(removed) :]: tensors[name] for name in names}
+    return stripped, f"{source} without the prefix {removed!r}"
 
 
 def write_safetensors(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
@@ -89,7 +121,7 @@ def write_safetensors(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
     path = pathlib.Path(path)
     if path.suffix != ".safetensors":
         raise FormatError(f"`path` must end in .safetensors. Received: {path}")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.temporary")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.temporary")
     try:
         # Not `save_file`, which makes files that only their owner can read.
         temporary.write_bytes(save(arrays, metadata={"format": "pt"}))

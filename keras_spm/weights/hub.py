@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import pathlib
 import re
+from collections.abc import Sequence
 
 from keras_spm.types import PathLike
 from keras_spm.weights.errors import DownloadError
@@ -98,8 +99,8 @@ def fetch_weights(snapshot: Snapshot, sha256: str | None = None) -> pathlib.Path
     return weights
 
 
-def upload_folder(folder: PathLike, address: str, private: bool) -> str:
-    """Uploads a folder in one commit, into a new repository if it does not exist.
+def upload_files(folder: PathLike, names: Sequence[str], address: str, private: bool) -> str:
+    """Uploads files of a folder in one commit, into a new repository if it does not exist.
 
     Returns the address of the commit. Raises errors of huggingface_hub.
     """
@@ -108,7 +109,9 @@ def upload_folder(folder: PathLike, address: str, private: bool) -> str:
     repository, revision = parse_address(address)
     api = huggingface_hub.HfApi()
     api.create_repo(repository, private=private, exist_ok=True)
-    commit = api.upload_folder(repo_id=repository, folder_path=folder, revision=revision)
+    commit = api.upload_folder(
+        repo_id=repository, folder_path=folder, revision=revision, allow_patterns=list(names)
+    )
     return f"{SCHEME}{repository}@{commit.oid}"
 
 

@@ -25,7 +25,8 @@ class LoadReport:
     """The result of loading weights.
 
     Attributes:
-        source: name of the source.
+        source: name of the source, with the wrapper and the prefix of names that were removed,
+            as in `weights.pth['model_ema'] without the prefix 'module.'`.
         layout: name of its layout.
         loaded: {variable path: names of the tensors that it was made from}.
         missing_keys: paths of variables that keep their initial values, such as a head for
@@ -228,7 +229,7 @@ def _compare(binding, shapes, arrays, resized):
 
 def _fits(shape, expected, resized_axes):
     return len(shape) == len(expected) and all(
-        size <= _MAX_ROWS if axis in resized_axes else size == wanted
+        0 < size <= _MAX_ROWS if axis in resized_axes else size == wanted
         for axis, (size, wanted) in enumerate(zip(shape, expected, strict=True))
     )
 

@@ -1,4 +1,4 @@
-"""One client of the hub, in a process of its own: what it loads, or how it fails."""
+"""A client of the hub in its own process: loads a classifier and reports the outcome."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ import time
 import traceback
 from typing import NamedTuple
 
-import huggingface_hub.file_download  # noqa: F401  Before the right to read it is given up.
+import huggingface_hub.file_download  # noqa: F401  Before the client gives up its privileges.
 import safetensors.numpy  # noqa: F401
 from huggingface_hub import constants
 from huggingface_hub.utils import disable_progress_bars, logging
@@ -18,13 +18,13 @@ import keras_spm
 from keras_spm.weights import WeightsError
 from tests.helpers import to_numpy
 
-# What differs from huggingface_hub's defaults, so that its attempts take less time, and so
-# that it resumes our small files as it does large ones.
+# Instead of huggingface_hub's defaults: retries take less time, and small files are resumed
+# like large ones.
 READ_TIMEOUT = 1  # Seconds.
 LONGEST_WAIT = 0.02  # Seconds between two attempts.
 CHUNK_SIZE = 1024  # Bytes.
 _NOBODY = 65534
-# Events of Python's audit, with the argument that is the path written to.
+# {audit event of Python: index of the argument with the path that is written}
 _WRITES = {"os.mkdir": 0, "os.rename": 1, "os.link": 1, "os.symlink": 1}
 
 
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
     Attributes:
         end: `"loaded"`, or the name of the error's class.
         detail: digest of what was loaded, or the error's message.
-        strays: paths written to outside the caches.
+        strays: paths outside the caches that were written.
     """
 
     end: str
@@ -43,7 +43,7 @@ class Outcome(NamedTuple):
 
 
 def digest(model):
-    """Hash of a classifier's values, class names and normalization."""
+    """Returns a hash of a classifier's weights, class names and normalization."""
     described = (model.class_names, model.mean, model.std)
     total = hashlib.sha256(repr(described).encode())
     for variable in model.weights:
@@ -56,11 +56,11 @@ def load(connection, address, settings, largest_file=None, unprivileged=False):
     """Loads a classifier and sends the `Outcome`.
 
     Args:
-        connection: where to.
+        connection: pipe that gets the outcome.
         address: `"hf://owner/name"`.
         settings: {name in `huggingface_hub.constants`: value}.
-        largest_file: bytes, as though the disk were full there.
-        unprivileged: whether to give up being root, who may write anywhere.
+        largest_file: size limit of files in bytes, which simulates a full disk.
+        unprivileged: whether to give up root's privileges; root may write anywhere.
     """
     strays = _watch((settings["HF_HUB_CACHE"], settings["HF_ASSETS_CACHE"]))
     _set_up(settings)
@@ -92,7 +92,7 @@ def _set_up(settings):
 
 
 def _watch(folders):
-    """A list that from now on takes every path outside the folders that Python writes to."""
+    """Returns a list to which every path outside the folders is added when it is written."""
     sys.dont_write_bytecode = True
     strays = []
 
@@ -109,7 +109,7 @@ def _watch(folders):
 
 
 def _written(event, arguments):
-    """The path, or descriptor, that an event writes to; None where it does not write."""
+    """Returns the path or descriptor that an audit event writes, or None."""
     if event == "open":
         path, _, flags = arguments
         return path if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT) else None

@@ -1,9 +1,9 @@
-"""The download campaign: whatever goes wrong, the cache holds a right file or none.
+"""The download campaign: after any failure, the cache has correct files or none.
 
-Run with `KERAS_BACKEND=torch python -m tests.campaigns.downloads`. Every client is a process
-of its own, and talks to a hub on loopback that fails on purpose. After each case a client
-without its fault must load the published values from the same cache. The result is written
-to `downloads.md` beside this file; the exit status is 1 if a case fails.
+Run with `KERAS_BACKEND=torch python -m tests.campaigns.downloads`. Each client is a process and
+uses a local hub that fails on purpose. After each case, a client without the fault must load
+the published values from the same cache. The result is written to `downloads.md` next to this
+file. The exit status is 1 if a case fails.
 """
 
 import collections
@@ -32,20 +32,20 @@ _PROCESSES.set_forkserver_preload([client.__name__])  # Keras is imported once.
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """Something that goes wrong, and how the clients must end.
+    """A failure, and the expected outcome of the clients.
 
     Attributes:
-        name: of what goes wrong.
-        file: that it happens to; it stands for the repository that is loaded.
-        reason: regular expression, to be found in the error.
-        end: of every client, see `Outcome`.
-        lacking: file that what is loaded lacks, or None.
-        fault: of the server, a key of `FAULTS`, or None.
-        clients: number of processes that load at once.
-        disk_full: whether there is one byte less of room than the file takes.
-        filled: whether the cache has all files already.
-        read_only: whether the cache is.
-        killed: whether the client is killed where the fault stalls it.
+        name: name of the failure.
+        file: the file with the fault. Its repository is loaded.
+        reason: regular expression that must match the error.
+        end: expected `end` of every `Outcome`.
+        lacking: file that the loaded model lacks, or None.
+        fault: fault of the server, a key of `FAULTS`, or None.
+        clients: number of processes that load at the same time.
+        disk_full: whether the file is one byte larger than the free space.
+        filled: whether the cache already has all files.
+        read_only: whether the cache is read-only.
+        killed: whether the client is killed when the download stalls.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Case:
     killed: bool = False
 
 
-# What the error says of each fault; those that are not here do no harm.
+# {fault: regular expression of the error}; the other faults are harmless.
 _REASONS = {
     "401": "401 Unauthorized",
     "404": "there is no such file|has none of",
@@ -83,7 +83,7 @@ _REASONS = {
 def _cases():
     for fault in FAULTS:
         for file in REPOSITORIES:
-            if (fault, file) == ("404", PROCESSOR):  # A model may lack it.
+            if (fault, file) == ("404", PROCESSOR):  # It is optional.
                 yield Case(fault, file, end="loaded", lacking=PROCESSOR, fault=fault)
             elif fault in _REASONS:
                 yield Case(fault, file, _REASONS[fault], fault=fault)
@@ -92,14 +92,14 @@ def _cases():
     for file in REPOSITORIES:
         yield Case("killed at 50 %", file, end="SIGKILL", fault="stalls at 50 %", killed=True)
     for file in REPOSITORIES:
-        if file != PROCESSOR:  # Where it has no room, the larger configuration has none.
+        if file != PROCESSOR:  # The configuration is larger and fails first.
             yield Case("disk full", file, "File too large", disk_full=True)
     for clients in (2, 8):
         for file in (WEIGHTS, SHARDS[1]):
             yield Case(f"{clients} processes", file, end="loaded", clients=clients)
     for clients in (2, 8):
         for file in (WEIGHTS, SHARDS[1]):
-            # One process may remove the file while another looks at it.
+            # One process may remove the file while another one reads it.
             reason = f"{_REASONS['wrong bytes']}|No such file"
             name = f"{clients} processes, wrong bytes"
             yield Case(name, file, reason, fault="wrong bytes", clients=clients)
@@ -113,14 +113,14 @@ CASES = tuple(_cases())
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What came of a case.
+    """The result of a case.
 
     Attributes:
         case: the case.
-        outcome: of its clients, in words.
-        seconds: that they took.
-        cached: what the cache held afterwards, in words.
-        complaints: list of what is not as it must be.
+        outcome: outcome of its clients, as text.
+        seconds: duration.
+        cached: contents of the cache afterwards, as text.
+        complaints: list of errors.
     """
 
     case: Case
@@ -131,7 +131,7 @@ class Result:
 
 
 def run(case, repositories):
-    """Runs a case, and then a client without its fault on the same cache.
+    """Runs a case, and then a client without the fault with the same cache.
 
     Args:
         case: a `Case`.
@@ -161,7 +161,7 @@ def run(case, repositories):
 
 
 def _attempt(case, site):
-    """The outcomes of a case's clients."""
+    """Returns the outcomes of a case's clients."""
     site.hub.faults = {case.file: case.fault}
     room = (site.repository / case.file).stat().st_size - 1 if case.disk_full else None
     clients = [site.start(room, unprivileged=case.read_only) for _ in range(case.clients)]
@@ -171,13 +171,13 @@ def _attempt(case, site):
 
 
 def _complaints(case, outcome, site):
-    """Yields what is wrong with how a client ended."""
+    """Yields the errors of a client's outcome."""
     if outcome.end != case.end:
         first_line, _, _ = outcome.detail.partition("\n")
         yield f"ended with {outcome.end}, not {case.end}: {first_line}"
     elif outcome.end == "loaded":
         if outcome.detail != published.digest(site.repository, case.lacking):
-            yield "loaded other values than were published"
+            yield "the loaded values differ from the published ones"
     elif outcome.end == "DownloadError":
         parts = {
             "address": re.escape(site.address),
@@ -194,7 +194,7 @@ def _complaints(case, outcome, site):
 
 
 def _in_words(case, outcomes):
-    """Ends and the reasons found, with how many clients had each."""
+    """Returns the ends and reasons of the outcomes as text, with their counts."""
     found = collections.Counter()
     for outcome in outcomes:
         reason = re.search(case.reason, outcome.detail)
@@ -208,8 +208,8 @@ class _Site:
 
     Args:
         hub: a running `Hub`.
-        folder: path, empty, that the caches come to lie in.
-        name: of the repository.
+        folder: empty folder for the caches.
+        name: name of the repository.
     """
 
     def __init__(self, hub, folder, name):
@@ -218,7 +218,7 @@ class _Site:
         self.cache, self.assets = folder / "hub", folder / "assets"
 
     def start(self, room=None, unprivileged=False):
-        """Starts a client, with so many bytes of room for a file, and without root's rights."""
+        """Starts a client, optionally with a limit on the size of files, or without privileges."""
         return _Client(self.address, self.hub.settings(self.folder), room, unprivileged)
 
     def set_mode(self, mode):
@@ -228,7 +228,7 @@ class _Site:
                 path.chmod(mode)
 
     def cached(self):
-        """What the cache holds, in words."""
+        """Returns the contents of the cache as text."""
         files = [path for path in self.cache.rglob("snapshots/*/*") if path.is_file()]
         unfinished = list(self.cache.rglob("*.incomplete"))
         published_files = len(list(self.repository.iterdir()))
@@ -236,18 +236,18 @@ class _Site:
         return f"{len(files)} of {published_files} files{also}"
 
     def wrong_files(self, at_the_end=False):
-        """Yields what is wrong with the finished files; at the end none may be in the making."""
+        """Yields errors of the finished files; at the end all files must be finished."""
         declared = {}
         for path in self.repository.iterdir():
             contents = path.read_bytes()
             declared[declared_hash(path.name, contents)] = contents
         for blob in self.cache.rglob("blobs/*"):
             if blob.suffix != ".incomplete" and blob.read_bytes() != declared.get(blob.name):
-                yield f"the cache holds other bytes as {blob.name[:12]}…"
+                yield f"the cache has wrong bytes in {blob.name[:12]}…"
         for path in self.assets.rglob("*.safetensors"):
             finished = at_the_end or not path.name.startswith(".")
             if finished and path.stem != hashlib.sha256(path.read_bytes()).hexdigest():
-                yield f"the cache of converted files holds other bytes as {path.name}"
+                yield f"the cache of converted files has wrong bytes in {path.name}"
 
 
 class _Client:
@@ -260,11 +260,11 @@ class _Client:
         sender.close()  # So that the end of the process is the end of the pipe.
 
     def outcome(self):
-        """Waits for the end; that of a process which died is its signal or exit status."""
+        """Waits for the outcome; of a process that died, it is the signal or exit status."""
         try:
             if self._outcome.poll(LIMIT):
                 return self._outcome.recv()
-            return Outcome("no end", f"within {LIMIT} s")
+            return Outcome("timeout", f"after {LIMIT} s")
         except EOFError:
             self.process.join()
             code = self.process.exitcode
@@ -275,7 +275,7 @@ class _Client:
 
 
 def _report(results, minutes):
-    """The results, as Markdown."""
+    """Returns the results as Markdown."""
     failed = [result for result in results if result.complaints]
     packages = ("keras-spm", "huggingface_hub", "keras", "torch")
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
@@ -283,10 +283,10 @@ def _report(results, minutes):
         (
             "# Download campaign",
             "",
-            "Written by `KERAS_BACKEND=torch python -m tests.campaigns.downloads`, which says what "
-            "is checked. Of huggingface_hub, waits between attempts are shortened to "
-            f"{client.LONGEST_WAIT} s, the read timeout to {client.READ_TIMEOUT} s, and the chunks "
-            f"after which it can resume to {client.CHUNK_SIZE} bytes.",
+            "Written by `KERAS_BACKEND=torch python -m tests.campaigns.downloads`; its docstring "
+            "describes the checks. huggingface_hub waits at most "
+            f"{client.LONGEST_WAIT} s between attempts, its read timeout is {client.READ_TIMEOUT} "
+            f"s, and its chunks have {client.CHUNK_SIZE} bytes, so that it resumes small files.",
             "",
             f"{len(results)} cases, {len(failed)} failed, {minutes:.1f} minutes. "
             f"Python {platform.python_version()} on {platform.system()}, {versions}.",

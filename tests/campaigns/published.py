@@ -1,4 +1,4 @@
-"""What the campaign's hub publishes: a small PVT v2 of transformers, in one file and in shards."""
+"""The repositories of the campaign's hub: a small PVT v2 of transformers, whole and in shards."""
 
 import functools
 import json
@@ -16,7 +16,7 @@ _GOLDEN = "transformers_pvt_v2"
 CONFIG, PROCESSOR, WEIGHTS = "config.json", "preprocessor_config.json", "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
-# File → the repository to load where something is to happen to that file.
+# {file with a fault: repository that is loaded}
 REPOSITORIES = {
     CONFIG: "them/whole",
     PROCESSOR: "them/whole",
@@ -43,7 +43,7 @@ def publish(folder):
 
 @functools.cache
 def digest(folder, without=None):
-    """Hash of what a folder loads as, or would load as without one of its files."""
+    """Returns the hash of the model in a folder, optionally without one of its files."""
     with tempfile.TemporaryDirectory() as temporary:
         copy = pathlib.Path(temporary) / "copy"
         shutil.copytree(folder, copy, ignore=lambda *_: {without})
@@ -68,7 +68,7 @@ def _write_configurations(folder):
 
 
 def _write_shards(folder, state):
-    names = sorted(state)  # Later stages are wider, so the second half takes more room.
+    names = sorted(state)  # Later stages are wider, so the second half is larger.
     halves = names[: len(names) // 2], names[len(names) // 2 :]
     weight_map = {}
     for shard, half in zip(SHARDS, halves, strict=True):

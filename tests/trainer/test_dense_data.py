@@ -60,8 +60,8 @@ def test_splits_of_pascal_voc(tmp_path):
     for read, classes in ((_detection, 20), (_segmentation, 21)):
         data = read("voc", tmp_path)
         assert len(data.class_names) == classes
-        names = [pathlib.Path(each[0]["image"]).stem for each in (data.train, data.test)]
-        assert names == ["a", "b"] and data.validation is data.test
+        names = [pathlib.Path(each[0]["image"]).stem for each in (data.train, data.validation)]
+        assert names == ["a", "b"] and data.test is None
 
 
 def test_splits_of_coco(tmp_path):
@@ -77,7 +77,7 @@ def test_splits_of_coco(tmp_path):
         annotations = tmp_path / "annotations" / f"instances_{split}.json"
         annotations.write_text(text.replace("PART", split))
     data = _detection("coco", tmp_path)
-    names = [examples[0]["image"].name for examples in (data.train, data.test)]
-    assert names == ["train2017.jpg", "val2017.jpg"]
+    names = [examples[0]["image"].name for examples in (data.train, data.validation)]
+    assert data.test is None and names == ["train2017.jpg", "val2017.jpg"]
     # COCO's own files include boxes without area.
     assert data.train.invalid_annotations == {"box without area": [7]}

@@ -18,6 +18,7 @@ from tests.helpers import randomize
 SMALL = (
     *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_pct=1"),
     *("epochs=1", "warmup_epochs=0", "batch_size=5", "randaugment_magnitude=0"),
+    "label_smoothing=0",  # The loss of the training is that of `evaluate`.
 )
 
 
@@ -43,7 +44,7 @@ def test_train_evaluate_predict_and_export(photos, tmp_path, capsys):
     # The plan is printed, and nothing is written.
     assert main([*training, "--dry-run", "--output", str(tmp_path / "run")]) == 0
     plan = capsys.readouterr().out
-    assert "19 train, 5 validation, 5 test images; 3 classes" in plan
+    assert "19 train, 5 validation images, no test split; 3 classes" in plan
     assert "1 epochs × 3 = 3, of 5 images" in plan
     assert not list(tmp_path.iterdir())
 
@@ -51,15 +52,18 @@ def test_train_evaluate_predict_and_export(photos, tmp_path, capsys):
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"samples.png", "curves.png", "best.keras"} <= files
     result = json.loads((tmp_path / "run/result.json").read_text())
+    assert "There is no test split: the metrics are those of the validation split" in (
+        capsys.readouterr().out
+    )
+    assert not [name for name in result if name.startswith("test_")]
 
-    # By default a run is evaluated on its own test split.
-    capsys.readouterr()
+    # By default a run is evaluated on its own test split, or here, the validation split.
     output = tmp_path / "numbers.json"
     assert main(["evaluate", str(tmp_path / "run"), "--output", str(output)]) == 0
     own = json.loads(output.read_text())
     assert own["images"] == 5
-    assert own["accuracy"] == pytest.approx(result["test_accuracy"], abs=1e-6)
-    assert own["loss"] == pytest.approx(result["test_loss"], abs=1e-5)
+    assert own["accuracy"] == pytest.approx(result["validation_accuracy"], abs=1e-6)
+    assert own["loss"] == pytest.approx(result["validation_loss"], abs=1e-5)
     assert f"accuracy: {own['accuracy']:.5g}" in capsys.readouterr().out
 
     # Unreadable images are listed.

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm.optimizers import WarmupCosine
+from keras_spm.optimizers import LinearWarmup, WarmupCosine
 from keras_spm.trainer.recipe import SCHEDULES
 
 EPOCHS, STEPS = 30, 7
@@ -40,6 +40,25 @@ def test_warmup_cosine_equals_timm(by_epoch):
     iterations = keras.Variable(3 * STEPS + 2, dtype="int32", trainable=False)
     assert float(schedule(iterations)) == pytest.approx(expected[3 * STEPS + 2], rel=2e-6)
     assert float(schedule(total + 5)) == pytest.approx(MINIMUM, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"steps": 0},
+        {"steps": 10, "warmup_steps": 10, "warmup_prefix": True},
+        {"steps": 10, "warmup_steps": -1},
+        {"steps": 10, "update_every": 0},
+        {"steps": 10, "min_learning_rate": -1e-5},
+        {"steps": 10, "warmup_learning_rate": math.nan},
+        {"steps": 10, "learning_rate": math.inf},
+    ],
+)
+def test_arguments_out_of_range(arguments):
+    with pytest.raises(ValueError, match="must be an? .* Received: "):
+        WarmupCosine(**{"learning_rate": PEAK, **arguments})
+    with pytest.raises(ValueError, match="`steps` must be"):
+        LinearWarmup(WarmupCosine(PEAK, 3), -1)
 
 
 def _decay(name, step, total, warmup):

@@ -15,12 +15,14 @@ pyramid_channels: int = 256
 head_channels: int = 256
 num_convs: int = 4
 anchor_scale: float = 4.0
+max_detections: int = 100
 
 # Data
 dataset: str = "coco"
 data_folder: str = ""
 min_size: int = 800
 max_size: int = 1333
+max_objects: int = 100
 flip: float = 0.5
 
 # Optimization

@@ -16,12 +16,14 @@ pyramid_channels: int = 64
 head_channels: int = 64
 num_convs: int = 2
 anchor_scale: float = 4.0
+max_detections: int = 100
 
 # Data
 dataset: str = "digit_scenes"
 data_folder: str = ""
 min_size: int = 128
 max_size: int = 128
+max_objects: int = 100
 flip: float = 0.0
 
 # Optimization

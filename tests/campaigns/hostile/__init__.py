@@ -1,4 +1,4 @@
-"""The hostile corpus: kinds of files that must not be trusted, one group a module."""
+"""The hostile corpus: files that must not be trusted, one group per module."""
 
 from tests.campaigns.hostile import (
     configurations,
@@ -7,11 +7,12 @@ from tests.campaigns.hostile import (
     headers,
     indexes,
     pickles,
+    state_dicts,
     unusual_files,
 )
 
-_GROUPS = (headers, damage, pickles, indexes, configurations, unusual_files)
-# By their keys, in this order.
+_GROUPS = (headers, damage, pickles, state_dicts, indexes, configurations, unusual_files)
+# {key: case}, in this order.
 CASES = {case.key: case for group in _GROUPS for case in group.CASES}
-# Their like, that must fail: {key: (case, part of the outcome)}.
+# Cases that must fail the campaign: {key: (case, part of the outcome)}.
 CONTROLS = {case.key: (case, outcome) for case, outcome in controls.CASES.items()}

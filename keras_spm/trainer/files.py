@@ -1,0 +1,65 @@
+"""Files of a run: written atomically, flushed to the disk, and read with clear errors."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from keras_spm.types import PathLike
+
+TEMPORARY_PREFIX = ".unfinished-"
+# Errors of file systems that cannot flush.
+_NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@contextlib.contextmanager
+def atomic_write(path: PathLike) -> Iterator[pathlib.Path]:
+    """Context manager for a temporary path that replaces `path` at the end.
+
+    The contents are flushed to the disk first. If an exception is raised, `path` is unchanged.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    try:
+        yield temporary
+        flush(temporary)
+        os.replace(temporary, path)
+        flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush(path: PathLike) -> None:
+    """Flushes the contents of a file, or the entries of a folder, to the disk.
+
+    Nothing is done where the system or the file system does not support it.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        # Systems refuse to open or to flush folders with many different errors.
+        if error.errno not in _NOT_SUPPORTED and not os.path.isdir(path):
+            raise
+
+
+def read_json_object(path: pathlib.Path) -> dict[str, Any]:
+    """Reads a JSON file with an object.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not JSON, or not an object.
+    """
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(contents, dict):
+        raise ValueError(f"{path} must have a JSON object. Received: {type(contents).__name__}")
+    return contents
