@@ -13,6 +13,7 @@ from keras_spm.arguments import check_integer
 from keras_spm.backend import scale_for_replicas
 from keras_spm.callbacks import CocoEvaluation
 from keras_spm.data.batching import ImageBatching
+from keras_spm.data.box_formats import BOX_FORMATS
 from keras_spm.data.first_batch import FirstBatch
 from keras_spm.heads.retinanet import RetinaNet
 from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
@@ -31,7 +32,6 @@ from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_detections
 
 _DRAWN_SCORE = 0.3  # Lowest score of the detections that are drawn.
-_FORMATS = {name: name for name in ("xyxy", "yxyx", "xywh", "center_xywh", "center_yxhw")}
 
 
 class ObjectDetector(DenseTask):
@@ -92,7 +92,7 @@ class ObjectDetector(DenseTask):
     ) -> None:
         check_backbone(backbone)
         num_classes = check_integer("num_classes", num_classes)
-        lookup("bounding_box_format", bounding_box_format, _FORMATS)
+        lookup("bounding_box_format", bounding_box_format, BOX_FORMATS)
         detector = detector or RetinaNet()
 
         # === Functional Model ===

@@ -45,7 +45,14 @@ _IN_MEMORY = ("digits",)
 _MAX_CONFUSION_CLASSES = 30
 _IN_MEMORY_KEYS = ("rotation", "zoom", "translation")
 _FILE_KEYS = (
-    *("data_folder", "invalid", "verify_images", "validation_share", "class_weights"),
+    *(
+        "data_folder",
+        "invalid",
+        "allow_outside",
+        "verify_images",
+        "validation_share",
+        "class_weights",
+    ),
     *("image_size", "crop_pct", "crop_scale", "flip", "randaugment_magnitude"),
     *("random_erasing", "mixup", "cutmix", "label_smoothing", "repeated_augmentation"),
 )
@@ -76,6 +83,7 @@ class ClassificationRecipe(Recipe):
         frozen_stages: number of frozen stages of the backbone; 4 for a linear probe.
         dtype_policy: Keras's dtype policy of the backbone, such as `"mixed_bfloat16"`.
         invalid: `"raise"`, or `"drop"` to leave out invalid files.
+        allow_outside: whether paths in CSV files may lead out of their folder of images.
         verify_images: whether all files are decoded before the training to find invalid ones.
         validation_share: share of the training split that is held out for validation if there
             is no validation split.
@@ -111,6 +119,7 @@ class ClassificationRecipe(Recipe):
     frozen_stages: int = 0
     dtype_policy: str = "float32"
     invalid: str = "raise"
+    allow_outside: bool = False
     verify_images: bool = True
     validation_share: float = 0.0
     class_weights: str = "none"
@@ -302,6 +311,8 @@ class ClassificationRecipe(Recipe):
             "seed": self.seed,
             "invalid": self.invalid,
             "verify": self.verify_images,
+            # Of the reader of CSV files alone.
+            **({"allow_outside": True} if self.allow_outside else {}),
         }
 
     def _check_dataset(self):

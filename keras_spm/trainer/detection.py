@@ -29,6 +29,7 @@ class DetectionRecipe(DenseRecipe):
         anchor_scale: side of the smallest anchor, in strides.
         box_loss: as in `ObjectDetector`.
         frozen_stages: number of frozen stages of the backbone.
+        allow_outside: whether file names of COCO may lead out of its folder of images.
         max_objects: largest number of objects in a training image.
         max_detections: largest number of objects that are detected in an image.
     """
@@ -40,6 +41,7 @@ class DetectionRecipe(DenseRecipe):
     anchor_scale: float
     box_loss: str
     frozen_stages: int
+    allow_outside: bool = False
     max_objects: int = 100
     max_detections: int = 100
 
@@ -66,7 +68,9 @@ class DetectionRecipe(DenseRecipe):
         self.check_order("min_size", "max_size")
 
     def reader_arguments(self) -> dict[str, Any]:
-        return {} if self.invalid == "auto" else {"invalid": self.invalid}
+        arguments = {} if self.invalid == "auto" else {"invalid": self.invalid}
+        # Of COCO's reader alone.
+        return {**arguments, "allow_outside": True} if self.allow_outside else arguments
 
     def setup(self) -> Setup:
         keras.utils.set_random_seed(self.seed)
