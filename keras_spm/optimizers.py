@@ -32,6 +32,26 @@ class AdamW(_KerasAdamW):
 
 
 @keras.saving.register_keras_serializable("keras_spm")
+def build_optimizer(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> None:
+    """Builds an optimizer, or checks that it was built for these variables.
+
+    If layers were frozen in between, TensorFlow would go on to train them, and Keras would
+    assign the averages of `use_ema` to other variables.
+
+    Raises:
+        ValueError: if it was built for other variables.
+    """
+    if not optimizer.built:
+        optimizer.build(variables)
+        return
+    inner = getattr(optimizer, "inner_optimizer", optimizer)  # Of loss scaling.
+    if {id(each) for each in inner._trainable_variables} != {id(each) for each in variables}:
+        raise ValueError(
+            "Layers were frozen or unfrozen since the optimizer was built. Call `compile` again, "
+            "or freeze them by the task's `freeze`, which does so."
+        )
+
+
 class LayerwiseAdamW(keras.optimizers.Adam):
     """`AdamW` with layer-wise learning-rate decay.
 

@@ -79,11 +79,11 @@ def test_smallest_variant_at_full_size():
         (lambda: PVTv2.from_preset("mini", load_weights=False, depths=(1, 1)), r"depths=\(1, 1\)"),
         (
             lambda: PVTv2.from_preset("mini", load_weights=False, data_format="first"),
-            "data_format='first'",
+            "Unknown data_format 'first'",
         ),
         (
             lambda: PVT.from_preset("tiny", load_weights=False, data_format="first"),
-            "data_format='first'",
+            "Unknown data_format 'first'",
         ),
         (
             lambda: PVT.from_preset("tiny", load_weights=False, sr_ratios=(8, 4, 2, 2)),

@@ -10,12 +10,12 @@ from typing import Any
 
 import keras
 
-from keras_spm.arguments import check_bool, check_each, check_epsilon, check_integer, check_number
+from keras_spm.arguments import check_bool, check_each, check_epsilon, check_integer
 from keras_spm.backbones.merging import make_merging
 from keras_spm.backbones.pyramid_backbone import (
     PyramidBackbone,
-    integers_per_stage,
     make_blocks,
+    per_stage,
     spatial_sizes,
 )
 from keras_spm.layers.layer_normalization import LayerNormalization
@@ -104,21 +104,16 @@ class PVT(PyramidBackbone):
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
     ) -> None:
-        per_stage = {
-            **integers_per_stage(
-                depths, embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios
-            ),
-            "mlp_ratios": check_each(
-                "mlp_ratios", mlp_ratios, check_number, len(depths), allow_minimum=False
-            ),
-        }
+        stages = per_stage(
+            depths, mlp_ratios, embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios
+        )
         class_token = check_bool("class_token", class_token)
         merging = self.default_merging if merging is None else merging
         embedding_norm_epsilon = check_epsilon("embedding_norm_epsilon", embedding_norm_epsilon)
-        if class_token and per_stage["sr_ratios"][-1] != 1:
+        if class_token and stages["sr_ratios"][-1] != 1:
             raise ValueError(
                 "The last of `sr_ratios` must be 1 with `class_token=True`: a class token has no "
-                f"position on a map. Received: sr_ratios={per_stage['sr_ratios']}"
+                f"position on a map. Received: sr_ratios={stages['sr_ratios']}"
             )
         if pretrain_image_size is None:
             sizes = spatial_sizes(image_shape, data_format)
@@ -161,7 +156,7 @@ class PVT(PyramidBackbone):
             stages=[make_stage(*each) for each in enumerate(blocks)],
             final_norm=final_norm if class_token else None,
             config={
-                **per_stage,
+                **stages,
                 "class_token": class_token,
                 "drop_path_rate": drop_path_rate,
                 "merging": merging,

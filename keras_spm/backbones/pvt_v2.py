@@ -10,9 +10,9 @@ from typing import Any
 
 import keras
 
-from keras_spm.arguments import check_bool, check_each, check_epsilon, check_number
+from keras_spm.arguments import check_bool, check_epsilon
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone, integers_per_stage, make_blocks
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, make_blocks, per_stage
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
@@ -102,14 +102,9 @@ class PVTv2(PyramidBackbone):
         dtype: str | keras.DTypePolicy | None = None,
         **kwargs: Any,
     ) -> None:
-        per_stage = {
-            **integers_per_stage(
-                depths, embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios
-            ),
-            "mlp_ratios": check_each(
-                "mlp_ratios", mlp_ratios, check_number, len(depths), allow_minimum=False
-            ),
-        }
+        stages = per_stage(
+            depths, mlp_ratios, embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios
+        )
         linear_attention = check_bool("linear_attention", linear_attention)
         merging = self.default_merging if merging is None else merging
         embedding_norm_epsilon = check_epsilon("embedding_norm_epsilon", embedding_norm_epsilon)
@@ -147,7 +142,7 @@ class PVTv2(PyramidBackbone):
             stem=embedding(embed_dims[0], patch_size=7, strides=4, dtype=dtype, name="stem"),
             stages=[make_stage(*each) for each in enumerate(blocks)],
             config={
-                **per_stage,
+                **stages,
                 "linear_attention": linear_attention,
                 "drop_path_rate": drop_path_rate,
                 "merging": merging,

@@ -6,7 +6,14 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 
-from keras_spm.arguments import argument_error, check_bool, check_each, check_integer, check_rate
+from keras_spm.arguments import (
+    argument_error,
+    check_bool,
+    check_each,
+    check_integer,
+    check_number,
+    check_rate,
+)
 from keras_spm.backbones.connection import Connection
 from keras_spm.backend import SafeTrainer
 from keras_spm.layers.composite import policy_with_quantization
@@ -245,19 +252,28 @@ def spatial_sizes(
     return tuple(sizes)
 
 
-def integers_per_stage(
-    depths: Sequence[int], **values: Sequence[int]
-) -> dict[str, tuple[int, ...]]:
-    """Returns {argument: tuple}, of integers from 1.
+def per_stage(
+    depths: Sequence[int], mlp_ratios: Sequence[float] | None = None, **integers: Sequence[int]
+) -> dict[str, tuple]:
+    """Returns {argument: tuple} of arguments with a value for each stage.
 
     Raises:
-        ValueError: unless each is integers from 1, as many as `depths`.
+        ValueError: unless integers are at least 1, `mlp_ratios` are above 0, and all are as
+            many as `depths`.
     """
-    depths = check_each("depths", depths, check_integer)
-    tuples = {
-        name: check_each(name, value, check_integer, len(depths)) for name, value in values.items()
-    }
-    return {"depths": depths, **tuples}
+    integers = {"depths": depths, **integers}
+    values = {name: check_each(name, each, check_integer) for name, each in integers.items()}
+    if mlp_ratios is not None:
+        values["mlp_ratios"] = check_each(
+            "mlp_ratios", mlp_ratios, check_number, allow_minimum=False
+        )
+    for name, each in values.items():
+        if len(each) != len(values["depths"]):
+            raise ValueError(
+                f"`depths` and `{name}` must have one value per stage. "
+                f"Received: depths={values['depths']}, {name}={each}"
+            )
+    return values
 
 
 def make_blocks(

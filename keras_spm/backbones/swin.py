@@ -12,7 +12,7 @@ import keras
 
 from keras_spm.arguments import check_integer, check_number
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone, integers_per_stage, make_blocks
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, make_blocks, per_stage
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import MLP
 from keras_spm.layers.patch_embedding import PatchEmbedding
@@ -73,7 +73,7 @@ class Swin(PyramidBackbone):
         **kwargs: Any,
     ) -> None:
         embed_dim = check_integer("embed_dim", embed_dim)
-        per_stage = integers_per_stage(depths, num_heads=num_heads)
+        stages = per_stage(depths, num_heads=num_heads)
         window_size = check_integer("window_size", window_size)
         mlp_ratio = check_number("mlp_ratio", mlp_ratio, allow_minimum=False)
         merging = self.default_merging if merging is None else merging
@@ -102,7 +102,7 @@ class Swin(PyramidBackbone):
             final_norm=LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),
             config={
                 "embed_dim": embed_dim,
-                **per_stage,
+                **stages,
                 "window_size": window_size,
                 "mlp_ratio": mlp_ratio,
                 "drop_path_rate": drop_path_rate,

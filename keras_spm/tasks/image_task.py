@@ -12,7 +12,7 @@ from keras_spm.backend import SafeTrainer
 from keras_spm.data.first_batch import FirstBatch
 from keras_spm.data.preprocessing import stack_images
 from keras_spm.layers.batch_normalization import refuse_training
-from keras_spm.optimizers import AdamW
+from keras_spm.optimizers import AdamW, build_optimizer
 from keras_spm.registry import TASKS, PresetMixin
 from keras_spm.tasks.checks import as_images, check_images
 from keras_spm.tasks.graph import to_data_format
@@ -190,8 +190,8 @@ class ImageTask(PresetMixin, SafeTrainer, keras.Model):
         for layer in self._flatten_layers():
             if hasattr(layer, "fold"):
                 refuse_training(layer, training=True)
-        if self.optimizer is not None and not self.optimizer.built:
-            self.optimizer.build(self.trainable_variables)
+        if self.optimizer is not None:
+            build_optimizer(self.optimizer, self.trainable_variables)
         return super().make_train_function(force)
 
     # === Serialization ===

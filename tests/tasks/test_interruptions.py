@@ -105,6 +105,22 @@ def test_predictions_inside_of_an_epoch(model):
         assert difference(left, right) <= 1e-6
 
 
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_layers_that_were_frozen_after_a_training(use_ema):
+    model = ImageClassifier(_backbone(), 3)
+    model.compile(keras.optimizers.SGD(0.1, use_ema=use_ema), jit_compile=False)
+    model.train_on_batch(_images(), _LABELS)
+    model.backbone.freeze()
+    with pytest.raises(ValueError, match="frozen or unfrozen since the optimizer was built"):
+        model.fit(_images(), _LABELS, verbose=0)
+    model.freeze()
+    before = model.get_weights()
+    model.fit(_images(), _LABELS, verbose=0)
+    for variable, old in zip(model.weights, before, strict=True):
+        changed = difference(variable, old) > 0
+        assert changed == variable.path.startswith("head/"), variable.path
+
+
 def _detector():
     head = RetinaNet(pyramid_channels=8, channels=8, num_convs=1, score_threshold=0.0)
     return ObjectDetector(_backbone(), 3, head)
