@@ -16,7 +16,7 @@ from keras_spm.backend.convolution import (
 from keras_spm.backend.dense import dense, grouped_pointwise
 from keras_spm.backend.elementwise import fused_elementwise, gelu
 from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
-from keras_spm.backend.resizing import pad, resize_bilinear
+from keras_spm.backend.resizing import pad, resize_bilinear, resize_on_host
 from keras_spm.backend.trainer import SafeTrainer, scale_for_replicas
 from keras_spm.backend.training import bytes_kept_for_gradient, random_state, set_random_state
 
@@ -41,6 +41,7 @@ __all__ = [
     "pad",
     "random_state",
     "resize_bilinear",
+    "resize_on_host",
     "scale_for_replicas",
     "set_random_state",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_spm.types import Tensor
@@ -37,3 +38,21 @@ def resize_bilinear(maps: Tensor, size: Sequence[int | Tensor]) -> Tensor:
 
         return tf.cast(tf.image.resize(maps, size), maps.dtype)
     return ops.image.resize(maps, size, interpolation="bilinear", data_format="channels_last")
+
+
+def resize_on_host(maps: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Resizes the maps of one image, (rows, columns, channels), as `resize_bilinear`.
+
+    Every image may have another size, and JAX compiles `resize_bilinear` for each.
+    """
+    if keras.config.backend() != "jax":
+        return ops.convert_to_numpy(resize_bilinear(maps[None], size))[0]
+    for axis, length in enumerate(size):
+        old = maps.shape[axis]
+        positions = ((np.arange(length) + 0.5) * old / length - 0.5).clip(0, old - 1)
+        lower = positions.astype(int)
+        weight = (positions - lower).astype(maps.dtype)
+        weight = weight[:, None, None] if axis == 0 else weight[:, None]
+        upper = np.minimum(lower + 1, old - 1)
+        maps = maps.take(lower, axis) * (1 - weight) + maps.take(upper, axis) * weight
+    return maps

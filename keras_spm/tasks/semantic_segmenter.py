@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_spm.arguments import check_integer, check_number
-from keras_spm.backend import resize_bilinear
+from keras_spm.backend import resize_on_host
 from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data.batching import ImageBatching
 from keras_spm.heads.semantic_fpn import SemanticFPN
@@ -299,5 +299,5 @@ def _segmentation_map(logits, geometry):
     rows, columns = geometry.resized
     logits = logits[:rows, :columns]
     if geometry.resized != geometry.original:
-        (logits,) = ops.convert_to_numpy(resize_bilinear(logits[None], geometry.original))
+        logits = resize_on_host(logits, geometry.original)
     return np.argmax(logits, axis=-1)

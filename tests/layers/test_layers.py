@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from keras_spm import layers
+from keras_spm.backend import resize_on_host
 from keras_spm.layers.spatial_reduction_attention import adaptive_average_pooling
 from tests.helpers import difference, gradients, random_array, randomize, to_numpy
 
@@ -344,3 +345,12 @@ def test_gradient_checkpointing_drops_the_same_branches():
     # Some branches are dropped and some are not.
     unchanged = [(row == same).all() for row, same in zip(outputs, maps, strict=True)]
     assert 0 < sum(unchanged) < len(unchanged)
+
+
+@pytest.mark.parametrize("size", [(7, 12), (3, 2), (5, 4)])
+def test_resizing_on_the_host_equals_pytorch(size):
+    maps = random_array(5, 4, 3)
+    expected = torch.nn.functional.interpolate(
+        torch.tensor(maps).permute(2, 0, 1)[None], size, mode="bilinear", align_corners=False
+    )[0].permute(1, 2, 0)
+    assert difference(resize_on_host(maps, size), expected) <= 1e-6
