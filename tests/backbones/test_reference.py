@@ -32,6 +32,7 @@ def loaded():
     return load
 
 
+@pytest.mark.filterwarnings("ignore:The first images have negative pixels")
 @pytest.mark.parametrize(("name", "case"), _cases())
 def test_logits_equal_the_reference(loaded, name, case):
     arrays, _ = golden.read(name)

@@ -154,6 +154,7 @@ def test_losses(detector, number):
         assert to_numpy(losses[name]).sum() == pytest.approx(expected, rel=1e-5), name
 
 
+@pytest.mark.filterwarnings("ignore:The first images have negative pixels")
 @inputs
 def test_detections(detector, number):
     arrays, _ = golden.read("mmdet_retinanet_pvt_v2")
