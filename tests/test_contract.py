@@ -14,6 +14,9 @@ models = of(contract.MODELS)
 backbones = of(contract.BACKBONES)
 full = of([*contract.FULL, *contract.TASKS])
 full_backbones = of(contract.FULL)
+ON_TORCH = keras.config.backend() == "torch"
+# Of numbers that depend on the layers alone.
+every_task_on_one_backend = full if ON_TORCH else full_backbones
 
 
 # Properties of the graph and the configuration, which do not depend on the backend.
@@ -48,7 +51,8 @@ def test_freezing(name):
 # Properties of the numbers.
 
 
-@full
+# Tasks: tests/tasks/test_interoperability.py.
+@full_backbones
 def test_keras_round_trip(name, tmp_path):
     contract.check_keras_round_trip(contract.MODELS[name], tmp_path)
 
@@ -64,7 +68,7 @@ def test_eager_equals_compiled_for_release(name):
     contract.check_eager_equals_compiled(contract.MODELS[name], "inductor")
 
 
-@full
+@every_task_on_one_backend
 def test_mixed_bfloat16(name):
     contract.check_mixed_precision(contract.MODELS[name], "mixed_bfloat16", "bfloat16")
 
@@ -75,7 +79,7 @@ def test_mixed_float16(name):
     contract.check_mixed_precision(contract.MODELS[name], "mixed_float16", "float16")
 
 
-@of(contract.MODELS if keras.config.backend() == "torch" else [*contract.FULL, *contract.TASKS])
+@of(contract.MODELS if ON_TORCH else [*contract.FULL, "ObjectDetector", "SemanticSegmenter"])
 def test_gradients(name):
     contract.check_gradients(contract.MODELS[name])
 

@@ -88,6 +88,7 @@ def test_fused_model_in_a_preset_folder(tmp_path):
         np.testing.assert_array_equal(weight, original)
 
 
+@pytest.mark.only("torch")
 def test_half_precision_is_kept():
     model = randomize(golden.backbone("pvt_v2_spm", dtype="mixed_bfloat16"))
     fused = fuse(model)

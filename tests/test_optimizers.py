@@ -117,6 +117,7 @@ def test_groups_of_class_tokens_and_final_norms():
     assert set(paths) - set(grouped) == {"norm/gamma", "norm/beta", "head/kernel", "head/bias"}
 
 
+@pytest.mark.only("torch")
 def test_mergings_without_loaded_weights_have_the_rate_of_the_head(tmp_path):
     """Weights of a baseline in a backbone with new Stepwise Patch Merging layers."""
     golden.short_backbone("pvt_v2").save_to_preset(tmp_path / "pvt_v2")

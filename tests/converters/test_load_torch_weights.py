@@ -108,6 +108,7 @@ def test_every_kind_of_source(tmp_path, source):
     assert _same(_values(model), expected)
 
 
+@pytest.mark.only("torch")
 def test_report_names_the_wrappers(tmp_path):
     _as_checkpoint(golden.state(NAME), tmp_path / "checkpoint.pth")
     report = load_torch_weights(_classifier(NAME), tmp_path / "checkpoint.pth")
@@ -402,6 +403,7 @@ def test_every_tensor_is_required(name):
                 load_torch_weights(model, {other: state[other] for other in state if other != key})
 
 
+@pytest.mark.only("torch")
 @every_layout
 @pytest.mark.parametrize("blocks", [-1, 1])
 def test_another_variant(name, blocks):

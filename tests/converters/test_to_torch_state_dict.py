@@ -54,6 +54,7 @@ def _layouts(name):
     return ["official", "timm"] if "v2" in name else ["official"]
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize(
     ("name", "layout"), [(name, each) for name in golden.BACKBONES for each in _layouts(name)]
 )
@@ -216,6 +217,7 @@ def _transformers(name):
     ).eval()
 
 
+@pytest.mark.filterwarnings("ignore:The first images have negative pixels")
 @pytest.mark.only("torch")
 @pytest.mark.parametrize("name", ["transformers_pvt", "transformers_pvt_v2", "transformers_swin"])
 def test_transformers_loads_it_strictly_and_agrees(name):

@@ -48,6 +48,7 @@ def _logits(reference, images):
         return reference(torch.tensor(images).permute(0, 3, 1, 2)).logits.numpy()
 
 
+@pytest.mark.filterwarnings("ignore:The first images have negative pixels")
 @pytest.mark.only("torch")
 @pytest.mark.parametrize("name", MODELS)
 def test_logits_at_full_size(tmp_path, name):
@@ -66,6 +67,7 @@ def test_logits_at_full_size(tmp_path, name):
     assert difference(model.predict(images * 255, verbose=0), expected) <= 1e-4
 
 
+@pytest.mark.filterwarnings("ignore:The first images have negative pixels")
 @pytest.mark.only("torch")
 @pytest.mark.parametrize("name", ["pvt_v2_b0", "swin_tiny"])
 def test_from_pretrained_loads_exported_file(tmp_path, name):

@@ -11,9 +11,14 @@ from keras_spm.layers.spatial_reduction_attention import adaptive_average_poolin
 from tests.helpers import difference, gradients, random_array, randomize, to_numpy
 
 
-@pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])
 @pytest.mark.parametrize(
-    ("strides", "size"), [(1, (9, 12)), (2, (9, 12)), (2, (12, 7)), (3, (12, 7))]
+    ("kernel_size", "strides", "size"),
+    [
+        *((kernel_size, 1, (9, 12)) for kernel_size in (3, 5, 7, 9)),
+        *((kernel_size, 2, (9, 12)) for kernel_size in (3, 7)),
+        *((kernel_size, 2, (12, 7)) for kernel_size in (3, 9)),
+        (5, 3, (12, 7)),
+    ],
 )
 def test_depthwise_convolution_equals_pytorch(kernel_size, strides, size):
     layer = layers.DepthwiseConv2D(kernel_size, strides)

@@ -167,6 +167,7 @@ def _total(outputs):
     return sum(keras.ops.sum(each) for each in keras.tree.flatten(outputs))
 
 
+@pytest.mark.only("torch")
 def test_gradients_of_inner_maps(model):
     """Against a numerical derivative in a random direction."""
     images = keras.ops.convert_to_tensor(IMAGES)
