@@ -40,7 +40,7 @@ IMAGES = 8  # Of a round.
 GENERATED = 1000  # Images of a round of the generator.
 SIDES = (32, 224)  # Smallest and largest side of images of all sizes.
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([__name__])  # Keras is imported once.
+_PROCESSES.set_forkserver_preload([tiny.__name__, trainer.__name__])  # Keras is imported once.
 
 # (backend, case) → why it is not right.
 KNOWN = {}
@@ -94,7 +94,7 @@ def _generator(rounds, sample):
     model = tiny.make("classifier")
 
     def batches():
-        for number in range(rounds):
+        for _ in range(rounds):
             for _ in range(GENERATED // 50):
                 yield np.zeros((50, 32, 32, 3), "uint8")
             sample()
