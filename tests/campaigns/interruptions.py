@@ -17,6 +17,7 @@ written to `interruptions.md`; the exit status is 1 if anything is not right.
 """
 
 import collections
+import contextlib
 import filecmp
 import itertools
 import os
@@ -26,8 +27,6 @@ import signal
 import sys
 import tempfile
 import time
-
-import keras
 
 from keras_spm import cli, trainer
 from keras_spm.presets.saving import own_arrays
@@ -40,12 +39,23 @@ RESULT = pathlib.Path(__file__).with_suffix(".md")
 INTERRUPTIONS = 30
 _PER_DOWNLOAD = 5
 _INTERRUPTED = 130  # Exit status after a `KeyboardInterrupt`.
+_MESSAGE = "interrupted; run the same command again to resume the training"
+_PATIENCE = 60  # Seconds for a process to start.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-PROCESSES.set_forkserver_preload([client.__name__, kills.__name__, tiny.__name__, "tensorflow"])
+PROCESSES.set_forkserver_preload(
+    [client.__name__, kills.__name__, tiny.__name__, "grain", "tensorflow"]
+)
 
 
 def _expected_status(number):
     return _INTERRUPTED if number == signal.SIGINT else -number
+
+
+def _send(process, number):
+    """Sends a signal, unless the process has ended."""
+    if process.is_alive():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
 
 
 # === Training ===
@@ -65,32 +75,27 @@ class Training(kills.Run):
         self._errors = output.with_name(f"{output.name}.stderr")
 
     def make_process(self):
-        ready = PROCESSES.Event()
-        arguments = (ready, self._errors, self.output, kills.RECIPE)
-        process = PROCESSES.Process(target=_train, args=arguments)
-        start = process.start
+        self._ready = PROCESSES.Event()
+        arguments = (self._ready, self._errors, self.output, kills.RECIPE)
+        return PROCESSES.Process(target=_train, args=arguments)
 
-        def start_and_wait():
-            start()
-            ready.wait()
-
-        process.start = start_and_wait
+    def start(self):
+        process = super().start()
+        self._ready.wait(_PATIENCE)
         return process
 
     def end(self, process):
         number = _SIGNALS[self.kills % 2]
         before = self.kills
-        os.kill(process.pid, number)
+        _send(process, number)
         process.join()
         self.count(process, _expected_status(number))
-        if self.kills == before:
+        if self.kills == before:  # It had finished.
             return
         self.counts[number] += 1
-        errors = self._errors.read_text().splitlines()
-        if number == signal.SIGINT and errors != [
-            "interrupted; run the same command again to resume the training"
-        ]:
-            self.complaints.append(f"SIGINT ended with {errors[-1:]}")
+        errors = self._errors.read_text()
+        if number == signal.SIGINT and (_MESSAGE not in errors or "Traceback" in errors):
+            self.complaints.append(f"SIGINT ended with {errors.splitlines()[-1:]}")
 
 
 def _train(ready, errors, output, recipe):
@@ -102,8 +107,12 @@ def _train(ready, errors, output, recipe):
 
     trainer.load_recipe = lambda *_: recipe
     trainer.run = run
-    with errors.open("w") as stderr, open(os.devnull, "w") as stdout:
-        sys.stdout, sys.stderr = stdout, stderr
+    with (
+        errors.open("w") as stderr,
+        open(os.devnull, "w") as stdout,
+        contextlib.redirect_stderr(stderr),
+        contextlib.redirect_stdout(stdout),
+    ):
         ready.set()
         status = cli.main(["train", "small", "--output", str(output)])
     sys.exit(status)
@@ -135,9 +144,9 @@ def saving(folder):
         ready = PROCESSES.Event()
         process = PROCESSES.Process(target=_save_again_and_again, args=(ready, target))
         process.start()
-        ready.wait()
+        ready.wait(_PATIENCE)
         time.sleep(generator.uniform(0, 0.3))
-        os.kill(process.pid, number)
+        _send(process, number)
         process.join()
         counts[number] += 1
         if process.exitcode != _expected_status(number):
@@ -194,7 +203,7 @@ def download(folder):
                 number = _SIGNALS[counts.total() % 2]
                 running = site.start()
                 running.process.join(generator.uniform(0, 1.2))
-                os.kill(running.process.pid, number)
+                _send(running.process, number)
                 end = running.outcome().end
                 complaints += site.wrong_files()
                 if end == "loaded":  # Before the signal.
@@ -226,6 +235,10 @@ CASES = {"training": training, "saving": saving, "download": download}
 def main():
     """Runs all cases, or those in the arguments, and returns the exit status."""
     began, rows = time.monotonic(), []
+    # Before the first process starts. Idle threads sleep, and JAX compiles each program once.
+    os.environ |= {"OMP_NUM_THREADS": "1", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    cache = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache.name
     for name in sys.argv[1:] or CASES:
         with tempfile.TemporaryDirectory() as folder:
             started = time.monotonic()
