@@ -14,6 +14,7 @@ result is written to `surroundings.md`; the exit status is 1 if a case is not ri
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -133,7 +134,7 @@ class Site:
     """A folder with inputs, and the cases that run next to them."""
 
     def __init__(self, folder):
-        self._folder = folder
+        self.folder = folder
         inputs = folder / "inputs"
         images, labels = load_dataset("digits").train
         for digit in range(_DIGITS):
@@ -145,16 +146,14 @@ class Site:
 
     def start(self, case, name):
         """Starts a case in a new folder, or one that exists. Returns (process, folder)."""
-        folder = self._folder / name
+        folder = self.folder / name
         for each in ("home", "out"):
             (folder / each).mkdir(parents=True, exist_ok=True)
         command = (*_COMMAND, *case.arguments)
-        listing = "find out -type f -exec stat -c '%n|%s|%a' {} + > listing; exit $status"
         if case.mounts:
-            script = f'set -e; {case.mounts}; set +e; "$@"; status=$?; {listing}'
+            # What is mounted is gone with the process.
+            script = f'set -e; {case.mounts}; set +e; "$@"; status=$?; cp -a out kept; exit $status'
             command = (*_NAMESPACE, script, "sh", *command)
-        else:
-            command = ("sh", "-c", f'"$@"; status=$?; {listing}', "sh", *command)
         environment = {
             name: value
             for name, value in {
@@ -197,21 +196,32 @@ def _complaints(case, status, errors, folder):
         yield "a stack trace"
     if not re.search(case.message, errors):
         yield "the error does not name cause and path"
-    entries = {path.name for path in folder.iterdir()} - {"home", "out", "listing"}
+    entries = {path.name for path in folder.iterdir()} - {"home", "out", "kept"}
     if entries:
         yield f"wrote {', '.join(sorted(entries))}"
-    files = {}
-    for line in (folder / "listing").read_text().splitlines():
-        path, size, mode = line.split("|")
-        files[path.removeprefix("out/")] = (int(size), int(mode, 8))
-    files.pop("filler", None)
-    if case.written and case.written not in files:
+    out = folder / ("kept" if case.mounts else "out")
+    if case.written and not (out / case.written).exists():
         yield f"did not write {case.written}"
-    for path, (size, mode) in files.items():
-        if case.status and not size:
-            yield f"left {path} empty"
-        if mode != 0o666 & ~case.umask:
-            yield f"{path} has mode {mode:o}"
+    for path in out.rglob("*"):
+        name = str(path.relative_to(out))
+        if path.is_dir() or name in ("filler", "run-UNFINISHED/.lock"):
+            continue
+        if not _is_whole(path):
+            yield f"left {name} half-written"
+        if path.stat().st_mode & 0o777 != 0o666 & ~case.umask:
+            yield f"{name} has mode {path.stat().st_mode & 0o777:o}"
+
+
+def _is_whole(path):
+    try:
+        if path.suffix == ".png":
+            with Image.open(path) as picture:
+                picture.load()
+        elif path.suffix == ".json":
+            json.loads(path.read_text())
+        return path.stat().st_size > 0
+    except (OSError, ValueError):
+        return False
 
 
 def two_trainings(site):
@@ -231,7 +241,7 @@ def two_trainings(site):
     complaints = list(_complaints(case, first.returncode, own_errors, folder))
     if second.returncode != 2 or "in use by another process" not in errors:
         complaints.append(f"the second training ended with {second.returncode}")
-    alone = site._folder / "nothing-train/out/run/metrics.csv"
+    alone = site.folder / "nothing-train/out/run/metrics.csv"
     if alone.exists() and alone.read_text() != (folder / "out/run/metrics.csv").read_text():
         complaints.append("the first training has other metrics than one that is alone")
     return _last_line(errors), complaints
