@@ -132,14 +132,14 @@ def training(folder):
 # === Saving ===
 
 
-def saving(folder):
+def saving(folder, interruptions=INTERRUPTIONS):
     """Returns the row of interrupted saving."""
     reference = folder / "reference"
     model = tiny.make("classifier")
     model.save_to_preset(reference / "preset")
     write_safetensors(reference / "weights.safetensors", own_arrays(model))
     generator, counts, complaints, saved, left = random.Random(0), collections.Counter(), [], 0, 0
-    for index in range(INTERRUPTIONS):
+    for index in range(interruptions):
         number, target = _SIGNALS[index % 2], folder / str(index)
         ready = PROCESSES.Event()
         process = PROCESSES.Process(target=_save_again_and_again, args=(ready, target))
