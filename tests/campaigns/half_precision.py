@@ -97,6 +97,10 @@ def _formatted(row, expected):
 def main():
     """Runs all trainings of this backend, and returns the exit status."""
     began, rows = time.monotonic(), []
+    about = (
+        f"{EPOCHS} epochs of {STEPS} steps of {BATCH} images, AdamW of learning rate "
+        f"{LEARNING_RATE:g}; 32×32 (classifier) or {tiny.SIDE}×{tiny.SIDE}; seed 0."
+    )
     for task in sys.argv[1:] or tiny.TASKS:
         weights = tiny.make(task).get_weights()
         expected = None
@@ -105,12 +109,8 @@ def main():
             expected = expected or row["last loss"]
             rows.append(_formatted(row, expected))
             print(rows[-1], flush=True)
-    if not sys.argv[1:]:
-        about = (
-            f"{EPOCHS} epochs of {STEPS} steps of {BATCH} images, AdamW of learning rate "
-            f"{LEARNING_RATE:g}; 32×32 (classifier) or {tiny.SIDE}×{tiny.SIDE}; seed 0."
-        )
-        report.write(RESULT, rows, about, time.monotonic() - began)
+        if not sys.argv[1:]:
+            report.write(RESULT, rows, about, time.monotonic() - began)
     return int(any(row["verdict"] != "right" and "known: " not in row["verdict"] for row in rows))
 
 

@@ -245,9 +245,9 @@ def main():
             row = CASES[name](pathlib.Path(folder))
         rows.append({**row, "seconds": f"{time.monotonic() - started:.0f}"})
         print(rows[-1], flush=True)
-    if not sys.argv[1:]:
-        about = "The seed of all random moments is 0."
-        report.write(RESULT, rows, about, time.monotonic() - began)
+        if not sys.argv[1:]:
+            about = "The seed of all random moments is 0."
+            report.write(RESULT, rows, about, time.monotonic() - began)
     return int(any(row["verdict"] != "right" for row in rows))
 
 
