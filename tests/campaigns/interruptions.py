@@ -42,6 +42,7 @@ _INTERRUPTED = 130  # Exit status after a `KeyboardInterrupt`.
 _MESSAGE = "interrupted; run the same command again to resume the training"
 _PATIENCE = 60  # Seconds for a process to start.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_by_turns = itertools.cycle(_SIGNALS)
 PROCESSES.set_forkserver_preload(
     [client.__name__, kills.__name__, tiny.__name__, "grain", "tensorflow"]
 )
@@ -85,7 +86,7 @@ class Training(kills.Run):
         return process
 
     def end(self, process):
-        number = _SIGNALS[self.kills % 2]
+        number = next(_by_turns)
         before = self.kills
         _send(process, number)
         process.join()

@@ -14,9 +14,11 @@ the C library's garbage collection), file descriptors, threads and the number of
 programs that XLA compiled (JAX), graphs that were traced (TensorFlow), graphs of
 `torch.compile` (PyTorch). A case is right if in the second half nothing was compiled, no
 descriptor and no thread was added, and memory grew by at most the limit of the case. For the
-two cases of sizes, the compilations of all rounds are limited instead. Memory grows in the
-first hundred rounds in any case: allocators, and TensorFlow's input pipelines, fill up. The result is written
-to `memory.md`; the exit status is 1 if a case is not right, unless `KNOWN` explains it.
+two cases of sizes, the compilations of all rounds are limited instead. In the first hundred
+rounds memory grows in any case: allocators and TensorFlow's input pipelines fill up.
+
+The result is written to `memory.md`; the exit status is 1 if a case is not right, unless
+`KNOWN` explains it.
 """
 
 import ctypes

@@ -174,10 +174,11 @@ class Site:
         return process, folder
 
     def run(self, name, case):
-        """Runs a case. Returns (what it printed as an error, complaints)."""
+        """Runs a case. Returns (last line of an error, complaints)."""
         process, folder = self.start(case, re.sub(r"\W+", "-", name))
         _, errors = process.communicate(timeout=_LIMIT)
-        return _last_line(errors), list(_complaints(case, process.returncode, errors, folder))
+        error = _last_line(errors) if process.returncode else ""
+        return error, list(_complaints(case, process.returncode, errors, folder))
 
 
 def _last_line(text):
@@ -262,7 +263,7 @@ def main():
             rows.append(
                 {
                     "case": name,
-                    "last line of stderr": error.replace(folder, "…"),
+                    "error": error.replace(folder, "…"),
                     "seconds": f"{time.monotonic() - started:.0f}",
                     "verdict": "; ".join(complaints) or "right",
                 }
