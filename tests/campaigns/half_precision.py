@@ -20,7 +20,7 @@ from tests.helpers import to_numpy
 
 RESULT = pathlib.Path(__file__).with_suffix(".md")
 POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
-EPOCHS, STEPS, BATCH = 4, 50, 8
+EPOCHS, STEPS, BATCH = 4, 50, 4
 LEARNING_RATE = 3e-4
 TOLERANCE = 0.02  # Of the loss.
 # (backend, task, policy) → why it is not right.
@@ -96,7 +96,7 @@ def _formatted(row, expected):
 
 def main():
     """Runs all trainings of this backend, and returns the exit status."""
-    began, rows = time.monotonic(), []
+    rows = []
     about = (
         f"{EPOCHS} epochs of {STEPS} steps of {BATCH} images, AdamW of learning rate "
         f"{LEARNING_RATE:g}; 32×32 (classifier) or {tiny.SIDE}×{tiny.SIDE}; seed 0."
@@ -109,8 +109,7 @@ def main():
             expected = expected or row["last loss"]
             rows.append(_formatted(row, expected))
             print(rows[-1], flush=True)
-        if not sys.argv[1:]:
-            report.write(RESULT, rows, about, time.monotonic() - began)
+        report.write(RESULT, rows, about, keys=2)
     return int(any(row["verdict"] != "right" and "known: " not in row["verdict"] for row in rows))
 
 

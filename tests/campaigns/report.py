@@ -10,35 +10,36 @@ import keras
 _ORDER = ("torch", "jax", "tensorflow")
 
 
-def write(path, rows, about, seconds):
-    """Replaces the section of this process's backend, and keeps those of the others.
+def write(path, rows, about, keys=1):
+    """Updates the section of this process's backend; other sections and rows stay.
 
     Args:
         path: of the result file, next to the module of the campaign.
-        rows: list of {column: value}, a table.
+        rows: list of {column: value}, rows of the table. They replace rows of the same key.
         about: a sentence about sizes and seeds.
-        seconds: that the campaign took.
+        keys: number of columns that are the key.
     """
     backend = keras.config.backend()
     sections = {}
     if path.exists():
         _, *found = path.read_text().split("\n## ")
         sections = {section.partition("\n")[0]: section for section in found}
+    lines = {
+        tuple(line.split(" | ")[:keys]): line
+        for line in sections.get(backend, "").splitlines()
+        if line.startswith("| ")
+    }
+    header, ruler = _line(rows[0]), _line(["---"] * len(rows[0]))
+    for line in (header, ruler, *(_line(row.values()) for row in rows)):
+        lines[tuple(line.split(" | ")[:keys])] = line
     packages = ("keras-spm", "keras", backend)
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in packages)
-    lines = [
-        backend,
-        "",
+    described = (
         f"{datetime.date.today()}. {about} Python {platform.python_version()} on "
         f"{platform.system()}, {platform.machine()}, {len(os.sched_getaffinity(0))} CPU cores "
-        f"shared with other work; {versions}. {seconds / 60:.1f} minutes.",
-        "",
-        _line(rows[0]),
-        _line(["---"] * len(rows[0])),
-        *(_line(row.values()) for row in rows),
-        "",
-    ]
-    sections[backend] = "\n".join(lines)
+        f"shared with other work; {versions}."
+    )
+    sections[backend] = "\n".join([backend, "", described, "", *lines.values(), ""])
     name = path.stem
     header = "\n".join(
         (
