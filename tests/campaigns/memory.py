@@ -145,8 +145,8 @@ CASES = {
     "trainer": Case(40, _trainer),
     "generator": Case(20, _generator),
     "models": Case(20, _models, limit=5.0),
-    "detect sizes": Case(200, _detect, limit=20.0, compilations=100),
-    "segment sizes": Case(200, _segment, limit=20.0, compilations=100),
+    "detect sizes": Case(200, _detect, limit=20.0, compilations=20),
+    "segment sizes": Case(200, _segment, limit=20.0, compilations=20),
 }
 
 
