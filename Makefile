@@ -25,6 +25,11 @@ test-all: lint lower-bounds
 	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.hostile_files
 	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.downloads
 	$(VENV)/bin/python -m tests.campaigns.kills
+	for campaign in interruptions surroundings memory half_precision; do \
+		for backend in torch jax tensorflow; do \
+			KERAS_BACKEND=$$backend $(VENV)/bin/python -m tests.campaigns.$$campaign || exit 1; \
+		done; \
+	done
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

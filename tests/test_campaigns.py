@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.campaigns import downloads, kills, published
+from tests.campaigns import downloads, interruptions, kills, published, surroundings
 
 SAMPLE = (
     ("dropped at 50 %", published.WEIGHTS),
@@ -30,3 +30,16 @@ def test_downloads(repositories, chosen):
 def test_killed_trainings_end_as_one_that_was_not(tmp_path):
     runs, equal = kills.campaign(tmp_path, 3, per_run=3)
     assert sum(run.kills for run in runs) >= 3 and all(equal)
+
+
+@pytest.mark.only("torch")
+def test_interrupted_saving_leaves_nothing_half_written(tmp_path):
+    row = interruptions.saving(tmp_path, 4)
+    assert (row["SIGTERM"], row["SIGINT"], row["verdict"]) == (2, 2, "right")
+
+
+@pytest.mark.only("torch")
+def test_an_unusual_system(tmp_path):
+    name = "umask 077: export"
+    _, complaints = surroundings.Site(tmp_path).run(name, surroundings.CASES[name])
+    assert not complaints

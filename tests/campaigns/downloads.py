@@ -142,7 +142,7 @@ def run(case, repositories):
     """
     with tempfile.TemporaryDirectory() as temporary, Hub().running() as hub:
         hub.repositories = repositories
-        site = _Site(hub, pathlib.Path(temporary), REPOSITORIES[case.file])
+        site = Site(hub, pathlib.Path(temporary), REPOSITORIES[case.file])
         if case.filled:
             site.start().outcome()
         site.set_mode(0o555 if case.read_only else 0o755)
@@ -203,7 +203,7 @@ def _in_words(case, outcomes):
     return "; ".join(f"{count} × {end}" if several else end for end, count in found.items())
 
 
-class _Site:
+class Site:
     """The caches of a case, and the clients that load a repository into them.
 
     Args:

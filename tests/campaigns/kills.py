@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib import metadata
 
 from tests.trainer import small_training
@@ -32,10 +33,10 @@ BACKENDS = ("jax", "tensorflow", "torch")
 KILLS = 30
 _KILLS_PER_RUN = 5
 _TIMEOUT = 300  # Seconds per process.
-_RECIPE = small_training.Recipe(epochs=6)
-_PROCESSES = multiprocessing.get_context("forkserver")
+RECIPE = small_training.Recipe(epochs=6)
+PROCESSES = multiprocessing.get_context("forkserver")
 # Imported once for all processes. Keras itself looks for TensorFlow.
-_PROCESSES.set_forkserver_preload([small_training.__name__, "grain", "tensorflow"])
+PROCESSES.set_forkserver_preload([small_training.__name__, "grain", "tensorflow"])
 
 
 @dataclasses.dataclass
@@ -66,10 +67,14 @@ class Run:
         """Starts a process that trains."""
         self.starts += 1
         self._started = time.time_ns()
-        arguments = (self.output, _RECIPE)
-        process = _PROCESSES.Process(target=small_training.train_small, args=arguments)
+        process = self.make_process()
         process.start()
         return process
+
+    def make_process(self) -> multiprocessing.process.BaseProcess:
+        """Returns a process, not yet started, that trains by `RECIPE`."""
+        arguments = (self.output, RECIPE)
+        return PROCESSES.Process(target=small_training.train_small, args=arguments)
 
     def finish(self) -> float:
         """Trains until the end. Returns the duration in seconds.
@@ -99,12 +104,21 @@ class Run:
             if further:
                 _wait(process, lambda: not self.saving())
         process.join(seconds)
-        self._kill(process)
+        self.end(process)
 
-    def _kill(self, process):
+    def end(self, process: multiprocessing.process.BaseProcess) -> None:
+        """Ends a process now, and counts it if it has not ended by itself.
+
+        Raises:
+            RuntimeError: if it ends in another way.
+        """
         process.kill()
         process.join()
-        if process.exitcode == -signal.SIGKILL:
+        self.count(process, -signal.SIGKILL)
+
+    def count(self, process: multiprocessing.process.BaseProcess, status: int) -> None:
+        """Counts a process that ended with the status of a kill; another error is raised."""
+        if process.exitcode == status:
             self.kills += 1
             self.inside += self.saving()
         elif process.exitcode:
@@ -117,7 +131,11 @@ def _wait(process, condition):
 
 
 def campaign(
-    folder: pathlib.Path, kills: int, per_run: int = _KILLS_PER_RUN, seed: int = 0
+    folder: pathlib.Path,
+    kills: int,
+    per_run: int = _KILLS_PER_RUN,
+    seed: int = 0,
+    make_run: Callable[[pathlib.Path], Run] = Run,
 ) -> tuple[list[Run], list[bool]]:
     """Kills trainings on the backend of this process, and compares their results.
 
@@ -126,17 +144,18 @@ def campaign(
         kills: smallest number of kills; a third of them are while a checkpoint is written.
         per_run: largest number of kills per run.
         seed: of the times of the kills.
+        make_run: function (output) → `Run`.
 
     Returns:
         (runs, whether the results of each equal those of an unkilled run)
     """
     generator = random.Random(seed)
-    unkilled = Run(folder / "unkilled")
+    unkilled = make_run(folder / "unkilled")
     seconds = unkilled.finish()
     expected = small_training.read_run(unkilled.output)
     runs, equal = [], []
     while sum(run.kills for run in runs) < kills or 3 * sum(run.inside for run in runs) < kills:
-        run = Run(folder / f"run{len(runs)}")
+        run = make_run(folder / f"run{len(runs)}")
         while run.kills < per_run and not run.output.exists():
             if generator.random() < 0.5:
                 run.kill(generator.randint(1, 4), generator.uniform(0, 0.005))
