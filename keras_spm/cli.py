@@ -13,6 +13,7 @@ import keras
 
 from keras_spm import trainer
 from keras_spm.converters import to_torch_state_dict
+from keras_spm.files import atomic_write
 from keras_spm.prediction import print_predictions
 from keras_spm.terminal import printable, tolerant_output
 from keras_spm.trainer.dry_run import describe_plan
@@ -172,7 +173,8 @@ def _evaluate(options):
         source["data_folder"] = recipe.data_folder
         text = json.dumps({**source, **metrics}, indent=2, ensure_ascii=False)
         # Names of files that are not UTF-8 are escaped, as JSON does.
-        options.output.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        with atomic_write(options.output) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def _print_metrics(metrics):

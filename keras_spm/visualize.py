@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_spm.data.images import ImageLike, read_image
+from keras_spm.files import atomic_write
 from keras_spm.terminal import printable
 from keras_spm.types import Example, PathLike
 
@@ -37,7 +38,7 @@ def plot_training_curves(
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0].set_yscale("log")
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLike) -> None:
@@ -61,7 +62,7 @@ def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLi
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(read_image(image), interpolation="nearest")
         axis.set_title(_text(title), fontsize=8, wrap=True)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_confusion_matrix(
@@ -111,7 +112,7 @@ def plot_confusion_matrix(
         tile.axis("off")
         names = class_names[labels[index]], class_names[predictions[index]]
         tile.set_title("true {}, predicted {}".format(*names), fontsize=8)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_segmentations(
@@ -156,7 +157,7 @@ def plot_segmentations(
         axes[0][0].plot([], [], "s", color=color, label=_text(name))
     if legend:
         figure.legend(loc="outside lower center", ncols=6)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_detections(
@@ -191,7 +192,7 @@ def plot_detections(
             _draw_boxes(axis, each, class_names, colors)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def _check_counts(images, **columns):
@@ -272,3 +273,8 @@ def _figure(rows, columns, size):
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _save(figure, path):
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=120)

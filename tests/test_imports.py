@@ -13,6 +13,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "keras_spm"
 ALLOWED = {
     "arguments": {"numpy"},
     "environment": set(),
+    "files": set(),
     "registry": set(),
     "types": set(),
     "backend": {"keras", "numpy"},
@@ -49,7 +50,7 @@ ALLOWED = {
 }
 
 # Free to all parts.
-FREE = {"arguments", "types"}
+FREE = {"arguments", "files", "types"}
 # Heavy or optional: inside functions only.
 LAZY = {
     *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),

@@ -1,5 +1,6 @@
 """Batches for `fit` in a deterministic order, made by Grain."""
 
+import concurrent.futures
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -82,7 +83,8 @@ def read_ahead(batches: Sequence, start: int = 0) -> Iterable:
 class EvaluationBatches(keras.utils.PyDataset):
     """All examples once, in order, read by threads.
 
-    It is not a Grain data set, because Keras warns when a Grain data set ends.
+    It is not a Grain data set, because Keras warns when a Grain data set ends. Keras's own
+    threads (`workers`) need shared memory, which containers may lack.
 
     Args:
         transform: function of an example.
@@ -93,19 +95,29 @@ class EvaluationBatches(keras.utils.PyDataset):
     def __init__(
         self, examples: Sequence, transform: Callable, collate: Callable, batch_size: int
     ) -> None:
-        super().__init__(workers=_THREADS)
+        super().__init__()
         self._examples = examples
         self._transform = transform
         self._collate = collate
         self._batch_size = check_integer("batch_size", batch_size)
+        self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS)
+        self._next = {}  # {number of the next batch: its futures}
 
     def __len__(self) -> int:
         return -(-len(self._examples) // self._batch_size)
 
     def __getitem__(self, index: int) -> Any:
+        futures = self._next.get(index) or self._read(index)
+        self._next = {index + 1: self._read(index + 1)}
+        return self._collate([future.result() for future in futures])
+
+    def _read(self, index):
         start = index * self._batch_size
         stop = min(start + self._batch_size, len(self._examples))
-        return self._collate([self._transform(self._examples[i]) for i in range(start, stop)])
+        return [
+            self._threads.submit(lambda i: self._transform(self._examples[i]), i)
+            for i in range(start, stop)
+        ]
 
 
 def training_batches(

@@ -11,6 +11,7 @@ from keras_spm.arguments import check_integer, check_number
 from keras_spm.backend import resize_on_host
 from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data.batching import ImageBatching
+from keras_spm.files import atomic_write
 from keras_spm.heads.semantic_fpn import SemanticFPN
 from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from keras_spm.layers.resizing import ResizeLike
@@ -288,11 +289,12 @@ def _write_segmentation_map(segmentation_map, num_classes, path):
     from PIL import Image
 
     if num_classes > 256:  # No palette has more colors.
-        Image.fromarray(segmentation_map.astype("uint16")).save(path)
-        return
-    picture = Image.fromarray(segmentation_map.astype("uint8"))
-    picture.putpalette(class_colors(num_classes).ravel().tolist())
-    picture.save(path)
+        picture = Image.fromarray(segmentation_map.astype("uint16"))
+    else:
+        picture = Image.fromarray(segmentation_map.astype("uint8"))
+        picture.putpalette(class_colors(num_classes).ravel().tolist())
+    with atomic_write(path) as temporary:
+        picture.save(temporary)
 
 
 def _segmentation_map(logits, geometry):

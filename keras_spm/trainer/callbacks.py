@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 import keras
 
-from keras_spm.trainer.files import atomic_write
+from keras_spm.files import atomic_write
 from keras_spm.trainer.recipe import Setup
 
 _SAMPLES = 8
@@ -71,7 +71,7 @@ class History:
                 stacklevel=2,
             )
         if self.best_epoch == self._epochs:
-            with atomic_write(self.best_model) as path:
+            with atomic_write(self.best_model, durable=True) as path:
                 model.save(path)
 
     def _write_table(self):
@@ -79,7 +79,7 @@ class History:
         names = sorted(self.metrics)
         columns = zip(*(self.metrics[name] for name in names), strict=True)
         rows = [[epoch, *values] for epoch, values in enumerate(columns)]
-        with atomic_write(self._table) as path:
+        with atomic_write(self._table, durable=True) as path:
             write_csv(path, ["epoch", *names], rows)
 
 
@@ -148,5 +148,5 @@ class DrawSamples(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         if not self._path.exists():
             images, targets = self._setup.first_batch()
-            with atomic_write(self._path) as path:
+            with atomic_write(self._path, durable=True) as path:
                 self._setup.model.draw(images[:_SAMPLES], path, targets)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_spm.backend import random_state, set_random_state
-from keras_spm.trainer.files import atomic_write, flush, read_json_object
+from keras_spm.files import atomic_write, flush, read_json_object
 from keras_spm.types import PathLike
 from keras_spm.weights.formats import sha256_of
 
@@ -146,7 +146,7 @@ class Checkpoints:
     def _restore_companion(self, path):
         saved = path / self._companion.name
         if saved.exists():
-            with atomic_write(self._companion) as temporary:
+            with atomic_write(self._companion, durable=True) as temporary:
                 _link(saved, temporary)
         else:
             self._companion.unlink(missing_ok=True)

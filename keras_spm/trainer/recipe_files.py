@@ -9,8 +9,8 @@ import runpy
 import types
 from collections.abc import Iterable
 
+from keras_spm.files import read_json_object
 from keras_spm.registry import RECIPES, lookup
-from keras_spm.trainer.files import read_json_object
 from keras_spm.trainer.recipe import Recipe
 from keras_spm.types import PathLike
 

@@ -7,8 +7,8 @@ import warnings
 from typing import Any
 
 from keras_spm.environment import BACKENDS, chosen_backend
+from keras_spm.files import TEMPORARY_PREFIX, atomic_write, flush, read_json_object
 from keras_spm.trainer.checkpoints import remove_checkpoints
-from keras_spm.trainer.files import TEMPORARY_PREFIX, atomic_write, flush, read_json_object
 from keras_spm.types import PathLike
 
 _LOCK = ".lock"
@@ -103,7 +103,7 @@ class RunFolder:
 
     def write(self, name: str, value: Any) -> None:
         """Writes a JSON file into the working folder."""
-        with atomic_write(self.working_path / name) as path:
+        with atomic_write(self.working_path / name, durable=True) as path:
             path.write_text(json.dumps(value, indent=2) + "\n")
 
     def finish(self, result: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ import keras
 
 from keras_spm.data.pipeline import read_ahead
 from keras_spm.environment import git_revision, versions
+from keras_spm.files import atomic_write
 from keras_spm.trainer.callbacks import DrawSamples, History, TensorBoard, write_csv
 from keras_spm.trainer.checkpoints import (
     Checkpoints,
@@ -21,7 +22,6 @@ from keras_spm.trainer.checkpoints import (
     set_state,
 )
 from keras_spm.trainer.data import NO_TEST_SPLIT
-from keras_spm.trainer.files import atomic_write
 from keras_spm.trainer.nan_debug import CheckFiniteLoss, NonFiniteError, explain_errors
 from keras_spm.trainer.recipe import Recipe, Setup
 from keras_spm.trainer.run_folder import RunFolder
@@ -290,7 +290,7 @@ def _assign_averages(path):
     """Replaces the weights of a saved model by the averages in its optimizer."""
     model = keras.saving.load_model(path)
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    with atomic_write(path) as temporary:
+    with atomic_write(path, durable=True) as temporary:
         model.save(temporary)
 
 

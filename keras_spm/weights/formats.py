@@ -5,13 +5,13 @@ import os
 import pathlib
 import re
 import struct
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from keras_spm.files import atomic_write
 from keras_spm.types import PathLike
 from keras_spm.weights.errors import FormatError, join_names, shorten
 from keras_spm.weights.files import (
@@ -121,13 +121,9 @@ def write_safetensors(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
     path = pathlib.Path(path)
     if path.suffix != ".safetensors":
         raise FormatError(f"`path` must end in .safetensors. Received: {path}")
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.temporary")
-    try:
+    with atomic_write(path) as temporary:
         # Not `save_file`, which makes files that only their owner can read.
         temporary.write_bytes(save(arrays, metadata={"format": "pt"}))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def sha256_of(path: PathLike) -> str:

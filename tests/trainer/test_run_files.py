@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from keras_spm import trainer
+from keras_spm.files import flush
 from keras_spm.trainer.callbacks import History
 from keras_spm.trainer.checkpoints import Checkpoints, remove_checkpoints
-from keras_spm.trainer.files import flush
 from keras_spm.trainer.run_folder import RunFolder
 from tests.trainer.small_training import Recipe
 

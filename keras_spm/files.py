@@ -1,10 +1,11 @@
-"""Files of a run: written atomically, flushed to the disk, and read with clear errors."""
+"""Files: written atomically, flushed to the disk, and read with clear errors."""
 
 import contextlib
 import errno
 import json
 import os
 import pathlib
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,18 +17,29 @@ _NOT_SUPPORTED = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
-def atomic_write(path: PathLike) -> Iterator[pathlib.Path]:
+def atomic_write(path: PathLike, durable: bool = False) -> Iterator[pathlib.Path]:
     """Context manager for a temporary path that replaces `path` at the end.
 
-    The contents are flushed to the disk first. If an exception is raised, `path` is unchanged.
+    If an exception is raised, `path` is unchanged. An `OSError` always names a path.
+
+    Args:
+        path: of the file.
+        durable: whether the file survives a loss of power right afterwards.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    # Of this call: several threads or processes may write the same file.
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         yield temporary
-        flush(temporary)
+        if durable:
+            flush(temporary)
         os.replace(temporary, path)
-        flush(path.parent)
+        if durable:
+            flush(path.parent)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
