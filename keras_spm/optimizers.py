@@ -31,7 +31,6 @@ class AdamW(_KerasAdamW):
         self.exclude_from_weight_decay(var_names=[_NO_WEIGHT_DECAY])
 
 
-@keras.saving.register_keras_serializable("keras_spm")
 def build_optimizer(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> None:
     """Builds an optimizer, or checks that it was built for these variables.
 
@@ -52,6 +51,7 @@ def build_optimizer(optimizer: keras.optimizers.Optimizer, variables: list[keras
         )
 
 
+@keras.saving.register_keras_serializable("keras_spm")
 class LayerwiseAdamW(keras.optimizers.Adam):
     """`AdamW` with layer-wise learning-rate decay.
 

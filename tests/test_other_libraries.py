@@ -6,7 +6,7 @@ import pytest
 
 from keras_spm import ObjectDetector, SemanticSegmenter, heads
 from keras_spm.data import ImageBatching
-from tests import contract
+from tests import contract, golden
 from tests.helpers import difference, to_numpy
 
 # The targets: a square of class 1.
@@ -52,7 +52,7 @@ def check_learning(task, backbone, labels):
 
 
 def test_backbone_in_retina_net_of_keras_hub(keras_hub):
-    backbone = contract.BACKBONES["PVTv2SPM"]()
+    backbone = golden.short_backbone("pvt_v2_spm")
     # Frozen layers do not change, and there is less to compile.
     backbone.freeze(3)
     pyramid = keras_hub.models.RetinaNetBackbone(backbone, min_level=3, max_level=5, use_p5=False)
@@ -65,7 +65,7 @@ def test_backbone_in_retina_net_of_keras_hub(keras_hub):
 
 
 def test_backbone_in_deep_lab_of_keras_hub(keras_hub):
-    backbone = contract.BACKBONES["PVTv2"]()
+    backbone = golden.short_backbone("pvt_v2")
     pyramid = keras_hub.models.DeepLabV3Backbone(
         backbone,
         spatial_pyramid_pooling_key="P5",
@@ -81,7 +81,7 @@ def test_backbone_in_deep_lab_of_keras_hub(keras_hub):
 # KerasCV's RetinaNet has a named input and calls itself with a single array.
 @pytest.mark.filterwarnings("ignore:The structure of `inputs` doesn't match:UserWarning")
 def test_backbone_in_retina_net_of_keras_cv(keras_cv):
-    backbone = contract.BACKBONES["PVT-dense"]()
+    backbone = golden.short_backbone("pvt", class_token=False)
     task = keras_cv.models.RetinaNet(backbone, 3, "xyxy")
     task.compile(box_loss="smoothl1", classification_loss="focal", optimizer="adam")
     check_learning(task, backbone, {"boxes": BOXES, "classes": CLASSES})

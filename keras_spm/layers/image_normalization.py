@@ -25,7 +25,7 @@ class ImageNormalization(keras.layers.Layer):
     cast to the compute dtype.
 
     Args:
-        mean, std: floats in [0, 1] and (0, 1], one per channel, of pixels scaled to [0, 1].
+        mean, std: floats in [0, 1] and (0, 10], one per channel, of pixels scaled to [0, 1].
         data_format: `"channels_last"` or `"channels_first"`.
 
     Input: (batch, height, width, channels) in [0, 255], of any dtype, or channels first.
@@ -42,9 +42,9 @@ class ImageNormalization(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         # Values of pixels in [0, 255] would make every image black.
         self.mean = check_each("mean", mean, check_number, maximum=1)
-        self.std = check_each(
-            "std", std, check_number, len(self.mean), maximum=1, allow_minimum=False
-        )
+        # Those of ImageNet in [0, 255] are above 50.
+        limits = {"maximum": 10, "allow_minimum": False}
+        self.std = check_each("std", std, check_number, len(self.mean), **limits)
         lookup("data_format", data_format, _CHANNEL_AXES)
         self.data_format = data_format
 
