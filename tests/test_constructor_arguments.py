@@ -69,7 +69,7 @@ LAYERS = {
     ),
     layers.ImageNormalization: (
         {},
-        {"mean": lists((*SHARE, 123.7)), "std": lists((0, *SHARE, 58.4), 3)},
+        {"mean": lists((*SHARE, 123.7)), "std": lists((0, *NUMBER, 58.4), 3)},
     ),
     layers.LayerNormalization: ({}, {"epsilon": EPSILON}),
     layers.MLP: ({"hidden_dim": 4}, {"hidden_dim": COUNT}),
