@@ -75,7 +75,7 @@ FUSED = {
 }
 
 # Compiled in every run.
-COMPILED = ("PVTv2SPM", "Swin") if keras.config.backend() == "torch" else (*FULL, *TASKS)
+COMPILED = ("PVTv2SPM",) if keras.config.backend() == "torch" else (*FULL, *TASKS)
 # Compiled before a release, on PyTorch to machine code, which takes half a minute for each model.
 # The detector alone would take seven minutes.
 COMPILED_FOR_RELEASE = tuple(

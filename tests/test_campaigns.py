@@ -28,16 +28,18 @@ def test_downloads(repositories, chosen):
 
 @pytest.mark.only("torch")
 def test_killed_trainings_end_as_one_that_was_not(tmp_path):
-    runs, equal = kills.campaign(tmp_path, 3, per_run=3)
-    assert sum(run.kills for run in runs) >= 3 and all(equal)
+    runs, equal = kills.campaign(tmp_path, 2, per_run=2)
+    assert sum(run.kills for run in runs) >= 2 and all(equal)
 
 
+@pytest.mark.release
 @pytest.mark.only("torch")
 def test_interrupted_saving_leaves_nothing_half_written(tmp_path):
     row = interruptions.saving(tmp_path, 4)
     assert (row["SIGTERM"], row["SIGINT"], row["verdict"]) == (2, 2, "right")
 
 
+@pytest.mark.release
 @pytest.mark.only("torch")
 def test_an_unusual_system(tmp_path):
     name = "umask 077: export"

@@ -99,7 +99,7 @@ def test_channels_first(name):
     contract.check_channels_first(contract.MODELS[name])
 
 
-@of(contract.FUSED)
+@of(contract.FUSED if ON_TORCH else ("PVTv2SPM", "ImageClassifier"))
 def test_fusion(name, tmp_path):
     contract.check_fusion(contract.FUSED[name], tmp_path)
 

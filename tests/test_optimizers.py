@@ -53,6 +53,7 @@ class _Reference:
         self.value = self.value - corrected * self.first / (np.sqrt(self.second) + 1e-7)
 
 
+@pytest.mark.only("torch")
 def test_learning_rates_decrease_from_the_head_to_the_stem():
     backbone = keras_spm.PVTv2SPM(
         **{"embed_dims": (8, 16, 24), "depths": (1, 2, 1), "num_heads": (1, 1, 1)},

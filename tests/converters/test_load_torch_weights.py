@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import re
 import struct
 
 import keras
@@ -395,9 +396,10 @@ def test_invalid_tensor_changes_nothing(tmp_path, name, mutate):
 @every_layout
 @pytest.mark.only("torch")
 def test_every_tensor_is_required(name):
-    """Drops each tensor in turn; the code does not depend on the backend."""
+    """Drops a tensor of each kind in turn; the code does not depend on the backend."""
     model, state = _classifier(name), golden.state(name)
-    for key in state:
+    # Blocks and stages have the same rules.
+    for key in {re.sub(r"\.\d+(?=\.)", "", key): key for key in state}.values():
         if not key.endswith("num_batches_tracked"):
             with pytest.raises(MismatchError, match=f"missing: {key}"):
                 load_torch_weights(model, {other: state[other] for other in state if other != key})

@@ -105,7 +105,7 @@ def test_predictions_inside_of_an_epoch(model):
         assert difference(left, right) <= 1e-6
 
 
-@pytest.mark.parametrize("use_ema", [False, True])
+@pytest.mark.parametrize("use_ema", [pytest.param(False, marks=pytest.mark.only("torch")), True])
 def test_layers_that_were_frozen_after_a_training(use_ema):
     model = ImageClassifier(_backbone(), 3)
     model.compile(keras.optimizers.SGD(0.1, use_ema=use_ema), jit_compile=False)

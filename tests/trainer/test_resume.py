@@ -311,23 +311,16 @@ def test_the_command_reports_the_cause(tmp_path, capsys):
 
 
 @pytest.mark.only("torch")  # Its steps are not compiled.
-@pytest.mark.parametrize(
-    ("recipe", "overrides"),
-    [
-        ("segmentation_digit_scenes", ("image_size=64", "test_min_size=64", "test_max_size=64")),
-        ("detection_digit_scenes", ("min_size=64", "max_size=64", "num_convs=1")),
-    ],
-)
-def test_dense_trainings_resume_too(tmp_path, monkeypatch, capsys, recipe, overrides):
+def test_a_dense_training_resumes_too(tmp_path, monkeypatch, capsys):
     for name in ("VALIDATION_SCENES", "TEST_SCENES"):
         monkeypatch.setattr(dense, name, 4)
     settings = (
         *("epochs=1", "steps_per_epoch=3", "warmup_steps=1", "batch_size=2", "checkpoint_steps=2"),
-        *("pyramid_channels=8", "head_channels=8", *overrides),
+        *("pyramid_channels=8", "head_channels=8", "num_convs=1", "min_size=64", "max_size=64"),
     )
 
     def run(name):
-        arguments = ["train", recipe, "--output", str(tmp_path / name)]
+        arguments = ["train", "detection_digit_scenes", "--output", str(tmp_path / name)]
         return main(arguments + [f"--set={each}" for each in settings])
 
     assert run("whole") == 0
