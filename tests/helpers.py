@@ -7,6 +7,8 @@ import pickle
 import keras
 import numpy as np
 
+import keras_spm
+
 
 def to_numpy(value):
     return keras.ops.convert_to_numpy(value)
@@ -30,6 +32,12 @@ def conv_backbone(channels=8):
     model = keras.Model(images, maps)
     model.pyramid_outputs = maps
     return model
+
+
+def tiny_backbone():
+    """The smallest PVT v2 with four stages."""
+    ones = {"depths": (1,) * 4, "num_heads": (1,) * 4, "mlp_ratios": (1,) * 4}
+    return keras_spm.PVTv2(embed_dims=(8,) * 4, sr_ratios=(1,) * 4, **ones)
 
 
 def randomize(model, seed=0):

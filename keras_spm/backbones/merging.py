@@ -36,7 +36,7 @@ def make_merging(
         ValueError: for an unknown `kind`, or if `fused` is not a bool.
     """
     check_bool("fused", fused)
-    return lookup("merging", kind, _KINDS)(output_dim, default_merging, fused, dtype)
+    return lookup("merging", kind, MERGINGS)(output_dim, default_merging, fused, dtype)
 
 
 def _default(output_dim, default_merging, fused, dtype):
@@ -61,4 +61,4 @@ def _gle(output_dim, default_merging, fused, dtype):
     return SequentialLayer([widening, enhancement], name="merging", dtype=dtype)
 
 
-_KINDS = {"default": _default, "spm": _spm, "msa": _msa, "gle": _gle}
+MERGINGS = {"default": _default, "spm": _spm, "msa": _msa, "gle": _gle}

@@ -11,7 +11,7 @@ from keras_spm.types import Example, PathLike
 
 # Names that a format without its own convention gives to splits.
 _SPLIT_NAMES = {"train": ["train"], "validation": ["validation", "val", "valid"], "test": ["test"]}
-_INVALID = ("raise", "drop")
+INVALID_CHOICES = ("raise", "drop")
 _LISTED = 5  # Ids per reason in an error message.
 
 Splits: TypeAlias = dict[str, str | None]
@@ -116,8 +116,10 @@ class InvalidAnnotation(Exception):  # noqa: N818
 
 def check_invalid(invalid: str) -> None:
     """Raises a `ValueError` if `invalid` is neither `"raise"` nor `"drop"`."""
-    if invalid not in _INVALID:
-        raise ValueError(f"`invalid` must be one of {_INVALID}. Received: invalid={invalid!r}")
+    if invalid not in INVALID_CHOICES:
+        raise ValueError(
+            f"`invalid` must be one of {INVALID_CHOICES}. Received: invalid={invalid!r}"
+        )
 
 
 def check_class_names(class_names: Iterable[str]) -> list[str]:

@@ -23,7 +23,7 @@ _EXTRA_LEVELS = 2
 # would dominate the loss.
 _PRIOR = 0.01
 
-_BOX_LOSSES = {"l1": l1_loss, "smooth_l1": smooth_l1_loss, "generalized_iou": generalized_iou_loss}
+BOX_LOSSES = {"l1": l1_loss, "smooth_l1": smooth_l1_loss, "generalized_iou": generalized_iou_loss}
 
 
 class RetinaNet(Head):
@@ -74,7 +74,7 @@ class RetinaNet(Head):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
-        lookup("box_loss", box_loss, _BOX_LOSSES)
+        lookup("box_loss", box_loss, BOX_LOSSES)
         self.pyramid_channels = check_integer("pyramid_channels", pyramid_channels)
         self.channels = check_integer("channels", channels)
         self.num_convs = check_integer("num_convs", num_convs, minimum=0)
@@ -187,7 +187,7 @@ class RetinaNet(Head):
     def _box_losses(self, anchors, boxes, deltas):
         if self.box_loss == "generalized_iou":
             return generalized_iou_loss(boxes, self.box_coder.decode(anchors, deltas), "xyxy")
-        return _BOX_LOSSES[self.box_loss](self.box_coder.encode(anchors, boxes), deltas)
+        return BOX_LOSSES[self.box_loss](self.box_coder.encode(anchors, boxes), deltas)
 
     # === Detections ===
 

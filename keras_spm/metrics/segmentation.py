@@ -50,7 +50,7 @@ class MeanIoU(keras.metrics.Metric):
             y_pred: (batch, height, width, num_classes), or (batch, height, width) classes.
         """
         classes = self.num_classes
-        y_true = _without_channel(y_true)
+        y_true = without_channel(y_true)
         labels = ops.reshape(ops.cast(y_true, "int32"), (-1,))
         if len(y_pred.shape) > len(y_true.shape):
             y_pred = ops.argmax(y_pred, axis=-1)
@@ -122,7 +122,7 @@ class PixelAccuracy(keras.metrics.SparseCategoricalAccuracy):
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        y_true = _without_channel(y_true)
+        y_true = without_channel(y_true)
         if self.ignore_class is not None:
             valid = ops.cast(ops.not_equal(y_true, self.ignore_class), self.dtype)
             sample_weight = valid if sample_weight is None else sample_weight * valid
@@ -132,6 +132,7 @@ class PixelAccuracy(keras.metrics.SparseCategoricalAccuracy):
         return {"ignore_class": self.ignore_class, "name": self.name, "dtype": self.dtype}
 
 
-def _without_channel(y_true):
+def without_channel(y_true: Tensor) -> Tensor:
+    """Returns (batch, height, width) of maps that may have a last axis of 1."""
     is_4d = len(y_true.shape) == 4 and y_true.shape[-1] == 1
     return ops.squeeze(y_true, axis=-1) if is_4d else y_true

@@ -94,7 +94,7 @@ class _Pass(SafeTrainer, keras.Model):
         self.detector = detector
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs: tuple) -> dict[str, Any]:
         images, targets, *weights = inputs
         outputs = self.detector(images, training=False)
         losses = self.detector.image_losses(targets, outputs, *weights)
@@ -108,7 +108,7 @@ class _Pass(SafeTrainer, keras.Model):
             "targets": _flat(targets),
         }
 
-    def predict_step(self, *args):
+    def predict_step(self, *args: Any) -> Any:
         *state, data = args
         if len(data) < 2:
             raise ValueError("`evaluate` needs images and targets. Received: images only.")

@@ -15,7 +15,7 @@ from keras_spm.files import atomic_write
 from keras_spm.heads.semantic_fpn import SemanticFPN
 from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from keras_spm.layers.resizing import ResizeLike
-from keras_spm.metrics.segmentation import MeanIoU, PixelAccuracy
+from keras_spm.metrics.segmentation import MeanIoU, PixelAccuracy, without_channel
 from keras_spm.tasks.checks import (
     as_images,
     check_backbone,
@@ -172,7 +172,7 @@ class SemanticSegmenter(DenseTask):
     ) -> Tensor:
         sample_weight = _pixel_weights(sample_weight, y_pred)
         if training and self._class_weights is not None:
-            labels = ops.cast(_without_channel(y), "int32")
+            labels = ops.cast(without_channel(y), "int32")
             # Labels that are ignored have no loss; any weight will do.
             labels = ops.clip(labels, 0, self.num_classes - 1)
             weights = ops.take(ops.convert_to_tensor(self._class_weights, "float32"), labels)
@@ -278,11 +278,6 @@ def _pixel_weights(sample_weight, y_pred):
     weights = ops.cast(ops.reshape(sample_weight, (-1, 1, 1)), "float32")
     # A new tensor: Keras multiplies it in place on PyTorch.
     return weights * ops.ones_like(y_pred[..., 0], dtype="float32")
-
-
-def _without_channel(maps):
-    is_4d = len(maps.shape) == 4 and maps.shape[-1] == 1
-    return ops.squeeze(maps, axis=-1) if is_4d else maps
 
 
 def _write_segmentation_map(segmentation_map, num_classes, path):

@@ -11,7 +11,7 @@ import numpy as np
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.data import ImagePreprocessing, load_dataset
 from keras_spm.data.pipeline import training_batches
-from keras_spm.data.readers import readers_of
+from keras_spm.data.readers import INVALID_CHOICES, readers_of
 from keras_spm.optimizers import AdamW, LayerwiseAdamW, WarmupCosine
 from keras_spm.registry import lookup
 from keras_spm.tasks import ImageClassifier
@@ -166,7 +166,7 @@ class ClassificationRecipe(Recipe):
     }
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "dtype_policy": DTYPE_POLICIES,
-        "invalid": ("raise", "drop"),
+        "invalid": INVALID_CHOICES,
         "class_weights": ("none", "balanced"),
         "schedule": ("cosine", *_COSINES),
     }

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import keras
 
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.backbones.merging import MERGINGS
 from keras_spm.data import DigitScenes
 from keras_spm.optimizers import AdamW
 from keras_spm.trainer.data import SPLITS, DataSplits, read_splits, read_test_split
@@ -60,7 +61,7 @@ class DenseRecipe(Recipe):
         "flip": PROBABILITY,
     }
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "merging": ("default", "spm", "msa", "gle"),
+        "merging": tuple(MERGINGS),
         "schedule": tuple(SCHEDULES),
     }
 

@@ -9,8 +9,10 @@ from keras_spm.callbacks import CocoEvaluation
 from keras_spm.data import DetectionBatching, ImageBatching
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.data.pipeline import repeated_batches
+from keras_spm.data.readers import INVALID_CHOICES
 from keras_spm.data.transforms import horizontal_flip, to_pixels
 from keras_spm.heads import RetinaNet
+from keras_spm.heads.retinanet import BOX_LOSSES
 from keras_spm.tasks import ObjectDetector
 from keras_spm.trainer.dense import DenseRecipe
 from keras_spm.trainer.recipe import COUNT, COUNT_OR_ZERO, POSITIVE, Range, Setup
@@ -59,8 +61,8 @@ class DetectionRecipe(DenseRecipe):
     }
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         **DenseRecipe.choices,
-        "invalid": ("auto", "raise", "drop"),
-        "box_loss": ("l1", "smooth_l1", "generalized_iou"),
+        "invalid": ("auto", *INVALID_CHOICES),
+        "box_loss": tuple(BOX_LOSSES),
     }
 
     def __post_init__(self):

@@ -8,27 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from keras_spm import ImageClassifier, ObjectDetector, PVTv2, SemanticSegmenter
+from keras_spm import ImageClassifier, ObjectDetector, SemanticSegmenter
 from keras_spm.heads import RetinaNet, SemanticFPN
 from keras_spm.tasks import checks
+from tests.helpers import tiny_backbone
 
 # Checks run on the host; one test below covers all backends.
 torch_only = pytest.mark.only("torch")
 
 
-def _backbone():
-    ones = {"depths": (1,) * 4, "num_heads": (1,) * 4, "mlp_ratios": (1,) * 4}
-    return PVTv2(embed_dims=(8,) * 4, sr_ratios=(1,) * 4, **ones)
-
-
 def _task(name, num_classes=3, **arguments):
     if name == "classifier":
-        return ImageClassifier(_backbone(), num_classes, **arguments)
+        return ImageClassifier(tiny_backbone(), num_classes, **arguments)
     if name == "segmenter":
         decoder = SemanticFPN(pyramid_channels=8, channels=8)
-        return SemanticSegmenter(_backbone(), num_classes, decoder, **arguments)
+        return SemanticSegmenter(tiny_backbone(), num_classes, decoder, **arguments)
     detector = RetinaNet(pyramid_channels=8, channels=8, num_convs=1)
-    return ObjectDetector(_backbone(), num_classes, detector, **arguments)
+    return ObjectDetector(tiny_backbone(), num_classes, detector, **arguments)
 
 
 @pytest.fixture(scope="module")

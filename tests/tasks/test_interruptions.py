@@ -7,19 +7,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_spm import ImageClassifier, ObjectDetector, PVTv2
+from keras_spm import ImageClassifier, ObjectDetector
 from keras_spm.heads import RetinaNet
-from tests.helpers import difference
-
-
-def _backbone():
-    ones = {"depths": (1,) * 4, "num_heads": (1,) * 4, "mlp_ratios": (1,) * 4}
-    return PVTv2(embed_dims=(8,) * 4, sr_ratios=(1,) * 4, **ones)
+from tests.helpers import difference, tiny_backbone
 
 
 @pytest.fixture(scope="module")
 def model():
-    model = ImageClassifier(_backbone(), 3)
+    model = ImageClassifier(tiny_backbone(), 3)
     model.compile(keras.optimizers.SGD(0.1))
     return model
 
@@ -107,7 +102,7 @@ def test_predictions_inside_of_an_epoch(model):
 
 @pytest.mark.parametrize("use_ema", [pytest.param(False, marks=pytest.mark.only("torch")), True])
 def test_layers_that_were_frozen_after_a_training(use_ema):
-    model = ImageClassifier(_backbone(), 3)
+    model = ImageClassifier(tiny_backbone(), 3)
     model.compile(keras.optimizers.SGD(0.1, use_ema=use_ema), jit_compile=False)
     model.train_on_batch(_images(), _LABELS)
     model.backbone.freeze()
@@ -123,7 +118,7 @@ def test_layers_that_were_frozen_after_a_training(use_ema):
 
 def _detector():
     head = RetinaNet(pyramid_channels=8, channels=8, num_convs=1, score_threshold=0.0)
-    return ObjectDetector(_backbone(), 3, head)
+    return ObjectDetector(tiny_backbone(), 3, head)
 
 
 @pytest.mark.parametrize("method", ["classify", "detect"])
