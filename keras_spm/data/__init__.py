@@ -9,17 +9,23 @@ from keras_spm.data.digit_scenes import DigitScenes
 from keras_spm.data.digits import ImageSplits, load_dataset, load_digits
 from keras_spm.data.image_folder import ImageFolder
 from keras_spm.data.images import EncodedImage
+from keras_spm.data.labelme import LabelmeDetection
+from keras_spm.data.mask_folders import Cityscapes, MaskFolders
 from keras_spm.data.preprocessing import ImagePreprocessing
 from keras_spm.data.readers import register_reader
 from keras_spm.data.segmentation_augmentation import SegmentationAugmentation
+from keras_spm.data.splits import DataSplits, read_classification, read_detection, read_segmentation
 from keras_spm.data.tfds import TfdsAde20k, TfdsClassification, TfdsCoco
 from keras_spm.data.voc import VocDetection, VocSegmentation
+from keras_spm.data.yolo import YoloDetection
 
 __all__ = [
     "Ade20k",
+    "Cityscapes",
     "ClassificationAugmentation",
     "CocoDetection",
     "CsvDataset",
+    "DataSplits",
     "DetectionBatching",
     "DigitScenes",
     "EncodedImage",
@@ -27,6 +33,8 @@ __all__ = [
     "ImageFolder",
     "ImagePreprocessing",
     "ImageSplits",
+    "LabelmeDetection",
+    "MaskFolders",
     "Mixing",
     "SegmentationAugmentation",
     "TfdsAde20k",
@@ -34,7 +42,11 @@ __all__ = [
     "TfdsCoco",
     "VocDetection",
     "VocSegmentation",
+    "YoloDetection",
     "load_dataset",
     "load_digits",
+    "read_classification",
+    "read_detection",
+    "read_segmentation",
     "register_reader",
 ]

@@ -8,9 +8,11 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from keras_spm.arguments import check_integer
 from keras_spm.data.images import image_size, missing_files, read_index_image
 from keras_spm.data.readers import (
     InvalidAnnotation,
+    InvalidAnnotations,
     check_invalid,
     read_annotations,
     report_invalid,
@@ -18,7 +20,6 @@ from keras_spm.data.readers import (
 from keras_spm.types import Example
 
 _IGNORED = 255
-_LISTED = 5  # Missing files in an error message.
 
 Box: TypeAlias = tuple[float, float, float, float]  # Left, top, right, bottom.
 
@@ -85,6 +86,34 @@ class DetectionFiles:
             for image, start, end in zip(images, starts[:-1], starts[1:], strict=True)
             if image.path not in missing
         ]
+
+    @property
+    def max_objects(self) -> int:
+        """Largest number of objects in an image."""
+        return max((rows.stop - rows.start for _, rows in self._images), default=0)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """Returns the (height, width) of every image."""
+        return [(image.height, image.width) for image, _ in self._images]
+
+    def counts(self, indices: Iterable[int] | None = None) -> np.ndarray:
+        """Returns (classes,) ints, the number of objects of each class, in all or some images."""
+        indices = range(len(self)) if indices is None else indices
+        labels = np.concatenate([[], *map(self._labels, indices)]).astype(int)
+        return np.bincount(labels, minlength=len(self.class_names))
+
+    def strata(self) -> np.ndarray:
+        """Returns (images,) ints: the rarest class in each image, or -1 without objects."""
+        counts = self.counts()
+        return np.array(
+            [
+                min(self._labels(index), key=lambda label: counts[label], default=-1)
+                for index in range(len(self))
+            ]
+        )
+
+    def _labels(self, index):
+        return self._fields["labels"][self._images[index][1]]
 
     def __len__(self) -> int:
         return len(self._images)
@@ -155,39 +184,60 @@ class SegmentationFiles:
     """A sequence of dicts of `image`, a path, and `segmentation_map` (height, width) uint8.
 
     Args:
+        source: name of the data set in error messages.
         pairs: list of (path of an image, path of its segmentation map).
         class_names: names in the order of class indices.
         first_class: stored value of class 0, see `to_segmentation_map`.
+        invalid: `"raise"`, or `"drop"` to leave out images without a map of their size.
+        invalid_annotations: {reason: [ids]} found so far; updated in place.
+        label_map: optional {stored value: class index, or 255 for ignored pixels}.
+        colors: optional (values, 3) uint8, the color of each value in maps that are RGB.
+
+    Attributes:
+        invalid_annotations: {reason: [names]} of dropped images.
 
     Raises:
-        FileNotFoundError: if files are missing.
-        ValueError: if there are too many classes, or all maps have no values but 0 and 255, as
-            of binary masks whose objects are 255.
+        ValueError: if files are missing or maps have another size than their image, there are
+            too many classes, or all maps have no values but 0 and 255, as of binary masks whose
+            objects are 255.
     """
 
     def __init__(
         self,
+        source: object,
         pairs: list[tuple[pathlib.Path, pathlib.Path]],
         class_names: Iterable[str],
         first_class: int = 0,
+        invalid: str = "raise",
+        invalid_annotations: InvalidAnnotations | None = None,
+        label_map: dict[int, int] | None = None,
+        colors: np.ndarray | None = None,
     ) -> None:
-        missing = sorted(missing_files(path for pair in pairs for path in pair))
-        if missing:
-            listed = ", ".join(map(str, missing[:_LISTED])) + ", …" * (len(missing) > _LISTED)
-            raise FileNotFoundError(f"{len(missing)} files are missing: {listed}")
+        check_invalid(invalid)
         self.class_names = list(class_names)
         if len(self.class_names) > _IGNORED:
             raise ValueError(
                 f"`class_names` must be at most {_IGNORED} names, because maps are 8-bit and "
                 f"{_IGNORED} means ignored. Received: {len(self.class_names)} names"
             )
-        self._pairs = pairs
-        self._first_class = first_class
-        if first_class == 0 and _are_binary_masks(stored for _, stored in pairs):
+        self.invalid_annotations = {} if invalid_annotations is None else invalid_annotations
+        missing = missing_files(path for pair in pairs for path in pair)
+        self._pairs = []
+        for image, stored in pairs:
+            reason = _invalid_pair(image, stored, missing)
+            if reason is None:
+                self._pairs.append((image, stored))
+            else:
+                self.invalid_annotations.setdefault(reason, []).append(image.name)
+        report_invalid(source, self.invalid_annotations, invalid)
+        self._first_class, self._colors = first_class, colors
+        self._values = _lookup_table(label_map)
+        if first_class == 0 and _are_binary_masks(self, len(self._pairs)):
             raise ValueError(
-                f"All {len(pairs)} segmentation maps, such as {pairs[0][1]}, have no values but 0 "
-                f"and {_IGNORED}, and {_IGNORED} means ignored: no object would be trained. Write "
-                "1 for the pixels of objects."
+                f"All {len(self._pairs)} segmentation maps, such as {self._pairs[0][1]}, have no "
+                f"values but 0 and {_IGNORED}, and {_IGNORED} means ignored: no object would be "
+                f"trained. Read them with `label_map={{{_IGNORED}: 1}}` (`--set "
+                f"label_map={_IGNORED}=1`), or write 1 for the pixels of objects."
             )
 
     def __len__(self) -> int:
@@ -197,18 +247,51 @@ class SegmentationFiles:
         if not 0 <= index < len(self):
             raise IndexError(index)
         image, stored = self._pairs[index]
-        values, size = read_index_image(stored), image_size(image)
-        num_classes, first_class = len(self.class_names), self._first_class
-        segmentation_map = to_segmentation_map(values, size, num_classes, first_class, stored)
+        size, num_classes = image_size(image), len(self.class_names)
+        values = self.read_values(index)
+        segmentation_map = to_segmentation_map(values, size, num_classes, self._first_class, stored)
         return {"image": image, "segmentation_map": segmentation_map}
 
+    def counts(self, indices: Iterable[int]) -> np.ndarray:
+        """Returns (classes,) ints, the number of pixels of each class in some maps."""
+        counts = np.zeros(256, int)
+        for index in indices:
+            counts += np.bincount(self[index]["segmentation_map"].ravel(), minlength=256)
+        return counts[: len(self.class_names)]
 
-def _are_binary_masks(paths):
+    def read_values(self, index: int) -> np.ndarray:
+        """Returns the stored values of a map, after `label_map`."""
+        return self._values[read_index_image(self._pairs[index][1], self._colors)]
+
+
+def _lookup_table(label_map):
+    """Returns (256,) uint8, the class of each stored value."""
+    table = np.arange(256, dtype="uint8")
+    for stored, label in (label_map or {}).items():
+        check_integer("label_map", stored, 0, 255)
+        table[stored] = check_integer("label_map", label, 0, _IGNORED)
+    return table
+
+
+def _invalid_pair(image, stored, missing):
+    """Returns why an image and its map cannot be used, or None."""
+    if image in missing:
+        return "missing image file"
+    if stored in missing:
+        return "missing segmentation map"
+    try:
+        sizes = image_size(image), image_size(stored)
+    except ValueError:
+        return "not a readable image"
+    return None if sizes[0] == sizes[1] else "segmentation map of another size than its image"
+
+
+def _are_binary_masks(examples, count):
     """Whether maps have no values but 0 and 255, and 255 occurs."""
     found = set()
-    for path in paths:
+    for index in range(count):
         with contextlib.suppress(ValueError):  # An unreadable map: an error when it is used.
-            found.update(np.unique(read_index_image(path)).tolist())
+            found.update(np.unique(examples.read_values(index)).tolist())
         if found - {0, _IGNORED}:
             return False
     return _IGNORED in found

@@ -4,6 +4,8 @@ import collections
 import functools
 import json
 import pathlib
+import re
+from collections.abc import Sequence
 
 from keras_spm.data.annotated_files import (
     DetectionFiles,
@@ -13,7 +15,14 @@ from keras_spm.data.annotated_files import (
     check_finite,
     clip_box,
 )
-from keras_spm.data.readers import InvalidAnnotation, is_outside, register_reader
+from keras_spm.data.folders import MASK_FOLDERS, all_folders, files, find_images, split_of
+from keras_spm.data.readers import (
+    InvalidAnnotation,
+    check_class_names,
+    find_splits,
+    is_outside,
+    register_reader,
+)
 from keras_spm.types import PathLike
 
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
@@ -32,6 +41,12 @@ _CLASS_NAMES = (
 # COCO's names by its category ids, 80 of 1 to 90.
 COCO_CATEGORIES = dict(
     zip([key for key in range(1, 91) if key not in _UNUSED_IDS], _CLASS_NAMES, strict=True)
+)
+
+# Files of COCO without boxes, or with those of people only.
+_OTHER_FILES = ("captions_", "image_info_", "panoptic_", "person_keypoints_", "stuff_")
+_START = re.compile(
+    rb'(\xef\xbb\xbf)?\s*{\s*"(info|licenses|images|annotations|categories|type)"\s*:'
 )
 
 # Required fields and their types.
@@ -59,13 +74,17 @@ class CocoDetection(DetectionFiles):
 
     Args:
         annotations: path of the JSON file.
-        images: folder that its file names are relative to.
+        images: folder that its file names are relative to; by default the folder near the file
+            in which most of them are.
         invalid: `"raise"`, or `"drop"` to leave out invalid annotations.
         allow_outside: whether file names may lead out of the folder of images: absolute paths,
             and those with `..`. Only for files that you trust.
+        class_names: the categories in the order of labels; others are unknown. By default all,
+            sorted by id. The category 0 that Roboflow adds is left out: no object has it, and
+            it is the supercategory of all others.
 
     Attributes:
-        class_names: list of str, sorted by category id.
+        class_names: list of str.
         category_ids: list of int, the file's id of each label.
         invalid_annotations: {reason: [ids]} of dropped annotations, or of missing images.
 
@@ -85,11 +104,14 @@ class CocoDetection(DetectionFiles):
     def __init__(
         self,
         annotations: PathLike,
-        images: PathLike,
+        images: PathLike | None = None,
         invalid: str = "raise",
         allow_outside: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         contents = _contents(annotations)
+        if images is None:
+            images = _images_folder(pathlib.Path(annotations), contents)
         folder = pathlib.Path(images)
         for image in contents["images"]:
             if not allow_outside and is_outside(folder, image["file_name"]):
@@ -101,9 +123,11 @@ class CocoDetection(DetectionFiles):
             ImageEntry(folder / image["file_name"], image["id"], image["height"], image["width"])
             for image in contents["images"]
         ]
-        categories = sorted(contents["categories"], key=lambda category: category["id"])
-        self.class_names = [category["name"] for category in categories]
-        self.category_ids = [category["id"] for category in categories]
+        ids = {each["name"]: each["id"] for each in _categories(contents)}
+        self.class_names = list(ids) if class_names is None else check_class_names(class_names)
+        if missing := [name for name in self.class_names if name not in ids]:
+            raise ValueError(f"{annotations} must have the categories {missing}. Has: {list(ids)}")
+        self.category_ids = [ids[name] for name in self.class_names]
         read = functools.partial(
             _read,
             images=entries,
@@ -115,19 +139,76 @@ class CocoDetection(DetectionFiles):
         super().__init__(annotations, entries, pairs, read, invalid)
 
 
-# The training split has two boxes without area.
-@register_reader("detection", "coco", {"train": "train2017", "validation": "val2017"}, "drop")
-def _read_coco(folder, split, class_names, invalid, verify):
-    """COCO's own folders: `annotations/instances_train2017.json`, `train2017`, and so on."""
-    annotations = pathlib.Path(folder, "annotations", f"instances_{split}.json")
-    return CocoDetection(annotations, pathlib.Path(folder, split), invalid)
+# === Folders ===
 
 
-@register_reader("detection", "coco_format", {"train": "train", "validation": "validation"})
-def _read_coco_format(folder, split, class_names, invalid, verify):
-    """A folder of `train.json` and `validation.json`, with the images in `images`."""
-    folder = pathlib.Path(folder)
-    return CocoDetection(folder / f"{split}.json", folder / "images", invalid)
+def _find_splits(folder):
+    """Returns {split: path of its JSON file}; a file without a split is the training split."""
+    found = _json_files(pathlib.Path(folder))
+    names = {_split_name(path): path for path in found}
+    splits = {split: str(names[name]) for split, name in find_splits(names).items()}
+    if not splits and len(found) == 1:
+        splits = {"train": str(found[0])}
+    if not splits:
+        received = ", ".join(str(path.relative_to(folder)) for path in found) or "none"
+        raise ValueError(
+            f"{folder} must have a COCO file for each split, such as `train.json` and `val.json`, "
+            f"or only one. Received: {received}"
+        )
+    return splits
+
+
+def _split_name(path):
+    """The name of a file or, if it has no split, that of its folder."""
+    return path.parent.name if not split_of(path.stem) and split_of(path.parent.name) else path.stem
+
+
+def _json_files(folder):
+    """Returns the files of instances in a folder and in the folders inside."""
+    if folder.is_file():
+        return [folder] if _has_coco_keys(folder) else []
+    paths = [path for inner in all_folders(folder, 2) for path in files(inner, ".json")]
+    paths = [path for path in paths if not path.name.startswith(_OTHER_FILES)]
+    instances = [path for path in paths if path.name.startswith("instances_")]
+    return [path for path in instances or paths if _has_coco_keys(path)]
+
+
+def _has_coco_keys(path):
+    """Returns whether a file starts like COCO's; the whole file may be large."""
+    with path.open("rb") as file:
+        return _START.match(file.read(200)) is not None
+
+
+def _recognize(folder):
+    found = _json_files(folder)
+    if not found:
+        return None
+    is_roboflow = all(path.name == "_annotations.coco.json" for path in found)
+    return "COCO format" + ", Roboflow layout" * is_roboflow
+
+
+def _images_folder(annotations, contents):
+    top = annotations.parent
+    if split_of(top.name) is not None or top.name.lower() in MASK_FOLDERS:
+        top = top.parent
+    names = [image["file_name"] for image in contents["images"]]
+    return find_images(top, names, split_of(_split_name(annotations)))
+
+
+@register_reader(
+    "detection",
+    "coco",
+    _find_splits,
+    options=("allow_outside",),
+    layout=("annotations/instances_train.json", "annotations/instances_val.json", "images/*.jpg"),
+    recognize=_recognize,
+)
+def _read_coco(folder, split, class_names, invalid, verify, allow_outside=False):
+    """COCO files in any of the usual places, one per split."""
+    return CocoDetection(split, None, invalid, allow_outside, class_names)
+
+
+# === Contents ===
 
 
 def _contents(path):
@@ -149,6 +230,17 @@ def _contents(path):
             if count > 1:
                 raise _not_coco(path, f"`{field}` in `{name}`", "unique", value)
     return contents
+
+
+def _categories(contents):
+    """Returns the categories, sorted by id, without the one that Roboflow adds."""
+    categories = sorted(contents["categories"], key=lambda category: category["id"])
+    first, *others = categories or [{}]
+    if others and first["id"] == 0:
+        is_above = all(each.get("supercategory") == first["name"] for each in others)
+        if is_above and all(each.get("category_id") != 0 for each in contents["annotations"]):
+            return others
+    return categories
 
 
 def _check_entry(path, name, entry, fields):

@@ -4,6 +4,7 @@ import csv
 import pathlib
 from collections.abc import Sequence
 
+from keras_spm.data.folders import files, find_images, split_of
 from keras_spm.data.image_folder import LabeledFiles
 from keras_spm.data.readers import check_class_names, find_splits, is_outside, register_reader
 from keras_spm.registry import lookup
@@ -15,8 +16,9 @@ class CsvDataset(LabeledFiles):
 
     A sequence of dicts of `image`, a path, and `label`, an int or with several labels
     (classes,) float32 of 0 and 1, in the order of the rows. The first row names the columns:
-    `path`, relative to the folder of images; either `label`, a class name, or `labels`, any
-    number of names separated by `|`; and optionally `split`. Other columns are ignored.
+    `path` (or `file`, `filename`, `image`), relative to the folder of images; either `label` (or
+    `class`, `category`), a class name, or `labels`, any number of names separated by `|`; and
+    optionally `split`. Other columns are ignored.
 
     Invalid are: a row with a wrong number of fields, without a path or without a label (an
     empty `labels` is allowed), with an unknown class, a duplicate label, a duplicate path or a
@@ -24,7 +26,8 @@ class CsvDataset(LabeledFiles):
 
     Args:
         table: path of the CSV file, in UTF-8.
-        images: folder of the images; by default the folder of the table.
+        images: folder of the images; by default the folder of the table, or the one inside it
+            in which most of them are.
         split: the split to read, or `None` for all rows.
         class_names: the classes in the order of labels, or `None` for all names in the table,
             sorted, regardless of their split.
@@ -58,8 +61,12 @@ class CsvDataset(LabeledFiles):
         if class_names is not None:
             class_names = check_class_names(class_names)
         table = pathlib.Path(table)
-        folder = table.parent if images is None else pathlib.Path(images)
         rows, columns = _rows(table)
+        if images is None:
+            names = [row["path"] for _, row in rows if row.get("path")]
+            safe = [name for name in names if not is_outside(table.parent, name)]
+            images = find_images(table.parent, safe, split_of(table.stem))
+        folder = pathlib.Path(images)
         if split is not None:
             lookup("split", split, dict.fromkeys(sorted(_split_names(rows))))
         multi_label = "labels" in columns
@@ -92,14 +99,60 @@ class CsvDataset(LabeledFiles):
         )
 
 
-def _csv_splits(table):
-    names = _split_names(_rows(pathlib.Path(table))[0])
+# Names of columns, in small letters, by their meaning.
+_COLUMNS = {
+    "path": ("path", "image_path", "filepath", "file", "filename", "file_name", "image"),
+    "label": ("label", "class", "category", "class_name"),
+    "labels": ("labels", "classes", "tags"),
+    "split": ("split", "subset"),
+}
+
+
+def _csv_splits(folder):
+    """Splits are tables in a folder, such as `train.csv`, or the column of one table."""
+    tables = _tables(pathlib.Path(folder))
+    if len(tables) > 1:
+        paths = {table.stem: str(table) for table in tables}
+        return {split: paths[name] for split, name in find_splits(paths).items()}
+    names = _split_names(_rows(tables[0] if tables else pathlib.Path(folder))[0])
     return find_splits(names) if names else {"train": None}
 
 
-@register_reader("classification", "csv", _csv_splits)
-def _read_csv(table, split, class_names, invalid, verify):
-    return CsvDataset(table, None, split, class_names, invalid, verify)
+def _tables(folder):
+    """Returns the CSV files with labels, of a folder or the file itself."""
+    candidates = [folder] if folder.is_file() else files(folder, ".csv")
+    return [path for path in candidates if path.suffix.lower() == ".csv" and _has_labels(path)]
+
+
+def _has_labels(path):
+    try:
+        _, columns = _rows(path)
+    except ValueError:
+        return False
+    return "path" in columns
+
+
+def _recognize(folder):
+    tables = _tables(folder)
+    is_clear = len(tables) == 1 or "train" in find_splits(path.stem for path in tables)
+    return "CSV file" if tables and is_clear else None
+
+
+@register_reader(
+    "classification",
+    "csv",
+    _csv_splits,
+    options=("allow_outside",),
+    layout=("labels.csv", "*.jpg"),
+    recognize=_recognize,
+)
+def _read_csv(folder, split, class_names, invalid, verify, allow_outside=False):
+    table = pathlib.Path(folder)
+    if split is not None and split.endswith(".csv"):
+        table, split = pathlib.Path(split), None
+    elif table.is_dir():
+        (table,) = _tables(table)
+    return CsvDataset(table, None, split, class_names, invalid, verify, allow_outside)
 
 
 def _split_names(rows):
@@ -111,7 +164,7 @@ def _rows(table):
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
-            columns = [name.strip() for name in next(reader, [])]
+            columns = [_meaning(name.strip()) for name in next(reader, [])]
             rows = [(f"row {number}", row) for number, row in enumerate(reader, start=2) if row]
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{table} is not a CSV file in UTF-8: {error}.") from error
@@ -127,6 +180,12 @@ def _rows(table):
         named = zip(columns, map(str.strip, fields), strict=True) if complete else ()
         rows[index] = row_id, dict(named)
     return rows, columns
+
+
+def _meaning(column):
+    """Returns the usual name of a column, such as "path" for "filename"."""
+    meanings = (key for key, names in _COLUMNS.items() if column.lower() in names)
+    return next(meanings, column)
 
 
 def _labels(row, multi_label):

@@ -7,12 +7,16 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from keras_spm.data.images import (
-    find_invalid_images,
-    has_image_extension,
-    is_system_file,
-    missing_files,
+from keras_spm.data.folders import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    all_folders,
+    files,
+    has_images,
+    split_of,
+    subfolders,
 )
+from keras_spm.data.images import find_invalid_images, has_image_extension, missing_files
 from keras_spm.data.readers import (
     InvalidAnnotations,
     check_class_names,
@@ -35,6 +39,7 @@ class LabeledFiles:
         invalid_annotations: {reason: [ids]} found so far; updated in place.
         multi_label: whether an image may have several classes, or none.
         prune: whether `required` classes without valid images are removed.
+        ignored_files: {reason: [ids]} of files that are not data, for the data report.
         invalid: `"raise"`, or `"drop"` to leave out invalid files.
         verify: whether every image is decoded to check it.
 
@@ -53,8 +58,10 @@ class LabeledFiles:
         prune: bool = False,
         invalid: str = "raise",
         verify: bool = True,
+        ignored_files: InvalidAnnotations | None = None,
     ) -> None:
         check_invalid(invalid)
+        self.ignored_files = ignored_files or {}
         _check_case(source, class_names)
         self.invalid_annotations = invalid_annotations
         self.multi_label = multi_label
@@ -93,6 +100,13 @@ class LabeledFiles:
             row[[indices[name] for name in names]] = 1
         return labels
 
+    def counts(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """Returns (classes,) ints, the number of images of each class, of all or some images."""
+        labels = self.labels[indices]
+        if self.multi_label:
+            return labels.sum(axis=0).astype(int)
+        return np.bincount(labels, minlength=len(self.class_names))
+
     def __len__(self) -> int:
         return len(self._paths)
 
@@ -123,14 +137,13 @@ class ImageFolder(LabeledFiles):
     """Images in one folder per class, such as `photos/heron/0001.jpg`.
 
     A sequence of dicts of `image`, a path, and `label`, an int, sorted by class and file name.
-    All modes of the raster formats that Pillow decodes itself are accepted; `read_image`
-    converts them to 8-bit RGB. Hidden files and `Thumbs.db` and `desktop.ini` of Windows are
-    ignored.
+    Folders inside a class folder belong to the class. All modes of the raster formats that
+    Pillow decodes itself are accepted; `read_image` converts them to 8-bit RGB. Files beside
+    the class folders and files without an image extension are ignored.
 
-    Invalid are: a class without images, a file beside the class folders or without an image
-    extension, a folder inside a class folder, and, with `verify`, a file that is empty, not an
-    image, truncated, unreadable, smaller than 8 pixels, above `PIL.Image.MAX_IMAGE_PIXELS` (89
-    million pixels by default), or has pixels that are no levels, such as NaN.
+    Invalid are: a class without images, and, with `verify`, a file that is empty, not an image,
+    truncated, unreadable, smaller than 8 pixels, above `PIL.Image.MAX_IMAGE_PIXELS` (89 million
+    pixels by default), or has pixels that are no levels, such as NaN.
 
     Args:
         folder: path.
@@ -143,6 +156,8 @@ class ImageFolder(LabeledFiles):
     Attributes:
         class_names: list of str.
         invalid_annotations: {reason: [names]} of dropped files.
+        ignored_files: {reason: [names]} of ignored files; hidden ones and those of operating
+            systems are not listed.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -166,55 +181,72 @@ class ImageFolder(LabeledFiles):
         folder = pathlib.Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder.")
-        entries, invalid_annotations = _visible_entries(folder), {}
-        classes = [entry for entry in entries if entry.is_dir()]
+        classes = subfolders(folder)
         if not classes:
             raise ValueError(f"{folder} must contain one folder per class. Received: none")
-        if beside := [entry.name for entry in entries if entry not in classes]:
-            invalid_annotations["file beside the class folders"] = beside
+        ignored_files, invalid_annotations = {}, {}
+        if beside := [path.name for path in files(folder)]:
+            ignored_files["file beside the class folders"] = beside
         found = [entry.name for entry in classes]
         names = found if class_names is None else check_class_names(class_names)
         if unknown := [name for name in found if name not in names]:
             invalid_annotations["folder of an unknown class"] = unknown
-        files = []
+        labeled = []
         for entry in classes:
             if entry.name in names:
-                files += _class_files(entry, invalid_annotations)
+                labeled += _class_files(folder, entry, ignored_files)
         super().__init__(
             folder,
-            files,
+            labeled,
             names,
             required=found,
             invalid_annotations=invalid_annotations,
             prune=class_names is None,
             invalid=invalid,
             verify=verify,
+            ignored_files=ignored_files,
         )
 
 
-def _class_files(folder, invalid_annotations):
-    files = []
-    for path in _visible_entries(folder):
-        name = f"{folder.name}/{path.name}"
-        if path.is_dir():
-            invalid_annotations.setdefault("folder inside a class folder", []).append(name)
-        elif not has_image_extension(path):
-            invalid_annotations.setdefault("file without an image extension", []).append(name)
-        else:
-            files.append((name, path, folder.name))
-    return files
-
-
-def _visible_entries(folder):
-    return sorted(path for path in folder.iterdir() if not is_system_file(path.name))
+def _class_files(folder, class_folder, ignored_files):
+    found = []
+    for inner in all_folders(class_folder, depth=None):
+        for path in files(inner):
+            name = path.relative_to(folder).as_posix()
+            if has_image_extension(path):
+                found.append((name, path, class_folder.name))
+            else:
+                ignored_files.setdefault("file without an image extension", []).append(name)
+    return found
 
 
 def _folder_splits(folder):
-    """Folders `train`, `val` and `test` above the class folders, or class folders alone."""
-    names = {entry.name for entry in pathlib.Path(folder).glob("*") if entry.is_dir()}
-    return find_splits(names) if "train" in names else {"train": None}
+    """Folders of splits above the class folders, or class folders alone."""
+    inside = {inner.name: inner for inner in subfolders(folder)}
+    splits = find_splits(inside)
+    # A class can be called train; then it has no class folders.
+    is_split = "train" in splits and subfolders(inside[splits["train"]])
+    return splits if is_split else {"train": None}
 
 
-@register_reader("classification", "folder", _folder_splits)
+def _recognize(folder):
+    split = _folder_splits(folder)["train"]
+    classes = subfolders(folder / (split or ""))
+    names = {inner.name.lower() for inner in classes}
+    # Folders of images and of their annotations, or of splits, are not classes.
+    if names <= {*IMAGE_FOLDERS, *MASK_FOLDERS} or all(map(split_of, names)):
+        return None
+    if sum(any(map(has_images, all_folders(inner))) for inner in classes) < 2:
+        return None
+    return "a folder per class" + (", with splits" if split else "")
+
+
+@register_reader(
+    "classification",
+    "folder",
+    _folder_splits,
+    layout=("train/heron/*.jpg", "train/stork/*.jpg", "val/heron/*.jpg", "val/stork/*.jpg"),
+    recognize=_recognize,
+)
 def _read_folder(folder, split, class_names, invalid, verify):
     return ImageFolder(pathlib.Path(folder, split or ""), class_names, invalid, verify)

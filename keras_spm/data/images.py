@@ -85,17 +85,49 @@ def image_size(image: ImageFile) -> tuple[int, int]:
         return (width, height) if turned else (height, width)
 
 
-def read_index_image(path: PathLike) -> np.ndarray:
+def read_index_image(path: PathLike, colors: np.ndarray | None = None) -> np.ndarray:
     """Returns (height, width) uint8, the gray values or palette indices of an image file.
 
-    Raises a `ValueError` if it has another mode, otherwise the errors of `read_image`.
+    Args:
+        path: path of the file.
+        colors: optional (values, 3) uint8, the color of each value, for files in RGB.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_image`; and if the image has colors, but `colors`
+            is not given or lacks one of them.
     """
     from PIL import ImageOps
 
     with open_image(path) as image:
-        if image.mode not in ("P", "L"):
-            raise ValueError(f"must be 8-bit grayscale or palette, not {image.mode}")
-        return np.array(ImageOps.exif_transpose(image))
+        if image.mode == "1":
+            image = image.convert("L")
+        if image.mode in ("P", "L") and (colors is None or image.mode == "L"):
+            return np.array(ImageOps.exif_transpose(image))
+        if image.mode not in ("P", "RGB", "RGBA"):
+            raise ValueError(f"must be 8-bit grayscale, palette or RGB, not {image.mode}")
+        pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        if colors is None and (pixels == pixels[..., :1]).all():
+            return pixels[..., 0]
+        return _color_indices(pixels, colors)
+
+
+def _color_indices(pixels, colors):
+    """Returns the index in `colors` of every pixel."""
+    found, indices = np.unique(_color_numbers(pixels), return_inverse=True)
+    colors = np.empty((0, 3), "uint8") if colors is None else colors
+    known = {number: index for index, number in enumerate(_color_numbers(colors).tolist())}
+    if unknown := [number for number in found.tolist() if number not in known]:
+        listed = ", ".join(f"#{number:06x}" for number in unknown[:5])
+        raise ValueError(
+            "it has colors without a class; give the color of each class in `classes.txt`, or "
+            f"write class numbers. Received: {listed}{', …' * (len(unknown) > 5)}"
+        )
+    values = np.array([known[number] for number in found.tolist()], "uint8")
+    return values[indices].reshape(pixels.shape[:2])
+
+
+def _color_numbers(colors):
+    return colors.astype("int32") @ (1 << 16, 1 << 8, 1)
 
 
 def find_invalid_images(paths: list[pathlib.Path]) -> list[str | None]:

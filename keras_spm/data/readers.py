@@ -4,13 +4,12 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from keras_spm.data.folders import SPLIT_WORDS, split_of
 from keras_spm.registry import READERS
 from keras_spm.types import Example, PathLike
 
-# Names that a format without its own convention gives to splits.
-_SPLIT_NAMES = {"train": ["train"], "validation": ["validation", "val", "valid"], "test": ["test"]}
 INVALID_CHOICES = ("raise", "drop")
 _LISTED = 5  # Ids per reason in an error message.
 
@@ -22,16 +21,33 @@ class Reader:
     """A registered data format; see `register_reader`."""
 
     def __init__(
-        self, read: Callable, splits: Splits | Callable[[PathLike], Splits], invalid: str = "raise"
+        self,
+        read: Callable,
+        name: str,
+        splits: Splits | Callable[[PathLike], Splits],
+        invalid: str = "raise",
+        options: Collection[str] = (),
+        layout: Sequence[str] = (),
+        recognize: Callable[[pathlib.Path], str | None] | None = None,
+        is_generic: bool = False,
     ) -> None:
         functools.update_wrapper(self, read)
         self._read = read
         self._splits = splits
+        self._recognize = recognize
+        self.name = name
         self.invalid = invalid
+        self.options = tuple(options)
+        self.layout = tuple(layout)
+        self.is_generic = is_generic
 
     def splits(self, folder: PathLike) -> Splits:
         """Returns {"train", "validation" or "test": name in this format, or None for all}."""
         return self._splits(folder) if callable(self._splits) else dict(self._splits)
+
+    def recognize(self, folder: pathlib.Path) -> str | None:
+        """Returns what the format is called if a folder has it, else `None`."""
+        return None if self._recognize is None else self._recognize(folder)
 
     def __call__(
         self,
@@ -40,6 +56,7 @@ class Reader:
         class_names: Sequence[str] | None = None,
         invalid: str | None = None,
         verify: bool = True,
+        **options: Any,
     ) -> Sequence[Example]:
         """Reads a split.
 
@@ -50,13 +67,22 @@ class Reader:
             invalid: `"raise"`, or `"drop"` to leave out invalid annotations and files; `None`
                 for the default of the format.
             verify: whether the reader may decode all images to check them.
+            **options: further arguments of the format.
 
         Raises:
             FileNotFoundError: if the data do not exist.
             ValueError: if the data are not of this format, are invalid, or have other
-                classes than `class_names`.
+                classes than `class_names`; or for an option that the format does not have.
         """
-        examples = self._read(folder, split, class_names, invalid or self.invalid, verify)
+        for option in options:
+            if option not in self.options:
+                known = ", ".join(f"`{each}`" for each in self.options) or "none"
+                raise ValueError(
+                    f"`{option}` is not an option of the data format {self.name!r}, which has "
+                    f"{known}. Received: {option}={options[option]!r}"
+                )
+        invalid = invalid or self.invalid
+        examples = self._read(folder, split, class_names, invalid, verify, **options)
         if class_names is not None and list(examples.class_names) != list(class_names):
             raise ValueError(
                 f"{folder}: the split {split!r} must have the classes {list(class_names)}. "
@@ -66,13 +92,20 @@ class Reader:
 
 
 def register_reader(
-    task: str, name: str, splits: Splits | Callable[[PathLike], Splits], invalid: str = "raise"
+    task: str,
+    name: str,
+    splits: Splits | Callable[[PathLike], Splits],
+    invalid: str = "raise",
+    options: Collection[str] = (),
+    layout: Sequence[str] = (),
+    recognize: Callable[[pathlib.Path], str | None] | None = None,
+    is_generic: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Returns a decorator that registers a function that reads a data format.
 
-    The function takes (folder, split, class_names, invalid, verify), see `Reader`. It returns a
-    sequence of examples with the attributes `class_names`; for classification `multi_label`;
-    and, if annotations can be invalid, `invalid_annotations`.
+    The function takes (folder, split, class_names, invalid, verify, **options), see `Reader`.
+    It returns a sequence of examples with the attributes `class_names`; for classification
+    `multi_label`; and, if annotations can be invalid, `invalid_annotations`.
 
     Args:
         task: `"classification"`, `"detection"` or `"segmentation"`.
@@ -80,6 +113,11 @@ def register_reader(
         splits: {"train", "validation" or "test": name in this format}, or a function of the
             folder that returns it.
         invalid: default treatment of invalid annotations, `"raise"` or `"drop"`.
+        options: names of further arguments of the function, all optional.
+        layout: typical paths in such a folder, such as `"images/*.jpg"`, for error messages.
+        recognize: function of a folder that returns what the format is called, such as
+            `"COCO format"`, if the folder has this format, else `None`.
+        is_generic: whether the format is only considered if no other is recognized.
 
     Example:
 
@@ -89,7 +127,8 @@ def register_reader(
     """
 
     def register(read):
-        READERS.register(f"{task}/{name}", Reader(read, splits, invalid))
+        reader = Reader(read, name, splits, invalid, options, layout, recognize, is_generic)
+        READERS.register(f"{task}/{name}", reader)
         return read
 
     return register
@@ -101,13 +140,24 @@ def readers_of(task: str) -> dict[str, Reader]:
     return {name: reader for kind, name, reader in pairs if kind == task}
 
 
-def find_splits(names: Collection[str]) -> Splits:
-    """Returns the splits among the names of a data set; see `Reader.splits`."""
-    return {
-        split: next(alias for alias in aliases if alias in names)
-        for split, aliases in _SPLIT_NAMES.items()
-        if any(alias in names for alias in aliases)
-    }
+def find_splits(names: Iterable[str]) -> Splits:
+    """Returns the splits among some names; see `Reader.splits`.
+
+    Raises:
+        ValueError: if several names say the same split, and none is just a word for it.
+    """
+    found: dict[str, list[str]] = {split: [] for split in SPLIT_WORDS.values()}
+    for name in names:
+        if (split := split_of(name)) is not None:
+            found[split].append(name)
+    splits = {}
+    for split, candidates in found.items():
+        exact = [name for word in SPLIT_WORDS for name in candidates if name.lower() == word]
+        if len(candidates) > 1 and not exact:
+            raise ValueError(f"The split {split!r} could be any of {sorted(candidates)}.")
+        if candidates:
+            splits[split] = (exact or candidates)[0]
+    return splits
 
 
 class InvalidAnnotation(Exception):  # noqa: N818

@@ -12,7 +12,24 @@ from keras_spm.data.annotated_files import (
     box_area,
     clip_box,
 )
-from keras_spm.data.readers import InvalidAnnotation, check_class_names, is_outside, register_reader
+from keras_spm.data.folders import (
+    IMAGE_FOLDERS,
+    SPLIT_WORDS,
+    all_folders,
+    common_stems,
+    files,
+    image_files,
+    split_folders,
+    subfolders,
+)
+from keras_spm.data.images import image_size, open_image
+from keras_spm.data.readers import (
+    InvalidAnnotation,
+    check_class_names,
+    find_splits,
+    is_outside,
+    register_reader,
+)
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
 
@@ -21,15 +38,20 @@ VOC_CLASS_NAMES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-_SPLITS = {"train": "train", "validation": "val"}
+_PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0]  # The first colors of the benchmark.
+_START = 1000  # Bytes in which an annotation says that it is one.
+# In small letters; otherwise annotations are beside the images.
+_ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
 
 
 class VocDetection(DetectionFiles):
     """Objects with boxes from a folder in Pascal VOC's layout, such as `VOCdevkit/VOC2012`.
 
-    A sequence of dicts in the order of `ImageSets/Main/{split}.txt`: `image`, a path,
-    `image_id`, `boxes`, `labels`, `crowd` and `areas`; see `keras_spm.data.DetectionBatching`.
-    They are read from `Annotations/{name}.xml` and `JPEGImages/{name}.jpg`.
+    A sequence of dicts: `image`, a path, `image_id`, `boxes`, `labels`, `crowd` and `areas`; see
+    `keras_spm.data.DetectionBatching`. They are read from `Annotations/{name}.xml` and
+    `JPEGImages/{name}.jpg`, in the order of `ImageSets/Main/{split}.txt`. Other names are usual
+    too: images of any extension in `images`, or beside the XML files; and no lists, but folders
+    `train` and `valid`, or no splits.
 
     VOC counts pixels from 1 and includes the last pixel: left is xmin - 1, and right is xmax.
     Boxes are clipped to the image; areas are those of the boxes. Objects marked `difficult`
@@ -40,9 +62,11 @@ class VocDetection(DetectionFiles):
     file. A dropped object becomes background.
 
     Args:
-        folder: path of the folder that contains `ImageSets`.
-        split: name of a list in `ImageSets/Main`, such as `"train"`.
-        class_names: the classes in the order of labels, or `None` for VOC's 20.
+        folder: path of the folder.
+        split: name of a list in `ImageSets/Main`, such as `"train"`, or of a folder of XML
+            files; `None` for all XML files.
+        class_names: the classes in the order of labels; by default VOC's 20, or all names in
+            the folder, sorted, if others occur.
         invalid: `"raise"`, or `"drop"` to leave out invalid annotations.
 
     Attributes:
@@ -50,9 +74,135 @@ class VocDetection(DetectionFiles):
             second object of an image; for `"missing image file"`, names of images.
 
     Raises:
-        FileNotFoundError: if the folder has no such lists, or an annotation file is missing.
+        FileNotFoundError: if an annotation file is missing.
         ValueError: if the split is unknown, a file is not a VOC annotation, or objects are
             invalid; when an example is read, if the image has another size than listed.
+    """
+
+    def __init__(
+        self,
+        folder: PathLike,
+        split: str | None,
+        class_names: Sequence[str] | None = None,
+        invalid: str = "raise",
+    ) -> None:
+        folder = pathlib.Path(folder)
+        documents = {path: _parse(path) for path in _annotation_files(folder, split)}
+        if class_names is None:
+            class_names = _default_names(folder, documents)
+        self.class_names = check_class_names(class_names)
+        images, objects = [], []
+        paths = _image_paths(folder, documents)
+        for index, (file, root) in enumerate(documents.items()):
+            height, width = _size(file, root, paths[file])
+            images.append(ImageEntry(paths[file], file.stem, height, width))
+            for number, element in enumerate(root.findall("object"), start=1):
+                objects.append((f"{file.stem} #{number}", (index, element)))
+        labels = {name: label for label, name in enumerate(self.class_names)}
+        read = functools.partial(_read, images=images, labels=labels)
+        super().__init__(folder, images, objects, read, invalid)
+
+
+def _annotation_files(folder, split):
+    """Returns the XML files of a split in order; of the whole folder for `None`."""
+    lists = _lists(folder, "Main")
+    if split is not None and lists:
+        annotations = _named_folder(folder, _ANNOTATION_FOLDERS) or folder
+        names = _image_names(folder, lookup("split", split, lists))
+        return [annotations / f"{name}.xml" for name in names]
+    top = folder if split is None else lookup("split", split, _split_folders(folder))
+    return [path for inner in all_folders(top) for path in files(inner, ".xml")]
+
+
+def _split_folders(folder):
+    return split_folders(
+        folder, lambda inner: any(files(each, ".xml") for each in all_folders(inner, 2))
+    )
+
+
+def _find_splits(folder):
+    folder = pathlib.Path(folder)
+    names = [name for name in _lists(folder, "Main") if name.lower() in SPLIT_WORDS]
+    splits = find_splits(names or _split_folders(folder))
+    return splits or {"train": "trainval" if "trainval" in _lists(folder, "Main") else None}
+
+
+def _recognize_detection(folder):
+    if (folder / "ImageSets" / "Main").is_dir():
+        return "Pascal VOC format"
+    for path in (path for inner in all_folders(folder, 3) for path in files(inner, ".xml")):
+        with path.open("rb") as file:
+            is_annotation = b"<annotation" in file.read(_START)
+        return "Pascal VOC format, without lists" if is_annotation else None
+    return None
+
+
+@register_reader(
+    "detection",
+    "voc",
+    _find_splits,
+    layout=("ImageSets/Main/train.txt", "Annotations/*.xml", "JPEGImages/*.jpg"),
+    recognize=_recognize_detection,
+)
+def _read_detection(folder, split, class_names, invalid, verify):
+    if class_names is None:  # Those of all splits.
+        folder = pathlib.Path(folder)
+        documents = {path: _parse(path) for path in _annotation_files(folder, None)}
+        class_names = _default_names(folder, documents)
+    return VocDetection(folder, split, class_names, invalid)
+
+
+def _default_names(folder, documents):
+    found = set()
+    for root in documents.values():
+        found.update(each.findtext("name", "").strip() for each in root.findall("object"))
+    is_benchmark = (folder / "ImageSets").is_dir() and found <= set(VOC_CLASS_NAMES)
+    return VOC_CLASS_NAMES if is_benchmark else sorted(found - {""})
+
+
+def _image_paths(folder, documents):
+    """Returns {XML file: path of its image}, which has the same name but for the extension."""
+    images, found = _named_folder(folder, IMAGE_FOLDERS), {}
+    for parent in {file.parent for file in documents}:
+        near = [_named_folder(each, IMAGE_FOLDERS) for each in (parent, parent.parent)]
+        candidates = [each for each in (images, *near, parent) if each is not None]
+        # The first folder that has images of these files.
+        stems = {file.stem: file for file in documents if file.parent == parent}
+        for candidate in candidates:
+            known = common_stems(path for path in image_files(candidate) if path.stem in stems)
+            if known or candidate is candidates[-1]:
+                for stem, file in stems.items():
+                    found[file] = known.get(stem, candidates[0] / f"{stem}.jpg")
+                break
+    return found
+
+
+def _named_folder(folder, names):
+    """Returns the folder in a folder that has one of some names, or None."""
+    inside = {each.name.lower(): each for each in subfolders(folder)}
+    return next((inside[name] for name in names if name in inside), None)
+
+
+class VocSegmentation(SegmentationFiles):
+    """Segmentation maps from a folder in Pascal VOC's layout, such as `VOCdevkit/VOC2012`.
+
+    A sequence of dicts of `image`, a path, and `segmentation_map` (height, width) uint8, in the
+    order of `ImageSets/Segmentation/{split}.txt`, from `SegmentationClass/{name}.png` and
+    `JPEGImages/{name}.jpg`, or another extension. Palette indices are class indices; 255, VOC's
+    border around objects, is ignored.
+
+    Args:
+        folder: path of the folder that contains `ImageSets`.
+        split: name of a list in `ImageSets/Segmentation`, such as `"train"`.
+        class_names: the classes in the order of indices, or `None` for the background and
+            VOC's 20.
+        invalid: `"raise"`, or `"drop"` to leave out images without a map of their size.
+
+    Raises:
+        FileNotFoundError: if the folder has no such lists.
+        ValueError: if the split is unknown, a file is missing, a map has another size than its
+            image, or all maps have no values but 0 and 255; when an example is read, if a file
+            is invalid.
     """
 
     def __init__(
@@ -63,71 +213,57 @@ class VocDetection(DetectionFiles):
         invalid: str = "raise",
     ) -> None:
         folder = pathlib.Path(folder)
-        self.class_names = check_class_names(
-            VOC_CLASS_NAMES if class_names is None else class_names
-        )
-        images, objects = [], []
-        for index, name in enumerate(_image_names(folder, "Main", split)):
-            file = folder / "Annotations" / f"{name}.xml"
-            root = _parse(file)
-            height, width = (_side(file, root, field) for field in ("height", "width"))
-            images.append(ImageEntry(folder / "JPEGImages" / f"{name}.jpg", name, height, width))
-            for number, element in enumerate(root.findall("object"), start=1):
-                objects.append((f"{name} #{number}", (index, element)))
-        labels = {name: label for label, name in enumerate(self.class_names)}
-        read = functools.partial(_read, images=images, labels=labels)
-        super().__init__(folder, images, objects, read, invalid)
-
-
-@register_reader("detection", "voc", _SPLITS)
-def _read_detection(folder, split, class_names, invalid, verify):
-    return VocDetection(folder, split, class_names, invalid)
-
-
-class VocSegmentation(SegmentationFiles):
-    """Segmentation maps from a folder in Pascal VOC's layout, such as `VOCdevkit/VOC2012`.
-
-    A sequence of dicts of `image`, a path, and `segmentation_map` (height, width) uint8, in the
-    order of `ImageSets/Segmentation/{split}.txt`, from `SegmentationClass/{name}.png` and
-    `JPEGImages/{name}.jpg`. Palette indices are class indices; 255, VOC's border around
-    objects, is ignored.
-
-    Args:
-        folder: path of the folder that contains `ImageSets`.
-        split: name of a list in `ImageSets/Segmentation`, such as `"train"`.
-        class_names: the classes in the order of indices, or `None` for the background and
-            VOC's 20.
-
-    Raises:
-        FileNotFoundError: if the folder has no such lists, or a file is missing.
-        ValueError: if the split is unknown, or all maps have no values but 0 and 255; when an
-            example is read, if a file is invalid.
-    """
-
-    def __init__(
-        self, folder: PathLike, split: str, class_names: Sequence[str] | None = None
-    ) -> None:
-        folder = pathlib.Path(folder)
+        lists = _lists(folder, "Segmentation")
+        if not lists:
+            raise FileNotFoundError(
+                f"{folder / 'ImageSets/Segmentation'} contains no lists of images."
+            )
+        names = _image_names(folder, lookup("split", split, lists))
+        images = folder / "JPEGImages"
+        known = common_stems(path for path in image_files(images) if path.stem in set(names))
         pairs = [
-            (folder / "JPEGImages" / f"{name}.jpg", folder / "SegmentationClass" / f"{name}.png")
-            for name in _image_names(folder, "Segmentation", split)
+            (known.get(name, images / f"{name}.jpg"), folder / "SegmentationClass" / f"{name}.png")
+            for name in names
         ]
         if class_names is None:
             class_names = ("background", *VOC_CLASS_NAMES)
-        super().__init__(pairs, check_class_names(class_names))
+        super().__init__(folder, pairs, check_class_names(class_names), invalid=invalid)
 
 
-@register_reader("segmentation", "voc", _SPLITS)
+def _find_segmentation_splits(folder):
+    lists = _lists(pathlib.Path(folder), "Segmentation")
+    return find_splits(name for name in lists if name.lower() in SPLIT_WORDS)
+
+
+def _recognize_segmentation(folder):
+    """The benchmark alone, whose maps have its palette: other data have other classes."""
+    if not (folder / "ImageSets/Segmentation").is_dir():
+        return None
+    for path in image_files(folder / "SegmentationClass")[:1]:
+        with open_image(path) as image:
+            if image.mode == "P" and image.getpalette()[:9] == _PALETTE:
+                return "Pascal VOC format"
+    return None
+
+
+@register_reader(
+    "segmentation",
+    "voc",
+    _find_segmentation_splits,
+    layout=("ImageSets/Segmentation/train.txt", "SegmentationClass/*.png", "JPEGImages/*.jpg"),
+    recognize=_recognize_segmentation,
+)
 def _read_segmentation(folder, split, class_names, invalid, verify):
-    return VocSegmentation(folder, split, class_names)
+    return VocSegmentation(folder, split, class_names, invalid)
 
 
-def _image_names(folder, task, split):
-    lists = folder / "ImageSets" / task
-    splits = {file.stem: file for file in sorted(lists.glob("*.txt"))}
-    if not splits:
-        raise FileNotFoundError(f"{lists} contains no lists of images.")
-    file = lookup("split", split, splits)
+def _lists(folder, task):
+    """Returns {name: path} of the lists of images."""
+    return {path.stem: path for path in files(folder / "ImageSets" / task, ".txt")}
+
+
+def _image_names(folder, file):
+    """Returns the names in a list."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:
@@ -160,14 +296,17 @@ def _parse(file):
     return root
 
 
-def _side(file, root, field):
-    text = root.findtext(f"size/{field}", "").strip()
-    if not (text.isdecimal() and int(text) > 0):
-        raise ValueError(
-            f"{file} is not a VOC annotation: `size/{field}` must be a positive int. "
-            f"Received: {text!r}"
-        )
-    return int(text)
+def _size(file, root, image):
+    """Returns (height, width); of the image if the file has none, as some programs write."""
+    texts = [root.findtext(f"size/{side}", "").strip() for side in ("height", "width")]
+    if all(text.isdecimal() and int(text) > 0 for text in texts):
+        return tuple(map(int, texts))
+    if texts in (["", ""], ["0", "0"]) and image.is_file():
+        return image_size(image)
+    raise ValueError(
+        f"{file} is not a VOC annotation: `size/height` and `size/width` must be positive ints. "
+        f"Received: {texts}"
+    )
 
 
 def _read(annotation, images, labels):

@@ -1,8 +1,8 @@
 """Trains and evaluates tasks by recipes; `keras-spm train` and `evaluate` call it."""
 
+from keras_spm.data.splits import DataSplits
 from keras_spm.trainer.checkpoints import TrainingError
 from keras_spm.trainer.classification import ClassificationRecipe
-from keras_spm.trainer.data import DataSplits
 from keras_spm.trainer.dense import DenseRecipe
 from keras_spm.trainer.detection import DetectionRecipe
 from keras_spm.trainer.evaluation import evaluate, find_recipe, load_keras_file, load_task

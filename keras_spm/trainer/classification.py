@@ -12,6 +12,7 @@ from keras_spm.backbones import PyramidBackbone
 from keras_spm.data import ImagePreprocessing, load_dataset
 from keras_spm.data.pipeline import training_batches
 from keras_spm.data.readers import INVALID_CHOICES, readers_of
+from keras_spm.data.splits import SPLITS, DataSplits, read_labels, read_splits, read_test_split
 from keras_spm.optimizers import AdamW, LayerwiseAdamW, WarmupCosine
 from keras_spm.registry import lookup
 from keras_spm.tasks import ImageClassifier
@@ -21,7 +22,6 @@ from keras_spm.trainer.classification_data import (
     PreprocessedImages,
     class_counts,
 )
-from keras_spm.trainer.data import SPLITS, DataSplits, read_labels, read_splits, read_test_split
 from keras_spm.trainer.recipe import (
     ABOVE_ZERO_TO_ONE,
     BELOW_ONE,

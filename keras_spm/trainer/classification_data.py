@@ -8,8 +8,8 @@ import numpy as np
 from keras_spm.data import ImagePreprocessing
 from keras_spm.data.classification_augmentation import ClassificationAugmentation, Mixing
 from keras_spm.data.pipeline import EvaluationBatches, repeated_batches
+from keras_spm.data.splits import DataSplits, read_labels
 from keras_spm.tasks import ImageClassifier
-from keras_spm.trainer.data import DataSplits, read_labels
 from keras_spm.trainer.recipe import Recipe
 
 

@@ -9,8 +9,8 @@ import keras
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.backbones.merging import MERGINGS
 from keras_spm.data import DigitScenes
+from keras_spm.data.splits import SPLITS, DataSplits, read_splits, read_test_split
 from keras_spm.optimizers import AdamW
-from keras_spm.trainer.data import SPLITS, DataSplits, read_splits, read_test_split
 from keras_spm.trainer.recipe import (
     COUNT,
     COUNT_OR_ZERO,

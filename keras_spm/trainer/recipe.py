@@ -10,10 +10,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import keras
 
+from keras_spm.data.splits import DataSplits
 from keras_spm.data.transforms import to_pixels
 from keras_spm.optimizers import LinearWarmup
 from keras_spm.registry import RECIPES, lookup
-from keras_spm.trainer.data import DataSplits
 
 _DRAWN_PREDICTIONS = 6
 

@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_spm.data.pipeline import read_ahead
+from keras_spm.data.splits import NO_TEST_SPLIT
 from keras_spm.environment import git_revision, versions
 from keras_spm.files import atomic_write
 from keras_spm.trainer.callbacks import DrawSamples, History, TensorBoard, write_csv
@@ -21,7 +22,6 @@ from keras_spm.trainer.checkpoints import (
     non_finite_names,
     set_state,
 )
-from keras_spm.trainer.data import NO_TEST_SPLIT
 from keras_spm.trainer.nan_debug import CheckFiniteLoss, NonFiniteError, explain_errors
 from keras_spm.trainer.recipe import Recipe, Setup
 from keras_spm.trainer.run_folder import RunFolder
