@@ -13,10 +13,11 @@ import keras
 
 from keras_spm import trainer
 from keras_spm.converters import to_torch_state_dict
+from keras_spm.data.report import describe_data, report_text
 from keras_spm.files import atomic_write
 from keras_spm.prediction import print_predictions
+from keras_spm.registry import RECIPES
 from keras_spm.terminal import printable, tolerant_output
-from keras_spm.trainer.dry_run import describe_plan
 from keras_spm.weights.formats import write_safetensors
 
 _LINE_BREAK = "\n"
@@ -122,23 +123,40 @@ def _add_overrides(parser):
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
 
 
+def _add_data_format(parser):
+    text = "data format, such as coco; by default it is recognized"
+    parser.add_argument("--data-format", metavar="FORMAT", help=text)
+
+
 def _add_train_arguments(parser):
-    parser.add_argument("recipe", help="name of a recipe, or path of a recipe file (.py)")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = trainer.describe_recipes()
+    text = "name of a recipe, path of a recipe file (.py), or classification, detection or "
+    text += "segmentation for your own data"
+    parser.add_argument("recipe", help=text)
+    parser.add_argument("--data", metavar="FOLDER", help="folder or file of the data set")
+    _add_data_format(parser)
     _add_overrides(parser)
-    text = "run folder; by default runs/RECIPE-BACKEND-seedN"
+    text = "run folder; by default runs/RECIPE-BACKEND-seedN, with a number after it if there is "
+    text += "a run with other settings"
     parser.add_argument("--output", type=pathlib.Path, help=text)
-    text = "build the data and the model, print the plan, and write nothing"
+    text = "print the report of the data and the plan, draw the first batch, and do not train"
     parser.add_argument("--dry-run", action="store_true", help=text)
 
 
 def _train(options):
-    recipe = trainer.load_recipe(options.recipe, options.set)
-    if options.dry_run:
-        print(printable(describe_plan(recipe, recipe.setup()), keep=_LINE_BREAK))
-        return
+    recipe = trainer.load_recipe(options.recipe, _train_overrides(options))
     name = f"{pathlib.Path(options.recipe).stem}-{keras.config.backend()}-seed{recipe.seed}"
-    folder = trainer.RunFolder(options.output or pathlib.Path("runs", name))
-    folder.check_recipe(recipe)
+    path = options.output or pathlib.Path("runs", name)
+    if options.dry_run:
+        picture = path.with_name(f"{path.name}-dry-run.png")
+        print(printable(trainer.dry_run(recipe, picture), keep=_LINE_BREAK))
+        return
+    if options.output is None:
+        folder = trainer.RunFolder.unused(path, recipe)
+    else:
+        folder = trainer.RunFolder(path)
+        folder.check_recipe(recipe)
     result = folder.result
     if result is not None:
         folder.remove_checkpoints()  # If the process was killed before it removed them.
@@ -148,6 +166,32 @@ def _train(options):
     _print_metrics({name.replace("_", " "): value for name, value in result.items()})
     files = ", ".join(sorted(path.name for path in folder.path.iterdir()))
     print(printable(f"see {folder.path}: {files}"))
+
+
+def _train_overrides(options):
+    given = {"data_folder": options.data, "dataset": options.data_format}
+    return [*(f"{key}={value}" for key, value in given.items() if value), *options.set]
+
+
+def _add_data_arguments(parser):
+    parser.add_argument("folder", help="folder or file of the data set")
+    text = "classification, detection or segmentation; by default all that the folder is for"
+    parser.add_argument("--task", choices=list(RECIPES), help=text)
+    _add_data_format(parser)
+    _add_overrides(parser)
+    parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
+
+
+def _data(options):
+    options.data = options.folder
+    tasks = [options.task] if options.task else trainer.recognized_tasks(options.folder)
+    for task in tasks:
+        recipe = trainer.load_recipe(task, _train_overrides(options))
+        report = describe_data(recipe.splits())
+        if options.json:
+            print(json.dumps({"task": task, **report}))
+        else:
+            print(printable(f"{task}\n{report_text(report)}", keep=_LINE_BREAK))
 
 
 def _add_evaluate_arguments(parser):
@@ -224,6 +268,7 @@ def _export(options):
 # {name: (summary, function that adds arguments, function of the parsed options)}
 _COMMANDS = {
     "train": ("train by a recipe and write a run folder", _add_train_arguments, _train),
+    "data": ("print the report of a data set", _add_data_arguments, _data),
     "evaluate": ("evaluate a model on a data set", _add_evaluate_arguments, _evaluate),
     "predict": ("run a model on images", _add_predict_arguments, _predict),
     "export": ("write the weights of a saved model for PyTorch", _add_export_arguments, _export),

@@ -42,10 +42,14 @@ ALLOWED = {
     "data": {"cards", "registry", "numpy", "keras"},
     "visualize": {"data", "terminal", "numpy"},
     "prediction": {"data", "tasks", "terminal"},
-    "cli": {"converters", "prediction", "terminal", "trainer", "weights", "keras"},
+    "cli": {
+        *("converters", "data", "prediction", "registry", "terminal", "trainer", "weights"),
+        "keras",
+    },
     "trainer": {
         *("backbones", "backend", "callbacks", "data", "environment", "heads", "layers"),
-        *("optimizers", "registry", "tasks", "visualize", "weights", "keras", "numpy"),
+        *("optimizers", "registry", "tasks", "terminal", "visualize", "weights", "keras"),
+        "numpy",
     },
 }
 
@@ -55,6 +59,7 @@ FREE = {"arguments", "files", "types"}
 LAZY = {
     *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),
     *("filelock", "pycocotools", "sklearn", "PIL", "matplotlib", "safetensors", "tensorboard"),
+    "yaml",
 }
 # A framework may be imported here alone (weights reads .pth files with torch's reader, data
 # maps tf.data sets).

@@ -2,6 +2,7 @@
 
 from keras_spm.data.ade20k import Ade20k
 from keras_spm.data.batching import DetectionBatching, ImageBatching
+from keras_spm.data.classes import read_classes
 from keras_spm.data.classification_augmentation import ClassificationAugmentation, Mixing
 from keras_spm.data.coco import CocoDetection
 from keras_spm.data.csv_dataset import CsvDataset
@@ -45,6 +46,7 @@ __all__ = [
     "YoloDetection",
     "load_dataset",
     "load_digits",
+    "read_classes",
     "read_classification",
     "read_detection",
     "read_segmentation",

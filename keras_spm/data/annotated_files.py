@@ -58,6 +58,8 @@ class DetectionFiles:
         invalid: `"raise"` or `"drop"`.
     """
 
+    counted = "boxes"  # By `counts`.
+
     def __init__(
         self,
         source: object,
@@ -92,9 +94,9 @@ class DetectionFiles:
         """Largest number of objects in an image."""
         return max((rows.stop - rows.start for _, rows in self._images), default=0)
 
-    def sizes(self) -> list[tuple[int, int]]:
-        """Returns the (height, width) of every image."""
-        return [(image.height, image.width) for image, _ in self._images]
+    def image_paths(self) -> list[pathlib.Path]:
+        """Returns the path of every image."""
+        return [image.path for image, _ in self._images]
 
     def counts(self, indices: Iterable[int] | None = None) -> np.ndarray:
         """Returns (classes,) ints, the number of objects of each class, in all or some images."""
@@ -202,6 +204,8 @@ class SegmentationFiles:
             objects are 255.
     """
 
+    counted = "pixels"  # By `counts`.
+
     def __init__(
         self,
         source: object,
@@ -251,6 +255,10 @@ class SegmentationFiles:
         values = self.read_values(index)
         segmentation_map = to_segmentation_map(values, size, num_classes, self._first_class, stored)
         return {"image": image, "segmentation_map": segmentation_map}
+
+    def image_paths(self) -> list[pathlib.Path]:
+        """Returns the path of every image."""
+        return [image for image, _ in self._pairs]
 
     def counts(self, indices: Iterable[int]) -> np.ndarray:
         """Returns (classes,) ints, the number of pixels of each class in some maps."""

@@ -10,7 +10,7 @@ from keras_spm.types import PathLike
 
 _SPLITS = {
     "train": ("train", "training"),
-    "validation": ("val", "valid", "validation", "dev"),
+    "validation": ("validation", "val", "valid", "dev"),
     "test": ("test", "testing"),
 }
 # {word in a name: split}
@@ -25,7 +25,6 @@ MASK_FOLDERS = (
     *("segmentationclass", "segmentationclasspng", "segmentations", "segmentation", "targets"),
     *("target", "groundtruth", "ground_truth", "y"),
 )
-CLASSES_FILE = "classes.txt"
 _SYSTEM_FOLDERS = ("__MACOSX",)
 _DEPTH = 4  # Of the folders that are searched.
 _TRIED = 20  # Names of images that are looked for.
@@ -124,18 +123,6 @@ def common_stems(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
         if other != path:
             raise ValueError(f"{other} and {path} have the same name but for the extension.")
     return stems
-
-
-def find_class_names(folder: PathLike) -> list[str] | None:
-    """Returns the lines of `classes.txt` in a folder, or `None` if there is none."""
-    path = pathlib.Path(folder, CLASSES_FILE)
-    if not path.is_file():
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file in UTF-8: {error}.") from error
-    return [line.strip() for line in lines if line.strip()]
 
 
 def unwrapped(folder: PathLike) -> list[pathlib.Path]:

@@ -47,6 +47,8 @@ class LabeledFiles:
         labels: (count,) int64, or (count, classes) float32 of 0 and 1 if `multi_label`.
     """
 
+    counted = "images"  # By `counts`.
+
     def __init__(
         self,
         source: object,
@@ -99,6 +101,10 @@ class LabeledFiles:
         for row, names in zip(labels, names_of_files, strict=True):
             row[[indices[name] for name in names]] = 1
         return labels
+
+    def image_paths(self) -> list[pathlib.Path]:
+        """Returns the path of every image."""
+        return list(map(pathlib.Path, self._paths))
 
     def counts(self, indices: np.ndarray | slice = slice(None)) -> np.ndarray:
         """Returns (classes,) ints, the number of images of each class, of all or some images."""
@@ -232,11 +238,9 @@ def _folder_splits(folder):
 def _recognize(folder):
     split = _folder_splits(folder)["train"]
     classes = subfolders(folder / (split or ""))
-    names = {inner.name.lower() for inner in classes}
+    names = {each.name.lower() for each in classes if any(map(has_images, all_folders(each)))}
     # Folders of images and of their annotations, or of splits, are not classes.
-    if names <= {*IMAGE_FOLDERS, *MASK_FOLDERS} or all(map(split_of, names)):
-        return None
-    if sum(any(map(has_images, all_folders(inner))) for inner in classes) < 2:
+    if len(names) < 2 or names <= {*IMAGE_FOLDERS, *MASK_FOLDERS} or all(map(split_of, names)):
         return None
     return "a folder per class" + (", with splits" if split else "")
 

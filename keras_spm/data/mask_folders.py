@@ -1,17 +1,12 @@
 """Segmentation maps in folders beside the images, and Cityscapes."""
 
-import json
 import os
 import pathlib
-import re
 from collections.abc import Sequence
-from typing import NamedTuple
-
-import numpy as np
 
 from keras_spm.data.annotated_files import SegmentationFiles
+from keras_spm.data.classes import find_classes
 from keras_spm.data.folders import (
-    CLASSES_FILE,
     IMAGE_FOLDERS,
     MASK_FOLDERS,
     common_stems,
@@ -33,64 +28,6 @@ CITYSCAPES_CLASS_NAMES = (
     *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
     *("motorcycle", "bicycle"),
 )
-
-
-class Classes(NamedTuple):
-    """Names of classes and, if they are known, (classes, 3) uint8 colors in their order."""
-
-    names: list[str]
-    colors: np.ndarray | None = None
-
-
-def read_classes(path: PathLike) -> Classes:
-    """Reads class names, and optionally their colors, from a text or JSON file.
-
-    A text file has a class per line: its name, optionally with three numbers for its color
-    before or after it. A JSON file has a list of names; or a mapping from names to colors, or
-    from class numbers to names.
-
-    Raises:
-        ValueError: if the file is neither.
-    """
-    path = pathlib.Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        entries = _json_entries(json.loads(text)) if path.suffix == ".json" else _text_entries(text)
-        names = check_class_names([name for name, _ in entries])
-        colors = [color for _, color in entries if color is not None]
-        if colors and len(colors) != len(names):
-            raise ValueError("some classes have a color, and some have none")
-        array = np.array(colors, "uint8").reshape(-1, 3) if colors else None
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} is not a list of classes: {error}") from error
-    return Classes(names, array)
-
-
-def _text_entries(text):
-    """Returns [(name, color or None)]."""
-    entries = []
-    for line in filter(None, map(str.strip, text.splitlines())):
-        color = r"(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})"
-        before = re.fullmatch(rf"{color}[\s,]+(.+)", line)
-        after = re.fullmatch(rf"(.+?)[\s,]+{color}", line)
-        if before:
-            *numbers, name = before.groups()
-        elif after:
-            name, *numbers = after.groups()
-        else:
-            name, numbers = line, None
-        entries.append((name.strip(), numbers and list(map(int, numbers))))
-    return entries
-
-
-def _json_entries(contents):
-    if isinstance(contents, list):
-        return [(each, None) for each in contents]
-    if not isinstance(contents, dict):
-        raise ValueError("it must be a list or a mapping")
-    if all(isinstance(value, str) for value in contents.values()):
-        return [(contents[key], None) for key in sorted(contents, key=int)]
-    return list(contents.items())
 
 
 class MaskFolders(SegmentationFiles):
@@ -142,7 +79,7 @@ class MaskFolders(SegmentationFiles):
     ) -> None:
         folder = pathlib.Path(folder)
         layout = _find_folders(folder)
-        classes = _find_classes(folder)
+        classes = find_classes(folder)
         if class_names is None and classes is None:
             class_names = _numbers(folder, layout, label_map)
         elif class_names is None:
@@ -157,13 +94,6 @@ class MaskFolders(SegmentationFiles):
             label_map=label_map,
             colors=None if classes is None else classes.colors,
         )
-
-
-def _find_classes(folder):
-    for name in (CLASSES_FILE, "classes.json"):
-        if (folder / name).is_file():
-            return read_classes(folder / name)
-    return None
 
 
 def _numbers(folder, layout, label_map):

@@ -15,15 +15,8 @@ from keras_spm.data.annotated_files import (
     check_finite,
     clip_box,
 )
-from keras_spm.data.folders import (
-    CLASSES_FILE,
-    all_folders,
-    files,
-    find_class_names,
-    image_files,
-    split_of,
-    subfolders,
-)
+from keras_spm.data.classes import CLASSES_FILES, find_classes
+from keras_spm.data.folders import all_folders, files, image_files, split_of, subfolders
 from keras_spm.data.images import image_size
 from keras_spm.data.readers import (
     InvalidAnnotation,
@@ -165,22 +158,25 @@ def _read_config(folder, allow_outside=False):
     """Returns the `_Config` of a folder or YAML file."""
     if not folder.exists():
         raise FileNotFoundError(f"There is no file or folder {folder}.")
-    root = folder if folder.is_dir() else folder.parent
-    paths = _yaml_files(folder)
-    if len(paths) > 1:  # For the same images, such as with boxes and with polygons.
-        paths = [path for path in paths if _has_boxes(_parse(path, root))] or paths
-    if len(paths) > 1:
-        found = ", ".join(str(path.relative_to(root)) for path in paths)
-        raise ValueError(f"{folder} has several YAML files: {found}. Pass one of them.")
-    if allow_outside:
-        root = root.absolute().parent
-    if paths:
-        return _parse(paths[0], root)
+    root, path = folder if folder.is_dir() else folder.parent, _yaml_file(folder)
+    if path is not None:
+        return _parse(path, root.absolute().parent if allow_outside else root)
     folders = _images_folders(folder)
     splits = {split: [folders[name]] for split, name in find_splits(folders).items()}
-    names = find_class_names(folder) or find_class_names(folder / "labels")
-    numbers = None if names is None else dict(enumerate(names))
+    classes = find_classes(folder) or find_classes(folder / "labels")
+    numbers = None if classes is None else dict(enumerate(classes.names))
     return _Config(root, folder, numbers, splits or {"train": list(folders.values())})
+
+
+def _yaml_file(folder):
+    """Returns the YAML file of a folder, or None."""
+    paths = _yaml_files(folder)
+    if len(paths) > 1:  # For the same images, such as with boxes and with polygons.
+        paths = [path for path in paths if _has_boxes(_parse(path, folder))] or paths
+    if len(paths) > 1:
+        found = ", ".join(str(path.relative_to(folder)) for path in paths)
+        raise ValueError(f"{folder} has several YAML files: {found}. Pass one of them.")
+    return paths[0] if paths else None
 
 
 def _yaml_files(folder):
@@ -214,22 +210,26 @@ def _parse(path, root):
             f"Received: {names!r}"
         )
     splits = {}
-    for split, key in find_splits(map(str, contents)).items():
+    for split, key in _split_keys(contents).items():
         sources = contents[key]
         sources = sources if isinstance(sources, list) else [sources]
         bases = [path.parent, root]
         if isinstance(contents.get("path"), str):
             bases.insert(0, path.parent / _relative(contents["path"]))
-        found = [_find(str(source), bases) for source in sources if source]
+        found = [_find(str(source), bases) for source in sources]
         if None in found:
             raise ValueError(
                 f"{path}: `{key}` must be folders of images, or files with a list of images, "
-                f"inside {root}. Received: {contents[key]!r}"
+                f"inside {root}; pass the folder that contains both. Received: {contents[key]!r}"
             )
-        if found:
-            splits[split] = found
+        splits[split] = found
     names = {number: str(names[number]) for number in sorted(names)}
     return _Config(root, path.parent, names, splits, contents.get(_SKIP_KEY) is True)
+
+
+def _split_keys(contents):
+    """Returns {split: key} of the splits in a YAML file; `test:` is often empty."""
+    return find_splits(key for key, value in contents.items() if isinstance(key, str) and value)
 
 
 def _relative(name):
@@ -306,7 +306,7 @@ def _has_texts(folder):
     """Returns whether there are text files in `labels`, rather than images."""
     inside = [inner for inner in all_folders(folder) if "labels" in _lower_parts(inner, folder)]
     texts = (path.name for inner in inside for path in files(inner, ".txt"))
-    return any(name != CLASSES_FILE for name in texts)
+    return any(name not in CLASSES_FILES for name in texts)
 
 
 def _lower_parts(path, folder):
@@ -314,7 +314,11 @@ def _lower_parts(path, folder):
 
 
 def _splits(folder):
-    return {split: split for split in _read_config(pathlib.Path(folder)).splits}
+    path = _yaml_file(pathlib.Path(folder))
+    known = (
+        _read_config(pathlib.Path(folder)).splits if path is None else _split_keys(_load_yaml(path))
+    )
+    return {split: split for split in known}
 
 
 def _recognize(folder):
@@ -323,8 +327,7 @@ def _recognize(folder):
     paths = _yaml_files(folder)
     if not paths:
         return "YOLO format" if _images_folders(folder) and _has_texts(folder) else None
-    has_splits = any(find_splits(map(str, _load_yaml(path))) for path in paths)
-    return "YOLO format" if has_splits else None
+    return "YOLO format" if any(_split_keys(_load_yaml(path)) for path in paths) else None
 
 
 @register_reader(

@@ -137,6 +137,30 @@ class TensorBoard(keras.callbacks.Callback):
             writer.write(event.SerializeToString())
 
 
+class ProgressLines(keras.callbacks.Callback):
+    """Prints the progress of an epoch every few seconds, where there is no progress bar."""
+
+    def __init__(self, seconds: float = 10.0):
+        super().__init__()
+        self._seconds = seconds
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._epoch, self._started = epoch, time.monotonic()
+        self._printed = self._started
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        now, steps = time.monotonic(), self.params["steps"]
+        if now - self._printed >= self._seconds:
+            self._printed = now
+            values = "".join(f", {name} {value:.4g}" for name, value in (logs or {}).items())
+            left = (now - self._started) / (batch + 1) * (steps - batch - 1)
+            print(
+                f"epoch {self._epoch + 1}, step {batch + 1} of {steps}{values}, "
+                f"{left:.0f} s left in the epoch",
+                flush=True,
+            )
+
+
 class DrawSamples(keras.callbacks.Callback):
     """Draws the first batch, augmented and with its targets, before the first step."""
 

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -11,8 +11,15 @@ import numpy as np
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.data import ImagePreprocessing, load_dataset
 from keras_spm.data.pipeline import training_batches
-from keras_spm.data.readers import INVALID_CHOICES, readers_of
-from keras_spm.data.splits import SPLITS, DataSplits, read_labels, read_splits, read_test_split
+from keras_spm.data.readers import readers_of
+from keras_spm.data.splits import (
+    AUTO,
+    SPLITS,
+    DataSplits,
+    read_labels,
+    read_splits,
+    read_test_split,
+)
 from keras_spm.optimizers import AdamW, LayerwiseAdamW, WarmupCosine
 from keras_spm.registry import lookup
 from keras_spm.tasks import ImageClassifier
@@ -37,10 +44,6 @@ from keras_spm.trainer.recipe import (
 )
 from keras_spm.visualize import plot_confusion_matrix
 
-DTYPE_POLICIES = (
-    *("float32", "float64", "bfloat16", "float16"),
-    *("mixed_bfloat16", "mixed_float16"),
-)
 _IN_MEMORY = ("digits",)
 _MAX_CONFUSION_CLASSES = 30
 _IN_MEMORY_KEYS = ("rotation", "zoom", "translation")
@@ -81,12 +84,7 @@ class ClassificationRecipe(Recipe):
     Attributes:
         load_weights: whether the backbone starts from the preset's published weights.
         frozen_stages: number of frozen stages of the backbone; 4 for a linear probe.
-        dtype_policy: Keras's dtype policy of the backbone, such as `"mixed_bfloat16"`.
-        invalid: `"raise"`, or `"drop"` to leave out invalid files.
-        allow_outside: whether paths in CSV files may lead out of their folder of images.
         verify_images: whether all files are decoded before the training to find invalid ones.
-        validation_share: share of the training split that is held out for validation if there
-            is no validation split.
         class_weights: `"none"`, or `"balanced"` for weights inversely proportional to the
             number of images of a class.
         image_size: height and width of training and test images, pixels.
@@ -107,21 +105,12 @@ class ClassificationRecipe(Recipe):
         warmup_epochs: epochs of linear warmup.
         warmup_learning_rate, min_learning_rate: first and last learning rate.
         epsilon: of AdamW.
-        global_clipnorm: largest global norm of the gradients; 0 for no clipping.
         layer_decay: see `LayerwiseAdamW`; 1 for none.
-        gradient_accumulation_steps: batches per update. Averages and clipping are per update.
-        ema_decay: momentum of the weights' moving average, which is validated, tested and
-            saved in place of the weights; 0 for none. Statistics of batch normalization are
-            not averaged again.
     """
 
     load_weights: bool = False
     frozen_stages: int = 0
-    dtype_policy: str = "float32"
-    invalid: str = "raise"
-    allow_outside: bool = False
     verify_images: bool = True
-    validation_share: float = 0.0
     class_weights: str = "none"
     image_size: int = 224
     crop_pct: float = 1.0
@@ -141,10 +130,7 @@ class ClassificationRecipe(Recipe):
     warmup_learning_rate: float = 0.0
     min_learning_rate: float = 0.0
     epsilon: float = 1e-7
-    global_clipnorm: float = 0.0
     layer_decay: float = 1.0
-    gradient_accumulation_steps: int = 1
-    ema_decay: float = 0.0
 
     kind = "classification"
     task = ImageClassifier
@@ -152,12 +138,11 @@ class ClassificationRecipe(Recipe):
     ranges: ClassVar[dict[str, Range]] = {
         **Recipe.ranges,
         **dict.fromkeys(("flip", "random_erasing", "translation"), PROBABILITY),
-        **dict.fromkeys(("label_smoothing", "ema_decay", "validation_share", "zoom"), BELOW_ONE),
+        **dict.fromkeys(("label_smoothing", "zoom"), BELOW_ONE),
         **dict.fromkeys(("crop_pct", "crop_scale", "layer_decay"), ABOVE_ZERO_TO_ONE),
-        **dict.fromkeys(("mixup", "cutmix", "global_clipnorm"), NOT_NEGATIVE),
+        **dict.fromkeys(("mixup", "cutmix"), NOT_NEGATIVE),
         **dict.fromkeys(("warmup_learning_rate", "min_learning_rate"), NOT_NEGATIVE),
-        **dict.fromkeys(("gradient_accumulation_steps", "image_size"), COUNT),
-        "repeated_augmentation": COUNT,
+        **dict.fromkeys(("image_size", "repeated_augmentation"), COUNT),
         "warmup_epochs": COUNT_OR_ZERO,
         "epsilon": POSITIVE,
         "rotation": Range(0, 180),
@@ -165,24 +150,33 @@ class ClassificationRecipe(Recipe):
         "frozen_stages": Range(0, 4),
     }
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
-        "dtype_policy": DTYPE_POLICIES,
-        "invalid": INVALID_CHOICES,
+        **Recipe.choices,
         "class_weights": ("none", "balanced"),
         "schedule": ("cosine", *_COSINES),
     }
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(
-                "`warmup_epochs` must be less than `epochs`. Received: "
-                f"warmup_epochs={self.warmup_epochs}, epochs={self.epochs}"
-            )
 
     def setup(self) -> Setup:
         keras.utils.set_random_seed(self.seed)
         self._check_dataset()
         data = self.splits()
+        adapted, notes = self._adapted(len(data.train))
+        return dataclasses.replace(adapted._setup(data), notes=notes)
+
+    def _adapted(self, images):
+        """Returns (recipe, notes) for a number of training images."""
+        changes, notes = {}, []
+        if self.batch_size > images:
+            changes["batch_size"] = images
+            notes.append(f"batch_size={images} instead of {self.batch_size}: all training images")
+        if self.warmup_epochs >= self.epochs:
+            changes["warmup_epochs"] = self.epochs - 1
+            notes.append(
+                f"warmup_epochs={self.epochs - 1} instead of {self.warmup_epochs}: there are only "
+                f"{self.epochs} epochs"
+            )
+        return dataclasses.replace(self, **changes), tuple(notes)
+
+    def _setup(self, data):
         in_memory = self.dataset in _IN_MEMORY
         multi_label = getattr(data.train, "multi_label", False)
         preprocessing = None if in_memory else self.preprocessing()
@@ -207,8 +201,8 @@ class ClassificationRecipe(Recipe):
         if self.dataset in _IN_MEMORY:
             splits = load_dataset(self.dataset)
             examples = (ArrayExamples(*getattr(splits, split)) for split in SPLITS)
-            return DataSplits(*examples, splits.class_names)
-        data = read_splits(self.kind, self.dataset, self.data_folder, **self._reader_arguments())
+            return DataSplits(*examples, splits.class_names, self.dataset)
+        data = read_splits(self.kind, self.dataset, self.data_folder, **self.reader_arguments())
         if hasattr(data.train, "labels"):  # Known without reading the images.
             counts = zip(data.class_names, class_counts(data), strict=True)
             missing = [name for name, count in counts if not count]
@@ -223,7 +217,7 @@ class ClassificationRecipe(Recipe):
         if self.dataset in _IN_MEMORY:
             splits = load_dataset(self.dataset)
             return ArrayExamples(*splits.test), splits.class_names
-        arguments = self._reader_arguments()
+        arguments = self.reader_arguments()
         return read_test_split(self.kind, self.dataset, self.data_folder, **arguments)
 
     def evaluate(
@@ -257,6 +251,7 @@ class ClassificationRecipe(Recipe):
             load_weights=self.load_weights,
             drop_path_rate=self.drop_path_rate,
             dtype=self.dtype_policy,
+            gradient_checkpointing=self.gradient_checkpointing,
         )
         model = ImageClassifier(
             backbone,
@@ -289,35 +284,19 @@ class ClassificationRecipe(Recipe):
         )
 
     def _optimizer(self, model, steps_per_epoch):
-        accumulation = self.gradient_accumulation_steps
-        arguments = {
-            "weight_decay": self.weight_decay,
-            "epsilon": self.epsilon,
-            "global_clipnorm": self.global_clipnorm or None,
-            "gradient_accumulation_steps": accumulation if accumulation > 1 else None,
-        }
-        if self.ema_decay:
-            # Keras updates averages after every batch, also without an update of the weights.
-            arguments |= {"use_ema": True, "ema_momentum": self.ema_decay ** (1 / accumulation)}
+        arguments = {**self.optimizer_arguments(), "epsilon": self.epsilon}
         schedule = self.learning_rate_schedule(steps_per_epoch)
         if self.layer_decay < 1:
             backbone = model.backbone
             return LayerwiseAdamW.from_backbone(backbone, schedule, self.layer_decay, **arguments)
         return AdamW(schedule, **arguments)
 
-    def _reader_arguments(self):
-        return {
-            "validation_share": self.validation_share,
-            "seed": self.seed,
-            "invalid": self.invalid,
-            "verify": self.verify_images,
-            # Of the reader of CSV files alone.
-            **({"allow_outside": True} if self.allow_outside else {}),
-        }
+    def reader_arguments(self) -> dict[str, Any]:
+        return {**super().reader_arguments(), "verify": self.verify_images}
 
     def _check_dataset(self):
         """Checks that the data set is known, and that no key is set that it does not use."""
-        known = dict.fromkeys((*_IN_MEMORY, *readers_of(self.kind)))
+        known = dict.fromkeys((*_IN_MEMORY, AUTO, *readers_of(self.kind)))
         lookup("data set", self.dataset, known)
         unused = _FILE_KEYS if self.dataset in _IN_MEMORY else _IN_MEMORY_KEYS
         for field in dataclasses.fields(self):

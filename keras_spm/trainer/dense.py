@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar, Self
 
 import keras
 
+from keras_spm.arguments import check_integer
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.backbones.merging import MERGINGS
 from keras_spm.data import DigitScenes
@@ -29,15 +30,18 @@ VALIDATION_SCENES, TEST_SCENES = 64, 256
 class DenseRecipe(Recipe):
     """Hyperparameters that all dense tasks have.
 
-    Data sets are `"digit_scenes"`, composed in memory, and the registered readers of the task.
+    Data sets are `"digit_scenes"`, composed in memory, and those on disk in a registered format.
 
     Attributes:
         load_weights: whether the backbone starts from the preset's published weights.
         merging: patch merging of the backbone, as in its constructor.
-        steps_per_epoch: int. The training split is repeated as often as needed.
+        steps_per_epoch: steps, for which the training split is repeated as often as needed; 0 for
+            one pass over it.
         schedule: learning rate after the warmup: `"cosine"` or `"polynomial"` (power 0.9), both
             down to 0, or `"steps"`, divided by 10 after 2/3 and after 11/12 of the steps.
         warmup_steps: steps of linear warmup.
+        size_divisor: height and width of test images, and of training images of a detector, are
+            padded to multiples of it. JAX compiles once for each size: a large divisor leaves few.
         pyramid_channels: channels of the feature pyramid.
         head_channels: channels of the head's convolutions.
         flip: probability of a horizontal flip.
@@ -51,27 +55,21 @@ class DenseRecipe(Recipe):
     pyramid_channels: int
     head_channels: int
     flip: float
+    size_divisor: int = 32
 
     scene_size: ClassVar[str]  # Key with the size of digit scenes.
     scene_class_names: ClassVar[list[str]]
     ranges: ClassVar[dict[str, Range]] = {
         **Recipe.ranges,
-        **dict.fromkeys(("steps_per_epoch", "pyramid_channels", "head_channels"), COUNT),
-        "warmup_steps": COUNT_OR_ZERO,
+        **dict.fromkeys(("pyramid_channels", "head_channels", "size_divisor"), COUNT),
+        **dict.fromkeys(("steps_per_epoch", "warmup_steps"), COUNT_OR_ZERO),
         "flip": PROBABILITY,
     }
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        **Recipe.choices,
         "merging": tuple(MERGINGS),
         "schedule": tuple(SCHEDULES),
     }
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.warmup_steps >= self.steps:
-            raise ValueError(
-                "`warmup_steps` must be less than `epochs` * `steps_per_epoch`. "
-                f"Received: warmup_steps={self.warmup_steps}, {self.steps} steps"
-            )
 
     def check_order(self, smaller: str, larger: str) -> None:
         """Raises a `ValueError` if the value of the first key exceeds that of the second."""
@@ -82,6 +80,30 @@ class DenseRecipe(Recipe):
                 f"Received: {smaller}={low}, {larger}={high}"
             )
 
+    def setup(self) -> Setup:
+        keras.utils.set_random_seed(self.seed)
+        data = self.splits()
+        recipe, notes = self.adapted(data)
+        return dataclasses.replace(recipe.build(data), notes=notes)
+
+    def build(self, data: DataSplits) -> Setup:
+        """Builds and compiles the model and the batches."""
+        raise NotImplementedError(f"{type(self).__name__} must implement `build`.")
+
+    def adapted(self, data: DataSplits) -> tuple[Self, tuple[str, ...]]:
+        """Returns (recipe, notes) for data: the number of steps, and a warmup that fits."""
+        changes, notes = {}, []
+        if not self.steps_per_epoch:
+            changes["steps_per_epoch"] = -(-len(data.train) // self.batch_size)
+        steps = self.epochs * changes.get("steps_per_epoch", self.steps_per_epoch)
+        if self.warmup_steps and self.warmup_steps > steps // 2:
+            changes["warmup_steps"] = steps // 10
+            notes.append(
+                f"warmup_steps={steps // 10} instead of {self.warmup_steps}: there are only "
+                f"{steps} steps"
+            )
+        return dataclasses.replace(self, **changes), tuple(notes)
+
     @property
     def steps(self) -> int:
         """Total number of steps."""
@@ -91,16 +113,12 @@ class DenseRecipe(Recipe):
         """Returns the learning-rate schedule."""
         return SCHEDULES[self.schedule](self.learning_rate, self.steps, self.warmup_steps)
 
-    def reader_arguments(self) -> dict[str, Any]:
-        """Returns further arguments of the data reader."""
-        return {}
-
     def splits(self) -> DataSplits:
         """Reads all splits of the data set."""
         if self.dataset == _SCENES:
-            return DataSplits(*map(self._scenes, SPLITS), self.scene_class_names)
-        arguments = self.reader_arguments()
-        return read_splits(self.kind, self.dataset, self.data_folder, **arguments)
+            check_integer("steps_per_epoch", self.steps_per_epoch)  # Scenes have no number.
+            return DataSplits(*map(self._scenes, SPLITS), self.scene_class_names, _SCENES)
+        return read_splits(self.kind, self.dataset, self.data_folder, **self.reader_arguments())
 
     def test_examples(self) -> tuple[Sequence, list[str]]:
         if self.dataset == _SCENES:
@@ -121,6 +139,8 @@ class DenseRecipe(Recipe):
             load_weights=self.load_weights,
             drop_path_rate=self.drop_path_rate,
             merging=self.merging,
+            dtype=self.dtype_policy,
+            gradient_checkpointing=self.gradient_checkpointing,
         )
 
     def compiled_setup(
@@ -140,8 +160,8 @@ class DenseRecipe(Recipe):
             evaluation: callback that measures the validation split.
             metric: metric of the callback that selects the best epoch, the highest.
         """
-        learning_rate = self.learning_rate_schedule()
-        model.compile(optimizer=AdamW(learning_rate, weight_decay=self.weight_decay))
+        schedule = self.learning_rate_schedule()
+        model.compile(optimizer=AdamW(schedule, **self.optimizer_arguments()))
         return Setup(
             model,
             batches,

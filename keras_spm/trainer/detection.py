@@ -1,15 +1,13 @@
 """Recipes of object detection."""
 
 import dataclasses
-from typing import Any, ClassVar
-
-import keras
+from typing import ClassVar
 
 from keras_spm.callbacks import CocoEvaluation
 from keras_spm.data import DetectionBatching, ImageBatching
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.data.pipeline import repeated_batches
-from keras_spm.data.readers import INVALID_CHOICES
+from keras_spm.data.splits import DataSplits
 from keras_spm.data.transforms import horizontal_flip, to_pixels
 from keras_spm.heads import RetinaNet
 from keras_spm.heads.retinanet import BOX_LOSSES
@@ -17,34 +15,31 @@ from keras_spm.tasks import ObjectDetector
 from keras_spm.trainer.dense import DenseRecipe
 from keras_spm.trainer.recipe import COUNT, COUNT_OR_ZERO, POSITIVE, Range, Setup
 
+_MAX_OBJECTS = 100
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DetectionRecipe(DenseRecipe):
     """Hyperparameters of an `ObjectDetector`.
 
     Attributes:
-        invalid: `"raise"`, or `"drop"` to leave out invalid annotations. `"auto"` is the
-            default of the data format: `"drop"` for COCO's own files, else `"raise"`.
         min_size: length of the shorter side of images, pixels. The aspect ratio is kept.
         max_size: limit of the longer side.
         num_convs: convolutions in each tower of the head.
         anchor_scale: side of the smallest anchor, in strides.
         box_loss: as in `ObjectDetector`.
         frozen_stages: number of frozen stages of the backbone.
-        allow_outside: whether file names of COCO may lead out of its folder of images.
-        max_objects: largest number of objects in a training image.
+        max_objects: largest number of objects in a training image; 0 for that of the data.
         max_detections: largest number of objects that are detected in an image.
     """
 
-    invalid: str = "auto"
     min_size: int
     max_size: int
     num_convs: int
     anchor_scale: float
     box_loss: str
     frozen_stages: int
-    allow_outside: bool = False
-    max_objects: int = 100
+    max_objects: int = 0
     max_detections: int = 100
 
     kind = "detection"
@@ -54,14 +49,13 @@ class DetectionRecipe(DenseRecipe):
     scene_class_names: ClassVar[list[str]] = CLASS_NAMES[1:]
     ranges: ClassVar[dict[str, Range]] = {
         **DenseRecipe.ranges,
-        **dict.fromkeys(("min_size", "max_size", "max_objects", "max_detections"), COUNT),
-        "num_convs": COUNT_OR_ZERO,
+        **dict.fromkeys(("min_size", "max_size", "max_detections"), COUNT),
+        **dict.fromkeys(("max_objects", "num_convs"), COUNT_OR_ZERO),
         "anchor_scale": POSITIVE,
         "frozen_stages": Range(0, 4),
     }
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         **DenseRecipe.choices,
-        "invalid": ("auto", *INVALID_CHOICES),
         "box_loss": tuple(BOX_LOSSES),
     }
 
@@ -69,14 +63,7 @@ class DetectionRecipe(DenseRecipe):
         super().__post_init__()
         self.check_order("min_size", "max_size")
 
-    def reader_arguments(self) -> dict[str, Any]:
-        arguments = {} if self.invalid == "auto" else {"invalid": self.invalid}
-        # Of COCO's reader alone.
-        return {**arguments, "allow_outside": True} if self.allow_outside else arguments
-
-    def setup(self) -> Setup:
-        keras.utils.set_random_seed(self.seed)
-        data = self.splits()
+    def build(self, data: DataSplits) -> Setup:
         backbone = self.backbone()
         model = ObjectDetector(
             backbone,
@@ -90,10 +77,12 @@ class DetectionRecipe(DenseRecipe):
                 max_detections=self.max_detections,
             ),
             data.class_names,
-            batching=ImageBatching(self.min_size, self.max_size),
+            batching=ImageBatching(self.min_size, self.max_size, self.size_divisor),
         )
         backbone.freeze(self.frozen_stages)
-        batching = DetectionBatching(model.batching, self.max_objects)
+        # Formats that read boxes with their images do not know the number.
+        max_objects = self.max_objects or getattr(data.train, "max_objects", _MAX_OBJECTS)
+        batching = DetectionBatching(model.batching, max(1, max_objects))
         batches = repeated_batches(data.train, self._augment, batching, self.batch_size, self.seed)
         evaluation = CocoEvaluation(data.validation)
         return self.compiled_setup(model, batches, data, evaluation, "AP")

@@ -1,17 +1,42 @@
 """The plan of a training: sizes, cost and learning rates, without training."""
 
 import math
+import pathlib
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_spm.backend import bytes_kept_for_gradient
+from keras_spm.data.report import describe_data, report_text
 from keras_spm.layers.macs import macs
 from keras_spm.trainer.recipe import Recipe, Setup
 
+_DRAWN = 8  # Images of the first batch.
 _ROWS = 10
 _WIDTH = 40
+
+
+def dry_run(recipe: Recipe, picture: pathlib.Path) -> str:
+    """Returns the report of the data and the plan of a training, and draws its first batch.
+
+    Args:
+        recipe: any recipe.
+        picture: path of the PNG file to write.
+    """
+    setup = recipe.setup()
+    report = None if setup.data is None else describe_data(setup.data)
+    images, targets = setup.first_batch()
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    setup.model.draw(images[:_DRAWN], picture, targets)
+    parts = [describe_setup(setup, report), describe_plan(recipe, setup)]
+    return "\n".join([*filter(None, parts), f"the first batch is drawn in {picture}"])
+
+
+def describe_setup(setup: Setup, report: dict | None) -> str:
+    """Returns the report of the data, and what was adapted to them."""
+    lines = [] if report is None else [report_text(report)]
+    return "\n".join([*lines, *setup.notes])
 
 
 def describe_plan(recipe: Recipe, setup: Setup) -> str:
@@ -27,7 +52,7 @@ def describe_plan(recipe: Recipe, setup: Setup) -> str:
         f"parameters, {trainable:,} of them trainable",
         "MACs": _describe_macs(model, shape),
         "steps": f"{recipe.epochs:,} epochs × {setup.steps_per_epoch:,} = {steps:,}, "
-        f"of {recipe.batch_size:,} images",
+        f"of {len(images):,} images",
         "memory": _describe_memory(model, images, targets),
         "learning rate": "at steps from the first to the last",
     }

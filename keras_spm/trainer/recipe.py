@@ -10,12 +10,18 @@ from typing import Any, ClassVar, NamedTuple
 
 import keras
 
-from keras_spm.data.splits import DataSplits
+from keras_spm.data.classes import parse_class_names
+from keras_spm.data.readers import INVALID_CHOICES
+from keras_spm.data.splits import AUTO, DataSplits
 from keras_spm.data.transforms import to_pixels
 from keras_spm.optimizers import LinearWarmup
 from keras_spm.registry import RECIPES, lookup
 
 _DRAWN_PREDICTIONS = 6
+DTYPE_POLICIES = (
+    *("float32", "float64", "bfloat16", "float16"),
+    *("mixed_bfloat16", "mixed_float16"),
+)
 
 
 def _cosine(learning_rate, steps, warmup_steps):
@@ -99,6 +105,7 @@ class Setup:
         validation: optional `validation_data` of `fit`.
         monitor: (metric, `"min"` or `"max"`) that selects the best epoch.
         callbacks: callbacks of `fit`. Their metrics in the logs are recorded.
+        notes: lines about values of the recipe that were adapted to the data.
     """
 
     model: keras.Model
@@ -108,6 +115,7 @@ class Setup:
     validation: Any = None
     monitor: tuple[str, str] = ("val_loss", "min")
     callbacks: tuple[keras.callbacks.Callback, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def first_batch(self) -> tuple[Any, Any]:
         """Returns (images, targets), arrays, of the first step."""
@@ -123,13 +131,29 @@ class Recipe:
     files' names. It is a dataclass; its fields are the keys of the recipe files.
 
     Attributes:
-        preset: name of a backbone preset.
-        dataset: name of a data set.
+        preset: name of a backbone preset, or its last part, such as `b0`, for another preset of
+            the same family.
+        dataset: name of a data set in memory or of a data format, or `auto` to recognize it.
         data_folder: folder or file of the data set; empty for data sets without files.
-        epochs: int. The model is validated after each epoch, and the best model is kept.
-        batch_size: int.
+        class_names: classes in the order of labels, separated by commas, or the path of a file
+            `.txt` or `.json`, see `keras_spm.data.read_classes`; empty for those of the data.
+        invalid: `raise`, or `drop` to leave out invalid files and annotations; `auto` for the
+            default of the data format.
+        allow_outside: whether files outside of the data folder may be read.
+        validation_share: share of the training split that is held out for validation if there
+            is no validation split.
+        epochs: the model is validated after each epoch, and the best model is kept.
+        batch_size: images per step.
         learning_rate: peak learning rate.
-        weight_decay: float, of the kernels.
+        weight_decay: of the kernels.
+        global_clipnorm: largest global norm of the gradients; 0 for no clipping.
+        gradient_accumulation_steps: batches per update. Averages and clipping are per update.
+        ema_decay: momentum of the weights' moving average, which is validated, tested and
+            saved in place of the weights; 0 for none. Statistics of batch normalization are
+            not averaged again.
+        dtype_policy: Keras's dtype policy of the backbone, such as `mixed_bfloat16`.
+        gradient_checkpointing: whether activations are computed again for the gradient, to save
+            memory.
         drop_path_rate: drop-path rate of the last block.
         seed: seed of weights, order and augmentation.
         checkpoint_steps: steps between checkpoints within an epoch; 0 for one checkpoint per
@@ -146,10 +170,19 @@ class Recipe:
     preset: str
     dataset: str = ""
     data_folder: str = ""
+    class_names: str = ""
+    invalid: str = AUTO
+    allow_outside: bool = False
+    validation_share: float = 0.0
     epochs: int
     batch_size: int
     learning_rate: float
     weight_decay: float = 0.0
+    global_clipnorm: float = 0.0
+    gradient_accumulation_steps: int = 1
+    ema_decay: float = 0.0
+    dtype_policy: str = "float32"
+    gradient_checkpointing: bool = False
     drop_path_rate: float = 0.0
     seed: int = 0
     checkpoint_steps: int = 0
@@ -158,13 +191,16 @@ class Recipe:
     task: ClassVar[type[keras.Model] | None] = None
     default: ClassVar[str | None] = None
     ranges: ClassVar[dict[str, Range]] = {
-        **dict.fromkeys(("epochs", "batch_size"), COUNT),
-        **dict.fromkeys(("learning_rate", "weight_decay"), NOT_NEGATIVE),
-        "drop_path_rate": BELOW_ONE,
+        **dict.fromkeys(("epochs", "batch_size", "gradient_accumulation_steps"), COUNT),
+        **dict.fromkeys(("learning_rate", "weight_decay", "global_clipnorm"), NOT_NEGATIVE),
+        **dict.fromkeys(("drop_path_rate", "ema_decay", "validation_share"), BELOW_ONE),
         "seed": Range(0, 2**32 - 1),
         "checkpoint_steps": COUNT_OR_ZERO,
     }
-    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "dtype_policy": DTYPE_POLICIES,
+        "invalid": (AUTO, *INVALID_CHOICES),
+    }
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -178,6 +214,30 @@ class Recipe:
                 self.ranges.get(key, Range()).check(key, value)
             if key in self.choices:
                 lookup(f"`{key}`", value, dict.fromkeys(self.choices[key]))
+
+    def reader_arguments(self) -> dict[str, Any]:
+        """Returns the arguments of the data reader; those of some formats only if they are set."""
+        arguments = {"validation_share": self.validation_share, "seed": self.seed}
+        if self.class_names:
+            arguments["class_names"] = parse_class_names(self.class_names)
+        if self.invalid != AUTO:
+            arguments["invalid"] = self.invalid
+        if self.allow_outside:
+            arguments["allow_outside"] = True
+        return arguments
+
+    def optimizer_arguments(self) -> dict[str, Any]:
+        """Returns the arguments of the optimizer but for the learning rate."""
+        accumulation = self.gradient_accumulation_steps
+        arguments = {
+            "weight_decay": self.weight_decay,
+            "global_clipnorm": self.global_clipnorm or None,
+            "gradient_accumulation_steps": accumulation if accumulation > 1 else None,
+        }
+        if self.ema_decay:
+            # Keras updates averages after every batch, also without an update of the weights.
+            arguments |= {"use_ema": True, "ema_momentum": self.ema_decay ** (1 / accumulation)}
+        return arguments
 
     def setup(self) -> Setup:
         """Builds the data, the model and the batches, and compiles the model."""

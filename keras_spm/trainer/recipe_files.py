@@ -1,5 +1,6 @@
 """Reads recipes from their files, and from the run folders of earlier trainings."""
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -9,8 +10,10 @@ import runpy
 import types
 from collections.abc import Iterable
 
+from keras_spm.data.folders import tree
+from keras_spm.data.splits import AUTO, find_reader
 from keras_spm.files import read_json_object
-from keras_spm.registry import RECIPES, lookup
+from keras_spm.registry import BACKBONES, RECIPES, lookup
 from keras_spm.trainer.recipe import Recipe
 from keras_spm.types import PathLike
 
@@ -36,7 +39,8 @@ def load_recipe(
     on the preset. They replace the file's other values; overrides replace both.
 
     Args:
-        name: file name without `.py`, or path of a file that ends in `.py`.
+        name: file name without `.py`, or path of a file that ends in `.py`; or the kind of
+            recipe alone, such as `"detection"` for `"detection_folder"`.
         overrides: strings `"key=value"`, converted to the type of the key.
         folder: folder of the named recipes; by default those that come with the package.
         data_folder: replaces the data folder. Nothing of it is held out.
@@ -52,13 +56,16 @@ def load_recipe(
     path = pathlib.Path(name)
     if path.suffix != ".py":
         files = sorted(pathlib.Path(folder or recipes_folder()).glob("[!_]*.py"))
-        path = lookup("recipe", str(name), {file.stem: file for file in files})
+        name = f"{name}_folder" if name in RECIPES else str(name)
+        path = lookup("recipe", name, {file.stem: file for file in files})
     values = _run(path)
     variants = values.pop("variants", {})
     if not isinstance(variants, dict) or not all(isinstance(v, dict) for v in variants.values()):
         raise ValueError(f"{path}: `variants` must be a dict of dicts, {{preset: {{key: value}}}}.")
     recipe_class = RECIPES[path.stem.partition("_")[0]]
     overrides = _parse_overrides(recipe_class, overrides, data_folder)
+    if "preset" in overrides:
+        overrides["preset"] = _full_name(overrides["preset"], values.get("preset"))
     preset = overrides.get("preset", values.get("preset"))
     if isinstance(preset, str):
         values |= variants.get(preset, {})
@@ -86,6 +93,35 @@ def load_saved_recipe(
         )
     overrides = _parse_overrides(RECIPES[kind], overrides, data_folder)
     return _create(RECIPES[kind], values, overrides, path)
+
+
+def recognized_tasks(folder: PathLike) -> list[str]:
+    """Returns the kinds of recipes for which a folder has a known format.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+        ValueError: if there is none.
+    """
+    found = []
+    for kind in RECIPES:
+        with contextlib.suppress(ValueError):
+            find_reader(kind, AUTO, folder)
+            found.append(kind)
+    if not found:
+        raise ValueError(
+            f"{folder} has no known format of {', '.join(RECIPES)} data. `--task` says what is "
+            f"expected. It contains:\n{tree(folder)}"
+        )
+    return found
+
+
+def _full_name(preset, own_preset):
+    """Returns the long name of a preset of the family that a recipe uses, if it is one of them."""
+    for cls in BACKBONES.values():
+        for variant in cls.presets:
+            if own_preset == cls.preset_prefix + variant and preset in cls.presets:
+                return cls.preset_prefix + preset
+    return preset
 
 
 def _run(path):

@@ -1,5 +1,6 @@
 """The run folder of a training."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -28,6 +29,21 @@ class RunFolder:
         self.path = pathlib.Path(path)
         self.working_path = self.path.with_name(f"{self.path.name}-UNFINISHED")
         self._lock = None
+
+    @classmethod
+    def unused(cls, path: PathLike, recipe: Any) -> "RunFolder":
+        """Returns the folder of a path, or of the path with a number, that can have this recipe.
+
+        It does not exist, or has a run of the same recipe and backend.
+        """
+        path = pathlib.Path(path)
+        for number in itertools.count(1):
+            folder = cls(path if number == 1 else path.with_name(f"{path.name}-{number}"))
+            try:
+                folder.check_recipe(recipe)
+            except FileExistsError:
+                continue
+            return folder
 
     @property
     def result(self) -> dict[str, Any] | None:

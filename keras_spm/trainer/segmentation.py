@@ -1,15 +1,15 @@
 """Recipes of semantic segmentation."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import keras
 import numpy as np
 
 from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data import ImageBatching, SegmentationAugmentation
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.data.pipeline import repeated_batches
+from keras_spm.data.splits import DataSplits
 from keras_spm.heads import SemanticFPN
 from keras_spm.tasks import SemanticSegmenter
 from keras_spm.trainer.dense import DenseRecipe
@@ -23,10 +23,13 @@ class SegmentationRecipe(DenseRecipe):
     Attributes:
         image_size: height and width of the training crops, pixels.
         test_min_size, test_max_size: limits of the shorter and the longer side of test images,
-            which are resized with their aspect ratio kept, and then to a multiple of 32.
+            which are resized with their aspect ratio kept, and then to a multiple of
+            `size_divisor`.
         min_scale, max_scale: limits of the random scale before the crop, relative to the test
             size; 1 and 1 for none.
         color_jitter: whether brightness, contrast, saturation and hue are changed at random.
+        label_map: stored values of segmentation maps and their class, such as `255=1,11=255`;
+            255 means ignored. Of folders of images and masks only.
     """
 
     image_size: int
@@ -35,6 +38,7 @@ class SegmentationRecipe(DenseRecipe):
     min_scale: float
     max_scale: float
     color_jitter: bool
+    label_map: str = ""
 
     kind = "segmentation"
     task = SemanticSegmenter
@@ -51,16 +55,21 @@ class SegmentationRecipe(DenseRecipe):
         super().__post_init__()
         self.check_order("test_min_size", "test_max_size")
         self.check_order("min_scale", "max_scale")
+        _parse_label_map(self.label_map)
 
-    def setup(self) -> Setup:
-        keras.utils.set_random_seed(self.seed)
-        data = self.splits()
+    def reader_arguments(self) -> dict[str, Any]:
+        label_map = _parse_label_map(self.label_map)
+        return {**super().reader_arguments(), **({"label_map": label_map} if label_map else {})}
+
+    def build(self, data: DataSplits) -> Setup:
         model = SemanticSegmenter(
             self.backbone(),
             len(data.class_names),
             SemanticFPN(pyramid_channels=self.pyramid_channels, channels=self.head_channels),
             data.class_names,
-            batching=ImageBatching(self.test_min_size, self.test_max_size, resize_to_divisor=True),
+            batching=ImageBatching(
+                self.test_min_size, self.test_max_size, self.size_divisor, resize_to_divisor=True
+            ),
         )
         augmentation = SegmentationAugmentation(
             self.image_size,
@@ -72,6 +81,20 @@ class SegmentationRecipe(DenseRecipe):
         batches = repeated_batches(data.train, augmentation, _stack, self.batch_size, self.seed)
         evaluation = SegmentationEvaluation(data.validation)
         return self.compiled_setup(model, batches, data, evaluation, "mean_iou")
+
+
+def _parse_label_map(text):
+    """Returns {stored value: class} of a text such as "255=1,11=255"."""
+    label_map = {}
+    for pair in filter(None, text.split(",")):
+        stored, _, label = (each.strip() for each in pair.partition("="))
+        if not (stored.isdecimal() and label.isdecimal()):
+            raise ValueError(
+                "`label_map` must be pairs of a stored value and a class, such as 255=1,11=255. "
+                f"Received: label_map={text!r}"
+            )
+        label_map[int(stored)] = int(label)
+    return label_map
 
 
 def _stack(examples):

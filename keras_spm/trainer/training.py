@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import platform
 import time
@@ -11,10 +12,12 @@ from typing import Any
 import keras
 
 from keras_spm.data.pipeline import read_ahead
+from keras_spm.data.report import describe_data
 from keras_spm.data.splits import NO_TEST_SPLIT
 from keras_spm.environment import git_revision, versions
 from keras_spm.files import atomic_write
-from keras_spm.trainer.callbacks import DrawSamples, History, TensorBoard, write_csv
+from keras_spm.terminal import printable
+from keras_spm.trainer.callbacks import DrawSamples, History, ProgressLines, TensorBoard, write_csv
 from keras_spm.trainer.checkpoints import (
     Checkpoints,
     get_state,
@@ -22,6 +25,7 @@ from keras_spm.trainer.checkpoints import (
     non_finite_names,
     set_state,
 )
+from keras_spm.trainer.dry_run import describe_setup
 from keras_spm.trainer.nan_debug import CheckFiniteLoss, NonFiniteError, explain_errors
 from keras_spm.trainer.recipe import Recipe, Setup
 from keras_spm.trainer.run_folder import RunFolder
@@ -48,7 +52,15 @@ def run(recipe: Recipe, folder: RunFolder, verbose: int = 1) -> dict[str, float]
     """
     setup = recipe.setup()
     path = folder.working_path
+    report = None if setup.data is None else describe_data(setup.data)
+    if verbose:
+        print(printable(describe_setup(setup, report), keep="\n"))
     callbacks = [TensorBoard(path / "tensorboard"), DrawSamples(setup, path / "samples.png")]
+    if verbose == 2:
+        callbacks.append(ProgressLines())
+    if report is not None:
+        write = functools.partial(folder.write, "data.json", report)
+        callbacks.append(keras.callbacks.LambdaCallback(on_train_begin=lambda logs: write()))
     training = train(setup, recipe, folder, verbose, callbacks)
     if setup.model.optimizer.use_ema:
         _assign_averages(training.best_model)

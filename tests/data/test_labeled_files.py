@@ -61,9 +61,6 @@ INVALID = {
         photos / "heron/x.jpg"
     ),
     "missing image file": lambda photos: (photos / "heron/x.jpg").symlink_to("nowhere.jpg"),
-    "file without an image extension": lambda photos: (photos / "heron/x.jpg.txt").touch(),
-    "folder inside a class folder": lambda photos: (photos / "heron/x.jpg").mkdir(),
-    "file beside the class folders": lambda photos: _write(photos / "x.jpg"),
     "class without images": lambda photos: (photos / "x.jpg").mkdir(),
 }
 
@@ -111,12 +108,32 @@ def test_too_many_pixels(photos, monkeypatch):
         ImageFolder(photos)
 
 
+def test_other_files_and_nested_folders(photos):
+    before = len(ImageFolder(photos))
+    (photos / "heron/2023/may").mkdir(parents=True)
+    (photos / "stork").mkdir(exist_ok=True)
+    _write(photos / "heron/2023/may/x.jpg")
+    _write(photos / "beside.jpg")
+    for name in ("notes.txt", "heron/x.jpg.txt", "Thumbs.db", ".DS_Store", "__MACOSX"):
+        (photos / name).touch()
+    (photos / "heron/again").symlink_to(photos / "heron")  # Without an end.
+    examples = ImageFolder(photos)
+    assert len(examples) == before + 1 and "__MACOSX" not in examples.class_names
+    found = [example for example in examples if example["image"].name == "x.jpg"]
+    assert [examples.class_names[each["label"]] for each in found] == ["heron"]
+    assert examples.invalid_annotations == {}
+    assert examples.ignored_files == {
+        "file beside the class folders": ["beside.jpg", "notes.txt"],
+        "file without an image extension": ["heron/x.jpg.txt"],
+    }
+
+
 def test_all_reasons_are_in_one_message(photos):
-    for reason in ("empty file", "class without images", "file beside the class folders"):
-        INVALID[reason](photos) if reason != "class without images" else (photos / "crane").mkdir()
+    INVALID["empty file"](photos)
+    (photos / "crane").mkdir()
     with pytest.raises(ValueError) as raised:
         ImageFolder(photos)
-    for reason in ("empty file", "class without images (crane)", "file beside the class folders"):
+    for reason in ("empty file", "class without images (crane)"):
         assert f"1 × {reason}" in str(raised.value)
 
 
@@ -283,7 +300,7 @@ def test_class_names_are_checked(photos, tmp_path, names):
 def test_malformed_tables(tmp_path):
     for text, message in (
         ("", "must have the columns"),
-        ("path,class\na.png,heron\n", r"Received: \['path', 'class'\]"),
+        ("path,species\na.png,heron\n", r"Received: \['path', 'species'\]"),
         ("path,label,labels\n", "`label` or `labels`"),
         ("path,label,label\n", "duplicate columns"),
         ('path,label\n"a.png,heron\n', "not a CSV file in UTF-8"),

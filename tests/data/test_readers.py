@@ -17,13 +17,11 @@ pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 def test_all_formats_are_registered():
     expected = {
         "classification": {"csv", "folder", "imagenet2012", "tfds"},
-        "detection": {"coco", "coco_format", "tfds_coco", "voc"},
-        "segmentation": {"ade20k", "tfds_ade20k", "voc"},
+        "detection": {"coco", "labelme", "tfds_coco", "voc", "yolo"},
+        "segmentation": {"ade20k", "cityscapes", "masks", "tfds_ade20k", "voc"},
     }
     for task, names in expected.items():
         assert names <= set(readers_of(task))
-    for task in ("detection", "segmentation"):
-        assert READERS[f"{task}/voc"].splits(".") == {"train": "train", "validation": "val"}
 
 
 @pytest.mark.parametrize(
@@ -33,7 +31,9 @@ def test_all_formats_are_registered():
             ["train", "val", "test", "extra"],
             {"train": "train", "validation": "val", "test": "test"},
         ),
-        (["validation", "val", "valid"], {"validation": "validation"}),
+        (["val", "validation", "valid"], {"validation": "validation"}),
+        (["train2017", "my_val"], {"train": "train2017", "validation": "my_val"}),
+        (["constraint", "trainannot", "train_and_test"], {}),
         (["train", "valid"], {"train": "train", "validation": "valid"}),
         ([], {}),
     ],
@@ -57,7 +57,7 @@ def test_folders_with_and_without_splits(photos):
     assert examples.class_names == ["heron", "stork"] and examples.labels.tolist() == [0, 1]
     assert read(photos, None, ["stork", "heron"]).labels.tolist() == [1, 0]
     assert read.splits(photos / "heron") == {"train": None}
-    (photos / "train").mkdir()
+    (photos / "train/heron").mkdir(parents=True)
     (photos / "val").mkdir()
     assert read.splits(photos) == {"train": "train", "validation": "val"}
 
@@ -118,12 +118,19 @@ def test_a_format_has_a_default_for_invalid_annotations(tmp_path):
     def read(folder, split, class_names, invalid, verify):
         received.append(invalid)
 
-    for reader in (Reader(read, {}), Reader(read, {}, "drop")):
+    for reader in (Reader(read, "a", {}), Reader(read, "b", {}, "drop")):
         reader(tmp_path, None)
         reader(tmp_path, None, invalid="raise")
     assert received == ["raise", "raise", "drop", "raise"]
-    assert READERS["detection/coco"].invalid == READERS["detection/tfds_coco"].invalid == "drop"
-    assert READERS["detection/coco_format"].invalid == "raise"
+    assert READERS["detection/tfds_coco"].invalid == "drop"
+    assert READERS["detection/coco"].invalid == "raise"
+
+
+def test_options_of_other_formats(tmp_path):
+    with pytest.raises(ValueError, match="`label_map` is not an option of the data format 'voc'"):
+        READERS["detection/voc"](tmp_path, None, label_map={255: 1})
+    with pytest.raises(ValueError, match="which has `allow_outside`. Received: label_map="):
+        READERS["detection/coco"](tmp_path, None, label_map={255: 1})
 
 
 def test_splits_must_have_the_same_classes(stripes):

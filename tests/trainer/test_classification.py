@@ -187,14 +187,15 @@ def test_balanced_weights_need_images_of_every_class():
 
 @pytest.mark.only("torch")
 def test_invalid_data_are_reported_before_the_training(photos, tmp_path, capsys):
-    (tmp_path / "photos/heron").mkdir(parents=True)
-    (tmp_path / "photos/heron/a.jpg").write_bytes(b"")
+    for name in ("heron", "stork"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        (tmp_path / "photos" / name / "a.jpg").write_bytes(b"")
     arguments = ["train", "classification_folder", "--output", str(tmp_path / "run")]
-    arguments += ["--set", f"data_folder={tmp_path / 'photos'}"]
+    arguments += ["--set", "invalid=raise", "--set", f"data_folder={tmp_path / 'photos'}"]
     assert main(arguments) == 2
-    assert "1 × empty file (heron/a.jpg)" in capsys.readouterr().err
+    assert "2 × empty file (heron/a.jpg, stork/a.jpg)" in capsys.readouterr().err
     for folder, message in (
-        (tmp_path / "nowhere", "nowhere is not a folder"),
+        (tmp_path / "nowhere", "There is no file or folder"),
         ("", "must be the path"),
     ):
         assert main([*arguments[:-1], f"data_folder={folder}"]) == 2

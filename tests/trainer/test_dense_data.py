@@ -16,8 +16,8 @@ def _segmentation(dataset, folder):
     return load_recipe("segmentation_ade20k", overrides).splits()
 
 
-def _detection(dataset, folder):
-    overrides = [f"dataset={dataset}", f"data_folder={folder}"]
+def _detection(dataset, folder, *more):
+    overrides = [f"dataset={dataset}", f"data_folder={folder}", *more]
     return load_recipe("detection_coco", overrides).splits()
 
 
@@ -76,7 +76,7 @@ def test_splits_of_coco(tmp_path):
         )
         annotations = tmp_path / "annotations" / f"instances_{split}.json"
         annotations.write_text(text.replace("PART", split))
-    data = _detection("coco", tmp_path)
+    data = _detection("coco", tmp_path, "invalid=drop")
     names = [examples[0]["image"].name for examples in (data.train, data.validation)]
     assert data.test is None and names == ["train2017.jpg", "val2017.jpg"]
     # COCO's own files include boxes without area.

@@ -41,12 +41,13 @@ def _sets(*overrides):
 def test_train_evaluate_predict_and_export(photos, tmp_path, capsys):
     training = ["train", "classification_folder", *_sets(*SMALL, f"data_folder={photos}")]
 
-    # The plan is printed, and nothing is written.
+    # The plan is printed, and the first batch is drawn.
     assert main([*training, "--dry-run", "--output", str(tmp_path / "run")]) == 0
     plan = capsys.readouterr().out
     assert "19 train, 5 validation images, no test split; 3 classes" in plan
     assert "1 epochs × 3 = 3, of 5 images" in plan
-    assert not list(tmp_path.iterdir())
+    assert "a folder per class: 19 + 5 images, 3 classes" in plan
+    assert [path.name for path in tmp_path.iterdir()] == ["run-dry-run.png"]
 
     assert main([*training, "--output", str(tmp_path / "run")]) == 0
     files = {path.name for path in (tmp_path / "run").iterdir()}
@@ -232,8 +233,13 @@ def test_recipes_of_the_package_and_of_a_file(photos, tmp_path, capsys):
     (tmp_path / "classification_mine.py").write_text(f"{shipped}\n{text}\n")
     own = str(tmp_path / "classification_mine.py")
     settings = _sets("preset=pvt_v2_mini", "load_weights=false", f"data_folder={photos}")
-    assert main(["train", own, "--dry-run", *settings, *_sets("warmup_epochs=0")]) == 2
-    assert "batch_size=32" in capsys.readouterr().err
-    settings += _sets("warmup_epochs=0", "batch_size=4", "image_size=32")
-    assert main(["train", own, "--dry-run", *settings]) == 0
-    assert "2 epochs × 4 = 8, of 4 images" in capsys.readouterr().out
+    settings += [*_sets("image_size=32"), "--dry-run", "--output", str(tmp_path / "run")]
+    assert main(["train", own, *settings]) == 0
+    plan = capsys.readouterr().out
+    # Adapted to 19 training images and two epochs.
+    assert "batch_size=19 instead of 32: all training images" in plan
+    assert "warmup_epochs=1 instead of 2: there are only 2 epochs" in plan
+    assert "2 epochs × 1 = 2, of 19 images" in plan
+    assert main(["train", own, *settings, *_sets("batch_size=4", "warmup_epochs=0")]) == 0
+    plan = capsys.readouterr().out
+    assert "2 epochs × 4 = 8, of 4 images" in plan and "instead of" not in plan

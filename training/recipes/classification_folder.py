@@ -1,10 +1,10 @@
 """Your own photos, one folder per class: fine-tuning from published weights.
 
-Command:  keras-spm train classification_folder --set data_folder=photos
+Command:  keras-spm train classification --data photos
           A fifth of the photos is held out for validation, unless the folder has the splits
-          `train` and `val`. `--set dataset=csv --set data_folder=photos.csv` takes a CSV file
-          with the columns `path` and `label`, or `labels` for several, as in `water|bird`.
-          `--set invalid=drop` leaves out files that cannot be read, instead of raising an error.
+          `train` and `val`. `--data photos.csv` takes a CSV file with the columns `path` and
+          `label`, or `labels` for several, as in `water|bird`. Files that cannot be read are left
+          out and reported; `--set invalid=raise` stops instead.
 Hardware: 2 CPU cores for a few hundred photos, an accelerator for more
 Result:   depends on the photos and on the weights. Measured without published weights: the 1,797
           handwritten digits of scikit-learn as PNG files, a fifth held out, `--set
@@ -18,9 +18,9 @@ load_weights: bool = True
 drop_path_rate: float = 0.1
 
 # Data
-dataset: str = "folder"
+dataset: str = "auto"
 data_folder: str = ""
-invalid: str = "raise"
+invalid: str = "drop"
 validation_share: float = 0.2
 class_weights: str = "none"
 image_size: int = 224

@@ -20,9 +20,9 @@ max_detections: int = 100
 # Data
 dataset: str = "coco"
 data_folder: str = ""
+invalid: str = "drop"  # COCO's training split has two boxes without area.
 min_size: int = 800
 max_size: int = 1333
-max_objects: int = 100
 flip: float = 0.5
 
 # Optimization
