@@ -3,6 +3,7 @@
 import pytest
 
 from tests.campaigns import downloads, interruptions, kills, published, surroundings
+from tests.trainer import small_training
 
 SAMPLE = (
     ("dropped at 50 %", published.WEIGHTS),
@@ -27,7 +28,8 @@ def test_downloads(repositories, chosen):
 
 
 @pytest.mark.only("torch")
-def test_killed_trainings_end_as_one_that_was_not(tmp_path):
+def test_killed_trainings_end_as_one_that_was_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "RECIPE", small_training.Recipe(epochs=2))
     runs, equal = kills.campaign(tmp_path, 2, per_run=2)
     assert sum(run.kills for run in runs) >= 2 and all(equal)
 

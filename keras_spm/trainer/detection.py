@@ -44,7 +44,7 @@ class DetectionRecipe(DenseRecipe):
 
     kind = "detection"
     task = ObjectDetector
-    default = "detection_coco"
+    default = "detection_folder"
     scene_size = "min_size"
     scene_class_names: ClassVar[list[str]] = CLASS_NAMES[1:]
     ranges: ClassVar[dict[str, Range]] = {

@@ -42,7 +42,7 @@ class SegmentationRecipe(DenseRecipe):
 
     kind = "segmentation"
     task = SemanticSegmenter
-    default = "segmentation_ade20k"
+    default = "segmentation_folder"
     scene_size = "image_size"
     scene_class_names: ClassVar[list[str]] = CLASS_NAMES
     ranges: ClassVar[dict[str, Range]] = {

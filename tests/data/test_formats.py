@@ -9,6 +9,7 @@ from PIL import Image
 import keras_spm
 from keras_spm.data import read_classification, read_detection, read_segmentation
 from keras_spm.data.report import describe_data, report_text, summary
+from keras_spm.trainer import load_recipe
 from tests.data import layouts
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
@@ -42,6 +43,18 @@ def test_layouts_of_detection(layout, tmp_path):
         assert list(splits) == [set(layouts.TRAIN), set(layouts.VALIDATION)]
     images = " + ".join(map(str, data.sizes().values()))
     assert summary(describe_data(data)) == f"{data.source}: {images} images, 2 classes, 4 boxes"
+
+
+def test_files_outside_of_the_folder(tmp_path):
+    inside = tmp_path / "inside"
+    layouts.write_coco(inside / "train.json", "ab", prefix="../")
+    for name in "ab":
+        layouts.image(tmp_path / name)
+    with pytest.raises(ValueError, match="must name images inside .*`allow_outside=True`"):
+        read_detection(inside, validation_share=0.5)
+    overrides = ["dataset=coco", f"data_folder={inside}", "allow_outside=true"]
+    examples, _ = load_recipe("detection", overrides).test_examples()
+    assert examples[0]["image"].resolve().parent == tmp_path
 
 
 def test_images_of_a_split_are_in_its_folder(tmp_path):
