@@ -21,7 +21,7 @@ from tests.data import tfds_files
 from tests.helpers import difference
 
 SMALL = (
-    *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_pct=1"),
+    *("preset=pvt_v2_two_stages", "load_weights=false", "image_size=32", "crop_pct=1"),
     *("epochs=2", "warmup_epochs=0", "batch_size=5"),
 )
 

@@ -16,7 +16,7 @@ from keras_spm.trainer import dense
 from tests.helpers import randomize
 
 SMALL = (
-    *("preset=pvt_v2_mini", "load_weights=false", "image_size=32", "crop_pct=1"),
+    *("preset=pvt_v2_two_stages", "load_weights=false", "image_size=32", "crop_pct=1"),
     *("epochs=1", "warmup_epochs=0", "batch_size=5", "randaugment_magnitude=0"),
     "label_smoothing=0",  # The loss of the training is that of `evaluate`.
 )
@@ -85,7 +85,7 @@ def test_train_evaluate_predict_and_export(photos, tmp_path, capsys):
     target = tmp_path / "weights.safetensors"
     assert main(["export", str(tmp_path / "run/best.keras"), str(target)]) == 0
     with safe_open(target, "numpy") as file:
-        assert file.get_tensor("head.weight").shape == (3, 128)
+        assert file.get_tensor("head.weight").shape == (3, 16)
 
 
 def _backbone():
