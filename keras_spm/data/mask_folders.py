@@ -15,7 +15,6 @@ from keras_spm.data.folders import (
     split_of,
     subfolders,
 )
-from keras_spm.data.images import open_image
 from keras_spm.data.readers import check_class_names, find_splits, register_reader
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
@@ -23,6 +22,7 @@ from keras_spm.types import PathLike
 # After the name of a split, such as `trainannot` beside `train`.
 _MASK_ENDINGS = ("annot", "masks", "mask", "labels", "label", "gt")
 _IGNORED = 255
+_LOSSY = (".jpg", ".jpeg")
 CITYSCAPES_CLASS_NAMES = (
     *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
     *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
@@ -84,7 +84,14 @@ class MaskFolders(SegmentationFiles):
             class_names = _numbers(folder, layout, label_map)
         elif class_names is None:
             class_names = classes.names
+        elif classes is not None and set(classes.names) & set(class_names):
+            label_map = _reordered(label_map, classes.names, list(class_names))
         pairs, invalid_annotations = _pairs(*lookup("split", split, layout))
+        if lossy := [stored.name for _, stored in pairs if stored.suffix.lower() in _LOSSY]:
+            raise ValueError(
+                f"{folder} must have segmentation maps without loss, such as PNG: JPEG changes the "
+                f"class numbers. Received: {len(lossy)} JPEG files such as {lossy[0]}"
+            )
         super().__init__(
             folder,
             pairs,
@@ -94,6 +101,18 @@ class MaskFolders(SegmentationFiles):
             label_map=label_map,
             colors=None if classes is None else classes.colors,
         )
+
+
+def _reordered(label_map, names, class_names):
+    """Returns a label map from class numbers in the order of `names` to that of `class_names`."""
+    if sorted(names) != sorted(class_names):
+        raise ValueError(
+            f"`class_names` must be those of the folder in any order, {names}, or all others. "
+            f"Received: class_names={class_names}"
+        )
+    numbers = {number: class_names.index(name) for number, name in enumerate(names)}
+    mapped = {stored: numbers.get(label, label) for stored, label in (label_map or {}).items()}
+    return {**numbers, **mapped}
 
 
 def _numbers(folder, layout, label_map):
@@ -191,8 +210,7 @@ def _recognize(folder):
     for images, masks in layout.values():
         paths = image_files(masks, recursive=True)[:1]
         if paths and image_files(images, recursive=True)[:1]:
-            with open_image(paths[0]) as image:
-                return None if image.format == "JPEG" else "folders of images and masks"
+            return "folders of images and masks"
     return None
 
 

@@ -89,7 +89,7 @@ class VocDetection(DetectionFiles):
         folder = pathlib.Path(folder)
         documents = {path: _parse(path) for path in _annotation_files(folder, split)}
         if class_names is None:
-            class_names = _default_names(folder, documents)
+            class_names = _default_names(folder)
         self.class_names = check_class_names(class_names)
         images, objects = [], []
         paths = _image_paths(folder, documents)
@@ -145,17 +145,14 @@ def _recognize_detection(folder):
     recognize=_recognize_detection,
 )
 def _read_detection(folder, split, class_names, invalid, verify):
-    if class_names is None:  # Those of all splits.
-        folder = pathlib.Path(folder)
-        documents = {path: _parse(path) for path in _annotation_files(folder, None)}
-        class_names = _default_names(folder, documents)
     return VocDetection(folder, split, class_names, invalid)
 
 
-def _default_names(folder, documents):
+def _default_names(folder):
+    """Returns VOC's names for its own data, else the names in the files of all splits."""
     found = set()
-    for root in documents.values():
-        found.update(each.findtext("name", "").strip() for each in root.findall("object"))
+    for path in _annotation_files(folder, None):
+        found.update(each.findtext("name", "").strip() for each in _parse(path).findall("object"))
     is_benchmark = (folder / "ImageSets").is_dir() and found <= set(VOC_CLASS_NAMES)
     return VOC_CLASS_NAMES if is_benchmark else sorted(found - {""})
 

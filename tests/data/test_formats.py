@@ -176,6 +176,41 @@ def test_other_values_of_ignored_pixels(tmp_path):
     np.testing.assert_array_equal(data.train[0]["segmentation_map"], expected)
 
 
+def test_classes_in_another_order(tmp_path):
+    layouts.masks_with_splits_above(tmp_path)
+    data = read_segmentation(tmp_path, class_names=["tree", "sky", "road"])
+    expected = np.select([layouts.MAP == 2, layouts.MAP < 2], [0, layouts.MAP + 1], 255)
+    np.testing.assert_array_equal(data.train[0]["segmentation_map"], expected)
+    renamed = read_segmentation(tmp_path, class_names=["a", "b", "c"])
+    np.testing.assert_array_equal(renamed.train[0]["segmentation_map"], layouts.MAP)
+    with pytest.raises(ValueError, match="must be those of the folder in any order"):
+        read_segmentation(tmp_path, class_names=["tree", "sky", "street"])
+
+
+def test_maps_with_loss(tmp_path):
+    layouts.masks_without_splits(tmp_path)
+    (tmp_path / "SegmentationClass/a.png").unlink()
+    Image.fromarray(layouts.MAP).save(tmp_path / "SegmentationClass/a.jpg")
+    with pytest.raises(ValueError, match="JPEG changes the class numbers. Received: 1 JPEG"):
+        read_segmentation(tmp_path)
+
+
+def test_held_out_objects_are_stratified(tmp_path):
+    """A fifth of the images with each class, by the rarest one in an image."""
+    for number in range(40):
+        name = f"i{number:02}"
+        layouts.image(tmp_path / "images" / name)
+        path = tmp_path / "labels" / f"{name}.txt"
+        path.parent.mkdir(exist_ok=True)
+        rare = "1 0.5 0.5 0.5 0.5\n" if number < 10 else ""
+        path.write_text("0 0.5 0.5 0.5 0.5\n" + rare)
+    for seed in range(3):
+        data = read_detection(tmp_path, seed=seed)
+        assert data.sizes() == {"train": 32, "validation": 8}
+        counts = [each["classes"] for each in describe_data(data)["splits"].values()]
+        assert counts == [{"0": 32, "1": 8}, {"0": 8, "1": 2}]
+
+
 def test_masks_of_other_sizes_and_without_images_are_listed(tmp_path):
     layouts.masks_with_splits_above(tmp_path)
     layouts.write_map(tmp_path / "train/masks/a.png", layouts.MAP[:20])
