@@ -179,7 +179,7 @@ def test_other_values_of_ignored_pixels(tmp_path):
 def test_classes_in_another_order(tmp_path):
     layouts.masks_with_splits_above(tmp_path)
     data = read_segmentation(tmp_path, class_names=["tree", "sky", "road"])
-    expected = np.select([layouts.MAP == 2, layouts.MAP < 2], [0, layouts.MAP + 1], 255)
+    expected = np.where(layouts.MAP == 2, 0, np.where(layouts.MAP < 2, layouts.MAP + 1, 255))
     np.testing.assert_array_equal(data.train[0]["segmentation_map"], expected)
     renamed = read_segmentation(tmp_path, class_names=["a", "b", "c"])
     np.testing.assert_array_equal(renamed.train[0]["segmentation_map"], layouts.MAP)
