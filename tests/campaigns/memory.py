@@ -120,7 +120,8 @@ def _models(rounds, sample):
 
 
 def _detect(rounds, sample):
-    model = tiny.make("detector")
+    # A large divisor leaves few sizes to compile for.
+    model = tiny.make("detector", batching={"size_divisor": 64})
     for image in _images(rounds):
         model.detect([image])
         sample()
