@@ -4,7 +4,7 @@ import pathlib
 
 from keras_spm.data.annotated_files import SegmentationFiles
 from keras_spm.data.folders import image_files, subfolders
-from keras_spm.data.readers import register_reader
+from keras_spm.data.readers import find_splits, register_reader
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
 
@@ -63,6 +63,10 @@ class Ade20k(SegmentationFiles):
         super().__init__(folder, pairs, ADE20K_CLASS_NAMES, first_class=1, invalid=invalid)
 
 
+def _find_splits(folder):
+    return find_splits(inner.name for inner in subfolders(pathlib.Path(folder, "images")))
+
+
 def _recognize(folder):
     is_benchmark = all((folder / part / "training").is_dir() for part in ("images", "annotations"))
     # Other data can have these folders, too.
@@ -73,7 +77,7 @@ def _recognize(folder):
 @register_reader(
     "segmentation",
     "ade20k",
-    {"train": "training", "validation": "validation"},
+    _find_splits,
     layout=("objectInfo150.txt", "images/training/*.jpg", "annotations/training/*.png"),
     recognize=_recognize,
 )

@@ -264,6 +264,11 @@ class Cityscapes(SegmentationFiles):
         super().__init__(folder, pairs, CITYSCAPES_CLASS_NAMES, invalid=invalid)
 
 
+def _cityscapes_splits(folder):
+    splits = find_splits(inner.name for inner in subfolders(pathlib.Path(folder, "leftImg8bit")))
+    return {split: name for split, name in splits.items() if split != "test"}
+
+
 def _recognize_cityscapes(folder):
     is_complete = all((folder / part / "train").is_dir() for part in ("leftImg8bit", "gtFine"))
     return "Cityscapes format" if is_complete else None
@@ -272,7 +277,7 @@ def _recognize_cityscapes(folder):
 @register_reader(
     "segmentation",
     "cityscapes",
-    {"train": "train", "validation": "val"},
+    _cityscapes_splits,
     layout=("leftImg8bit/train/*/*_leftImg8bit.png", "gtFine/train/*/*_gtFine_labelTrainIds.png"),
     recognize=_recognize_cityscapes,
 )
