@@ -66,7 +66,9 @@ def load_torch_weights(
 
     Every variable is assigned, and every tensor is used, except derived buffers, a head that
     the model lacks or has for other classes, and the class token and final norm of a PVT
-    without them. Position embeddings and bias tables of another size are resized.
+    without them. Position embeddings and bias tables of another size are resized. The first
+    convolution of a file for RGB images is adapted to a model for images of other channels: it is
+    summed over its inputs for one channel, else its inputs are repeated and scaled, as in timm.
 
     Args:
         model_or_layer: a built backbone, a task, or a layer with layouts.
