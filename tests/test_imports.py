@@ -41,7 +41,7 @@ ALLOWED = {
     "terminal": set(),
     "data": {"cards", "registry", "numpy", "keras"},
     "visualize": {"data", "terminal", "numpy"},
-    "prediction": {"data", "tasks", "terminal"},
+    "prediction": {"data", "tasks", "terminal", "numpy"},
     "cli": {"converters", "prediction", "terminal", "trainer", "weights", "keras"},
     "trainer": {
         *("backbones", "backend", "callbacks", "data", "environment", "heads", "layers"),
