@@ -16,7 +16,8 @@ _RATIOS = (3 / 4, 4 / 3)  # Aspect ratios of crops.
 _ERASED_AREAS = (0.02, 1 / 3)  # As fractions of the image.
 _ERASED_RATIOS = (0.3, 1 / 0.3)
 _MAX_MAGNITUDE = 10.0
-_OPERATIONS_OF_BANDS = (
+# Of `rand_augment`, on images of other channels than RGB.
+OPERATIONS_OF_BANDS = (
     *("rotate", "shear_x", "shear_y", "translate_x", "translate_y", "brightness", "contrast"),
 )
 _OPERATION_PROBABILITY = 0.5
@@ -174,7 +175,7 @@ def rand_augment(
     """
     functions = list(operations().values())
     if isinstance(image, Bands):
-        functions = [_on_each_band(operations()[name]) for name in _OPERATIONS_OF_BANDS]
+        functions = [_on_each_band(operations()[name]) for name in OPERATIONS_OF_BANDS]
     for choice in generator.integers(len(functions), size=num_operations):
         if generator.random() < _OPERATION_PROBABILITY:
             strength = np.clip(generator.normal(magnitude, std), 0, _MAX_MAGNITUDE)
