@@ -33,9 +33,11 @@ def register_layouts(
 
     Args:
         class_name: name of the class.
-        layouts: see `keras_spm.weights.key_mapping.Layout`.
+        layouts: see `keras_spm.weights.key_mapping.Layout`. With `STEM_CONVOLUTION` as the
+            transform of the first convolution, weights for RGB images can be loaded into a
+            model for images of other channels.
         own_layout: optional layout of preset files, with rules only for variables that are
-            resized, and the names of optional tensors.
+            resized or adapted (`STEM_KERNEL`), and the names of optional tensors.
 
     Raises:
         ValueError: if the class has other layouts already.

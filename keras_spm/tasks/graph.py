@@ -98,9 +98,12 @@ def data_format_of(backbone: keras.Model) -> str:
 
 
 def channels_of(backbone: keras.Model) -> int:
-    """Returns the number of channels of a backbone's images."""
-    axis = 1 if data_format_of(backbone) == "channels_first" else -1
-    return backbone.input.shape[axis]
+    """Returns the number of channels of a backbone's images; a `ValueError` if it is unknown."""
+    shape = tuple(backbone.input.shape)
+    channels = shape[1 if data_format_of(backbone) == "channels_first" else -1]
+    if channels is None:
+        raise ValueError(f"`backbone` must have a fixed number of channels. Received: {shape}")
+    return channels
 
 
 def adapt_statistics(values: Sequence[float], backbone: keras.Model) -> tuple[float, ...]:

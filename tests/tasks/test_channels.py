@@ -232,3 +232,11 @@ def test_files_of_other_channels_are_named(tmp_path):
         predict = getattr(_task(name, 8), call)
         with pytest.raises(ValueError, match="photo.png cannot .* 8 channels. Received: 3, mode"):
             predict(tmp_path / "photo.png")
+
+
+@torch_only
+def test_a_backbone_with_an_unknown_number_of_channels():
+    images = keras.Input((None, None, None))
+    backbone = keras.Model(images, keras.layers.Identity()(images))
+    with pytest.raises(ValueError, match="`backbone` must have a fixed number of channels"):
+        keras_spm.SemanticSegmenter(backbone, 3)
