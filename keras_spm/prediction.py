@@ -6,7 +6,10 @@ import pathlib
 import sys
 from collections.abc import Iterable
 
+import numpy as np
+
 from keras_spm.data.images import has_image_extension, is_system_file, read_image
+from keras_spm.tasks.graph import channels_of
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.terminal import printable
 from keras_spm.types import PathLike
@@ -47,9 +50,9 @@ def print_predictions(
     targets = {} if output is None else _targets(output, paths)
     # Without preprocessing, images of different sizes cannot be in one batch.
     batch_size = _BATCH_SIZE if getattr(model, "preprocessing", True) else 1
-    unreadable = []
+    channels, unreadable = channels_of(model.backbone), []
     for start in range(0, len(paths), batch_size):
-        images = _read_images(paths[start : start + batch_size], unreadable)
+        images = _read_images(paths[start : start + batch_size], channels, unreadable)
         predictions = model.predict_images(list(images.values())) if images else []
         for (path, image), prediction in zip(images.items(), predictions, strict=True):
             target = targets.get(path)
@@ -85,12 +88,12 @@ def image_paths(names: Iterable[PathLike]) -> list[pathlib.Path]:
     return list(dict.fromkeys(paths))
 
 
-def _read_images(paths, unreadable):
+def _read_images(paths, channels, unreadable):
     """Returns {path: image}, and appends errors to `unreadable`."""
     images = {}
     for path in paths:
         try:
-            images[path] = read_image(path)
+            images[path] = np.asarray(read_image(path, channels=channels))
         except FileNotFoundError:
             unreadable.append(f"{path} does not exist")
         except (OSError, ValueError) as error:

@@ -88,7 +88,9 @@ class PresetMixin:
                 `"@revision"`.
             load_weights: bool; `False` for random weights.
             **arguments: constructor arguments that replace those of the preset. A task with
-                another `num_classes` has new class predictors.
+                another `num_classes` has new class predictors. `image_shape`, also of a task,
+                may have another number of channels than 3: the first convolution is adapted
+                as timm does, and so are the preset's `mean` and `std`.
 
         Raises:
             ValueError: for an unknown name (suggests the nearest), a preset without

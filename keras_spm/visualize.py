@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from keras_spm.data.images import ImageLike, read_image
+from keras_spm.data.images import ImageLike
+from keras_spm.data.transforms import to_pixels
 from keras_spm.files import atomic_write
 from keras_spm.terminal import printable
 from keras_spm.types import Example, PathLike
@@ -45,8 +46,10 @@ def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLi
     """Plots images with titles, four per row.
 
     Args:
-        images: paths of image files, `PIL.Image.Image`s, or arrays (height, width, 3) with
-            pixels in [0, 255].
+        images: paths of image files, `PIL.Image.Image`s, or arrays (height, width, channels)
+            with pixels in [0, 255]. Images of one or two channels are drawn in gray, of four
+            without alpha. Of more, the first three are red, green and blue, each scaled from
+            its lowest to its highest value.
         titles: one per image.
         path: of the PNG.
 
@@ -60,7 +63,7 @@ def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLi
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
-        axis.imshow(read_image(image), interpolation="nearest")
+        axis.imshow(_picture(image), interpolation="nearest")
         axis.set_title(_text(title), fontsize=8, wrap=True)
     _save(figure, path)
 
@@ -76,7 +79,7 @@ def plot_confusion_matrix(
 
     Args:
         labels, predictions: (count,) ints.
-        images: (count, height, width, 3) uint8.
+        images: (count, height, width, channels) uint8.
         class_names: one per class.
         path: of the PNG.
 
@@ -108,7 +111,7 @@ def plot_confusion_matrix(
     for number, index in enumerate(wrong[:_MAX_ERRORS]):
         row, column = divmod(number, 4)
         tile = gallery.inset_axes((column / 4 + 0.02, 0.7 - row / 3, 0.21, 0.25))
-        tile.imshow(images[index])
+        tile.imshow(_picture(images[index]))
         tile.axis("off")
         names = class_names[labels[index]], class_names[predictions[index]]
         tile.set_title("true {}, predicted {}".format(*names), fontsize=8)
@@ -143,7 +146,7 @@ def plot_segmentations(
     figure, axes = _figure(len(images), count, (2.5 * count, 2.3 * len(images)))
     for row, image, *maps in zip(axes, images, *columns.values(), strict=True):
         colored = (_colored(each, colors) for each in maps)
-        for axis, picture in zip(row, (read_image(image), *colored), strict=True):
+        for axis, picture in zip(row, (_picture(image), *colored), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")
     for axis, title in zip(axes[0], ("image", *columns), strict=True):
@@ -185,7 +188,7 @@ def plot_detections(
     _check_counts(images, **columns)
     figure, axes = _figure(len(images), len(columns), (3.75 * len(columns), 3.5 * len(images)))
     for row, image, *objects in zip(axes, images, *columns.values(), strict=True):
-        picture = read_image(image)
+        picture = _picture(image)
         for axis, each in zip(row, objects, strict=True):
             axis.imshow(picture)
             axis.axis("off")
@@ -193,6 +196,20 @@ def plot_detections(
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title)
     _save(figure, path)
+
+
+def _picture(image):
+    """Returns an image as (height, width, 3) uint8."""
+    pixels = to_pixels(image)
+    channels = pixels.shape[-1]
+    if channels < 3:
+        return np.repeat(pixels[..., :1], 3, axis=-1)
+    pixels = pixels[..., :3]
+    if channels <= 4:
+        return pixels
+    lowest, highest = (function(pixels, axis=(0, 1)) for function in (np.min, np.max))
+    scale = 255 / np.maximum(highest.astype("float32") - lowest, 1)
+    return np.round((pixels - lowest) * scale).astype("uint8")
 
 
 def _check_counts(images, **columns):

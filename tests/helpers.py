@@ -34,10 +34,10 @@ def conv_backbone(channels=8):
     return model
 
 
-def tiny_backbone():
+def tiny_backbone(**arguments):
     """The smallest PVT v2 with four stages."""
     ones = {"depths": (1,) * 4, "num_heads": (1,) * 4, "mlp_ratios": (1,) * 4}
-    return keras_spm.PVTv2(embed_dims=(8,) * 4, sr_ratios=(1,) * 4, **ones)
+    return keras_spm.PVTv2(embed_dims=(8,) * 4, sr_ratios=(1,) * 4, **ones, **arguments)
 
 
 def randomize(model, seed=0):

@@ -41,7 +41,7 @@ ALLOWED = {
     "terminal": set(),
     "data": {"cards", "registry", "numpy", "keras"},
     "visualize": {"data", "terminal", "numpy"},
-    "prediction": {"data", "tasks", "terminal"},
+    "prediction": {"data", "tasks", "terminal", "numpy"},
     "cli": {
         *("converters", "data", "prediction", "registry", "terminal", "trainer", "weights"),
         "keras",

@@ -106,6 +106,27 @@ def test_names_are_drawn_as_they_are(drawn, tmp_path):
     assert (_shown(axes[0, 1]) == 0).all()
 
 
+def test_images_of_other_channels(drawn, tmp_path):
+    """One channel is gray, alpha is not drawn, and of more than four three are, each scaled."""
+    bands = np.random.default_rng(1).integers(30, 51, (20, 30, 8), dtype="uint8")
+    bands[0, :2, :3] = [[30] * 3, [50] * 3]
+    bands[..., 1] += 100
+    np.save(tmp_path / "bands.npy", bands)
+    alpha = np.concatenate([PIXELS, bands[..., :1]], axis=-1)
+    gray = np.repeat(PIXELS[..., :1], 3, axis=-1)
+    images = [PIXELS[..., :1], PIXELS[..., 0], alpha, bands, tmp_path / "bands.npy"]
+    scaled = (bands[..., :3] - np.array([30, 130, 30])) / 20 * 255
+    plot_images(images, [""] * 5, tmp_path / "images.png")
+    plot_segmentations(images, [np.zeros((20, 30), int)] * 5, None, ["a"], tmp_path / "maps.png")
+    plot_detections(images, [_objects([[1, 1, 9, 9]], [0])] * 5, None, ["a"], tmp_path / "b.png")
+    plot_confusion_matrix([0, 0], [1, 1], [PIXELS[..., :1]] * 2, ["a", "b"], tmp_path / "c.png")
+    for axes in drawn[:3]:
+        shown = [_shown(axis) for axis in axes.flat if axis.get_images()]
+        shown = shown[::2] if len(shown) == 10 else shown  # Without the maps.
+        for found, expected in zip(shown, [gray, gray, PIXELS, scaled, scaled], strict=True):
+            assert found.shape == (20, 30, 3) and np.abs(found - expected).max() <= 0.5
+
+
 def test_invalid_arguments_are_errors(tmp_path):
     path = tmp_path / "plot.png"
     for labels in ([0, -1], [0, 2]):

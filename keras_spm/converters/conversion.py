@@ -33,9 +33,11 @@ def register_layouts(
 
     Args:
         class_name: name of the class.
-        layouts: see `keras_spm.weights.key_mapping.Layout`.
+        layouts: see `keras_spm.weights.key_mapping.Layout`. With `STEM_CONVOLUTION` as the
+            transform of the first convolution, weights for RGB images can be loaded into a
+            model for images of other channels.
         own_layout: optional layout of preset files, with rules only for variables that are
-            resized, and the names of optional tensors.
+            resized or adapted (`STEM_KERNEL`), and the names of optional tensors.
 
     Raises:
         ValueError: if the class has other layouts already.
@@ -66,7 +68,9 @@ def load_torch_weights(
 
     Every variable is assigned, and every tensor is used, except derived buffers, a head that
     the model lacks or has for other classes, and the class token and final norm of a PVT
-    without them. Position embeddings and bias tables of another size are resized.
+    without them. Position embeddings and bias tables of another size are resized. The first
+    convolution of a file for RGB images is adapted to a model for images of other channels: it is
+    summed over its inputs for one channel, else its inputs are repeated and scaled, as in timm.
 
     Args:
         model_or_layer: a built backbone, a task, or a layer with layouts.

@@ -19,9 +19,15 @@ from keras_spm.weights.transforms import (
     GRID,
     LINEAR,
     POSITIONS,
+    STEM_CONVOLUTION,
+    STEM_KERNEL,
     TOKEN,
     UNUSED_CLASS_AND_POSITIONS,
+    Transform,
 )
+
+# Of the first convolution in this package's files.
+STEM_RULE = same_name("stem/projection/kernel", STEM_KERNEL)
 
 
 def _positions(name, last_name, last_without_token):
@@ -34,10 +40,12 @@ def _positions(name, last_name, last_without_token):
     )
 
 
-def embedding(path: str, name: str, projection: str, norm: str) -> tuple[Rule, ...]:
+def embedding(
+    path: str, name: str, projection: str, norm: str, convolution: Transform = CONVOLUTION
+) -> tuple[Rule, ...]:
     """Returns the rules of a patch embedding: a convolution and its normalization."""
     return (
-        *affine(f"{path}/projection", f"{name}.{projection}", CONVOLUTION),
+        *affine(f"{path}/projection", f"{name}.{projection}", convolution),
         *normalization(f"{path}/norm", f"{name}.{norm}"),
     )
 
@@ -56,7 +64,7 @@ OFFICIAL_BLOCK = (
 
 # Also the names of PVT v2's official code.
 OFFICIAL_EMBEDDINGS = (
-    *embedding("stem", "patch_embed1", "proj", "norm"),
+    *embedding("stem", "patch_embed1", "proj", "norm", STEM_CONVOLUTION),
     *embedding("stage{stage}/merging", "patch_embed{stage}", "proj", "norm"),
     *nested(MERGING_RULES, "stage{stage}/merging", "patch_embed{stage}.spm"),
 )
@@ -89,12 +97,13 @@ _PREFIX = "pvt."
 _TRANSFORMERS_BLOCK = transformers_block(
     "attention.self", "attention.output.dense", "sequence_reduction"
 )
-_STAGE_EMBEDDING = _PREFIX + "encoder.patch_embeddings.{stage_index}"
-_LAST_EMBEDDING = _PREFIX + "encoder.patch_embeddings.3"
+_STAGE_EMBEDDINGS = _PREFIX + "encoder.patch_embeddings"
+_STAGE_EMBEDDING = _STAGE_EMBEDDINGS + ".{stage_index}"
+_LAST_EMBEDDING = _STAGE_EMBEDDINGS + ".3"
 _NORM = _PREFIX + "encoder.layer_norm"
 
 _TRANSFORMERS = (
-    *embedding("stem", f"{_PREFIX}encoder.patch_embeddings.0", "projection", "layer_norm"),
+    *embedding("stem", f"{_STAGE_EMBEDDINGS}.0", "projection", "layer_norm", STEM_CONVOLUTION),
     *embedding("stage{stage}/merging", _STAGE_EMBEDDING, "projection", "layer_norm"),
     *_positions(
         f"{_STAGE_EMBEDDING}.position_embeddings",
@@ -128,7 +137,7 @@ _OFFICIAL_LAYOUT = Layout(
 )
 _OWN_LAYOUT = Layout(
     OWN_FORMAT,
-    (same_name("stage{stage}/position_embedding/embedding", GRID),),
+    (STEM_RULE, same_name("stage{stage}/position_embedding/embedding", GRID)),
     # A PVT without class token has none of these.
     optional=("stage4/class_token", "stage4/class_position", "norm/gamma", "norm/beta"),
 )

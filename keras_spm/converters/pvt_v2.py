@@ -7,12 +7,13 @@ from keras_spm.converters.pvt import (
     CONFIG_CONSTANTS,
     OFFICIAL_BLOCK,
     OFFICIAL_EMBEDDINGS,
+    STEM_RULE,
     embedding,
     transformers_block,
 )
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
-from keras_spm.weights.key_mapping import Layout, affine, nested, normalization
-from keras_spm.weights.transforms import DEPTHWISE, LINEAR
+from keras_spm.weights.key_mapping import OWN_FORMAT, Layout, affine, nested, normalization
+from keras_spm.weights.transforms import DEPTHWISE, LINEAR, STEM_CONVOLUTION
 
 
 def _blocks(rules, depthwise, name):
@@ -27,7 +28,7 @@ _OFFICIAL = (
 )
 
 _TIMM = (
-    *embedding("stem", "patch_embed", "proj", "norm"),
+    *embedding("stem", "patch_embed", "proj", "norm", STEM_CONVOLUTION),
     *embedding("stage{stage}/merging", "stages.{stage_index}.downsample", "proj", "norm"),
     *nested(MERGING_RULES, "stage{stage}/merging", "stages.{stage_index}.downsample"),
     *_blocks(OFFICIAL_BLOCK, "mlp.dwconv", "stages.{stage_index}.blocks.{block_index}"),
@@ -38,7 +39,10 @@ _PREFIX = "pvt_v2."
 _TRANSFORMERS_STAGE = _PREFIX + "encoder.layers.{stage_index}"
 
 _TRANSFORMERS = (
-    *embedding("stem", f"{_PREFIX}encoder.layers.0.patch_embedding", "proj", "layer_norm"),
+    *embedding(
+        *("stem", f"{_PREFIX}encoder.layers.0.patch_embedding", "proj", "layer_norm"),
+        STEM_CONVOLUTION,
+    ),
     *embedding(
         "stage{stage}/merging", f"{_TRANSFORMERS_STAGE}.patch_embedding", "proj", "layer_norm"
     ),
@@ -66,6 +70,7 @@ register_layouts(
         _TRANSFORMERS_LAYOUT,
         _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
     ),
+    Layout(OWN_FORMAT, (STEM_RULE,)),
 )
 
 _TABLE = ConfigTable(

@@ -7,6 +7,7 @@ import keras
 
 from keras_spm.converters.conversion import register_layouts
 from keras_spm.converters.hf_config import ConfigTable, register_config
+from keras_spm.converters.pvt import STEM_RULE
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
 from keras_spm.weights.key_mapping import (
     OWN_FORMAT,
@@ -18,7 +19,7 @@ from keras_spm.weights.key_mapping import (
     same_name,
     stacked_dense,
 )
-from keras_spm.weights.transforms import BIAS_TABLE, CONVOLUTION, LINEAR
+from keras_spm.weights.transforms import BIAS_TABLE, LINEAR, STEM_CONVOLUTION
 
 _BLOCK = (
     *normalization("attention_norm", "norm1"),
@@ -40,7 +41,7 @@ _PATCH_MERGING = (
 def _rules(merging):
     blocks = "layers.{stage_index}.blocks.{block_index}"
     return (
-        *affine("stem/projection", "patch_embed.proj", CONVOLUTION),
+        *affine("stem/projection", "patch_embed.proj", STEM_CONVOLUTION),
         *normalization("stem/norm", "patch_embed.norm"),
         *nested((*_PATCH_MERGING, *MERGING_RULES), "stage{stage}/merging", merging),
         *nested(_BLOCK, "stage{stage}/block{block}", blocks),
@@ -87,7 +88,9 @@ _TRANSFORMERS_BLOCK = (
 
 _PREFIX = "swin."
 _TRANSFORMERS = (
-    *affine("stem/projection", f"{_PREFIX}embeddings.patch_embeddings.projection", CONVOLUTION),
+    *affine(
+        "stem/projection", f"{_PREFIX}embeddings.patch_embeddings.projection", STEM_CONVOLUTION
+    ),
     *normalization("stem/norm", f"{_PREFIX}embeddings.norm"),
     *nested(
         _PATCH_MERGING, "stage{stage}/merging", _PREFIX + "encoder.layers.{stage_before}.downsample"
@@ -146,7 +149,7 @@ register_layouts(
         _TRANSFORMERS_5_LAYOUT,
         _TRANSFORMERS_5_LAYOUT.without_prefix(_PREFIX),
     ),
-    Layout(OWN_FORMAT, (same_name(_BIAS_TABLES, BIAS_TABLE),)),
+    Layout(OWN_FORMAT, (STEM_RULE, same_name(_BIAS_TABLES, BIAS_TABLE))),
 )
 
 _NAMES = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")

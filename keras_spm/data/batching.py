@@ -8,13 +8,14 @@ import numpy as np
 
 from keras_spm.arguments import check_integer
 from keras_spm.data import transforms
+from keras_spm.data.bands import RGB, rgb_to_channels
 from keras_spm.data.box_formats import BOX_FORMATS, from_xyxy
 from keras_spm.data.images import ImageLike, read_image
 from keras_spm.registry import lookup
 from keras_spm.types import Example
 
 # Padding: ImageNet's mean color, which normalization maps to about zero.
-_FILL = (124, 116, 104)
+_FILL = (123.675, 116.28, 103.53)
 _FIELDS = ("image", "boxes", "labels", "crowd", "areas")
 
 
@@ -46,9 +47,10 @@ class ImageBatching:
         size_divisor: the batch's height and width are multiples of it.
         resize_to_divisor: whether each image is also resized to its next multiple of
             `size_divisor`, which changes its aspect ratio slightly.
+        channels: number of channels of the images. A task sets it to that of its backbone.
 
     Raises:
-        ValueError: if a size is not a positive int, or `min_size` is above `max_size`.
+        ValueError: if a number is not a positive int, or `min_size` is above `max_size`.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class ImageBatching:
         max_size: int | None = None,
         size_divisor: int = 32,
         resize_to_divisor: bool = False,
+        channels: int = RGB,
     ) -> None:
         self.min_size = None if min_size is None else check_integer("min_size", min_size)
         self.max_size = None if max_size is None else check_integer("max_size", max_size)
@@ -67,17 +70,18 @@ class ImageBatching:
             )
         self.size_divisor = check_integer("size_divisor", size_divisor)
         self.resize_to_divisor = resize_to_divisor
+        self.channels = check_integer("channels", channels)
 
     def __call__(self, images: Sequence[ImageLike]) -> tuple[np.ndarray, list[ImageGeometry]]:
-        """Returns ((count, height, width, 3) uint8, an `ImageGeometry` per image).
+        """Returns ((count, height, width, channels) uint8, an `ImageGeometry` per image).
 
         Args:
-            images: sequence of paths, `PIL.Image.Image`s, or arrays (height, width, 3) with
-                pixels in [0, 255].
+            images: sequence of paths, `PIL.Image.Image`s, or arrays (height, width, channels)
+                with pixels in [0, 255].
 
         Raises:
             FileNotFoundError: if a path does not exist.
-            ValueError: if there are no images, or one is not readable.
+            ValueError: if there are no images, or one is not readable or has other channels.
         """
         examples, geometries = self.transform([{"image": image} for image in images])
         return np.stack([example["image"] for example in examples]), geometries
@@ -86,7 +90,11 @@ class ImageBatching:
         """Returns examples with all fields resized and padded to one size, and geometries."""
         if not len(examples):
             raise ValueError("A batch must have at least one image. Received: none")
-        examples = [{**each, "image": read_image(each["image"])} for each in examples]
+        examples = [
+            {**each, "image": read_image(each["image"], channels=self.channels)}
+            for each in examples
+        ]
+        fill = tuple(round(value) for value in rgb_to_channels(_FILL, self.channels))
         geometries = []
         for number, example in enumerate(examples):
             original = example["image"].height, example["image"].width
@@ -94,7 +102,7 @@ class ImageBatching:
             examples[number] = transforms.resize(example, geometries[-1].resized)
         sizes = zip(*(geometry.resized for geometry in geometries), strict=True)
         batch_size = tuple(self._round_up(max(lengths)) for lengths in sizes)
-        return [transforms.pad(each, batch_size, _FILL) for each in examples], geometries
+        return [transforms.pad(each, batch_size, fill) for each in examples], geometries
 
     def _resized_size(self, size):
         scale = 1 if self.min_size is None else self.min_size / min(size)
@@ -113,6 +121,7 @@ class ImageBatching:
             "max_size": self.max_size,
             "size_divisor": self.size_divisor,
             "resize_to_divisor": self.resize_to_divisor,
+            "channels": self.channels,
         }
 
 
@@ -148,7 +157,7 @@ class DetectionBatching:
                 `masks` (objects, height, width).
 
         Returns:
-            (images, targets): (count, height, width, 3) uint8; and a dict of
+            (images, targets): (count, height, width, channels) uint8; and a dict of
 
             - `boxes` (count, max_objects, 4), in pixels of the batch;
             - `labels` (count, max_objects), -1 in unused slots; `crowd`; and `areas`, in

@@ -2,11 +2,12 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from keras_spm.arguments import check_integer, check_number
+from keras_spm.data.bands import Bands
 from keras_spm.data.images import ImageLike, PilImage, read_image
 from keras_spm.data.images import image_size as size_of
 
@@ -15,6 +16,10 @@ _RATIOS = (3 / 4, 4 / 3)  # Aspect ratios of crops.
 _ERASED_AREAS = (0.02, 1 / 3)  # As fractions of the image.
 _ERASED_RATIOS = (0.3, 1 / 0.3)
 _MAX_MAGNITUDE = 10.0
+# Of `rand_augment`, on images of other channels than RGB.
+OPERATIONS_OF_BANDS = (
+    *("rotate", "shear_x", "shear_y", "translate_x", "translate_y", "brightness", "contrast"),
+)
 _OPERATION_PROBABILITY = 0.5
 
 
@@ -31,8 +36,9 @@ class ClassificationAugmentation:
         flip: probability of a horizontal flip.
         randaugment_magnitude: magnitude of `rand_augment`, from 0 to 10; 0 disables it.
         random_erasing: probability that a rectangle is erased.
-        mean: three floats, of the network's normalization, for pixels scaled to [0, 1].
-        std: three floats, likewise.
+        mean: floats, one per channel, of the network's normalization, for pixels scaled to
+            [0, 1]. Images are read with as many channels.
+        std: floats, likewise.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -49,8 +55,8 @@ class ClassificationAugmentation:
         flip: float,
         randaugment_magnitude: float,
         random_erasing: float,
-        mean: tuple[float, float, float],
-        std: tuple[float, float, float],
+        mean: Sequence[float],
+        std: Sequence[float],
     ) -> None:
         self.image_size = check_integer("image_size", image_size)
         self.crop_scale = check_number("crop_scale", crop_scale, 0, 1, allow_minimum=False)
@@ -63,16 +69,17 @@ class ClassificationAugmentation:
         self.std = 255 * np.array(
             [check_number("std", value, allow_minimum=False) for value in std]
         )
-        if not len(self.mean) == len(self.std) == 3:
+        if not len(self.mean) == len(self.std) > 0:
             raise ValueError(
-                f"`mean` and `std` must have three numbers each. Received: mean={mean}, std={std}"
+                "`mean` and `std` must have one number per channel. "
+                f"Received: mean={mean}, std={std}"
             )
 
     def __call__(self, image: ImageLike, generator: np.random.Generator) -> np.ndarray:
-        """Returns (image_size, image_size, 3) uint8.
+        """Returns (image_size, image_size, channels) uint8.
 
         Args:
-            image: path of an image file, `EncodedImage`, or (height, width, 3) uint8.
+            image: path of an image file, `EncodedImage`, or (height, width, channels) uint8.
             generator: source of the random numbers.
         """
         from PIL import ImageOps
@@ -95,7 +102,7 @@ class ClassificationAugmentation:
         box = random_crop(height, width, generator, self.crop_scale)
         left, top, right, bottom = box
         min_scale = min(1.0, self.image_size / min(right - left, bottom - top))
-        image = read_image(image, min_scale)
+        image = read_image(image, min_scale, len(self.mean))
         if image.size != (width, height):
             scale = np.tile(np.divide(image.size, (width, height)), 2)
             box = np.round(box * scale).astype(int).tolist()
@@ -108,7 +115,7 @@ class ClassificationAugmentation:
             if rows < self.image_size and columns < self.image_size:
                 top = generator.integers(self.image_size - rows, endpoint=True)
                 left = generator.integers(self.image_size - columns, endpoint=True)
-                noise = generator.normal(self.mean, self.std, (rows, columns, 3))
+                noise = generator.normal(self.mean, self.std, (rows, columns, len(self.mean)))
                 pixels[top : top + rows, left : left + columns] = noise.round().clip(0, 255)
                 break
         return pixels
@@ -142,23 +149,24 @@ def _random_sides(area, generator, fractions, ratios):
 
 
 def rand_augment(
-    image: PilImage,
+    image: PilImage | Bands,
     generator: np.random.Generator,
     magnitude: float,
-    fill: tuple[int, int, int],
+    fill: tuple[int, ...],
     std: float = 0.5,
     num_operations: int = 2,
-) -> PilImage:
+) -> PilImage | Bands:
     """Applies random operations to an image.
 
     Each drawn operation is applied with probability 0.5. Magnitude 9 with the default arguments
-    is timm's policy `rand-m9-mstd0.5-inc1`.
+    is timm's policy `rand-m9-mstd0.5-inc1`. Images of other channels than RGB are only rotated,
+    sheared, translated, and changed in the brightness and contrast of each channel.
 
     Args:
-        image: in RGB.
+        image: in RGB, or `Bands`.
         generator: source of the random numbers.
         magnitude: mean magnitude, from 0 to 10.
-        fill: (red, green, blue) of pixels from outside the image.
+        fill: (red, green, blue) of pixels from outside the image, or the value of each channel.
         std: standard deviation of the normally distributed magnitude, clipped to [0, 10].
         num_operations: number of operations, drawn with replacement.
 
@@ -166,12 +174,21 @@ def rand_augment(
         Cubuk et al., "RandAugment" (arXiv 1909.13719); timm's `auto_augment.py`.
     """
     functions = list(operations().values())
+    if isinstance(image, Bands):
+        functions = [_on_each_band(operations()[name]) for name in OPERATIONS_OF_BANDS]
     for choice in generator.integers(len(functions), size=num_operations):
         if generator.random() < _OPERATION_PROBABILITY:
             strength = np.clip(generator.normal(magnitude, std), 0, _MAX_MAGNITUDE)
             sign = 1 if generator.random() < 0.5 else -1
             image = functions[choice](image, float(strength) / _MAX_MAGNITUDE, sign, fill)
     return image
+
+
+def _on_each_band(function):
+    def apply(image, strength, sign, fill):
+        return image.map(lambda band, value: function(band, strength, sign, value), fill)
+
+    return apply
 
 
 @functools.cache
@@ -260,7 +277,7 @@ class Mixing:
         """Returns mixed (images, labels), both float32.
 
         Args:
-            batch: ((count, height, width, 3) uint8, (count, classes) float32).
+            batch: ((count, height, width, channels) uint8, (count, classes) float32).
             generator: source of the random numbers.
         """
         images, labels = batch

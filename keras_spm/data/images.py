@@ -13,6 +13,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from keras_spm.data.bands import (
+    RGB,
+    Bands,
+    check_shape,
+    from_pixels,
+    invalid_array,
+    is_array_file,
+    load_array,
+)
 from keras_spm.types import PathLike
 
 # Formats that Pillow decodes itself. Of the others, some start programs (PostScript starts
@@ -22,7 +31,10 @@ _FORMATS = (
     *("ICO", "PCX", "PPM", "PSD", "QOI", "SGI", "TGA"),
 )
 _MIN_SIDE = 8  # Pixels.
-_IMAGE_WIDTH, _IMAGE_LENGTH, _ORIENTATION = 0x0100, 0x0101, 0x0112  # Tags of TIFF and Exif.
+# Tags of TIFF and Exif.
+_IMAGE_WIDTH, _IMAGE_LENGTH, _ORIENTATION, _SAMPLES_PER_PIXEL = 0x0100, 0x0101, 0x0112, 0x0115
+# Of images of a number of channels, for files and images of Pillow.
+_MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 _QUARTER_TURNS = (5, 6, 7, 8)
 _DARK = 16  # An image of more than 8 bits is almost black if all its levels are below this.
 
@@ -40,34 +52,60 @@ PilImage: TypeAlias = Any  # `PIL.Image.Image`; Pillow is imported on use.
 ImageLike: TypeAlias = ImageFile | PilImage | np.ndarray
 
 
-def read_image(image: ImageLike, min_scale: float = 1.0) -> PilImage:
-    """Reads an image as 8-bit RGB, with its Exif orientation applied.
+def read_image(image: ImageLike, min_scale: float = 1.0, channels: int = RGB) -> PilImage | Bands:
+    """Reads an image as 8-bit RGB, or with other channels, and with its Exif orientation applied.
 
     Integers of 16 bits are divided by 257, floats are rounded. A warning is issued if such an
     image comes out almost black.
 
+    Files are converted to gray, gray with alpha, RGB or RGBA for 1 to 4 channels, with alpha 255
+    if they have none. A TIFF file may also have one gray page per channel, for any number but 3.
+    Pillow reads no more than 4 channels of a page: save such images as `.npy`.
+
     Args:
         image: path of an image file, `EncodedImage`, `PIL.Image.Image`, or array (height,
-            width, 3) with pixels in [0, 255].
+            width, channels) with pixels in [0, 255], also as a `.npy` file. Gray arrays may be
+            (height, width).
         min_scale: float from 0 to 1. A JPEG file may be decoded at 1/2, 1/4 or 1/8 of its
             size, which is faster, but not below this scale.
+        channels: int.
+
+    Returns:
+        `PIL.Image.Image` in RGB, or `Bands` of another number of channels.
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if a file or array is not a readable image, has pixels that are negative or
-            not finite, integers above 65535, floats above 255, or more pixels than
-            `PIL.Image.MAX_IMAGE_PIXELS`.
+        ValueError: if a file or array is not a readable image, has other channels, has pixels
+            that are negative or not finite, integers above 65535, floats above 255, or more
+            pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
+    if isinstance(image, Bands):
+        check_shape(image, channels)
+        return image
     if hasattr(image, "convert"):
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_channels(ImageOps.exif_transpose(image), channels)
     if not is_image_file(image):
-        return Image.fromarray(_to_uint8(np.asarray(image)))
+        return from_pixels(np.asarray(image), channels)
+    if is_array_file(image):
+        with _errors_of(image):
+            return from_pixels(load_array(image), channels)
     with open_image(image) as file:
         if min_scale < 1:
             file.draft(None, tuple(math.ceil(side * min_scale) for side in file.size))
-        return _decode(file)
+        return _decode(file, channels)
+
+
+def own_channels(image: ImageLike) -> int:
+    """Returns the number of channels of an array or `.npy` file; 3 for other images."""
+    if is_image_file(image):
+        if not is_array_file(image):
+            return RGB
+        with _errors_of(image):
+            image = load_array(image)
+    shape = getattr(image, "shape", (RGB,))
+    return 1 if len(shape) == 2 else shape[-1]
 
 
 def is_image_file(image: object) -> bool:
@@ -77,6 +115,10 @@ def is_image_file(image: object) -> bool:
 
 def image_size(image: ImageFile) -> tuple[int, int]:
     """Returns the (height, width) that `read_image` gives, without decoding; raises likewise."""
+    if is_array_file(image):
+        with _errors_of(image):
+            height, width, *_ = load_array(image).shape
+            return height, width
     with open_image(image) as file:
         width, height = file.size
         if file.format == "TIFF":  # Pillow may have swapped the sides of `size` already.
@@ -143,6 +185,8 @@ def _invalid_reason(path):
     try:
         if path.stat().st_size == 0:
             return "empty file"
+        if is_array_file(path):
+            return invalid_array(path, _MIN_SIDE)
         with _open(path) as image:
             if min(image.size) < _MIN_SIDE:
                 return f"image smaller than {_MIN_SIDE} pixels"
@@ -193,15 +237,22 @@ def open_image(image: ImageFile) -> Iterator[PilImage]:
         source, file = image.source, io.BytesIO(image.content)
     else:
         source = file = pathlib.Path(os.fsdecode(image))
+    with _errors_of(source), _open(file) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def _errors_of(source):
+    """Names the file in errors."""
     try:
-        with _open(file) as opened:
-            yield opened
+        yield
     except (FileNotFoundError, UserWarning):
         raise
     except Exception as error:
         # Damaged files make Pillow raise almost anything: OSError, SyntaxError, ValueError,
         # NotImplementedError, ZeroDivisionError, …
         reason = str(error) or type(error).__name__
+        source = os.fsdecode(source) if isinstance(source, bytes) else source
         raise ValueError(f"{source} cannot be read as an image: {reason}") from error
 
 
@@ -224,17 +275,41 @@ class _PixelError(ValueError):
     """The pixels of a file have values that are no levels."""
 
 
-def _decode(file):
-    """Returns an open file as 8-bit RGB, upright."""
+def _decode(file, channels=RGB):
+    """Returns an open file as an 8-bit image, upright."""
     from PIL import ImageOps
 
+    if channels != RGB and file.format == "TIFF":
+        samples, bands = file.tag_v2.get(_SAMPLES_PER_PIXEL, 1), len(file.getbands())
+        if bands == 1 < file.n_frames and (file.n_frames == channels or channels not in _MODES):
+            return _read_pages(file, channels)
+        if bands < min(samples, channels):
+            raise ValueError(
+                f"Pillow reads only {bands} of its {samples} channels. Save the array (height, "
+                "width, channels) as `.npy`"
+            )
     # Pillow reads colors of 16 bits as 8 bits.
     deep = file.format in ("PNG", "TIFF") and ";16" in str(file.tile)
     ImageOps.exif_transpose(file, in_place=True)
-    image = _to_rgb(file)
+    image = _to_channels(file, channels)
     if deep and file.mode[0] not in "IF":
         _warn_if_dark(image)
     return image
+
+
+def _read_pages(file, channels):
+    """Returns the pages of an open file as channels."""
+    from PIL import ImageOps
+
+    if file.n_frames != channels:
+        raise ValueError(f"An image must have {channels} channels. Received: {file.n_frames} pages")
+    bands = []
+    for number in range(channels):
+        file.seek(number)
+        bands += _to_channels(ImageOps.exif_transpose(file), 1).bands
+    if len({band.size for band in bands}) > 1:
+        raise ValueError("its pages differ in size")
+    return Bands(bands)
 
 
 def _to_gray(pixels):
@@ -251,7 +326,7 @@ def _to_gray(pixels):
 
 def _warn_if_dark(image):
     # The same text for all files: Python shows it once.
-    if max(np.ravel(image.getextrema())) < _DARK:
+    if np.max(image) < _DARK:
         warnings.warn(
             f"An image of 16-bit integers or floats is almost black, below {_DARK} of 255. "
             "Integers must use all 16 bits, 0 to 65535, and floats must be from 0 to 255.",
@@ -259,31 +334,16 @@ def _warn_if_dark(image):
         )
 
 
-def _to_rgb(image):
+def _to_channels(image, channels):
     if image.mode[0] in "IF":  # Pillow would clip integers and floats to 8 bits.
         image = _to_gray(np.asarray(image))
         _warn_if_dark(image)
     if image.mode == "P":  # Ignores the transparent color.
         image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def check_pixels(pixels: np.ndarray) -> None:
-    """Checks an image in memory.
-
-    Raises:
-        ValueError: unless it is (height, width, 3) with numbers in [0, 255].
-    """
-    if pixels.ndim != 3 or pixels.shape[-1] != 3 or not pixels.size:
-        raise ValueError(f"An image must be (height, width, 3). Received: shape {pixels.shape}")
-    if pixels.dtype == np.uint8:
-        return
-    if pixels.dtype.kind not in "fiu" or not (pixels.min() >= 0 and pixels.max() <= 255):
+    if channels not in _MODES:
         raise ValueError(
-            f"Pixels must be numbers in [0, 255]. Received: {pixels.dtype} like {pixels.flat[:3]}"
+            f"An image must have {channels} channels. Received: {len(image.getbands())}, "
+            f"mode {image.mode}"
         )
-
-
-def _to_uint8(pixels):
-    check_pixels(pixels)
-    return pixels if pixels.dtype == np.uint8 else np.round(pixels).astype("uint8")
+    image = image.convert(_MODES[channels])
+    return image if channels == RGB else Bands(list(image.split()))

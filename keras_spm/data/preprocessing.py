@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_spm.arguments import check_number
+from keras_spm.arguments import check_integer, check_number
+from keras_spm.data.bands import RGB, with_channel_axis
 from keras_spm.data.images import ImageLike, is_image_file, read_image
 
 # In the order of Pillow's resampling codes.
@@ -24,6 +25,7 @@ class ImagePreprocessing:
         image_size: (height, width) of the result.
         crop_pct: float above 0 and up to 1, or `None` for no crop.
         interpolation: `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
+        channels: number of channels of the images. A task sets it to that of its backbone.
 
     Raises:
         ValueError: if an argument is not one of these.
@@ -40,6 +42,7 @@ class ImagePreprocessing:
         image_size: tuple[int, int] | list[int],
         crop_pct: float | None = None,
         interpolation: str = "bicubic",
+        channels: int = RGB,
     ) -> None:
         sizes = tuple(image_size) if isinstance(image_size, (tuple, list)) else ()
         if len(sizes) != 2 or not all(map(_is_side, sizes)):
@@ -57,35 +60,37 @@ class ImagePreprocessing:
         self.image_size = tuple(map(int, sizes))
         self.crop_pct = crop_pct
         self.interpolation = interpolation
+        self.channels = check_integer("channels", channels)
 
     def __call__(self, images: Any) -> Any:
         """Preprocesses one image, several images or a data set.
 
         Args:
-            images: path of an image file, `PIL.Image.Image`, or array (height, width, 3)
+            images: path of an image file, `PIL.Image.Image`, or array (height, width, channels)
                 with pixels in [0, 255]; or a sequence or batch of those; or an unbatched
                 `tf.data.Dataset` of paths or arrays, alone or as the first of several
                 components.
 
         Returns:
-            uint8 array (*image_size, 3) for one image, (count, *image_size, 3) for several
-            images, and a `tf.data.Dataset` for a data set.
+            uint8 array (*image_size, channels) for one image, (count, *image_size, channels)
+            for several images, and a `tf.data.Dataset` for a data set.
 
         Raises:
             FileNotFoundError: if a path does not exist.
-            ValueError: if a file or array is not a readable image.
+            ValueError: if a file or array is not a readable image, or has other channels.
         """
         if hasattr(images, "element_spec"):
             return self._map(images)
         if _is_single(images):
             return self._preprocess(images)
         prepared = [self._preprocess(image) for image in images]
-        return np.stack(prepared) if prepared else np.zeros((0, *self.image_size, 3), "uint8")
+        shape = (0, *self.image_size, self.channels)
+        return np.stack(prepared) if prepared else np.zeros(shape, "uint8")
 
     def _preprocess(self, image):
         from PIL import Image
 
-        image = read_image(image)
+        image = read_image(image, channels=self.channels)
         resample = Image.Resampling(INTERPOLATIONS.index(self.interpolation))
         height, width = self.image_size
         if self.crop_pct is None:
@@ -103,7 +108,7 @@ class ImagePreprocessing:
 
         def preprocess(image, *rest):
             image = tf.numpy_function(self._preprocess, [image], tf.uint8)
-            image.set_shape((*self.image_size, 3))
+            image.set_shape((*self.image_size, self.channels))
             return (image, *rest) if rest else image
 
         return dataset.map(preprocess, num_parallel_calls=tf.data.AUTOTUNE)
@@ -114,15 +119,21 @@ class ImagePreprocessing:
             "image_size": list(self.image_size),
             "crop_pct": self.crop_pct,
             "interpolation": self.interpolation,
+            "channels": self.channels,
         }
 
 
-def stack_images(images: Sequence[ImageLike]) -> np.ndarray:
-    """Reads images of one size, without resizing: (count, height, width, 3).
+def stack_images(images: Sequence[ImageLike], channels: int = RGB) -> np.ndarray:
+    """Reads images of one size, without resizing: (count, height, width, channels).
 
     Raises a `ValueError` if images differ in size. Arrays keep their dtype.
     """
-    arrays = [np.asarray(each if hasattr(each, "ndim") else read_image(each)) for each in images]
+    arrays = [
+        with_channel_axis(np.asarray(each), channels)
+        if hasattr(each, "ndim")
+        else np.asarray(read_image(each, channels=channels))
+        for each in images
+    ]
     if len({array.shape for array in arrays}) > 1:
         raise ValueError(
             "Images of several sizes need `preprocessing`. "
@@ -146,5 +157,5 @@ def _is_single(images):
     return (
         is_image_file(images)
         or hasattr(images, "convert")  # A PIL image.
-        or getattr(images, "ndim", None) == 3
+        or getattr(images, "ndim", None) in (2, 3)
     )

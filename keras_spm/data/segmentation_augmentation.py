@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_spm.arguments import check_integer, check_number
 from keras_spm.data import transforms
+from keras_spm.data.bands import RGB
 from keras_spm.data.images import read_image
 from keras_spm.types import Example
 
@@ -24,7 +25,8 @@ class SegmentationAugmentation:
         cat_max_ratio: highest fraction of one class in a crop.
         flip: probability of a horizontal flip.
         color_jitter: whether brightness, contrast, saturation and hue change, each with
-            probability 0.5.
+            probability 0.5. Images of other channels than RGB have no saturation and hue.
+        channels: number of channels of the images.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -41,6 +43,7 @@ class SegmentationAugmentation:
         cat_max_ratio: float = 0.75,
         flip: float = 0.5,
         color_jitter: bool = True,
+        channels: int = RGB,
     ) -> None:
         self.crop_size = check_integer("crop_size", crop_size)
         self.scale = _checked_pair("scale", scale)
@@ -53,6 +56,7 @@ class SegmentationAugmentation:
         self.cat_max_ratio = check_number("cat_max_ratio", cat_max_ratio, 0, 1, False)
         self.flip = check_number("flip", flip, 0, 1)
         self.color_jitter = color_jitter
+        self.channels = check_integer("channels", channels)
 
     def __call__(self, example: Example, generator: np.random.Generator) -> Example:
         """Returns the example with `image` and `segmentation_map` of `crop_size`.
@@ -70,7 +74,8 @@ class SegmentationAugmentation:
         return transforms.pad(example, (self.crop_size, self.crop_size))
 
     def _resize(self, example, generator):
-        image, segmentation_map = read_image(example["image"]), example["segmentation_map"]
+        image = read_image(example["image"], channels=self.channels)
+        segmentation_map = example["segmentation_map"]
         if segmentation_map.shape == (image.height, image.width, 1):
             segmentation_map = segmentation_map[..., 0]
         if segmentation_map.shape != (image.height, image.width):
@@ -115,7 +120,10 @@ def _color_jitter(image, generator):
         pixels = pixels + generator.uniform(-32, 32)
     if generator.random() < 0.5:
         pixels = pixels * generator.uniform(0.5, 1.5)
-    colors = Image.fromarray(pixels.clip(0, 255).astype("uint8")).convert("HSV")
+    pixels = pixels.clip(0, 255).astype("uint8")
+    if pixels.shape[-1] != RGB:
+        return pixels
+    colors = Image.fromarray(pixels).convert("HSV")
     hue, saturation, value = (np.asarray(each, "float32") for each in colors.split())
     if generator.random() < 0.5:
         saturation = (saturation * generator.uniform(0.5, 1.5)).clip(0, 255)

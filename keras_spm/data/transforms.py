@@ -1,6 +1,7 @@
 """Geometric transforms of examples, which are dicts whose fields are transformed by kind.
 
-Other fields are returned unchanged, among them `areas`. Inputs are not modified.
+Other fields are returned unchanged, among them `areas`. Inputs are not modified. Arrays keep
+their number of channels; files are read in RGB, unless `to_pixels` has read them before.
 """
 
 import math
@@ -8,7 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_spm.data.images import ImageLike, read_image
+from keras_spm.data.bands import Bands
+from keras_spm.data.images import ImageLike, PilImage, own_channels, read_image
 from keras_spm.types import Example
 
 # Boxes are (objects, 4), left, top, right, bottom in pixels; maps are (..., height, width).
@@ -41,7 +43,7 @@ def resize(example: Example, size: tuple[int, int], interpolation: str = "biline
     """
     from PIL import Image
 
-    image = read_image(example["image"])
+    image = _read(example["image"])
     height, width = size
     scale = np.array([width / image.width, height / image.height], "float32")
     resample = Image.Resampling[interpolation.upper()]
@@ -82,7 +84,7 @@ def crop(example: Example, box: tuple[int, int, int, int]) -> Example:
 def pad(
     example: Example,
     size: tuple[int, int],
-    image_fill: int | tuple[int, int, int] = 0,
+    image_fill: int | tuple[int, ...] = 0,
     segmentation_fill: int = 255,
 ) -> Example:
     """Pads an example at the bottom and right to (height, width).
@@ -92,7 +94,7 @@ def pad(
     """
 
     def pad_image(image):
-        padded = np.empty((*size, 3), image.dtype)
+        padded = np.empty((*size, image.shape[-1]), image.dtype)
         padded[:] = image_fill
         padded[: image.shape[0], : image.shape[1]] = image
         return padded
@@ -117,7 +119,7 @@ def random_affine(
     """Rotates, scales and shifts an image about its center; added pixels are black.
 
     Args:
-        image: (height, width, 3) uint8.
+        image: (height, width, channels) uint8.
         generator: source of the random numbers.
         rotation: largest angle in degrees, in both directions.
         zoom: largest relative change of size, in both directions.
@@ -138,12 +140,19 @@ def random_affine(
         *(-sine, cosine, center_y + sine * from_x - cosine * from_y),
     )
     size = width, height
-    return np.asarray(Image.fromarray(image).transform(size, Image.AFFINE, matrix, Image.BILINEAR))
+    return np.asarray(_read(image).transform(size, Image.AFFINE, matrix, Image.BILINEAR))
 
 
-def to_pixels(image: ImageLike) -> np.ndarray:
-    """Returns an image as an array (height, width, 3) uint8; see `read_image`."""
-    return np.asarray(read_image(image))
+def to_pixels(image: ImageLike, channels: int | None = None) -> np.ndarray:
+    """Returns an image as an array (height, width, channels) uint8; see `read_image`.
+
+    By default an array keeps its number of channels, and a file or `PIL.Image.Image` is RGB.
+    """
+    return np.asarray(_read(image, channels))
+
+
+def _read(image: ImageLike, channels: int | None = None) -> PilImage | Bands:
+    return read_image(image, channels=own_channels(image) if channels is None else channels)
 
 
 def _apply(example: Example, **functions: Callable) -> Example:

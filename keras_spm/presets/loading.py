@@ -15,6 +15,7 @@ from keras_spm.converters.validation import build_without_memory, check_backbone
 from keras_spm.presets.saving import own_arrays, own_layout, predictor_paths
 from keras_spm.presets.sources import Source, Weights, find_source
 from keras_spm.registry import BACKBONES, HEADS, TASKS, lookup
+from keras_spm.tasks.graph import adapt_statistics
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import PathLike
 from keras_spm.version import __version__
@@ -24,6 +25,8 @@ from keras_spm.weights.key_mapping import OWN_FORMAT
 
 # In the paths of the layers that differ between the values of `merging`.
 _MERGING = "/merging/"
+# Argument of backbones that tasks take for theirs.
+_IMAGE_SHAPE = "image_shape"
 
 
 def load_preset(
@@ -136,7 +139,11 @@ def _build(task, backbone_class, source, arguments, whole, **backbone_arguments)
         given.pop("merging", None)  # The wanted class has its own default.
     if task is None:
         return backbone_class(**{**given, **arguments, **backbone_arguments})
-    return task(backbone_class(**given), **_task_arguments(task, source, arguments, whole))
+    arguments = dict(arguments)
+    if _IMAGE_SHAPE in arguments:
+        given[_IMAGE_SHAPE] = arguments.pop(_IMAGE_SHAPE)
+    backbone = backbone_class(**given)
+    return task(backbone, **_task_arguments(task, source, arguments, whole, backbone))
 
 
 def _backbone_arguments(source):
@@ -144,11 +151,13 @@ def _backbone_arguments(source):
     return {**presets.get(source.config.variant, {}), **source.config.arguments}
 
 
-def _task_arguments(task, source, arguments, whole):
+def _task_arguments(task, source, arguments, whole, backbone):
     """Returns the saved arguments, overridden by the caller's."""
     saved = source.config.task_arguments
-    if not whole:
-        saved = {key: saved[key] for key in ("mean", "std") if key in saved}
+    statistics = {
+        key: adapt_statistics(saved[key], backbone) for key in ("mean", "std") if key in saved
+    }
+    saved = {**saved, **statistics} if whole else statistics
     merged = {**_with_head(task, saved, arguments), **arguments}
     has_classes = task.class_predictors is not ImageTask.class_predictors
     if has_classes and "num_classes" not in merged:
@@ -197,7 +206,12 @@ def _check_config(source, saved_task, weights):
             check_size(model, source.name)
         else:
             layout = _layout(model, source, weights)
-            state_dict.match(variables_of(model), weights.arrays, layout, weights.source)
+            found = state_dict.match(variables_of(model), weights.arrays, layout, weights.source)
+            if found.adapted_channels:  # Only if the caller asks for it.
+                raise FormatError(
+                    f"{source.name} has weights for images of other channels than its "
+                    "configuration."
+                )
     except WeightsError:
         raise
     except Exception as error:  # Of any constructor.
@@ -227,7 +241,8 @@ def _convert(source: Source) -> dict[str, np.ndarray]:
 def _load(model, source, weights, build, whole):
     """Loads the weights of a backbone, of a whole task, or of the backbone of another task."""
     if hasattr(model, "backbone") and not whole:
-        build_backbone = functools.partial(_build, None, type(model.backbone), source, {}, False)
+        shape = {_IMAGE_SHAPE: model.backbone.image_shape}
+        build_backbone = functools.partial(_build, None, type(model.backbone), source, shape, False)
         report = _load(model.backbone, source, weights, build_backbone, whole)
         loaded = variables_of(model.backbone)
         return report.without([path for path in variables_of(model) if path not in loaded])

@@ -3,6 +3,7 @@
 In a compiled graph, a label that is no class would be trained on silently.
 """
 
+import copy
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,24 +12,27 @@ import keras
 import numpy as np
 
 from keras_spm.arguments import check_integer
+from keras_spm.data.bands import check_pixels, with_channel_axis
 from keras_spm.data.first_batch import to_numpy
-from keras_spm.data.images import check_pixels, is_image_file
+from keras_spm.data.images import is_image_file
+from keras_spm.tasks.graph import channels_of, data_format_of
 
 _CHECKED_IMAGES = 8
 
 
-def as_images(images: Any, batch_size: int) -> tuple[list, bool]:
+def as_images(images: Any, batch_size: int, channels: int) -> tuple[list, bool]:
     """Checks the images of a prediction.
 
     Args:
-        images: a path, a `PIL.Image` or an array (height, width, 3); or several of them.
+        images: a path, a `PIL.Image` or an array (height, width, channels); or several of them.
         batch_size: int, number of images that are predicted at once.
+        channels: int, number of channels of the model's images.
 
     Returns:
         (list of images, whether there is a single image).
 
     Raises:
-        ValueError: for anything else, and for pixels outside of [0, 255].
+        ValueError: for anything else, other channels, and pixels outside of [0, 255].
     """
     check_integer("batch_size", batch_size)
     single = (
@@ -38,14 +42,15 @@ def as_images(images: Any, batch_size: int) -> tuple[list, bool]:
     )
     if not single and not isinstance(images, Iterable):
         raise ValueError(
-            "`images` must be a path, a `PIL.Image`, an array (height, width, 3), or several of "
-            f"them. Received: {images!r}"
+            "`images` must be a path, a `PIL.Image`, an array (height, width, "
+            f"{channels}), or several of them. Received: {images!r}"
         )
     images = [images] if single else list(images)
     for number, image in enumerate(images):
         if hasattr(image, "ndim") and not is_image_file(image):  # `np.str_` is a path.
-            images[number] = to_numpy(image)
-            check_pixels(images[number])
+            images[number] = with_channel_axis(to_numpy(image), channels)
+            name = "`images`" if single else f"`images[{number}]`"
+            check_pixels(images[number], channels, name)
             check_images(images[number], stacklevel=4)
     return images, single
 
@@ -59,23 +64,30 @@ def check_backbone(backbone: Any) -> None:
         )
 
 
-def from_arguments(name: str, value: Any, expected: type) -> Any:
+def from_arguments(name: str, value: Any, expected: type, backbone: keras.Model) -> Any:
     """Returns an object of a class from the object, a dict of its arguments, or `None`.
+
+    Its `channels` are those of the backbone; if they differ, it is a copy.
 
     Raises:
         ValueError: for anything else, and unknown or invalid arguments.
     """
-    if value is None or isinstance(value, expected):
-        return value
-    if not isinstance(value, dict):
+    if value is None:
+        return None
+    if not isinstance(value, (dict, expected)):
         raise ValueError(
             f"`{name}` must be an `{expected.__name__}`, or a dict of its arguments. "
             f"Received: {name}={value!r}"
         )
-    try:
-        return expected(**value)
-    except TypeError as error:
-        raise ValueError(f"`{name}` has a wrong argument: {error}") from None
+    if isinstance(value, dict):
+        try:
+            value = expected(**value)
+        except TypeError as error:
+            raise ValueError(f"`{name}` has a wrong argument: {error}") from None
+    if value.channels != channels_of(backbone):
+        value = copy.copy(value)
+        value.channels = channels_of(backbone)
+    return value
 
 
 def check_images(images: np.ndarray, stacklevel: int = 3) -> None:
@@ -107,6 +119,20 @@ def check_images(images: np.ndarray, stacklevel: int = 3) -> None:
         "model normalizes itself.",
         stacklevel=stacklevel,
     )
+
+
+def check_batch(images: np.ndarray, backbone: keras.Model) -> None:
+    """Checks the channels of a batch, and its pixels as `check_images`.
+
+    Raises:
+        ValueError: for other channels than those of the backbone's images, and wrong pixels.
+    """
+    channels = channels_of(backbone)
+    is_first = data_format_of(backbone) == "channels_first"
+    if images.ndim == 4 and images.shape[1 if is_first else -1] != channels:
+        shape = f"{channels}, height, width" if is_first else f"height, width, {channels}"
+        raise ValueError(f"Images must be (batch, {shape}). Received: shape {images.shape}")
+    check_images(images, stacklevel=4)
 
 
 def check_labels(labels: Any, num_classes: int, ignore_class: int | None = None) -> None:

@@ -7,8 +7,9 @@ import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.data.bands import rgb_to_channels
 from keras_spm.heads.head import Head
-from keras_spm.layers.image_normalization import ImageNormalization
+from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD, ImageNormalization
 
 
 def connect_backbone(
@@ -94,6 +95,34 @@ def connect_head(
 def data_format_of(backbone: keras.Model) -> str:
     """Returns a backbone's data format, Keras's default for one that has no such attribute."""
     return getattr(backbone, "data_format", keras.config.image_data_format())
+
+
+def channels_of(backbone: keras.Model) -> int:
+    """Returns the number of channels of a backbone's images; a `ValueError` if it is unknown."""
+    shape = tuple(backbone.input.shape)
+    channels = shape[1 if data_format_of(backbone) == "channels_first" else -1]
+    if channels is None:
+        raise ValueError(f"`backbone` must have a fixed number of channels. Received: {shape}")
+    return channels
+
+
+def adapt_statistics(values: Sequence[float], backbone: keras.Model) -> tuple[float, ...]:
+    """Returns `mean` or `std` of RGB images for the channels of a backbone's images.
+
+    That is their average for one channel, and the three in turn for more. Values of another
+    number of channels are returned unchanged.
+    """
+    is_rgb = np.shape(values) == (3,)
+    return rgb_to_channels(values, channels_of(backbone)) if is_rgb else values
+
+
+def default_statistics(
+    mean: Sequence[float] | None, std: Sequence[float] | None, backbone: keras.Model
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Returns (mean, std), of ImageNet where they are `None`; see `adapt_statistics`."""
+    mean = adapt_statistics(IMAGENET_MEAN, backbone) if mean is None else mean
+    std = adapt_statistics(IMAGENET_STD, backbone) if std is None else std
+    return mean, std
 
 
 def to_data_format(images: np.ndarray, backbone: keras.Model) -> np.ndarray:

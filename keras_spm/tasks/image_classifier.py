@@ -9,7 +9,7 @@ import numpy as np
 from keras_spm.arguments import check_integer, check_number
 from keras_spm.data.pipeline import EvaluationBatches
 from keras_spm.data.preprocessing import ImagePreprocessing, stack_images
-from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD, ImageNormalization
+from keras_spm.layers.image_normalization import ImageNormalization
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
 from keras_spm.tasks.checks import (
@@ -19,7 +19,7 @@ from keras_spm.tasks.checks import (
     check_multi_labels,
     from_arguments,
 )
-from keras_spm.tasks.graph import connect_backbone, to_data_format
+from keras_spm.tasks.graph import channels_of, connect_backbone, default_statistics, to_data_format
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import PathLike, Shape
 from keras_spm.visualize import plot_images
@@ -30,7 +30,8 @@ _TOP = 5  # Of top-5 accuracy.
 class ImageClassifier(ImageTask):
     """Raw images in, class logits out.
 
-    Images are (batch, height, width, 3) with pixels in [0, 255], normalized inside the model.
+    Images are (batch, height, width, channels) with pixels in [0, 255], normalized inside the
+    model; the channels are those of the backbone, by default 3.
     The output is (batch, num_classes) in float32. Targets are integer labels, or, with
     `multi_label`, (batch, num_classes) of 0 and 1.
 
@@ -40,7 +41,8 @@ class ImageClassifier(ImageTask):
         class_names: optional `num_classes` distinct strings, saved with the model.
         activation: of the last layer; `None` for logits.
         dropout: float, dropout rate before the last layer.
-        mean, std: floats per channel, for pixels scaled to [0, 1].
+        mean, std: floats per channel, for pixels scaled to [0, 1]; by default ImageNet's, their
+            average for gray images, and in turn for more than three channels.
         preprocessing: optional `keras_spm.data.ImagePreprocessing`, or a dict of its
             arguments, that `classify` applies to images first. Saved with the model.
         multi_label: bool, whether an image can have any number of classes.
@@ -69,8 +71,8 @@ class ImageClassifier(ImageTask):
         class_names: Sequence[str] | None = None,
         activation: str | Callable | None = None,
         dropout: float = 0.0,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         preprocessing: ImagePreprocessing | dict | None = None,
         multi_label: bool = False,
         **kwargs: Any,
@@ -79,7 +81,8 @@ class ImageClassifier(ImageTask):
         # A single class has no loss but that of a yes or no.
         num_classes = check_integer("num_classes", num_classes, 1 if multi_label else 2)
         check_number("dropout", dropout, maximum=1)
-        preprocessing = from_arguments("preprocessing", preprocessing, ImagePreprocessing)
+        preprocessing = from_arguments("preprocessing", preprocessing, ImagePreprocessing, backbone)
+        mean, std = default_statistics(mean, std, backbone)
 
         # === Layers ===
         policy = backbone.dtype_policy
@@ -180,8 +183,8 @@ class ImageClassifier(ImageTask):
         """Returns the most probable classes.
 
         Args:
-            images: one or several paths, `PIL.Image`s or (height, width, 3) arrays with pixels
-                in [0, 255]. They go through `preprocessing`, if the model has one; otherwise
+            images: one or several paths, `PIL.Image`s or (height, width, channels) arrays with
+                pixels in [0, 255]. They go through `preprocessing`, if the model has one; otherwise
                 several images must have the same size.
             top: int, number of classes.
             batch_size: int.
@@ -194,14 +197,14 @@ class ImageClassifier(ImageTask):
             FileNotFoundError, ValueError: for a missing file or one that is not an image.
         """
         check_integer("top", top)
-        images, single = as_images(images, batch_size)
+        images, single = as_images(images, batch_size, channels_of(self.backbone))
         probabilities = self._probabilities(images, batch_size)
         classes = [self._most_probable(row, top) for row in probabilities]
         return classes[0] if single else classes
 
     def predict_images(self, images: Sequence, batch_size: int = 32) -> list[np.ndarray]:
         """Returns the probabilities of each image, (num_classes,); see `classify`."""
-        images, _ = as_images(images, batch_size)
+        images, _ = as_images(images, batch_size, channels_of(self.backbone))
         return self._probabilities(images, batch_size)
 
     def predict_record(
@@ -291,7 +294,8 @@ class ImageClassifier(ImageTask):
         return image if self.preprocessing is None else self.preprocessing(image)
 
     def _stack(self, images):
-        return to_data_format(stack_images(images), self.backbone)
+        batch = stack_images(images, channels_of(self.backbone))
+        return to_data_format(batch, self.backbone)
 
     def _most_probable(self, probabilities, top):
         names, order = self.display_names, np.argsort(-probabilities, kind="stable")[:top]

@@ -14,8 +14,8 @@ from keras_spm.data.preprocessing import stack_images
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.optimizers import AdamW, build_optimizer
 from keras_spm.registry import TASKS, PresetMixin
-from keras_spm.tasks.checks import as_images, check_images
-from keras_spm.tasks.graph import to_data_format
+from keras_spm.tasks.checks import as_images, check_batch
+from keras_spm.tasks.graph import channels_of, to_data_format
 from keras_spm.types import PathLike, Shape
 from keras_spm.visualize import plot_images
 
@@ -168,11 +168,11 @@ class ImageTask(PresetMixin, SafeTrainer, keras.Model):
 
     def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """Returns the outputs, as `keras.Model.predict`; pixels are checked as by `fit`."""
-        with FirstBatch(lambda images, _: check_images(images)) as first:
+        with FirstBatch(lambda images, _: check_batch(images, self.backbone)) as first:
             return super().predict(first.of(x), *args, **kwargs)
 
     def _check_batch(self, images, targets):
-        check_images(images)
+        check_batch(images, self.backbone)
         if targets is not None:
             self.check_targets(images, targets)
 
@@ -222,12 +222,13 @@ class ImageTask(PresetMixin, SafeTrainer, keras.Model):
     def predict_images(self, images: Sequence, batch_size: int = 8) -> list:
         """Returns a prediction for each image: by default the outputs, for images of one size.
 
-        Images are paths, `PIL.Image`s or (height, width, 3) arrays with pixels in [0, 255].
+        Images are paths, `PIL.Image`s or (height, width, channels) arrays with pixels in [0, 255].
         """
-        images, _ = as_images(images, batch_size)
+        channels = channels_of(self.backbone)
+        images, _ = as_images(images, batch_size, channels)
         outputs = []
         for start in range(0, len(images), batch_size):
-            batch = stack_images(images[start : start + batch_size])
+            batch = stack_images(images[start : start + batch_size], channels)
             outputs += list(self.predict_on_batch(to_data_format(batch, self.backbone)))
         return outputs
 

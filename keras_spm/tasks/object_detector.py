@@ -16,7 +16,6 @@ from keras_spm.data.batching import ImageBatching
 from keras_spm.data.box_formats import BOX_FORMATS
 from keras_spm.data.first_batch import FirstBatch
 from keras_spm.heads.retinanet import RetinaNet
-from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from keras_spm.metrics import coco_average_precision
 from keras_spm.registry import lookup
 from keras_spm.tasks.checks import (
@@ -27,7 +26,7 @@ from keras_spm.tasks.checks import (
 )
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.evaluation import Evaluation
-from keras_spm.tasks.graph import connect_head
+from keras_spm.tasks.graph import channels_of, connect_head, default_statistics
 from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_detections
 
@@ -37,7 +36,8 @@ _DRAWN_SCORE = 0.3  # Lowest score of the detections that are drawn.
 class ObjectDetector(DenseTask):
     """Raw images in, boxes with classes and scores out.
 
-    Images are (batch, height, width, 3) with pixels in [0, 255], normalized inside the model.
+    Images are (batch, height, width, channels) with pixels in [0, 255], normalized inside the
+    model; the channels are those of the backbone, by default 3.
     Calling the model returns the raw outputs of the detector, which the loss needs. `predict`
     returns detections by descending score: a dict of `boxes` (batch, max_detections, 4),
     `scores` and `labels` (batch, max_detections), padded with 0, 0 and -1.
@@ -56,7 +56,8 @@ class ObjectDetector(DenseTask):
         class_names: optional `num_classes` distinct strings, saved with the model.
         bounding_box_format: of boxes in targets and in the outputs of `predict`, as in
             `keras.utils.bounding_boxes`; in pixels.
-        mean, std: floats per channel, for pixels scaled to [0, 1].
+        mean, std: floats per channel, for pixels scaled to [0, 1]; by default ImageNet's, their
+            average for gray images, and in turn for more than three channels.
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
             `detect` collates images. By default images keep their size.
         **kwargs: `name` and `trainable`.
@@ -85,8 +86,8 @@ class ObjectDetector(DenseTask):
         detector: keras.layers.Layer | None = None,
         class_names: Sequence[str] | None = None,
         bounding_box_format: str = "xyxy",
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         batching: ImageBatching | dict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -94,6 +95,8 @@ class ObjectDetector(DenseTask):
         num_classes = check_integer("num_classes", num_classes)
         lookup("bounding_box_format", bounding_box_format, BOX_FORMATS)
         detector = detector or RetinaNet()
+        mean, std = default_statistics(mean, std, backbone)
+        batching = from_arguments("batching", batching or {}, ImageBatching, backbone)
 
         # === Functional Model ===
         images, outputs = connect_head(backbone, detector, "detector", num_classes, mean, std)
@@ -108,7 +111,7 @@ class ObjectDetector(DenseTask):
                 "bounding_box_format": bounding_box_format,
                 "mean": tuple(mean),
                 "std": tuple(std),
-                "batching": from_arguments("batching", batching or {}, ImageBatching),
+                "batching": batching,
             },
             **kwargs,
         )
@@ -208,8 +211,8 @@ class ObjectDetector(DenseTask):
         """Detects objects in images of any size.
 
         Args:
-            images: one or several paths, `PIL.Image`s or (height, width, 3) arrays with pixels
-                in [0, 255].
+            images: one or several paths, `PIL.Image`s or (height, width, channels) arrays with
+                pixels in [0, 255].
             batch_size: int.
 
         Returns:
@@ -220,7 +223,7 @@ class ObjectDetector(DenseTask):
         Raises:
             FileNotFoundError, ValueError: for a missing file or one that is not an image.
         """
-        images, single = as_images(images, batch_size)
+        images, single = as_images(images, batch_size, channels_of(self.backbone))
         detections = []
         for outputs, geometries in self.batches(images, batch_size):
             scales, sizes = zip(*((each.scale, each.original) for each in geometries), strict=True)

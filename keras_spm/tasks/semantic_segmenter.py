@@ -13,7 +13,6 @@ from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data.batching import ImageBatching
 from keras_spm.files import atomic_write
 from keras_spm.heads.semantic_fpn import SemanticFPN
-from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
 from keras_spm.layers.resizing import ResizeLike
 from keras_spm.metrics.segmentation import MeanIoU, PixelAccuracy, without_channel
 from keras_spm.tasks.checks import (
@@ -23,7 +22,7 @@ from keras_spm.tasks.checks import (
     from_arguments,
 )
 from keras_spm.tasks.dense_task import DenseTask
-from keras_spm.tasks.graph import connect_head, data_format_of
+from keras_spm.tasks.graph import channels_of, connect_head, data_format_of, default_statistics
 from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import class_colors, plot_segmentations
 
@@ -33,7 +32,8 @@ _IGNORE_CLASS = 255  # As in the files of most data sets.
 class SemanticSegmenter(DenseTask):
     """Raw images in, class logits for every pixel out.
 
-    Images are (batch, height, width, 3) with pixels in [0, 255], normalized inside the model.
+    Images are (batch, height, width, channels) with pixels in [0, 255], normalized inside the
+    model; the channels are those of the backbone, by default 3.
     The output is (batch, height, width, num_classes) in float32, upsampled bilinearly from
     the decoder's output. Targets are integer segmentation maps, (batch, height, width).
 
@@ -46,7 +46,8 @@ class SemanticSegmenter(DenseTask):
         class_names: optional `num_classes` distinct strings, saved with the model.
         ignore_class: int, label of pixels that count neither in the loss nor in metrics;
             `None` if all count.
-        mean, std: floats per channel, for pixels scaled to [0, 1].
+        mean, std: floats per channel, for pixels scaled to [0, 1]; by default ImageNet's, their
+            average for gray images, and in turn for more than three channels.
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
             `segment` collates images. By default images keep their size.
         **kwargs: `name` and `trainable`.
@@ -77,8 +78,8 @@ class SemanticSegmenter(DenseTask):
         decoder: keras.layers.Layer | None = None,
         class_names: Sequence[str] | None = None,
         ignore_class: int | None = _IGNORE_CLASS,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         batching: ImageBatching | dict | None = None,
         **kwargs: Any,
     ) -> None:
@@ -90,6 +91,8 @@ class SemanticSegmenter(DenseTask):
                 f"ignore_class={ignore_class}. Pass `None`, or a number such as -1."
             )
         decoder = decoder or SemanticFPN()
+        mean, std = default_statistics(mean, std, backbone)
+        batching = from_arguments("batching", batching or {}, ImageBatching, backbone)
 
         # === Functional Model ===
         images, logits = connect_head(backbone, decoder, "decoder", num_classes, mean, std)
@@ -110,7 +113,7 @@ class SemanticSegmenter(DenseTask):
                 "ignore_class": ignore_class,
                 "mean": tuple(mean),
                 "std": tuple(std),
-                "batching": from_arguments("batching", batching or {}, ImageBatching),
+                "batching": batching,
             },
             **kwargs,
         )
@@ -189,8 +192,8 @@ class SemanticSegmenter(DenseTask):
         """Predicts the class of every pixel, for images of any size.
 
         Args:
-            images: one or several paths, `PIL.Image`s or (height, width, 3) arrays with pixels
-                in [0, 255].
+            images: one or several paths, `PIL.Image`s or (height, width, channels) arrays with
+                pixels in [0, 255].
             batch_size: int.
 
         Returns:
@@ -200,7 +203,7 @@ class SemanticSegmenter(DenseTask):
         Raises:
             FileNotFoundError, ValueError: for a missing file or one that is not an image.
         """
-        images, single = as_images(images, batch_size)
+        images, single = as_images(images, batch_size, channels_of(self.backbone))
         maps = [
             _segmentation_map(logits, geometry)
             for outputs, geometries in self.batches(images, batch_size)

@@ -10,6 +10,7 @@ import numpy as np
 from keras_spm.types import Tensor
 from keras_spm.weights.errors import MismatchError, join_names
 from keras_spm.weights.key_mapping import Binding, Layout
+from keras_spm.weights.transforms import RGB
 
 # Buffers that PyTorch code saves with the weights, but derives from the architecture.
 _BUFFER = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask)")
@@ -33,6 +34,8 @@ class LoadReport:
             another number of classes.
         unexpected_keys: names of tensors that the model does not have, such as a head.
         resized: {tensor name: (its shape, the model's shape)} of position tables.
+        adapted_channels: {tensor name: (its channels, the model's channels)} of the first
+            convolution, if it was adapted from RGB images to images of other channels.
         upcast: names of tensors that were converted from half precision to float32.
     """
 
@@ -42,6 +45,7 @@ class LoadReport:
     missing_keys: tuple[str, ...]
     unexpected_keys: tuple[str, ...]
     resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    adapted_channels: dict[str, tuple[int, int]]
     upcast: tuple[str, ...]
 
     def without(self, paths: Collection[str]) -> "LoadReport":
@@ -51,11 +55,15 @@ class LoadReport:
 
     def __str__(self) -> str:
         lines = [f"{len(self.loaded)} variables loaded from {self.source} ({self.layout} layout)"]
-        resized = [f"{name} {old} → {new}" for name, (old, new) in self.resized.items()]
+        resized, adapted = (
+            [f"{name} {old} → {new}" for name, (old, new) in changed.items()]
+            for changed in (self.resized, self.adapted_channels)
+        )
         for label, names in (
             ("missing keys", self.missing_keys),
             ("unexpected keys", self.unexpected_keys),
             ("resized", resized),
+            ("adapted to other channels", adapted),
             ("upcast from half precision", self.upcast),
         ):
             if names:
@@ -70,6 +78,7 @@ class Match(NamedTuple):
     missing_keys: tuple[str, ...]
     unexpected_keys: tuple[str, ...]
     resized: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    adapted_channels: dict[str, tuple[int, int]]
 
 
 def match(
@@ -91,18 +100,18 @@ def match(
     head_names = {name for rule in layout.head for name in rule.names}
     optional = {*layout.optional, *head_names} - used
     others = [name for name in arrays if name not in used and not _BUFFER.fullmatch(name)]
-    errors, resized = [], {}
+    errors, resized, adapted = [], {}, {}
     if missing := sorted(used - arrays.keys()):
         errors.append(f"missing: {join_names(missing)}")
     if unexpected := [name for name in others if name not in optional]:
         errors.append(f"unexpected: {join_names(unexpected)}")
     for binding in bindings:
         if used.issuperset(binding.names) and arrays.keys() >= set(binding.names):
-            errors += _compare(binding, shapes, arrays, resized)
+            errors += _compare(binding, shapes, arrays, resized, adapted)
     _raise_if(errors, source, layout)
     missing_keys = [path for binding in head for path in binding.paths] if without_head else []
     unexpected_keys = [name for name in others if name in optional]
-    return Match(bindings, tuple(missing_keys), tuple(unexpected_keys), resized)
+    return Match(bindings, tuple(missing_keys), tuple(unexpected_keys), resized, adapted)
 
 
 def load(
@@ -128,6 +137,7 @@ def load(
         missing_keys=found.missing_keys,
         unexpected_keys=found.unexpected_keys,
         resized=found.resized,
+        adapted_channels=found.adapted_channels,
         upcast=tuple(name for name in used if arrays[name].dtype.itemsize < 4),
     )
 
@@ -208,28 +218,34 @@ def _raise_if(errors, source, layout):
         )
 
 
-def _compare(binding, shapes, arrays, resized):
-    """Returns the errors of a binding's shapes and dtypes; adds to `resized`."""
+def _compare(binding, shapes, arrays, resized, adapted):
+    """Returns the errors of a binding's shapes and dtypes; adds to `resized` and `adapted`."""
     transform = binding.transform
     expected_shapes = transform.source_shapes([shapes[path] for path in binding.paths])
     errors = []
     for name, expected in zip(binding.names, expected_shapes, strict=True):
         array = arrays[name]
-        if not _fits(array.shape, expected, transform.resized_axes):
+        if not _fits(array.shape, expected, transform):
             errors.append(
                 f"shape: {name} is {array.shape}, {' and '.join(binding.paths)} "
                 f"needs {tuple(expected)}"
             )
         elif array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             errors.append(f"dtype: {name} is {array.dtype}, not a float")
-        elif array.shape != tuple(expected):
+        elif array.shape == tuple(expected):
+            continue
+        elif (axis := transform.channel_axis) is not None:
+            adapted[name] = (array.shape[axis], expected[axis])
+        else:
             resized[name] = (array.shape, tuple(expected))
     return errors
 
 
-def _fits(shape, expected, resized_axes):
+def _fits(shape, expected, transform):
     return len(shape) == len(expected) and all(
-        0 < size <= _MAX_ROWS if axis in resized_axes else size == wanted
+        0 < size <= _MAX_ROWS
+        if axis in transform.resized_axes
+        else size == wanted or (axis == transform.channel_axis and size == RGB)
         for axis, (size, wanted) in enumerate(zip(shape, expected, strict=True))
     )
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+RGB = 3  # Channels.
+
 
 class Transform(NamedTuple):
     """Functions between lists of tensors and lists of variables, in the order of a rule.
@@ -17,12 +19,15 @@ class Transform(NamedTuple):
         to_torch: function from the variables' values to the tensors; `None` if a layout
             cannot represent them.
         resized_axes: axes along which a tensor may have another size; it is then resized.
+        channel_axis: axis of the image's channels of a tensor that may be for RGB images; its
+            kernel is then adapted by `adapt_channels`.
     """
 
     source_shapes: Callable
     to_keras: Callable
     to_torch: Callable | None
     resized_axes: tuple[int, ...] = ()
+    channel_axis: int | None = None
 
 
 def _single(source_shape, to_keras, to_torch):
@@ -44,6 +49,29 @@ CONVOLUTION = _single(
     lambda shape: (shape[3], shape[2], shape[0], shape[1]),
     lambda array, shape: array.transpose(2, 3, 1, 0),
     lambda value: value.transpose(3, 2, 0, 1),
+)
+
+
+def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Returns a kernel for RGB images, (height, width, 3, out), for images of other channels.
+
+    For one channel the kernel is summed over its inputs. For more, the inputs are repeated, and
+    scaled by `3 / channels`. Both as timm's `adapt_input_conv`.
+    """
+    if channels == kernel.shape[2]:
+        return kernel
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    return kernel[:, :, np.arange(channels) % RGB] * np.float32(RGB / channels)
+
+
+# The first convolution, as `CONVOLUTION`, and in this package's files.
+STEM_CONVOLUTION = CONVOLUTION._replace(
+    to_keras=lambda arrays, shapes: [adapt_channels(arrays[0].transpose(2, 3, 1, 0), shapes[0][2])],
+    channel_axis=1,
+)
+STEM_KERNEL = IDENTITY._replace(
+    to_keras=lambda arrays, shapes: [adapt_channels(arrays[0], shapes[0][2])], channel_axis=2
 )
 
 # Depthwise convolution: (channels, 1, height, width) ↔ (height, width, channels, 1).

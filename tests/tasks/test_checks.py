@@ -223,7 +223,7 @@ def test_images_of_predictions(tasks, name):
         np.full((32, 32, 3), -50),
         np.ones((32, 32, 3), complex),
     ):
-        with pytest.raises(ValueError, match=r"An image must be|Pixels must be"):
+        with pytest.raises(ValueError, match=r"`images\[0\]` must be|Pixels must be"):
             predict([bad])
     with pytest.raises(ValueError, match="`images` must be a path"):
         predict(7)

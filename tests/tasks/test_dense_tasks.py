@@ -16,7 +16,10 @@ _SHARED = {
     "class_names": ["a", "b", "c"],
     "mean": (0.1, 0.2, 0.3),
     "std": (0.3, 0.2, 0.1),
-    "batching": {"min_size": 40, "max_size": 80, "size_divisor": 16, "resize_to_divisor": True},
+    "batching": {
+        **{"min_size": 40, "max_size": 80, "size_divisor": 16, "resize_to_divisor": True},
+        "channels": 3,
+    },
     "name": "task",
     "trainable": False,
 }
