@@ -1,6 +1,7 @@
-"""Plots of trainings and their results, saved as PNG."""
+"""Plots of trainings and their results."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def plot_training_curves(
         path: of the PNG.
         names: (loss, other metric), without the prefix.
     """
-    figure, (axes,) = _figure(1, 2, (9, 3.5))
+    figure, (axes,) = new_figure(1, 2, (9, 3.5))
     for axis, name in zip(axes, names, strict=True):
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in metrics:
@@ -38,7 +39,7 @@ def plot_training_curves(
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0].set_yscale("log")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLike) -> None:
@@ -56,13 +57,13 @@ def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLi
     _check_counts(images, titles=titles)
     columns = min(len(images), _COLUMNS)
     rows = -(-len(images) // columns)
-    figure, axes = _figure(rows, columns, (2.5 * columns, 2.8 * rows))
+    figure, axes = new_figure(rows, columns, (2.5 * columns, 2.8 * rows))
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
         axis.imshow(read_image(image), interpolation="nearest")
         axis.set_title(_text(title), fontsize=8, wrap=True)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion_matrix(
@@ -92,7 +93,7 @@ def plot_confusion_matrix(
     np.add.at(counts, (labels, predictions), 1)
     wrong = np.flatnonzero(labels != predictions)
 
-    figure, ((matrix, gallery),) = _figure(1, 2, (11, 5))
+    figure, ((matrix, gallery),) = new_figure(1, 2, (11, 5))
     matrix.imshow(np.log1p(counts), cmap="Blues")
     for row, column in np.argwhere(counts):
         color = "white" if counts[row, column] > counts.max() / 4 else "black"
@@ -112,7 +113,7 @@ def plot_confusion_matrix(
         tile.axis("off")
         names = class_names[labels[index]], class_names[predictions[index]]
         tile.set_title("true {}, predicted {}".format(*names), fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_segmentations(
@@ -140,7 +141,7 @@ def plot_segmentations(
     _check_counts(images, **columns)
     columns = {title: list(map(_as_map, maps)) for title, maps in columns.items()}
     count = 1 + len(columns)
-    figure, axes = _figure(len(images), count, (2.5 * count, 2.3 * len(images)))
+    figure, axes = new_figure(len(images), count, (2.5 * count, 2.3 * len(images)))
     for row, image, *maps in zip(axes, images, *columns.values(), strict=True):
         colored = (_colored(each, colors) for each in maps)
         for axis, picture in zip(row, (read_image(image), *colored), strict=True):
@@ -157,7 +158,7 @@ def plot_segmentations(
         axes[0][0].plot([], [], "s", color=color, label=_text(name))
     if legend:
         figure.legend(loc="outside lower center", ncols=6)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_detections(
@@ -183,7 +184,7 @@ def plot_detections(
     colors = class_colors(len(class_names) + 1)[1:] / 255
     columns = _given(truth=truth, prediction=detections)
     _check_counts(images, **columns)
-    figure, axes = _figure(len(images), len(columns), (3.75 * len(columns), 3.5 * len(images)))
+    figure, axes = new_figure(len(images), len(columns), (3.75 * len(columns), 3.5 * len(images)))
     for row, image, *objects in zip(axes, images, *columns.values(), strict=True):
         picture = read_image(image)
         for axis, each in zip(row, objects, strict=True):
@@ -192,7 +193,7 @@ def plot_detections(
             _draw_boxes(axis, each, class_names, colors)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _check_counts(images, **columns):
@@ -267,7 +268,8 @@ def class_colors(count: int) -> np.ndarray:
     return (colors * 255).astype("uint8")
 
 
-def _figure(rows, columns, size):
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
+    """Returns a figure of a (width, height) in inches, and its axes, (rows, columns)."""
     # pyplot would need a display.
     from matplotlib.figure import Figure
 
@@ -275,6 +277,7 @@ def _figure(rows, columns, size):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure, path):
+def save_figure(figure: Any, path: PathLike) -> None:
+    """Saves a figure as PNG, atomically."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
