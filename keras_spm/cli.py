@@ -198,7 +198,7 @@ def _add_predict_arguments(parser):
         "(detectors), masks (segmenters), or a format of your own task"
     )
     parser.add_argument("--format", help=text)
-    text = "predict large images in windows of this size in pixels, such as 512, or 512x768 (height, width)"
+    text = "predict large images in windows of this many pixels: 512, or 512x768 (height, width)"
     parser.add_argument("--tile", type=_tile, metavar="SIZE", help=text)
     text = "share of a window that the next one covers; by default 0.25"
     parser.add_argument("--overlap", type=float, help=text)

@@ -80,7 +80,7 @@ class StepwisePatchMerging(CompositeLayer):
         )
 
     @property
-    def layers(self) -> list[keras.layers.Layer]:
+    def steps(self) -> list[keras.layers.Layer]:
         """The two steps, in their order."""
         return [self.multi_scale_aggregation, self.guided_local_enhancement]
 

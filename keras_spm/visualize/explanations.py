@@ -119,7 +119,8 @@ def attention_map(
     stages = getattr(model.backbone, "stages", [])
     stage = check_integer("stage", stage, 2, max(len(stages), 2))
     merging = stages[stage - 1].merging if stages else None
-    *before, last = getattr(merging, "layers", [None])
+    # Of Stepwise Patch Merging, or of a merging with its second half alone.
+    *before, last = getattr(merging, "steps", None) or getattr(merging, "layers", [None])
     if not isinstance(last, GuidedLocalEnhancement):
         raise ValueError(
             "`model` must have Stepwise Patch Merging, such as a PVTv2SPM has. Received: a "
