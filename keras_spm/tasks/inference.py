@@ -215,17 +215,24 @@ def _merge_class(boxes, seen, order, iou_threshold):
         Indices of the kept boxes.
     """
     kept = []
+    # Of the boxes that are kept, in one piece of memory.
+    kept_boxes, kept_seen = np.empty_like(boxes[order]), np.empty_like(seen[order])
     for index in order:
-        overlaps = _overlaps(boxes[index], seen[index], boxes[kept], seen[kept])
+        box, window, count = boxes[index], seen[index], len(kept)
+        touches = (kept_boxes[:count, :2] < box[2:]) & (kept_boxes[:count, 2:] > box[:2])
+        near = np.flatnonzero(touches.all(axis=1))
+        overlaps = _overlaps(box, window, kept_boxes[near], kept_seen[near])
         if not (overlaps > iou_threshold).any():
+            kept_boxes[count], kept_seen[count] = box, window
             kept.append(index)
             continue
-        best = kept[overlaps.argmax()]
-        lower = boxes[index, :2] < seen[best, :2]
-        upper = boxes[index, 2:] > seen[best, 2:]
-        boxes[best] = np.where([*lower, *upper], boxes[index], boxes[best])
-        seen[best, :2] = np.minimum(seen[best, :2], seen[index, :2])
-        seen[best, 2:] = np.maximum(seen[best, 2:], seen[index, 2:])
+        best = near[overlaps.argmax()]
+        best_box, best_window = kept_boxes[best], kept_seen[best]  # Views.
+        beyond = [*(box[:2] < best_window[:2]), *(box[2:] > best_window[2:])]
+        best_box[:] = np.where(beyond, box, best_box)
+        best_window[:2] = np.minimum(best_window[:2], window[:2])
+        best_window[2:] = np.maximum(best_window[2:], window[2:])
+    boxes[kept], seen[kept] = kept_boxes[: len(kept)], kept_seen[: len(kept)]
     return kept
 
 
