@@ -76,18 +76,24 @@ def print_predictions(
 
     if file_format is None:
         list(predicted())
-    elif file_format.is_per_image:
-        for target, image in predicted():
-            with atomic_write(target) as temporary:
-                file_format.write(model, [image], temporary)
     else:
-        (target,) = set(targets.values())
-        with atomic_write(target) as temporary:
-            file_format.write(model, (image for _, image in predicted()), temporary)
+        _write(model, file_format, predicted(), targets)
     if unreadable:
         print(f"{len(unreadable)} of {len(paths)} images could not be read:", file=sys.stderr)
         print("\n".join(map(printable, unreadable)), file=sys.stderr)
     return len(unreadable)
+
+
+def _write(model, file_format, predicted, targets):
+    """Writes the file of each image, or one file, while images are predicted."""
+    if file_format.is_per_image:
+        for target, image in predicted:
+            with atomic_write(target) as temporary:
+                file_format.write(model, [image], temporary)
+        return
+    (target,) = set(targets.values())
+    with atomic_write(target) as temporary:
+        file_format.write(model, (image for _, image in predicted), temporary)
 
 
 def _check_options(model, options):
