@@ -207,8 +207,8 @@ class SemanticSegmenter(DenseTask):
                 in [0, 255].
             batch_size: int, number of images, or of their windows, that are predicted at once.
             tile: int or (height, width), at least 32: size of overlapping windows, in pixels of
-                the image, that are predicted one by one; their logits are averaged. By default
-                an image is predicted as a whole.
+                the image. Each is predicted like an image of its own, so `batching` may resize
+                it, and their logits are averaged. By default an image is predicted as a whole.
             overlap: float from 0 to below 1, the least share of a window that the next one
                 covers.
             tta: `"flip"` averages the logits of images and flipped images.
