@@ -11,6 +11,8 @@ from keras_spm.data.images import ImageLike, read_image
 from keras_spm.registry import lookup
 
 _MIN_TILE = 32
+# A box is cut off if it ends this near to the end of its window, as a share of its own side.
+_CUT_MARGIN = 0.05
 # {name of the augmentation: whether each view of a window is flipped}
 _FLIPS = {"none": (False,), "flip": (False, True)}
 
@@ -137,8 +139,8 @@ def merge_detections(
     Two detections of a class are the same object if their intersection over union, within the
     part of the image that both windows show, is above the threshold. For whole boxes this is
     non-maximum suppression; a box that a window cuts off also matches the box of the rest.
-    The box with the higher score is kept. Where it ends because its window does, it is extended
-    by the other box.
+    The higher score is kept with its box; but a box that a window cuts off gives way to a whole
+    one, and is extended by another one that is cut off.
 
     Args:
         results: (view, detections in its pixels) for each view of one image. Detections are a
@@ -157,7 +159,7 @@ def merge_detections(
         np.concatenate([found[name] for _, found in results]) for name in ("scores", "labels")
     )
     seen = np.repeat(
-        np.array([view.window for view, _ in results], "float32"),
+        np.array([_seen(view) for view, _ in results], "float32"),
         [len(found["scores"]) for _, found in results],
         axis=0,
     )
@@ -190,6 +192,18 @@ def _spans(length, tile, overlap):
     last = max(0, length - tile)
     starts = [*range(0, last, stride), last]
     return [(start, min(start + tile, length)) for start in starts]
+
+
+def _seen(view):
+    """Returns the window of a view, without an end where the image ends."""
+    left, top, right, bottom = view.window
+    height, width = view.size
+    return [
+        left or -np.inf,
+        top or -np.inf,
+        right if right < width else np.inf,
+        bottom if bottom < height else np.inf,
+    ]
 
 
 def _to_image(view, boxes):
@@ -227,13 +241,32 @@ def _merge_class(boxes, seen, order, iou_threshold):
             kept.append(index)
             continue
         best = near[overlaps.argmax()]
-        best_box, best_window = kept_boxes[best], kept_seen[best]  # Views.
-        beyond = [*(box[:2] < best_window[:2]), *(box[2:] > best_window[2:])]
-        best_box[:] = np.where(beyond, box, best_box)
-        best_window[:2] = np.minimum(best_window[:2], window[:2])
-        best_window[2:] = np.maximum(best_window[2:], window[2:])
+        kept_boxes[best] = _joined(kept_boxes[best], kept_seen[best], box, window)
+        kept_seen[best] = _hull(kept_seen[best], window)
     boxes[kept], seen[kept] = kept_boxes[: len(kept)], kept_seen[: len(kept)]
     return kept
+
+
+def _joined(box, seen, other, other_seen):
+    """Returns the box of an object of which two windows found a box, the first more surely."""
+    is_cut = _is_cut(box, seen)
+    if not is_cut.any():
+        return box
+    if not _is_cut(other, other_seen).any():
+        return other
+    beyond = np.concatenate([other[:2] < seen[:2], other[2:] > seen[2:]])
+    return np.where(is_cut & beyond, other, box)
+
+
+def _is_cut(box, seen):
+    """Returns for each side of a box whether its window ends there."""
+    margin = _CUT_MARGIN * np.tile(box[2:] - box[:2], 2)
+    return np.concatenate([box[:2] <= seen[:2] + margin[:2], box[2:] >= seen[2:] - margin[2:]])
+
+
+def _hull(box, other):
+    corners = np.minimum(box[:2], other[:2])
+    return np.concatenate([corners, np.maximum(box[2:], other[2:])])
 
 
 def _overlaps(box, seen, other_boxes, other_seen):
