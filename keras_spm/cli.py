@@ -230,20 +230,49 @@ def _add_predict_arguments(parser):
     parser.add_argument("images", nargs="+", help="image files, and folders of images")
     text = "number of classes to print; by default 5"
     parser.add_argument("--top", type=int, default=5, help=text)
-    text = "lowest score of the printed objects; by default 0.3"
+    text = "lowest score of the objects that are printed and written; by default 0.3"
     parser.add_argument("--score-threshold", type=float, default=0.3, help=text)
     text = (
-        "folder for pictures of the predictions; by default none, but `predictions` for the "
-        "segmentation maps of a segmenter"
+        "folder for pictures or files of the predictions; by default no pictures, but "
+        "`predictions` for the segmentation maps of a segmenter and for files"
     )
     parser.add_argument("--output", metavar="FOLDER", help=text)
+    text = (
+        "write files instead of pictures: csv (classifiers, detectors), coco or yolo "
+        "(detectors), masks (segmenters), or a format of your own task"
+    )
+    parser.add_argument("--format", help=text)
+    text = "predict large images in windows of this many pixels: 512, or 512x768 (height, width)"
+    parser.add_argument("--tile", type=_tile, metavar="SIZE", help=text)
+    text = "share of a window that the next one covers; by default 0.25"
+    parser.add_argument("--overlap", type=float, help=text)
+    text = "test-time augmentation: `flip` also predicts flipped images"
+    parser.add_argument("--tta", help=text)
     parser.add_argument("--json", action="store_true", help="print a JSON object for each image")
 
 
+def _tile(text):
+    try:
+        height, width = (int(side) for side in (text.split("x") * 2)[:2])
+    except ValueError:
+        message = f"must be a size such as 512 or 512x768. Received: {text}"
+        raise argparse.ArgumentTypeError(message) from None
+    return height, width
+
+
 def _predict(options):
-    model, threshold = trainer.load_task(options.model), options.score_threshold
+    model = trainer.load_task(options.model)
+    names = ("tile", "overlap", "tta")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
     unreadable = print_predictions(
-        model, options.images, options.top, threshold, options.output, options.json
+        model,
+        options.images,
+        options.top,
+        options.score_threshold,
+        options.output,
+        options.json,
+        options.format,
+        given,
     )
     return int(unreadable > 0)
 

@@ -5,16 +5,21 @@ import os
 import pathlib
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from keras_spm.data.images import has_image_extension, is_system_file, read_image
+from keras_spm.files import atomic_write
 from keras_spm.tasks.graph import channels_of
 from keras_spm.tasks.image_task import ImageTask
+from keras_spm.tasks.prediction_formats import PredictedImage
 from keras_spm.terminal import printable
 from keras_spm.types import PathLike
 
 _BATCH_SIZE = 8
+_PICTURE = "{name}.png"
+_DEFAULT_OUTPUT = "predictions"  # Folder for files in a format.
 
 
 def print_predictions(
@@ -24,6 +29,8 @@ def print_predictions(
     score_threshold: float = 0.3,
     output: PathLike | None = None,
     as_json: bool = False,
+    format: str | None = None,
+    options: dict[str, Any] | None = None,
 ) -> int:
     """Prints one line per image; returns the number of unreadable images, listed on stderr.
 
@@ -32,41 +39,94 @@ def print_predictions(
         names: image files and folders, see `image_paths`.
         top: number of classes, at least 1.
         score_threshold: lowest score of objects, in [0, 1].
-        output: folder for pictures of the predictions, or None for the task's default.
+        output: folder for pictures or files of the predictions, or None for the task's default.
         as_json: whether the lines are JSON objects, in ASCII.
+        format: one of the task's `prediction_formats`, of files that are written instead of
+            pictures.
+        options: arguments of the task's `predict_images`.
 
     Raises:
         OSError: if the output folder cannot be made.
-        ValueError: if an argument is out of range, a folder has no images, or a picture would
-            replace another one or an image.
+        ValueError: if an argument is out of range, the task does not support an option or the
+            format, a folder has no images, or a file would replace another one or an image.
     """
     if top < 1 or not 0 <= score_threshold <= 1:
         raise ValueError(
             "`--top` must be at least 1, and `--score-threshold` from 0 to 1. "
             f"Received: --top {top} --score-threshold {score_threshold}"
         )
+    options = options or {}
+    _check_options(model, options)
+    file_format = None if format is None else _file_format(model, format)
     paths = image_paths(names)
-    output = output or model.default_output
-    targets = {} if output is None else _targets(output, paths)
-    # Without preprocessing, images of different sizes cannot be in one batch.
-    batch_size = _BATCH_SIZE if getattr(model, "preprocessing", True) else 1
-    channels, unreadable = channels_of(model.backbone), []
-    for start in range(0, len(paths), batch_size):
-        images = _read_images(paths[start : start + batch_size], channels, unreadable)
-        predictions = model.predict_images(list(images.values())) if images else []
-        for (path, image), prediction in zip(images.items(), predictions, strict=True):
-            target = targets.get(path)
-            if target is not None:
-                target.parent.mkdir(parents=True, exist_ok=True)
-            record, text = model.predict_record(prediction, image, top, score_threshold, target)
+    output = output or model.default_output or (format and _DEFAULT_OUTPUT)
+    file_name = _PICTURE if file_format is None else file_format.file_name
+    targets = {} if output is None else _targets(output, paths, file_name)
+    unreadable = []
+
+    def predicted():
+        """Yields (target, image with its prediction) as images are predicted and printed."""
+        for path, image, prediction in _predict(model, paths, options, unreadable):
+            picture = targets.get(path) if file_format is None else None
+            record, text = model.predict_record(prediction, image, top, score_threshold, picture)
             if as_json:
                 print(json.dumps({"image": str(path), **record}))
             else:
                 print(printable(f"{path}  {text}"))
+            if file_format is not None:
+                selected = model.select(prediction, top, score_threshold)
+                yield targets[path], PredictedImage(path, image.shape[:2], selected)
+
+    if file_format is None:
+        list(predicted())
+    else:
+        _write(model, file_format, predicted(), targets)
     if unreadable:
         print(f"{len(unreadable)} of {len(paths)} images could not be read:", file=sys.stderr)
         print("\n".join(map(printable, unreadable)), file=sys.stderr)
     return len(unreadable)
+
+
+def _write(model, file_format, predicted, targets):
+    """Writes the file of each image, or one file, while images are predicted."""
+    if file_format.is_per_image:
+        for target, image in predicted:
+            with atomic_write(target) as temporary:
+                file_format.write(model, [image], temporary)
+        return
+    (target,) = set(targets.values())
+    with atomic_write(target) as temporary:
+        file_format.write(model, (image for _, image in predicted), temporary)
+
+
+def _check_options(model, options):
+    name = type(model).__name__
+    for option in options:
+        if option not in model.prediction_options:
+            supported = ", ".join(f"`--{each}`" for each in model.prediction_options) or "none"
+            raise ValueError(f"{name} does not support `--{option}`. Supported: {supported}.")
+    if "overlap" in options and "tile" not in options:
+        raise ValueError("`--overlap` needs `--tile`, the size of the windows that overlap.")
+
+
+def _file_format(model, name):
+    if name not in model.prediction_formats:
+        supported = ", ".join(model.prediction_formats) or "none"
+        raise ValueError(
+            f"{type(model).__name__} does not support `--format {name}`. Supported: {supported}."
+        )
+    return model.prediction_formats[name]
+
+
+def _predict(model, paths, options, unreadable):
+    """Yields (path, image, prediction), and appends errors of images to `unreadable`."""
+    # Without preprocessing, images of different sizes cannot be in one batch.
+    batch_size = _BATCH_SIZE if getattr(model, "preprocessing", True) else 1
+    channels = channels_of(model.backbone)
+    for start in range(0, len(paths), batch_size):
+        images = _read_images(paths[start : start + batch_size], channels, unreadable)
+        predictions = model.predict_images(list(images.values()), **options) if images else []
+        yield from zip(images, images.values(), predictions, strict=True)
 
 
 def image_paths(names: Iterable[PathLike]) -> list[pathlib.Path]:
@@ -101,24 +161,32 @@ def _read_images(paths, channels, unreadable):
     return images
 
 
-def _targets(folder, paths):
-    """Returns {path: path of its picture}, which keeps the folders of the image."""
-    pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
-    inputs = {os.path.abspath(path) for path in paths}
+def _targets(folder, paths, file_name):
+    """Makes the folders for files of predictions; returns {path of an image: path of its file}.
+
+    Files for single images keep the folders of the images.
+    """
+    inputs = {os.path.realpath(path) for path in paths}
     targets, sources = {}, {}
     for path in paths:
-        parents = (part for part in path.parent.parts if part not in (path.anchor, ".."))
-        target = pathlib.Path(folder, *parents, f"{path.name}.png")
-        other = sources.setdefault(target, path)
-        if other != path:
-            raise ValueError(
-                f"{target} would be the picture of {other} and of {path}. Predict them one after "
-                "the other, with two folders as `--output`."
+        target = pathlib.Path(folder, file_name)
+        if "{" in file_name:
+            parents = (part for part in path.parent.parts if part not in (path.anchor, ".."))
+            target = pathlib.Path(
+                folder, *parents, file_name.format(name=path.name, stem=path.stem)
             )
-        if os.path.abspath(target) in inputs:
+            other = sources.setdefault(target, path)
+            if other != path:
+                raise ValueError(
+                    f"{target} would be the file of {other} and of {path}. Predict them one "
+                    "after the other, with two folders as `--output`."
+                )
+        if os.path.realpath(target) in inputs:
             raise ValueError(
-                f"{target}, the picture of {path}, would replace an image. Choose another folder "
+                f"{target}, the file of {path}, would replace an image. Choose another folder "
                 "with `--output`."
             )
         targets[path] = target
+    for parent in {target.parent for target in targets.values()}:
+        parent.mkdir(parents=True, exist_ok=True)
     return targets

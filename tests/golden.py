@@ -8,7 +8,7 @@ import keras
 from safetensors import safe_open
 
 import keras_spm
-from tests.helpers import randomize
+from tests.helpers import conv_backbone, randomize
 
 FOLDER = pathlib.Path(__file__).parent / "golden"
 
@@ -132,4 +132,15 @@ def randomize_task(model):
         if variable.path.startswith(("decoder/", "detector/")):
             # Smaller, or many scores would be exactly 1 and have no order.
             variable.assign(keras.ops.convert_to_numpy(variable) * 0.2)
+    return model
+
+
+def distinct_detector(class_names=None, **arguments):
+    """Returns a detector that compiles fast, whose scores differ more than by rounding."""
+    small = {"pyramid_channels": 8, "channels": 8, "num_convs": 1, "score_threshold": 0.3}
+    head = keras_spm.heads.RetinaNet(**{**small, **arguments})
+    model = randomize_task(keras_spm.ObjectDetector(conv_backbone(), 3, head, class_names))
+    for variable in head.trainable_variables:
+        if variable.path.endswith("kernel"):
+            variable.assign(keras.ops.convert_to_numpy(variable) * 3)
     return model

@@ -40,7 +40,7 @@ ALLOWED = {
     "version": set(),
     "terminal": set(),
     "data": {"cards", "registry", "numpy", "keras"},
-    "visualize": {"data", "terminal", "numpy"},
+    "visualize": {"backend", "data", "layers", "registry", "terminal", "keras", "numpy"},
     "prediction": {"data", "tasks", "terminal", "numpy"},
     "cli": {
         *("converters", "data", "prediction", "registry", "terminal", "trainer", "weights"),

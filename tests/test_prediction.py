@@ -102,8 +102,8 @@ def test_two_pictures_at_one_place_are_refused(model, tmp_path, monkeypatch, cap
         _write(name)
     monkeypatch.chdir(tmp_path / "in")
     for names, output, message in (
-        (["a/x.png", "../a/x.png"], "out", "out/a/x.png.png would be the picture of a/x.png and"),
-        (["y.png", "y.png.png"], ".", "y.png.png, the picture of y.png, would replace an image"),
+        (["a/x.png", "../a/x.png"], "out", "out/a/x.png.png would be the file of a/x.png and"),
+        (["y.png", "y.png.png"], ".", "y.png.png, the file of y.png, would replace an image"),
     ):
         assert cli.main(["predict", "model", *names, "--output", output]) == 2
         printed = capsys.readouterr()

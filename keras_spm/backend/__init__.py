@@ -15,6 +15,7 @@ from keras_spm.backend.convolution import (
 )
 from keras_spm.backend.dense import dense, grouped_pointwise
 from keras_spm.backend.elementwise import fused_elementwise, gelu
+from keras_spm.backend.gradient import gradient
 from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
 from keras_spm.backend.resizing import pad, resize_bilinear, resize_on_host
 from keras_spm.backend.trainer import SafeTrainer, scale_for_replicas
@@ -35,6 +36,7 @@ __all__ = [
     "dot_product_attention",
     "fused_elementwise",
     "gelu",
+    "gradient",
     "grouped_pointwise",
     "layer_normalization",
     "normalize",

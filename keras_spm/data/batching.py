@@ -25,6 +25,7 @@ class ImageGeometry:
 
     original: tuple[int, int]
     resized: tuple[int, int]  # In the batch.
+    corner: tuple[int, int] = (0, 0)  # Of a crop of the resized image: its first row and column.
 
     @property
     def scale(self) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_spm.arguments import check_integer, check_number
 from keras_spm.data.bands import RGB, with_channel_axis
+from keras_spm.data.batching import ImageGeometry
 from keras_spm.data.images import ImageLike, is_image_file, read_image
 
 # In the order of Pillow's resampling codes.
@@ -92,16 +93,24 @@ class ImagePreprocessing:
 
         image = read_image(image, channels=self.channels)
         resample = Image.Resampling(INTERPOLATIONS.index(self.interpolation))
-        height, width = self.image_size
-        if self.crop_pct is None:
-            return np.asarray(image.resize((width, height), resample))
-        # A millionth more, because `crop_pct` may be the rounded quotient of two sizes.
-        min_size = [int(size / self.crop_pct + 1e-6) for size in self.image_size]
-        rows, columns = _covering_size(image.height, image.width, *min_size)
-        # Rounded as torchvision does: half a pixel to the even side.
-        top, left = round((rows - height) / 2), round((columns - width) / 2)
-        resized = image.resize((columns, rows), resample)
+        geometry = self.geometry((image.height, image.width))
+        (height, width), (top, left) = self.image_size, geometry.corner
+        resized = image.resize(geometry.resized[::-1], resample)
         return np.asarray(resized.crop((left, top, left + width, top + height)))
+
+    def geometry(self, size: tuple[int, int]) -> ImageGeometry:
+        """Returns how an image of a (height, width) is resized, and where it is cropped."""
+        if self.crop_pct is None:
+            return ImageGeometry(size, self.image_size)
+        # A millionth more, because `crop_pct` may be the rounded quotient of two sizes.
+        min_size = [int(length / self.crop_pct + 1e-6) for length in self.image_size]
+        resized = _covering_size(*size, *min_size)
+        # Rounded as torchvision does: half a pixel to the even side.
+        corner = tuple(
+            round((length - cropped) / 2)
+            for length, cropped in zip(resized, self.image_size, strict=True)
+        )
+        return ImageGeometry(size, resized, corner)
 
     def _map(self, dataset):
         import tensorflow as tf

@@ -90,14 +90,32 @@ class GuidedLocalEnhancement(CompositeLayer):
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         refuse_training(self, training)
+        return self.output_norm(self._attend(*self._guides_and_tokens(inputs, training)))
+
+    def attention_weights(self, inputs: Tensor) -> Tensor:
+        """Returns the attention of each guide token, the mean over heads, as in inference.
+
+        Args:
+            inputs: as of the layer.
+
+        Returns:
+            (batch, ceil(height / 2), ceil(width / 2), 5) float32: the weights of the guide and
+            of its window's positions, row by row. They sum to 1; positions outside of the map
+            have 0.
+        """
+        guides, tokens, bias = self._guides_and_tokens(inputs, training=False)
+        query, key_kernel, _ = self._projections(guides)
+        weights = ops.mean(_weights(query, key_kernel, _flat(tokens), bias), axis=0)
+        return ops.reshape(weights, ops.shape(tokens)[:-1])
+
+    def _guides_and_tokens(self, inputs, training):
         if self.fused:
             guides = inputs * self.guide_scale + self.guide_offset
         else:
             guides = self.guide_norm(inputs, training=training)
         guides = self.token_norm(self.guide_depthwise(backend.gelu(guides)))
         tokens = self._tokens(self.token_norm(inputs), guides)
-        bias = 0.0 if is_multiple(inputs, WINDOW) else _padding_bias(inputs, guides)
-        return self.output_norm(self._attend(guides, tokens, bias))
+        return guides, tokens, 0.0 if is_multiple(inputs, WINDOW) else _padding_bias(inputs, guides)
 
     def fold(self, original: "GuidedLocalEnhancement") -> None:
         """Sets the variables of this fused layer from the unfused `original`."""
@@ -122,27 +140,31 @@ class GuidedLocalEnhancement(CompositeLayer):
     def _attend(self, guides: Tensor, tokens: Tensor, bias: Tensor | float) -> Tensor:
         """Returns the attention output of each guide, (batch, rows, columns, channels)."""
         _, rows, columns, channels = ops.shape(guides)
-        heads, head_dim = self.num_heads, channels // self.num_heads
-        query_kernel, key_kernel, value_kernel = ops.split(
-            ops.convert_to_tensor(self.qkv_kernel), 3, axis=1
-        )
-        query_bias, _, value_bias = ops.split(ops.convert_to_tensor(self.qkv_bias), 3)
-        query = backend.dense(guides, query_kernel, query_bias) / math.sqrt(head_dim)
-        query = ops.transpose(ops.reshape(query, (-1, heads, head_dim)), (1, 0, 2))
-        key_kernel = ops.transpose(ops.reshape(key_kernel, (-1, heads, head_dim)), (1, 2, 0))
-        value_kernel = ops.transpose(ops.reshape(value_kernel, (-1, heads, head_dim)), (1, 0, 2))
-        tokens = ops.reshape(tokens, (-1, _TOKENS, channels))
+        query, key_kernel, value_kernel = self._projections(guides)
+        tokens = _flat(tokens)
 
         def attend(query, key_kernel, value_kernel):
-            projected_query = ops.matmul(query, key_kernel)  # (heads, windows, channels)
-            scores = ops.einsum("hwc,wtc->hwt", projected_query, tokens)
-            weights = ops.softmax(ops.cast(scores, "float32") + bias)
+            weights = _weights(query, key_kernel, tokens, bias)
             mixed = ops.einsum("hwt,wtc->hwc", ops.cast(weights, tokens.dtype), tokens)
             return ops.matmul(mixed, value_kernel)  # (heads, windows, head_dim)
 
         outputs = backend.chunked_by_head(attend, query, key_kernel, value_kernel)
         outputs = ops.reshape(ops.transpose(outputs, (1, 0, 2)), (-1, rows, columns, channels))
+        _, _, value_bias = ops.split(ops.convert_to_tensor(self.qkv_bias), 3)
         return outputs + value_bias
+
+    def _projections(self, guides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns, each (heads, …): queries, and the kernels of keys and values."""
+        heads, head_dim = self.num_heads, ops.shape(guides)[-1] // self.num_heads
+        # Keras casts variables itself, but in `call` alone.
+        kernel, bias = (ops.cast(each, guides.dtype) for each in (self.qkv_kernel, self.qkv_bias))
+        query_kernel, key_kernel, value_kernel = ops.split(kernel, 3, axis=1)
+        query_bias, _, _ = ops.split(bias, 3)
+        query = backend.dense(guides, query_kernel, query_bias) / math.sqrt(head_dim)
+        query = ops.transpose(ops.reshape(query, (-1, heads, head_dim)), (1, 0, 2))
+        key_kernel = ops.transpose(ops.reshape(key_kernel, (-1, heads, head_dim)), (1, 2, 0))
+        value_kernel = ops.transpose(ops.reshape(value_kernel, (-1, heads, head_dim)), (1, 0, 2))
+        return query, key_kernel, value_kernel
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, channels = input_shape
@@ -152,6 +174,18 @@ class GuidedLocalEnhancement(CompositeLayer):
         _, rows, columns, channels = self.compute_output_shape(input_shape)
         attention = 3 * channels**2 + 2 * _TOKENS * self.num_heads * channels
         return macs(self.guide_depthwise, input_shape) + rows * columns * attention
+
+
+def _flat(tokens: Tensor) -> Tensor:
+    """Returns (windows, 5, channels) of all images."""
+    return ops.reshape(tokens, (-1, _TOKENS, ops.shape(tokens)[-1]))
+
+
+def _weights(query: Tensor, key_kernel: Tensor, tokens: Tensor, bias: Tensor | float) -> Tensor:
+    """Returns the attention of each guide to its tokens, (heads, windows, 5) float32."""
+    projected_query = ops.matmul(query, key_kernel)  # (heads, windows, channels)
+    scores = ops.einsum("hwc,wtc->hwt", projected_query, tokens)
+    return ops.softmax(ops.cast(scores, "float32") + bias)
 
 
 def _padding_bias(maps: Tensor, guides: Tensor) -> Tensor:

@@ -79,6 +79,11 @@ class StepwisePatchMerging(CompositeLayer):
             num_heads, guide_kernel_size, fused, dtype=dtype, name=name
         )
 
+    @property
+    def steps(self) -> list[keras.layers.Layer]:
+        """The two steps, in their order."""
+        return [self.multi_scale_aggregation, self.guided_local_enhancement]
+
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         if any(size is not None and size < 2 for size in input_shape[1:3]):

@@ -3,6 +3,14 @@
 from keras_spm.tasks.image_classifier import ImageClassifier
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.tasks.object_detector import ObjectDetector
+from keras_spm.tasks.prediction_formats import PredictedImage, PredictionFormat
 from keras_spm.tasks.semantic_segmenter import SemanticSegmenter
 
-__all__ = ["ImageClassifier", "ImageTask", "ObjectDetector", "SemanticSegmenter"]
+__all__ = [
+    "ImageClassifier",
+    "ImageTask",
+    "ObjectDetector",
+    "PredictedImage",
+    "PredictionFormat",
+    "SemanticSegmenter",
+]

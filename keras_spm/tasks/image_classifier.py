@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_spm.arguments import check_integer, check_number
+from keras_spm.data.batching import ImageGeometry
 from keras_spm.data.pipeline import EvaluationBatches
 from keras_spm.data.preprocessing import ImagePreprocessing, stack_images
 from keras_spm.layers.image_normalization import ImageNormalization
@@ -21,6 +22,9 @@ from keras_spm.tasks.checks import (
 )
 from keras_spm.tasks.graph import channels_of, connect_backbone, default_statistics, to_data_format
 from keras_spm.tasks.image_task import ImageTask
+from keras_spm.tasks.inference import flips
+from keras_spm.tasks.prediction_formats import CLASSIFICATION_FORMATS
+from keras_spm.tasks.probabilities import label_title, most_probable, to_probabilities
 from keras_spm.types import PathLike, Shape
 from keras_spm.visualize import plot_images
 
@@ -62,6 +66,8 @@ class ImageClassifier(ImageTask):
     """
 
     pipeline_tag = "image-classification"
+    prediction_options = ("tta",)
+    prediction_formats = CLASSIFICATION_FORMATS
     _weight_decay = 0.05
 
     def __init__(
@@ -178,7 +184,7 @@ class ImageClassifier(ImageTask):
         ]
 
     def classify(
-        self, images: Any, top: int = 5, batch_size: int = 32
+        self, images: Any, top: int = 5, batch_size: int = 32, tta: str | None = None
     ) -> list[tuple[str, float]] | list[list[tuple[str, float]]]:
         """Returns the most probable classes.
 
@@ -188,6 +194,7 @@ class ImageClassifier(ImageTask):
                 several images must have the same size.
             top: int, number of classes.
             batch_size: int.
+            tta: `"flip"` averages the probabilities of images and flipped images.
 
         Returns:
             For each image a list of (class name, probability), the most probable first; for
@@ -198,14 +205,19 @@ class ImageClassifier(ImageTask):
         """
         check_integer("top", top)
         images, single = as_images(images, batch_size, channels_of(self.backbone))
-        probabilities = self._probabilities(images, batch_size)
-        classes = [self._most_probable(row, top) for row in probabilities]
+        probabilities = self._probabilities(images, batch_size, tta)
+        classes = [self.select(row, top, 0) for row in probabilities]
         return classes[0] if single else classes
 
-    def predict_images(self, images: Sequence, batch_size: int = 32) -> list[np.ndarray]:
+    def predict_images(
+        self, images: Sequence, batch_size: int = 32, tta: str | None = None
+    ) -> list[np.ndarray]:
         """Returns the probabilities of each image, (num_classes,); see `classify`."""
         images, _ = as_images(images, batch_size, channels_of(self.backbone))
-        return self._probabilities(images, batch_size)
+        return self._probabilities(images, batch_size, tta)
+
+    def select(self, prediction: np.ndarray, top: int, score_threshold: float) -> list:
+        return most_probable(prediction, self.display_names, top)
 
     def predict_record(
         self,
@@ -217,7 +229,7 @@ class ImageClassifier(ImageTask):
     ) -> tuple[dict, str]:
         if output is not None:
             self.draw([image], output, predictions=[prediction])
-        classes = self._most_probable(prediction, top)
+        classes = self.select(prediction, top, score_threshold)
         record = {"classes": [{"name": name, "probability": share} for name, share in classes]}
         return record, "  ".join(f"{name} {share:.1%}" for name, share in classes)
 
@@ -233,9 +245,9 @@ class ImageClassifier(ImageTask):
             if targets is not None:
                 target = targets[index]
                 label = target["label"] if isinstance(target, dict) else target
-                title.append(_title(label, self.display_names))
+                title.append(label_title(label, self.display_names))
             if predictions is not None:
-                ((name, probability),) = self._most_probable(predictions[index], 1)
+                ((name, probability),) = self.select(predictions[index], 1, 0)
                 title.append(f"predicted: {name} {probability:.0%}")
         plot_images(images, ["\n".join(title) for title in titles], path)
 
@@ -297,25 +309,30 @@ class ImageClassifier(ImageTask):
         batch = stack_images(images, channels_of(self.backbone))
         return to_data_format(batch, self.backbone)
 
-    def _most_probable(self, probabilities, top):
-        names, order = self.display_names, np.argsort(-probabilities, kind="stable")[:top]
-        return [(names[index], float(probabilities[index])) for index in order]
-
-    def _probabilities(self, images, batch_size):
-        probabilities = []
+    def _probabilities(self, images, batch_size, tta):
+        probabilities, flipped = [], flips(tta)
         for start in range(0, len(images), batch_size):
-            batch = [self._read(image) for image in images[start : start + batch_size]]
-            outputs = self.predict_on_batch(self._stack(batch))
-            probabilities += list(self._to_probabilities(outputs))
+            batch = [self._read(each) for each in images[start : start + batch_size]]
+            batch = stack_images(batch, channels_of(self.backbone))
+            views = [batch[:, :, ::-1] if flip else batch for flip in flipped]
+            outputs = [self.predict_on_batch(to_data_format(view, self.backbone)) for view in views]
+            if self._outputs_logits:
+                outputs = [to_probabilities(each, self.multi_label) for each in outputs]
+            probabilities += list(np.mean(outputs, axis=0) if len(outputs) > 1 else outputs[0])
         return probabilities
 
-    def _to_probabilities(self, outputs):
-        if not self._outputs_logits:
-            return outputs
-        if self.multi_label:
-            return 0.5 * (1 + np.tanh(outputs / 2))  # The sigmoid, without overflow.
-        exponentials = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-        return exponentials / exponentials.sum(axis=-1, keepdims=True)
+    def model_input(self, image: Any) -> tuple[np.ndarray, ImageGeometry]:
+        if self.preprocessing is None:
+            return super().model_input(image)
+        image = self.read_image(image)
+        geometry = self.preprocessing.geometry(image.shape[:2])
+        return self._stack([self._read(image)]), geometry
+
+    def class_logits(self) -> keras.KerasTensor:
+        if self._outputs_logits:
+            return self.output
+        head = self.get_layer("head")
+        return keras.ops.matmul(head.input, head.kernel) + head.bias
 
     def macs(self, input_shape: Shape) -> int:
         pooled_shape = self.backbone.pooled_output.shape
@@ -324,15 +341,3 @@ class ImageClassifier(ImageTask):
     def get_config(self) -> dict[str, Any]:
         activation = keras.activations.serialize(self.activation)
         return {**super().get_config(), "activation": activation}
-
-
-def _title(label, class_names):
-    """The name of a class; for soft or multiple labels, all names with their weights."""
-    if np.ndim(label) == 0:
-        return class_names[label]
-    indices = [index for index in np.argsort(-label, kind="stable") if label[index] > 0]
-    if not indices:
-        return "none"
-    if np.all(label[indices] == 1):
-        return ", ".join(class_names[index] for index in indices)
-    return ", ".join(f"{class_names[index]} {label[index]:.2f}" for index in indices)

@@ -1,26 +1,25 @@
 """The base class of all tasks: raw images in, a backbone inside, compiled by default."""
 
 import functools
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.backend import SafeTrainer
 from keras_spm.data.first_batch import FirstBatch
-from keras_spm.data.preprocessing import stack_images
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.optimizers import AdamW, build_optimizer
 from keras_spm.registry import TASKS, PresetMixin
-from keras_spm.tasks.checks import as_images, check_batch
-from keras_spm.tasks.graph import channels_of, to_data_format
-from keras_spm.types import PathLike, Shape
-from keras_spm.visualize import plot_images
+from keras_spm.tasks.checks import check_batch
+from keras_spm.tasks.command_mixin import CommandMixin
+from keras_spm.tasks.graph import data_format_of
+from keras_spm.types import Shape
 
 
-class ImageTask(PresetMixin, SafeTrainer, keras.Model):
+class ImageTask(PresetMixin, CommandMixin, SafeTrainer, keras.Model):
     """A functional model from raw images to the outputs of a task, around a backbone.
 
     A subclass builds the graph, passes it to this constructor, overrides `compile` with
@@ -45,8 +44,6 @@ class ImageTask(PresetMixin, SafeTrainer, keras.Model):
     # Name of the constructor argument that is a head, if there is one.
     head_argument: ClassVar[str | None] = None
     class_names: list[str] | None = None
-    # Folder to which `keras-spm predict` writes pictures if no other is given.
-    default_output: ClassVar[str | None] = None
     # Of the optimizer "auto".
     _weight_decay: ClassVar[float] = 1e-4
 
@@ -78,6 +75,11 @@ class ImageTask(PresetMixin, SafeTrainer, keras.Model):
     def class_predictors(self) -> list[keras.layers.Layer]:
         """Returns the layers whose weights depend on `num_classes`."""
         return []
+
+    def image_size(self, images: Any) -> tuple:
+        """Returns the (height, width) of a batch; symbolic or tensors in a compiled graph."""
+        channels_first = data_format_of(self.backbone) == "channels_first"
+        return tuple(ops.shape(images)[2:4] if channels_first else ops.shape(images)[1:3])
 
     # === Training ===
 
@@ -194,6 +196,10 @@ class ImageTask(PresetMixin, SafeTrainer, keras.Model):
             build_optimizer(self.optimizer, self.trainable_variables)
         return super().make_train_function(force)
 
+    def macs(self, input_shape: Shape) -> int:
+        """Returns the multiply-accumulate operations of one image; see `PyramidBackbone.macs`."""
+        raise TypeError(f"{type(self).__name__} does not count its operations.")
+
     # === Serialization ===
 
     def get_config(self) -> dict[str, Any]:
@@ -216,113 +222,6 @@ class ImageTask(PresetMixin, SafeTrainer, keras.Model):
         if head is not None:
             config[head] = keras.saving.deserialize_keras_object(config[head])
         return cls(**config)
-
-    # === Commands and recipes ===
-
-    def predict_images(self, images: Sequence, batch_size: int = 8) -> list:
-        """Returns a prediction for each image: by default the outputs, for images of one size.
-
-        Images are paths, `PIL.Image`s or (height, width, channels) arrays with pixels in [0, 255].
-        """
-        channels = channels_of(self.backbone)
-        images, _ = as_images(images, batch_size, channels)
-        outputs = []
-        for start in range(0, len(images), batch_size):
-            batch = stack_images(images[start : start + batch_size], channels)
-            outputs += list(self.predict_on_batch(to_data_format(batch, self.backbone)))
-        return outputs
-
-    def predict_record(
-        self,
-        prediction: Any,
-        image: Any,
-        top: int = 5,
-        score_threshold: float = 0.3,
-        output: PathLike | None = None,
-    ) -> tuple[dict, str]:
-        """Returns a dict that JSON can hold, and a line of text, for `keras-spm predict`.
-
-        Args:
-            prediction: one of the results of `predict_images`.
-            image: as in `predict_images`.
-            top: int, largest number of classes to list.
-            score_threshold: float, lowest score of the objects to list.
-            output: path of the PNG file to write, or `None`.
-        """
-        if output is not None:
-            self.draw([image], output, predictions=[prediction])
-        values = np.asarray(prediction)
-        text = " ".join(np.array2string(values, separator=", ").split())  # In one line.
-        return {"prediction": values.tolist()}, text
-
-    def draw(
-        self,
-        images: Sequence,
-        path: PathLike,
-        targets: Any = None,
-        predictions: Sequence | None = None,
-    ) -> None:
-        """Draws images with their targets, predictions, or both.
-
-        Args:
-            images: sequence of images, as in `predict_images`, or a batch.
-            path: of the PNG file.
-            targets: a batch of targets, as in `fit`, or a sequence of examples.
-            predictions: results of `predict_images`.
-        """
-        titles = [""] * len(images)
-        if predictions is not None:
-            titles = [np.array2string(np.asarray(prediction)) for prediction in predictions]
-        plot_images(images, titles, path)
-
-    def evaluate_on(
-        self,
-        examples: Sequence[dict],
-        class_names: Sequence[str] | None = None,
-        batch_size: int = 8,
-    ) -> dict[str, float]:
-        """Measures the model on examples.
-
-        Args:
-            examples: sequence of dicts, as the readers of `keras_spm.data` return them.
-            class_names: of the classes in the examples; the model's by default.
-            batch_size: int.
-
-        Returns:
-            {metric: float}; the metric of a single class is named "metric/class".
-
-        Raises:
-            ValueError: if the classes of the examples and of the model do not match.
-        """
-        raise NotImplementedError(f"{type(self).__name__} must implement `evaluate_on`.")
-
-    @property
-    def display_names(self) -> list[str]:
-        """`class_names`, or the indices of the classes as strings."""
-        return self.class_names or [str(index) for index in range(self.num_classes)]
-
-    def class_indices(self, class_names: Sequence[str] | None) -> np.ndarray:
-        """Returns the model's index of each class of a data set, by name or else by order.
-
-        Raises:
-            ValueError: for other class names and another number of classes.
-        """
-        if class_names is None:
-            return np.arange(self.num_classes)
-        known = self.class_names or list(class_names)
-        if set(class_names) <= set(known) and len(known) == self.num_classes:
-            return np.array([known.index(name) for name in class_names])
-        if len(class_names) != self.num_classes:
-            unknown = [name for name in class_names if name not in known]
-            raise ValueError(
-                f"The data must have the model's {self.num_classes} classes, or some of them by "
-                f"name. Received: {len(class_names)} classes, unknown are {unknown[:5]}"
-            )
-        return np.arange(self.num_classes)
-
-    def macs(self, input_shape: Shape) -> int:
-        """Returns the multiply-accumulate operations of one image; see `PyramidBackbone.macs`."""
-        raise TypeError(f"{type(self).__name__} does not count its operations.")
 
 
 def _checked_names(config):

@@ -12,7 +12,7 @@ from keras.utils import bounding_boxes
 from keras_spm.arguments import check_integer
 from keras_spm.backend import scale_for_replicas
 from keras_spm.callbacks import CocoEvaluation
-from keras_spm.data.batching import ImageBatching
+from keras_spm.data.batching import ImageBatching, ImageGeometry
 from keras_spm.data.box_formats import BOX_FORMATS
 from keras_spm.data.first_batch import FirstBatch
 from keras_spm.heads.retinanet import RetinaNet
@@ -27,10 +27,13 @@ from keras_spm.tasks.checks import (
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.evaluation import Evaluation
 from keras_spm.tasks.graph import channels_of, connect_head, default_statistics
+from keras_spm.tasks.inference import Views, detections_of_images, merge_detections
+from keras_spm.tasks.prediction_formats import DETECTION_FORMATS
 from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_detections
 
 _DRAWN_SCORE = 0.3  # Lowest score of the detections that are drawn.
+_IOU_THRESHOLD = 0.5  # For detectors without their own.
 
 
 class ObjectDetector(DenseTask):
@@ -78,6 +81,7 @@ class ObjectDetector(DenseTask):
 
     pipeline_tag = "object-detection"
     head_argument = "detector"
+    prediction_formats = DETECTION_FORMATS
 
     def __init__(
         self,
@@ -206,29 +210,44 @@ class ObjectDetector(DenseTask):
         return bounding_boxes.convert_format(boxes, self.bounding_box_format, "xyxy")
 
     def detect(
-        self, images: Any, batch_size: int = 8
+        self,
+        images: Any,
+        batch_size: int = 8,
+        tile: int | tuple[int, int] | None = None,
+        overlap: float = 0.25,
+        tta: str | None = None,
     ) -> dict[str, np.ndarray] | list[dict[str, np.ndarray]]:
         """Detects objects in images of any size.
 
         Args:
-            images: one or several paths, `PIL.Image`s or (height, width, channels) arrays with
-                pixels in [0, 255].
-            batch_size: int.
+            images, batch_size, tile, overlap: as in `SemanticSegmenter.segment`. The detections
+                in windows are merged, see `keras_spm.tasks.inference.merge_detections`. An
+                object is seen whole by a window if it is smaller than their overlap.
+            tta: `"flip"` merges the detections in images and flipped images.
 
         Returns:
             For each image a dict, by descending score: `boxes` (found, 4) float32, xyxy in
             pixels of the image, `scores` (found,) float32, `labels` (found,) int64. For a
-            single image that dict alone.
+            single image that dict alone. The detector's `max_detections` holds for each image,
+            or for each window.
 
         Raises:
-            FileNotFoundError, ValueError: for a missing file or one that is not an image.
+            FileNotFoundError, ValueError: for a missing file or one that is not an image, and
+                for an argument out of range.
         """
+        views = Views(tile, overlap, tta, channels_of(self.backbone))
         images, single = as_images(images, batch_size, channels_of(self.backbone))
-        detections = []
-        for outputs, geometries in self.batches(images, batch_size):
-            scales, sizes = zip(*((each.scale, each.original) for each in geometries), strict=True)
-            detections += self.to_image_pixels(outputs, scales, sizes)
+        threshold = getattr(self.detector, "iou_threshold", _IOU_THRESHOLD)
+        most = getattr(self.detector, "max_detections", None) if tile is None else None
+        results = self.predict_views(images, views, batch_size)
+        detections = [merge_detections(each, threshold, most) for each in results]
         return detections[0] if single else detections
+
+    def to_original_size(
+        self, outputs: dict[str, np.ndarray], geometries: list[ImageGeometry]
+    ) -> list[dict[str, np.ndarray]]:
+        scales, sizes = zip(*((each.scale, each.original) for each in geometries), strict=True)
+        return self.to_image_pixels(outputs, scales, sizes)
 
     def to_image_pixels(
         self,
@@ -244,25 +263,16 @@ class ObjectDetector(DenseTask):
             sizes: (height, width) of each image, to which boxes are clipped.
         """
         boxes = ops.convert_to_numpy(self.to_xyxy(outputs["boxes"]))
-        detections = []
-        for box, score, label, scale, size in zip(
-            boxes, outputs["scores"], outputs["labels"], scales, sizes, strict=True
-        ):
-            scale, limits = (np.tile(np.float32(each)[::-1], 2) for each in (scale, size))
-            box = (box / scale).clip(0, limits)
-            # A box inside the padding of its batch has no area left.
-            valid = (np.asarray(label) >= 0) & (box[:, 2:] > box[:, :2]).all(axis=1)
-            detections.append(
-                {
-                    "boxes": box[valid],
-                    "scores": np.asarray(score)[valid],
-                    "labels": np.asarray(label)[valid].astype("int64"),
-                }
-            )
-        return detections
+        return detections_of_images({**outputs, "boxes": boxes}, scales, sizes)
 
-    def predict_images(self, images: Sequence, batch_size: int = 8) -> list[dict[str, np.ndarray]]:
-        return self.detect(list(images), batch_size)
+    def predict_images(
+        self, images: Sequence, batch_size: int = 8, **options: Any
+    ) -> list[dict[str, np.ndarray]]:
+        """Returns the detections in each image; the options are those of `detect`."""
+        return self.detect(list(images), batch_size, **options)
+
+    def select(self, prediction: dict, top: int, score_threshold: float) -> dict[str, np.ndarray]:
+        return _with_score(prediction, score_threshold)
 
     def predict_record(
         self,

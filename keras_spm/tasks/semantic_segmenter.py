@@ -1,6 +1,6 @@
 """Semantic segmentation on any backbone with a feature pyramid."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -10,7 +10,7 @@ from keras import ops
 from keras_spm.arguments import check_integer, check_number
 from keras_spm.backend import resize_on_host
 from keras_spm.callbacks import SegmentationEvaluation
-from keras_spm.data.batching import ImageBatching
+from keras_spm.data.batching import ImageBatching, ImageGeometry
 from keras_spm.files import atomic_write
 from keras_spm.heads.semantic_fpn import SemanticFPN
 from keras_spm.layers.resizing import ResizeLike
@@ -23,8 +23,14 @@ from keras_spm.tasks.checks import (
 )
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.graph import channels_of, connect_head, data_format_of, default_statistics
+from keras_spm.tasks.inference import Views, mean_of_views
+from keras_spm.tasks.prediction_formats import (
+    SEGMENTATION_FORMATS,
+    PredictedImage,
+    write_segmentation_map,
+)
 from keras_spm.types import PathLike, Tensor
-from keras_spm.visualize import class_colors, plot_segmentations
+from keras_spm.visualize import plot_segmentations
 
 _IGNORE_CLASS = 255  # As in the files of most data sets.
 
@@ -69,6 +75,7 @@ class SemanticSegmenter(DenseTask):
     pipeline_tag = "image-segmentation"
     head_argument = "decoder"
     default_output = "predictions"
+    prediction_formats = SEGMENTATION_FORMATS
     _class_weights: tuple[float, ...] | None = None
 
     def __init__(
@@ -188,31 +195,71 @@ class SemanticSegmenter(DenseTask):
         sample_weight = _pixel_weights(sample_weight, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
-    def segment(self, images: Any, batch_size: int = 8) -> np.ndarray | list[np.ndarray]:
+    def segment(
+        self,
+        images: Any,
+        batch_size: int = 8,
+        tile: int | tuple[int, int] | None = None,
+        overlap: float = 0.25,
+        tta: str | None = None,
+    ) -> np.ndarray | list[np.ndarray]:
         """Predicts the class of every pixel, for images of any size.
 
         Args:
             images: one or several paths, `PIL.Image`s or (height, width, channels) arrays with
                 pixels in [0, 255].
-            batch_size: int.
+            batch_size: int, number of images, or of their windows, that are predicted at once.
+            tile: int or (height, width), at least 32: size of overlapping windows, in pixels of
+                the image. Each is predicted like an image of its own, so `batching` may resize
+                it, and their logits are averaged. By default an image is predicted as a whole.
+            overlap: float from 0 to below 1, the least share of a window that the next one
+                covers.
+            tta: `"flip"` averages the logits of images and flipped images.
 
         Returns:
             For each image a (height, width) array of classes, of the image's own size; for a
             single image that array alone.
 
         Raises:
-            FileNotFoundError, ValueError: for a missing file or one that is not an image.
+            FileNotFoundError, ValueError: for a missing file or one that is not an image, and
+                for an argument out of range.
         """
         images, single = as_images(images, batch_size, channels_of(self.backbone))
-        maps = [
-            _segmentation_map(logits, geometry)
-            for outputs, geometries in self.batches(images, batch_size)
-            for logits, geometry in zip(outputs, geometries, strict=True)
-        ]
+        logits = self.segment_logits(images, batch_size, tile, overlap, tta)
+        maps = [np.argmax(each, axis=-1) for each in logits]
         return maps[0] if single else maps
 
-    def predict_images(self, images: Sequence, batch_size: int = 8) -> list[np.ndarray]:
-        return self.segment(list(images), batch_size)
+    def segment_logits(
+        self,
+        images: Any,
+        batch_size: int = 8,
+        tile: int | tuple[int, int] | None = None,
+        overlap: float = 0.25,
+        tta: str | None = None,
+    ) -> Iterator[np.ndarray]:
+        """Yields the logits of each image, (height, width, num_classes) float32; see `segment`."""
+        views = Views(tile, overlap, tta, channels_of(self.backbone))
+        images, _ = as_images(images, batch_size, channels_of(self.backbone))
+        return map(mean_of_views, self.predict_views(images, views, batch_size))
+
+    def to_original_size(
+        self, outputs: np.ndarray, geometries: list[ImageGeometry]
+    ) -> Iterator[np.ndarray]:
+        for logits, geometry in zip(outputs, geometries, strict=True):
+            rows, columns = geometry.resized
+            logits = logits[:rows, :columns]
+            if geometry.resized != geometry.original:
+                logits = resize_on_host(logits, geometry.original)
+            yield logits
+
+    def class_logits(self) -> keras.KerasTensor:
+        return self.output
+
+    def predict_images(
+        self, images: Sequence, batch_size: int = 8, **options: Any
+    ) -> list[np.ndarray]:
+        """Returns the map of each image; the options are those of `segment`."""
+        return self.segment(list(images), batch_size, **options)
 
     def predict_record(
         self,
@@ -230,7 +277,9 @@ class SemanticSegmenter(DenseTask):
         record = {"shares": shares}
         text = "  ".join(f"{name} {share:.1%}" for name, share in shares.items())
         if output is not None:
-            _write_segmentation_map(prediction, len(names), output)
+            with atomic_write(output) as temporary:
+                image = PredictedImage(output, prediction.shape, prediction)
+                write_segmentation_map(self, [image], temporary)
             record = {"segmentation_map": str(output), **record}
             text = f"{text}  → {output}"
         return record, text
@@ -281,23 +330,3 @@ def _pixel_weights(sample_weight, y_pred):
     weights = ops.cast(ops.reshape(sample_weight, (-1, 1, 1)), "float32")
     # A new tensor: Keras multiplies it in place on PyTorch.
     return weights * ops.ones_like(y_pred[..., 0], dtype="float32")
-
-
-def _write_segmentation_map(segmentation_map, num_classes, path):
-    from PIL import Image
-
-    if num_classes > 256:  # No palette has more colors.
-        picture = Image.fromarray(segmentation_map.astype("uint16"))
-    else:
-        picture = Image.fromarray(segmentation_map.astype("uint8"))
-        picture.putpalette(class_colors(num_classes).ravel().tolist())
-    with atomic_write(path) as temporary:
-        picture.save(temporary)
-
-
-def _segmentation_map(logits, geometry):
-    rows, columns = geometry.resized
-    logits = logits[:rows, :columns]
-    if geometry.resized != geometry.original:
-        logits = resize_on_host(logits, geometry.original)
-    return np.argmax(logits, axis=-1)

@@ -64,10 +64,13 @@ def _layer_norm(x, norm):
 
 
 def _plain_attention(layer, maps, guides):
-    """The definition, window by window in float64, without positions outside the map."""
+    """The definition, window by window in float64, without positions outside the map.
+
+    Returns (outputs, mean attention weights over heads, (batch, rows, columns, 5)).
+    """
     kernel, bias = (to_numpy(v).astype("float64") for v in (layer.qkv_kernel, layer.qkv_bias))
     heads, channels = layer.num_heads, maps.shape[-1]
-    outputs = np.empty_like(guides)
+    outputs, mean_weights = np.empty_like(guides), np.zeros((*guides.shape[:3], 5))
     for image, row, column in np.ndindex(guides.shape[:3]):
         window = maps[image, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
         tokens = np.concatenate([guides[image, row, column][None], window.reshape(-1, channels)])
@@ -79,7 +82,9 @@ def _plain_attention(layer, maps, guides):
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         weights /= weights.sum(-1, keepdims=True)
         outputs[image, row, column] = np.einsum("ht,thd->hd", weights, value).ravel()
-    return _layer_norm(outputs, layer.output_norm)
+        inside = [0, *(1 + 2 * r + c for r, c in np.ndindex(window.shape[:2]))]
+        mean_weights[image, row, column, inside] = weights.mean(axis=0)
+    return _layer_norm(outputs, layer.output_norm), mean_weights
 
 
 @pytest.mark.parametrize(
@@ -92,8 +97,13 @@ def test_guided_local_enhancement_equals_its_definition(size, heads):
     layer.build(maps.shape)
     randomize(layer)
     guides = layer.guide_depthwise(_exact_gelu(to_numpy(layer.guide_norm(maps))))
-    expected = _plain_attention(layer, maps.astype("float64"), to_numpy(guides).astype("float64"))
+    expected, expected_weights = _plain_attention(
+        layer, maps.astype("float64"), to_numpy(guides).astype("float64")
+    )
     assert difference(layer(maps), expected) <= 1e-5
+    weights = to_numpy(layer.attention_weights(maps))
+    assert difference(weights, expected_weights) <= 1e-6
+    assert difference(weights.sum(-1), np.ones(weights.shape[:-1])) <= 1e-6
 
 
 def _exact_gelu(x):

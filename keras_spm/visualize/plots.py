@@ -1,6 +1,7 @@
-"""Plots of trainings and their results, saved as PNG."""
+"""Plots of trainings and their results."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def plot_training_curves(
         path: of the PNG.
         names: (loss, other metric), without the prefix.
     """
-    figure, (axes,) = _figure(1, 2, (9, 3.5))
+    figure, (axes,) = new_figure(1, 2, (9, 3.5))
     for axis, name in zip(axes, names, strict=True):
         for key, label in ((name, "training"), (f"val_{name}", "validation")):
             if key in metrics:
@@ -39,7 +40,7 @@ def plot_training_curves(
         axis.grid(alpha=0.3)
         axis.legend()
     axes[0].set_yscale("log")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLike) -> None:
@@ -59,13 +60,13 @@ def plot_images(images: Sequence[ImageLike], titles: Sequence[str], path: PathLi
     _check_counts(images, titles=titles)
     columns = min(len(images), _COLUMNS)
     rows = -(-len(images) // columns)
-    figure, axes = _figure(rows, columns, (2.5 * columns, 2.8 * rows))
+    figure, axes = new_figure(rows, columns, (2.5 * columns, 2.8 * rows))
     for axis in axes.flat:
         axis.axis("off")
     for axis, image, title in zip(axes.flat, images, titles, strict=False):
-        axis.imshow(_picture(image), interpolation="nearest")
+        axis.imshow(to_picture(image), interpolation="nearest")
         axis.set_title(_text(title), fontsize=8, wrap=True)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_confusion_matrix(
@@ -95,7 +96,7 @@ def plot_confusion_matrix(
     np.add.at(counts, (labels, predictions), 1)
     wrong = np.flatnonzero(labels != predictions)
 
-    figure, ((matrix, gallery),) = _figure(1, 2, (11, 5))
+    figure, ((matrix, gallery),) = new_figure(1, 2, (11, 5))
     matrix.imshow(np.log1p(counts), cmap="Blues")
     for row, column in np.argwhere(counts):
         color = "white" if counts[row, column] > counts.max() / 4 else "black"
@@ -111,11 +112,11 @@ def plot_confusion_matrix(
     for number, index in enumerate(wrong[:_MAX_ERRORS]):
         row, column = divmod(number, 4)
         tile = gallery.inset_axes((column / 4 + 0.02, 0.7 - row / 3, 0.21, 0.25))
-        tile.imshow(_picture(images[index]))
+        tile.imshow(to_picture(images[index]))
         tile.axis("off")
         names = class_names[labels[index]], class_names[predictions[index]]
         tile.set_title("true {}, predicted {}".format(*names), fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_segmentations(
@@ -143,10 +144,10 @@ def plot_segmentations(
     _check_counts(images, **columns)
     columns = {title: list(map(_as_map, maps)) for title, maps in columns.items()}
     count = 1 + len(columns)
-    figure, axes = _figure(len(images), count, (2.5 * count, 2.3 * len(images)))
+    figure, axes = new_figure(len(images), count, (2.5 * count, 2.3 * len(images)))
     for row, image, *maps in zip(axes, images, *columns.values(), strict=True):
         colored = (_colored(each, colors) for each in maps)
-        for axis, picture in zip(row, (_picture(image), *colored), strict=True):
+        for axis, picture in zip(row, (to_picture(image), *colored), strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.axis("off")
     for axis, title in zip(axes[0], ("image", *columns), strict=True):
@@ -160,7 +161,7 @@ def plot_segmentations(
         axes[0][0].plot([], [], "s", color=color, label=_text(name))
     if legend:
         figure.legend(loc="outside lower center", ncols=6)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_detections(
@@ -186,19 +187,19 @@ def plot_detections(
     colors = class_colors(len(class_names) + 1)[1:] / 255
     columns = _given(truth=truth, prediction=detections)
     _check_counts(images, **columns)
-    figure, axes = _figure(len(images), len(columns), (3.75 * len(columns), 3.5 * len(images)))
+    figure, axes = new_figure(len(images), len(columns), (3.75 * len(columns), 3.5 * len(images)))
     for row, image, *objects in zip(axes, images, *columns.values(), strict=True):
-        picture = _picture(image)
+        picture = to_picture(image)
         for axis, each in zip(row, objects, strict=True):
             axis.imshow(picture)
             axis.axis("off")
             _draw_boxes(axis, each, class_names, colors)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _picture(image):
+def to_picture(image: ImageLike) -> np.ndarray:
     """Returns an image as (height, width, 3) uint8."""
     pixels = to_pixels(image)
     channels = pixels.shape[-1]
@@ -284,7 +285,8 @@ def class_colors(count: int) -> np.ndarray:
     return (colors * 255).astype("uint8")
 
 
-def _figure(rows, columns, size):
+def new_figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, np.ndarray]:
+    """Returns a figure of a (width, height) in inches, and its axes, (rows, columns)."""
     # pyplot would need a display.
     from matplotlib.figure import Figure
 
@@ -292,6 +294,7 @@ def _figure(rows, columns, size):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure, path):
+def save_figure(figure: Any, path: PathLike) -> None:
+    """Saves a figure as PNG, atomically."""
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=120)
