@@ -13,7 +13,7 @@ from keras_spm.registry import lookup
 
 _MIN_TILE = 32
 # A box is cut off if it ends this near to the end of its window, as a share of its own side.
-_CUT_MARGIN = 0.05
+_CUT_MARGIN = 0.1
 # {name of the augmentation: whether each view of a window is flipped}
 _FLIPS = {"none": (False,), "flip": (False, True)}
 
@@ -258,13 +258,11 @@ def _merge_class(boxes, seen, order, iou_threshold):
 
 def _joined(box, seen, other, other_seen):
     """Returns the box of an object of which two windows found a box, the first more surely."""
-    is_cut = _is_cut(box, seen)
-    if not is_cut.any():
-        return box
-    if not _is_cut(other, other_seen).any():
-        return other
     beyond = np.concatenate([other[:2] < seen[:2], other[2:] > seen[2:]])
-    return np.where(is_cut & beyond, other, box)
+    missing = _is_cut(box, seen) & beyond
+    if missing.any() and not _is_cut(other, other_seen).any():
+        return other
+    return np.where(missing, other, box)
 
 
 def _is_cut(box, seen):
