@@ -157,7 +157,7 @@ def _tree_lines(folder, depth, indent):
     return lines
 
 
-def _entries(folder) -> list[os.DirEntry]:
+def _entries(folder):
     """Returns the visible entries of a folder, sorted by name; none if it is not a folder."""
     try:
         with os.scandir(folder) as entries:

@@ -40,10 +40,9 @@ class ObjectDetector(DenseTask):
     """Raw images in, boxes with classes and scores out.
 
     Images are (batch, height, width, channels) with pixels in [0, 255], normalized inside the
-    model; the channels are those of the backbone, by default 3.
-    Calling the model returns the raw outputs of the detector, which the loss needs. `predict`
-    returns detections by descending score: a dict of `boxes` (batch, max_detections, 4),
-    `scores` and `labels` (batch, max_detections), padded with 0, 0 and -1.
+    model. Calling the model returns the raw outputs of the detector, which the loss needs.
+    `predict` returns detections by descending score: a dict of `boxes` (batch, max_detections,
+    4), `scores` and `labels` (batch, max_detections), padded with 0, 0 and -1.
 
     Targets are a dict of `boxes` (batch, objects, 4) in pixels of the batch and `labels`
     (batch, objects), ints, -1 for padding. Optional, as from `DetectionBatching`: `crowd`
@@ -59,8 +58,7 @@ class ObjectDetector(DenseTask):
         class_names: optional `num_classes` distinct strings, saved with the model.
         bounding_box_format: of boxes in targets and in the outputs of `predict`, as in
             `keras.utils.bounding_boxes`; in pixels.
-        mean, std: floats per channel, for pixels scaled to [0, 1]; by default ImageNet's, their
-            average for gray images, and in turn for more than three channels.
+        mean, std: floats per channel, as in `SemanticSegmenter`.
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
             `detect` collates images. By default images keep their size.
         **kwargs: `name` and `trainable`.

@@ -250,6 +250,7 @@ class ClassificationRecipe(Recipe):
             self.preset,
             load_weights=self.load_weights,
             drop_path_rate=self.drop_path_rate,
+            image_shape=self.image_shape,
             dtype=self.dtype_policy,
             gradient_checkpointing=self.gradient_checkpointing,
         )

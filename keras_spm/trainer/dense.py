@@ -139,6 +139,7 @@ class DenseRecipe(Recipe):
             load_weights=self.load_weights,
             drop_path_rate=self.drop_path_rate,
             merging=self.merging,
+            image_shape=self.image_shape,
             dtype=self.dtype_policy,
             gradient_checkpointing=self.gradient_checkpointing,
         )

@@ -88,6 +88,5 @@ class DetectionRecipe(DenseRecipe):
         return self.compiled_setup(model, batches, data, evaluation, "AP")
 
     def _augment(self, example, generator):
-        if generator.random() < self.flip:
-            return horizontal_flip(example)
-        return {**example, "image": to_pixels(example["image"])}
+        example = {**example, "image": to_pixels(example["image"], self.channels)}
+        return horizontal_flip(example) if generator.random() < self.flip else example

@@ -13,7 +13,6 @@ import keras
 from keras_spm.data.classes import parse_class_names
 from keras_spm.data.readers import INVALID_CHOICES
 from keras_spm.data.splits import AUTO, DataSplits
-from keras_spm.data.transforms import to_pixels
 from keras_spm.optimizers import LinearWarmup
 from keras_spm.registry import RECIPES, lookup
 
@@ -140,6 +139,8 @@ class Recipe:
         invalid: `raise`, or `drop` to leave out invalid files and annotations; `auto` for the
             default of the data format.
         allow_outside: whether files outside of the data folder may be read.
+        channels: channels of the images. Files are read as gray (1), RGB (3) or RGBA (4); TIFF
+            files with a gray page per channel can have any number.
         validation_share: share of the training split that is held out for validation if there
             is no validation split.
         epochs: the model is validated after each epoch, and the best model is kept.
@@ -173,6 +174,7 @@ class Recipe:
     class_names: str = ""
     invalid: str = AUTO
     allow_outside: bool = False
+    channels: int = 3
     validation_share: float = 0.0
     epochs: int
     batch_size: int
@@ -191,7 +193,8 @@ class Recipe:
     task: ClassVar[type[keras.Model] | None] = None
     default: ClassVar[str | None] = None
     ranges: ClassVar[dict[str, Range]] = {
-        **dict.fromkeys(("epochs", "batch_size", "gradient_accumulation_steps"), COUNT),
+        **dict.fromkeys(("epochs", "batch_size", "channels"), COUNT),
+        "gradient_accumulation_steps": COUNT,
         **dict.fromkeys(("learning_rate", "weight_decay", "global_clipnorm"), NOT_NEGATIVE),
         **dict.fromkeys(("drop_path_rate", "ema_decay", "validation_share"), BELOW_ONE),
         "seed": Range(0, 2**32 - 1),
@@ -214,6 +217,13 @@ class Recipe:
                 self.ranges.get(key, Range()).check(key, value)
             if key in self.choices:
                 lookup(f"`{key}`", value, dict.fromkeys(self.choices[key]))
+
+    @property
+    def image_shape(self) -> tuple[int | None, ...]:
+        """Shape of images of any size, in Keras's data format."""
+        if keras.config.image_data_format() == "channels_first":
+            return (self.channels, None, None)
+        return (None, None, self.channels)
 
     def reader_arguments(self) -> dict[str, Any]:
         """Returns the arguments of the data reader; those of some formats only if they are set."""
@@ -257,7 +267,7 @@ class Recipe:
         """Draws predictions for the first examples into `predictions.png` in a folder."""
         count = min(_DRAWN_PREDICTIONS, len(examples))
         drawn = [examples[index] for index in range(count)]
-        images = [to_pixels(example["image"]) for example in drawn]
+        images = [model.read_image(example["image"]) for example in drawn]
         model.draw(images, folder / "predictions.png", drawn, model.predict_images(images))
 
     def as_dict(self) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class SegmentationRecipe(DenseRecipe):
             (self.min_scale, self.max_scale),
             flip=self.flip,
             color_jitter=self.color_jitter,
+            channels=self.channels,
         )
         batches = repeated_batches(data.train, augmentation, _stack, self.batch_size, self.seed)
         evaluation = SegmentationEvaluation(data.validation)

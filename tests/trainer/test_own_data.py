@@ -32,6 +32,7 @@ def test_a_detector(tmp_path, monkeypatch, capsys):
     layouts.yolo_of_roboflow(tmp_path / "birds")
     monkeypatch.chdir(tmp_path)
     settings = _sets(*SMALL, "min_size=24", "max_size=40", "num_convs=1", "size_divisor=64")
+    settings += _sets("channels=4")
     command = ["train", "detection", "--data", "birds", *settings]
     assert main(command) == 0
     output = capsys.readouterr().out
@@ -59,7 +60,8 @@ def test_a_segmenter(tmp_path, capsys):
         layouts.image(tmp_path / "images" / name)
         values = np.uint8(255) * (layouts.MAP == 1)
         layouts.write_map(tmp_path / "masks" / f"{name}.png", values)
-    settings = ("image_size=32", "test_min_size=32", "test_max_size=64", "label_map=255=1")
+    settings = ("image_size=32", "test_min_size=32", "test_max_size=64", "channels=1")
+    settings = (*settings, "label_map=255=1")
     names = ("class_names=field,road",)
     command = ["train", "segmentation", "--data", str(tmp_path), "--output", str(tmp_path / "run")]
     assert main([*command, *_sets(*SMALL, *settings[:-1])]) == 2
@@ -69,6 +71,8 @@ def test_a_segmenter(tmp_path, capsys):
     assert report["class_names"] == ["field", "road"] and len(report["held_out"]) == 1
     expected = int((layouts.MAP == 1).sum()) * 4
     assert report["splits"]["train"]["classes"]["road"] == expected
+    model = keras.saving.load_model(tmp_path / "run/best.keras")
+    assert model.backbone.image_shape == (None, None, 1) and len(model.mean) == 1
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert 0 < result["validation_mean_iou"] < 1
     assert main([*command, *_sets(*SMALL, "label_map=road")]) == 2
