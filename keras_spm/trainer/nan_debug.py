@@ -85,7 +85,9 @@ def explain_errors(
         ) from error
     except TrainingError:
         raise
-    except Exception:
+    except Exception as raised:
+        if _hides_interrupt(raised):
+            raise KeyboardInterrupt from raised
         # Each backend wraps the errors of readers in its own way, so the batches are read again.
         step = current_step()
         indexed = hasattr(validation, "__getitem__") and not isinstance(validation, tuple)
@@ -103,6 +105,17 @@ def explain_errors(
                         f"{checkpoints.describe_last()}"
                     ) from error
         raise
+
+
+def _hides_interrupt(error):
+    """Returns whether an error was raised while an interrupt was handled.
+
+    On JAX, an interrupt in a step leaves a model of Keras without values, so that the end of
+    its `fit` fails, too. The tasks of this package keep them.
+    """
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _describe_cause(model, batches, checkpoints, step):

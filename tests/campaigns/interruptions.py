@@ -90,11 +90,14 @@ class Training(kills.Run):
         before = self.kills
         _send(process, number)
         process.join()
-        self.count(process, _expected_status(number))
+        errors = self._errors.read_text()
+        try:
+            self.count(process, _expected_status(number))
+        except RuntimeError as error:
+            raise RuntimeError(f"{error} after signal {number}: {errors}") from error
         if self.kills == before:  # It had finished.
             return
         self.counts[number] += 1
-        errors = self._errors.read_text()
         if number == signal.SIGINT and (_MESSAGE not in errors or "Traceback" in errors):
             self.complaints.append(f"SIGINT ended with {errors.splitlines()[-1:]}")
 

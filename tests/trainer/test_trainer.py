@@ -247,12 +247,17 @@ def test_the_coco_recipe_on_custom_data(tmp_path):
 
 
 @pytest.mark.only("torch")
-def test_an_interrupted_run_is_not_finished(tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_an_interrupted_run_is_not_finished(tmp_path, monkeypatch, is_hidden):
     recipe = trainer.load_recipe(RECIPE)
     folder = trainer.RunFolder(tmp_path / "run")
 
     def interrupt(*_, **__):
-        raise KeyboardInterrupt
+        try:
+            raise KeyboardInterrupt
+        finally:
+            if is_hidden:  # As by Keras on JAX.
+                raise TypeError("'NoneType' object is not callable")
 
     monkeypatch.setattr("keras_spm.tasks.ImageClassifier.fit", interrupt)
     with pytest.raises(KeyboardInterrupt):
