@@ -95,6 +95,18 @@ def test_segmentation_maps_are_drawn_in_class_colors(drawn, tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == [*names, "ignored (striped)"]
 
 
+@pytest.mark.parametrize("maps", [1, 2])
+def test_the_legend_is_not_cut_off(drawn, tmp_path, maps):
+    names = [f"{'long ' * (number % 3)}name {number}" for number in range(20)]
+    columns = ([np.zeros((20, 30), int)], [np.zeros((20, 30), int)] if maps == 2 else None)
+    plot_segmentations([PIXELS], *columns, names, tmp_path / "maps.png")
+    figure = drawn[0][0, 0].figure
+    (legend,) = figure.legends
+    box = legend.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+    assert 0 <= box.y0 < box.y1 <= figure.bbox.height
+
+
 def test_names_are_drawn_as_they_are(drawn, tmp_path):
     """Matplotlib would read $ as mathematics, and leave _ out of the legend."""
     names = ["_background_", "US$ or C$^"]

@@ -14,6 +14,8 @@ from keras_spm.types import Example, PathLike
 _MAX_ERRORS = 12  # Misclassified images beside a confusion matrix.
 _COLUMNS = 4
 _MAX_LEGEND = 24  # Classes in a legend.
+_LEGEND_COLUMNS = 6
+_LEGEND_MARK, _LEGEND_LETTER = 0.6, 0.085  # Widths in inches.
 _STRIPES = (150, 220)  # Gray levels of pixels without a class; no class is gray.
 _STRIPES_ACROSS = 24  # Pairs of stripes along the longer side.
 
@@ -160,7 +162,10 @@ def plot_segmentations(
     for name, color in legend.items():
         axes[0][0].plot([], [], "s", color=color, label=_text(name))
     if legend:
-        figure.legend(loc="outside lower center", ncols=6)
+        # Inches of the longest entry; columns beside the figure would be cut off.
+        width = _LEGEND_MARK + _LEGEND_LETTER * max(map(len, legend))
+        columns = int(figure.get_size_inches()[0] // width)
+        figure.legend(loc="outside lower center", ncols=min(max(columns, 1), _LEGEND_COLUMNS))
     save_figure(figure, path)
 
 
