@@ -15,7 +15,8 @@ _MAX_ERRORS = 12  # Misclassified images beside a confusion matrix.
 _COLUMNS = 4
 _MAX_LEGEND = 24  # Classes in a legend.
 _LEGEND_COLUMNS = 6
-_LEGEND_MARK, _LEGEND_LETTER = 0.6, 0.085  # Widths in inches.
+# In inches: widths of a mark and of a letter, height of a row.
+_LEGEND_MARK, _LEGEND_LETTER, _LEGEND_ROW = 0.6, 0.085, 0.22
 _STRIPES = (150, 220)  # Gray levels of pixels without a class; no class is gray.
 _STRIPES_ACROSS = 24  # Pairs of stripes along the longer side.
 
@@ -145,8 +146,15 @@ def plot_segmentations(
     columns = _given(truth=segmentation_maps, prediction=predictions)
     _check_counts(images, **columns)
     columns = {title: list(map(_as_map, maps)) for title, maps in columns.items()}
-    count = 1 + len(columns)
-    figure, axes = new_figure(len(images), count, (2.5 * count, 2.3 * len(images)))
+    legend = {}
+    if len(class_names) <= _MAX_LEGEND:
+        legend = dict(zip(class_names, colors / 255, strict=True))
+    if any(_is_ignored(each, len(colors)).any() for maps in columns.values() for each in maps):
+        legend["ignored (striped)"] = np.full(3, np.mean(_STRIPES) / 255)
+    width = 2.5 * (1 + len(columns))
+    legend_columns, legend_height = _legend_layout(legend, width)
+    size = (width, 2.3 * len(images) + legend_height)
+    figure, axes = new_figure(len(images), 1 + len(columns), size)
     for row, image, *maps in zip(axes, images, *columns.values(), strict=True):
         colored = (_colored(each, colors) for each in maps)
         for axis, picture in zip(row, (to_picture(image), *colored), strict=True):
@@ -154,19 +162,19 @@ def plot_segmentations(
             axis.axis("off")
     for axis, title in zip(axes[0], ("image", *columns), strict=True):
         axis.set_title(title)
-    legend = {}
-    if len(class_names) <= _MAX_LEGEND:
-        legend = dict(zip(class_names, colors / 255, strict=True))
-    if any(_is_ignored(each, len(colors)).any() for maps in columns.values() for each in maps):
-        legend["ignored (striped)"] = np.full(3, np.mean(_STRIPES) / 255)
     for name, color in legend.items():
         axes[0][0].plot([], [], "s", color=color, label=_text(name))
     if legend:
-        # Inches of the longest entry; columns beside the figure would be cut off.
-        width = _LEGEND_MARK + _LEGEND_LETTER * max(map(len, legend))
-        columns = int(figure.get_size_inches()[0] // width)
-        figure.legend(loc="outside lower center", ncols=min(max(columns, 1), _LEGEND_COLUMNS))
+        figure.legend(loc="outside lower center", ncols=legend_columns)
     save_figure(figure, path)
+
+
+def _legend_layout(names, width):
+    """Returns (columns, height in inches) of a legend that fits into a width in inches."""
+    longest = max(map(len, names), default=0)
+    columns = int(width // (_LEGEND_MARK + _LEGEND_LETTER * longest))
+    columns = min(max(columns, 1), _LEGEND_COLUMNS)
+    return columns, _LEGEND_ROW * -(-len(names) // columns)
 
 
 def plot_detections(
