@@ -21,6 +21,7 @@ PROCESSOR = "preprocessor_config.json"
 # Task of transformers' and timm's folders, and its layers beside the backbone.
 _CLASSIFIER = ("ImageClassifier", ("head",))
 # Key that names the architecture in each library's configuration.
+_CHANNELS = "num_channels"  # Of images, in a configuration of transformers.
 _ARCHITECTURE_KEYS = {"transformers": "model_type", "timm": "architecture"}
 # Pillow's codes, which transformers writes.
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -166,6 +167,8 @@ def _foreign_config(library, contents, processor):
     if match is None:
         raise ValueError(f"`{key}` {architecture!r} is none of {', '.join(patterns)}")
     class_name, variant, arguments = CONFIGS[f"{library}/{match.re.pattern}"](contents, match)
+    if contents.get(_CHANNELS, 3) != 3:
+        arguments = {**arguments, "image_shape": (None, None, contents[_CHANNELS])}
     read_task = {"transformers": _transformers_task, "timm": _timm_task}[library]
     config = ModelConfig(library, class_name, arguments, variant)
     return as_classifier(config, read_task(contents, processor))

@@ -146,6 +146,21 @@ def test_a_folder_of_transformers(tmp_path):
     np.testing.assert_allclose(exported[name], _adapted(kernel, 8), rtol=1e-6)
 
 
+def test_a_folder_of_transformers_with_other_channels(tmp_path):
+    torch, transformers = (pytest.importorskip(name) for name in ("torch", "transformers"))
+    sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1] * 4}
+    config = transformers.PvtV2Config(num_channels=2, num_labels=3, **sizes)
+    reference = transformers.PvtV2ForImageClassification(config).eval()
+    reference.save_pretrained(tmp_path)
+    model = keras_spm.ImageClassifier.from_preset(tmp_path, mean=(0, 0), std=(1, 1))
+    assert not model.load_report.adapted_channels
+    images = np.random.default_rng(0).random((1, 64, 64, 2), "float32")
+    with torch.no_grad():
+        expected = reference(torch.tensor(images).permute(0, 3, 1, 2)).logits.numpy()
+    found = to_numpy(model(images * 255))
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
 # === Errors ===
 
 
