@@ -142,6 +142,7 @@ def test_every_tensor_is_assigned_once(name):
         assert sorted(arrived) == sorted(sent), paths
 
 
+@pytest.mark.only("torch")
 @every_layout
 def test_backbone_ignores_the_head(name):
     backbone = golden.backbone(name)
@@ -154,6 +155,7 @@ def test_backbone_ignores_the_head(name):
     assert not report.missing_keys and f"unexpected keys: {head}" in str(report)
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", ["transformers_pvt", "transformers_pvt_v2", "transformers_swin"])
 def test_names_without_classifier(name):
     """The names of transformers' models without a classifier have no prefix."""
@@ -186,12 +188,14 @@ def test_head_for_other_classes():
     assert difference(model.get_layer("head").kernel, before) == 0
 
 
+@pytest.mark.only("torch")
 def test_file_without_head():
     state = {key: array for key, array in golden.state(NAME).items() if "head" not in key}
     report = load_torch_weights(_classifier(NAME), state)
     assert sorted(report.missing_keys) == ["head/bias", "head/kernel"]
 
 
+@pytest.mark.only("torch")
 @every_layout
 @pytest.mark.parametrize("dtype", ["float16", ml_dtypes.bfloat16])
 def test_half_precision_is_upcast(tmp_path, name, dtype):
@@ -210,6 +214,7 @@ def test_half_precision_is_upcast(tmp_path, name, dtype):
     assert _same(_values(model), by_file)
 
 
+@pytest.mark.only("torch")
 def test_bfloat16_of_pytorch_is_upcast(tmp_path):
     state = {key: torch.tensor(array) for key, array in golden.state(NAME).items()}
     torch.save({key: value.bfloat16() for key, value in state.items()}, tmp_path / "half.pth")
@@ -243,6 +248,7 @@ def _interpolated(grid, size, mode):
     return resized[0].permute(1, 2, 0).numpy()
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", ["pvt", "transformers_pvt"])
 @pytest.mark.parametrize("size", [(128, 128), (96, 160), (40, 40)])
 def test_position_embeddings_are_resized(name, size):
@@ -265,6 +271,7 @@ def test_position_embeddings_are_resized(name, size):
         assert difference(stage.position_embedding.embedding, expected) <= 1e-6
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", ["official_swin", "timm_swin", "transformers_swin", "swin_spm"])
 @pytest.mark.parametrize("window_size", [3, 7])
 def test_bias_tables_are_resized(name, window_size):
@@ -280,6 +287,7 @@ def test_bias_tables_are_resized(name, window_size):
     assert difference(table, expected.reshape(side * side, -1)) <= 1e-6
 
 
+@pytest.mark.only("torch")
 def test_ambiguous_grid():
     model = golden.classifier("pvt", pretrain_image_size=(32, 128))  # As many as 64 x 64 has.
     before = _values(model)
@@ -288,6 +296,7 @@ def test_ambiguous_grid():
     assert _same(_values(model), before)
 
 
+@pytest.mark.only("torch")
 def test_rectangular_grid_round_trip():
     model = golden.classifier("pvt", pretrain_image_size=(64, 96))
     before = _values(model)
@@ -299,6 +308,7 @@ def test_rectangular_grid_round_trip():
         load_torch_weights(_classifier("pvt"), state)
 
 
+@pytest.mark.only("torch")
 def test_empty_grid():
     with pytest.raises(ValueError, match="0 rows"):
         POSITIONS.to_keras([np.zeros((1, 0, 3), "f")], [(2, 2, 3)])
@@ -383,6 +393,7 @@ def _is_refused(model, source, error, message):
     assert _same(_values(model), before)
 
 
+@pytest.mark.only("torch")
 @every_layout
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
@@ -418,6 +429,7 @@ def test_another_variant(name, blocks):
     _is_refused(model, state, MismatchError, message)
 
 
+@pytest.mark.only("torch")
 @every_layout
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("kept", [0.999, 0.5, 0.0])
@@ -439,6 +451,7 @@ def _double_in_header(path, key):
     path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + data)
 
 
+@pytest.mark.only("torch")
 @every_layout
 def test_duplicate_key_in_a_header(tmp_path, name):
     path = tmp_path / "twice.safetensors"
@@ -448,6 +461,7 @@ def test_duplicate_key_in_a_header(tmp_path, name):
     _is_refused(_classifier(name), path, FormatError, rf"duplicate keys \['{key}'\]")
 
 
+@pytest.mark.only("torch")
 @every_layout
 def test_duplicate_key_in_two_shards(tmp_path, name):
     _as_shards(golden.state(name), tmp_path / "shards")
@@ -505,6 +519,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", BROKEN)
 def test_broken_source(tmp_path, name):
     write, message = BROKEN[name]
@@ -512,6 +527,7 @@ def test_broken_source(tmp_path, name):
     _is_refused(_classifier(NAME), tmp_path / name, FormatError, message)
 
 
+@pytest.mark.only("torch")
 def test_missing_file_and_invalid_path(tmp_path):
     model = _classifier(NAME)
     with pytest.raises(FileNotFoundError, match="nowhere.pth"):
@@ -522,6 +538,7 @@ def test_missing_file_and_invalid_path(tmp_path):
         load_torch_weights(model, 3)
 
 
+@pytest.mark.only("torch")
 def test_mismatched_model():
     model = _classifier(NAME)
     with pytest.raises(MismatchError, match="missing"):
@@ -540,6 +557,7 @@ def test_mismatched_model():
         load_torch_weights(MultiScaleAggregation(8), {})
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", ["transformers_pvt", "transformers_pvt_v2", "pvt", "timm_pvt_v2"])
 def test_another_epsilon(name):
     right = _classifier(name).backbone.embedding_norm_epsilon
@@ -551,6 +569,7 @@ def test_another_epsilon(name):
         to_torch_state_dict(model, golden.BACKBONES[name][1])
 
 
+@pytest.mark.only("torch")
 def test_layouts_are_listed():
     assert list_layouts(_classifier("pvt")) == ["official", "transformers"]
     assert list_layouts(_classifier("pvt_v2")) == ["official", "timm", "transformers"]

@@ -101,6 +101,7 @@ def _tensors(state):
     return {key: torch.tensor(array) for key, array in state.items()}
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", [name for name in golden.BACKBONES if name != "official_swin"])
 def test_pytorch_loads_it_strictly(name):
     """The goldens' states were saved by the reference modules."""
@@ -121,6 +122,7 @@ def _reference_mask(height, width, window, shift):
     return ((windows[:, None] != windows[:, :, None]).float() * -100).numpy()
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize(
     ("image_shape", "sizes"), [(None, (128, 128)), ((256, 384, 3), (256, 384))]
 )
@@ -178,6 +180,7 @@ def test_layer():
     assert all((written[key] == state[key]).all() for key in state if not _is_buffer(key))
 
 
+@pytest.mark.only("torch")
 def test_unsupported_exports():
     with pytest.raises(MismatchError, match="stage2/merging/multi_scale_aggregation"):
         to_torch_state_dict(golden.backbone("swin_spm"), "transformers")
