@@ -7,7 +7,8 @@ WORKERS ?= 2
 VENV := .venv
 # A second environment, with the lower bounds of pyproject.toml.
 VENV_MINIMUM := .venv-minimum
-PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --constraint constraints.txt
+# Not compiled: imports compile what they use, a small part of the packages.
+PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --no-compile --constraint constraints.txt
 BACKEND_TESTS := test-torch test-jax test-tensorflow
 
 .PHONY: digits test test-all lint lower-bounds $(BACKEND_TESTS)
@@ -62,6 +63,6 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt
 $(VENV_MINIMUM)/.installed: pyproject.toml tests/lower_bounds.py
 	$(PYTHON) -m venv $(VENV_MINIMUM)
 	$(PYTHON) tests/lower_bounds.py > $(VENV_MINIMUM)/constraints.txt
-	$(VENV_MINIMUM)/bin/python -m pip install --quiet ".[coco,data,jax,plot]" \
+	$(VENV_MINIMUM)/bin/python -m pip install --quiet --no-compile ".[coco,data,jax,plot]" \
 		--constraint $(VENV_MINIMUM)/constraints.txt
 	touch $@

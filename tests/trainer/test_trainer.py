@@ -12,6 +12,7 @@ from PIL import Image
 from keras_spm import trainer
 from keras_spm.cli import main
 from keras_spm.data import DetectionBatching, DigitScenes, ImageBatching, load_dataset
+from keras_spm.trainer import dense
 
 RECIPES = trainer.recipes_folder()
 RECIPE = "classification_digits"
@@ -121,6 +122,16 @@ FILES = {
 }
 
 
+TEST_SCENES = 48
+FIELDS = ("image", "segmentation_map")
+
+
+@pytest.fixture
+def few_scenes(monkeypatch):
+    monkeypatch.setattr(dense, "VALIDATION_SCENES", 16)
+    monkeypatch.setattr(dense, "TEST_SCENES", TEST_SCENES)
+
+
 def _run(recipe, output, *overrides):
     """Runs a recipe with small settings. Returns (result, model)."""
     settings = [part for each in (*SMALL, *overrides) for part in ("--set", each)]
@@ -156,14 +167,17 @@ def test_the_step_schedule_of_12_epochs():
 
 
 @pytest.mark.only("torch")
-def test_a_segmentation_run(tmp_path, capsys):
+def test_a_segmentation_run(tmp_path, capsys, few_scenes):
     sizes = ("image_size=64", "test_min_size=64", "test_max_size=64", "head_channels=8")
     result, model = _run("segmentation_digit_scenes", tmp_path / "run", *sizes)
     assert "test mean iou: " in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files == FILES | {"metrics_per_class.csv"}
     images, segmentation_maps = zip(
-        *((each["image"], each["segmentation_map"]) for each in DigitScenes("test", 256, 64)),
+        *(
+            (each["image"], each["segmentation_map"])
+            for each in DigitScenes("test", TEST_SCENES, 64)
+        ),
         strict=True,
     )
     again = model.evaluate(
@@ -179,13 +193,13 @@ def test_a_segmentation_run(tmp_path, capsys):
 
 
 @pytest.mark.only("torch")
-def test_a_detection_run(tmp_path, capsys):
+def test_a_detection_run(tmp_path, capsys, few_scenes):
     sizes = ("min_size=64", "max_size=64", "head_channels=8", "num_convs=1")
     result, model = _run("detection_digit_scenes", tmp_path / "run", *sizes)
     assert "test AP50: " in capsys.readouterr().out
     files = {path.name for path in (tmp_path / "run").iterdir()}
     assert files == FILES | {"metrics_per_class.csv"}
-    scenes = list(DigitScenes("test", 256, 64))
+    scenes = list(DigitScenes("test", TEST_SCENES, 64))
     batch = DetectionBatching(ImageBatching(), max_objects=8)(scenes)
     again = model.evaluate(*batch, verbose=0, return_dict=True)
     assert again["AP"] == pytest.approx(result["test_AP"], abs=1e-6)
