@@ -16,6 +16,7 @@ from tests import golden
 from tests.helpers import randomize
 
 
+@pytest.mark.only("torch")
 def test_export_equals_to_torch_state_dict(tmp_path, capsys):
     from keras_spm import to_torch_state_dict
 

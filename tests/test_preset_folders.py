@@ -46,6 +46,7 @@ def test_loading_at_another_size(tmp_path):
     assert _same(larger, reference) and larger.load_report.resized
 
 
+@pytest.mark.only("torch")
 def test_damaged_weights(tmp_path):
     backbone = randomize(golden.backbone("pvt_v2"))
     backbone.save_to_preset(tmp_path / "saved")
@@ -115,6 +116,7 @@ def test_saved_presets_load(path):
     assert _same(randomize(type(model).from_config(model.get_config()), seed=5), model)
 
 
+@pytest.mark.only("torch")
 def test_existing_folder_is_not_overwritten(tmp_path):
     backbone = golden.backbone("pvt_v2")
     (tmp_path / "full").mkdir()
@@ -147,6 +149,7 @@ def test_one_of_several_threads_saves_the_folder(tmp_path, monkeypatch):
     assert _same(PVTv2.from_preset(tmp_path / "saved"), backbone)
 
 
+@pytest.mark.only("torch")
 def test_failed_save_leaves_nothing(tmp_path, monkeypatch):
     def full(*arguments, **keywords):
         raise OSError("No space left on device")
@@ -185,6 +188,7 @@ class Reduction(keras.layers.Layer):
 HEADS.register("reduction", Reduction)
 
 
+@pytest.mark.only("torch")
 def test_user_backbone(tmp_path):
     class LargerPVTv2(PVTv2):
         """A user's family with its own presets, but without layouts or cards."""
@@ -226,6 +230,7 @@ def test_user_task(tmp_path, head):
     assert _same(segmenter.backbone, model.backbone)
 
 
+@pytest.mark.only("torch")
 def test_unknown_classes(tmp_path):
     golden.classifier("pvt_v2").save_to_preset(tmp_path / "saved")
     path = tmp_path / "saved/config.json"
@@ -248,6 +253,7 @@ def _backbone(**changes):
     return edit
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize(
     ("edit", "error", "message"),
     [
@@ -280,6 +286,7 @@ def test_invalid_configuration(tmp_path, edit, error, message):
         keras_spm.PVTv2.from_preset(tmp_path / "saved")
 
 
+@pytest.mark.only("torch")
 def test_wrong_family(tmp_path):
     golden.backbone("pvt_v2").save_to_preset(tmp_path / "saved")
     with pytest.raises(ValueError, match="has a PVTv2, not a Swin"):

@@ -22,7 +22,8 @@ VARIABLES = {
     "bias": "bias",
 }
 
-inputs = pytest.mark.parametrize("number", [0, 1])
+# The second input has another size; that is the same code on every backend.
+inputs = pytest.mark.parametrize("number", [0, 1] if keras.config.backend() == "torch" else [0])
 
 
 def _torch_name(path, finest):

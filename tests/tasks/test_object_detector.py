@@ -362,6 +362,7 @@ def test_images_of_several_sizes(model):
         assert (np.diff(found["scores"]) <= 0).all()
 
 
+@pytest.mark.only("torch")
 def test_other_box_formats(model):
     images, targets = _examples()
     other = _detector({"score_threshold": 0.3}, bounding_box_format="xywh")
@@ -444,6 +445,7 @@ def test_evaluation_agrees_with_pycocotools(model, tmp_path):
     assert measured == evaluation.stats.tolist()
 
 
+@pytest.mark.only("torch")
 def test_metrics_of_the_user(model):
     """In `evaluate`, and with the prefix `val_` in `fit`; also without any metric."""
     images, targets = _examples()
@@ -507,6 +509,7 @@ def test_only_the_class_predictor_depends_on_the_number_of_classes(detector, tmp
         ObjectDetector.from_preset(tmp_path / "folder")
 
 
+@pytest.mark.only("torch")
 def test_backbone_weights_from_a_classifier(tmp_path):
     classifier = randomize(golden.classifier("pvt_v2"))
     classifier.save_to_preset(tmp_path / "folder")
