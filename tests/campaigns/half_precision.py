@@ -23,8 +23,12 @@ POLICIES = ("float32", "mixed_float16", "mixed_bfloat16")
 EPOCHS, STEPS, BATCH = 4, 50, 4
 LEARNING_RATE = 3e-4
 TOLERANCE = 0.02  # Of the loss.
+# With 2**13, no update is skipped, and the difference is -0.01 % (PyTorch).
+_SKIPPED = "Keras's loss scale starts at 2**15, so that the first two updates are skipped"
 # (backend, task, policy) → why it is not right.
-KNOWN = {}
+KNOWN = {
+    (backend, "classifier", "mixed_float16"): _SKIPPED for backend in ("jax", "tensorflow", "torch")
+}
 
 
 def train(task, policy, weights):
