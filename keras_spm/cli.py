@@ -130,7 +130,14 @@ def _add_data_format(parser):
 
 def _add_train_arguments(parser):
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = trainer.describe_recipes()
+    format_help = parser.format_help
+
+    def format_help_with_recipes():
+        # Not for every command: it reads all recipe files.
+        parser.epilog = trainer.describe_recipes()
+        return format_help()
+
+    parser.format_help = format_help_with_recipes
     text = "name of a recipe, path of a recipe file (.py), or classification, detection or "
     text += "segmentation for your own data"
     parser.add_argument("recipe", help=text)

@@ -52,6 +52,11 @@ def subfolders(folder: PathLike) -> list[pathlib.Path]:
     return [pathlib.Path(each.path) for each in _entries(folder) if each.is_dir()]
 
 
+def folders_by_name(folder: PathLike) -> dict[str, pathlib.Path]:
+    """Returns {name in small letters: folder} of the folders in a folder."""
+    return {each.name.lower(): each for each in subfolders(folder)}
+
+
 def all_folders(folder: PathLike, depth: int | None = _DEPTH) -> list[pathlib.Path]:
     """Returns a folder and the folders inside, from the outside to the inside.
 

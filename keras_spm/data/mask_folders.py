@@ -10,6 +10,7 @@ from keras_spm.data.folders import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
     common_stems,
+    folders_by_name,
     has_images,
     image_files,
     split_of,
@@ -133,7 +134,7 @@ def _numbers(folder, layout, label_map):
 
 def _find_folders(folder):
     """Returns {split or None: (folder of images, folder of maps)}; {} for another layout."""
-    inside = {each.name.lower(): each for each in subfolders(folder)}
+    inside = folders_by_name(folder)
     both = _image_and_mask_folder(inside)
     if both is not None:
         return _with_splits(*both) or {None: both}
@@ -141,7 +142,7 @@ def _find_folders(folder):
     for name, inner in inside.items():
         if split_of(name) is None:
             continue
-        both = _image_and_mask_folder({each.name.lower(): each for each in subfolders(inner)})
+        both = _image_and_mask_folder(folders_by_name(inner))
         for ending in _MASK_ENDINGS:
             for separator in ("", "_", "-"):
                 if both is None and f"{name}{separator}{ending}" in inside:

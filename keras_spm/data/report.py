@@ -35,7 +35,7 @@ def describe_data(data: DataSplits) -> dict[str, Any]:
     >>> report["splits"]["train"]["classes"]
     {'without mask': 512, 'with mask': 2640}
     """
-    invalid = data.invalid_annotations
+    left_out = {"dropped": data.invalid_annotations, "ignored": data.ignored_files}
     report = {
         "source": data.source,
         "class_names": list(data.class_names),
@@ -45,8 +45,7 @@ def describe_data(data: DataSplits) -> dict[str, Any]:
                 "images": len(examples),
                 **_counts(examples),
                 **_sizes(examples),
-                **({"dropped": invalid[split]} if split in invalid else {}),
-                **_ignored(split, examples, data),
+                **{kind: found[split] for kind, found in left_out.items() if split in found},
             }
             for split, examples in data.splits.items()
         },
@@ -75,12 +74,6 @@ def _sizes(examples):
     chosen = (sizes[0], sizes[len(sizes) // 2], sizes[-1])
     names = ("smallest", "median", "largest")
     return {"sizes": {name: list(size) for name, size in zip(names, chosen, strict=True)}}
-
-
-def _ignored(split, examples, data):
-    is_listed = split == "validation" and data.is_held_out
-    ignored = {} if is_listed else getattr(examples, "ignored_files", {})
-    return {"ignored": ignored} if ignored else {}
 
 
 def _indices(examples):

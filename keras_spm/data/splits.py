@@ -50,8 +50,16 @@ class DataSplits:
     @property
     def invalid_annotations(self) -> dict[str, InvalidAnnotations]:
         """{split: {reason: [ids]}} of annotations and files that were left out."""
+        return self._reasons("invalid_annotations")
+
+    @property
+    def ignored_files(self) -> dict[str, InvalidAnnotations]:
+        """{split: {reason: [names]}} of files that are not data."""
+        return self._reasons("ignored_files")
+
+    def _reasons(self, attribute):
         found = {
-            split: getattr(examples, "invalid_annotations", {})
+            split: getattr(examples, attribute, {})
             for split, examples in self.splits.items()
             if not (split == "validation" and self.is_held_out)  # Listed with `train`.
         }

@@ -18,9 +18,9 @@ from keras_spm.data.folders import (
     all_folders,
     common_stems,
     files,
+    folders_by_name,
     image_files,
     split_folders,
-    subfolders,
 )
 from keras_spm.data.images import image_size, open_image
 from keras_spm.data.readers import (
@@ -176,7 +176,7 @@ def _image_paths(folder, documents):
 
 def _named_folder(folder, names):
     """Returns the folder in a folder that has one of some names, or None."""
-    inside = {each.name.lower(): each for each in subfolders(folder)}
+    inside = folders_by_name(folder)
     return next((inside[name] for name in names if name in inside), None)
 
 

@@ -16,7 +16,14 @@ from keras_spm.data.annotated_files import (
     clip_box,
 )
 from keras_spm.data.classes import CLASSES_FILES, find_classes
-from keras_spm.data.folders import all_folders, files, image_files, split_of, subfolders
+from keras_spm.data.folders import (
+    all_folders,
+    files,
+    folders_by_name,
+    image_files,
+    split_of,
+    subfolders,
+)
 from keras_spm.data.images import image_size
 from keras_spm.data.readers import (
     InvalidAnnotation,
@@ -247,14 +254,14 @@ def _find(name, bases):
 
 def _images_folders(folder):
     """Returns {name: folder of images} of a folder with `labels`, but without a YAML file."""
-    names = {inner.name.lower(): inner for inner in subfolders(folder)}
+    names = folders_by_name(folder)
     if "images" in names and "labels" in names:
         return {inner.name: inner for inner in subfolders(names["images"])} or {
             "train": names["images"]
         }
     found = {}
     for name, inner in names.items():
-        inside = {each.name.lower(): each for each in subfolders(inner)}
+        inside = folders_by_name(inner)
         if split_of(name) and "images" in inside and "labels" in inside:
             found[name] = inside["images"]
     return found
