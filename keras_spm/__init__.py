@@ -28,11 +28,12 @@ from keras_spm.converters import list_layouts, load_torch_weights, to_torch_stat
 from keras_spm.fusion import fuse
 from keras_spm.parity import compare
 from keras_spm.presets import list_presets, upload_preset
-from keras_spm.tasks import ImageClassifier, ObjectDetector, SemanticSegmenter
+from keras_spm.tasks import ImageClassifier, InstanceSegmenter, ObjectDetector, SemanticSegmenter
 from keras_spm.version import __version__
 
 __all__ = [
     "ImageClassifier",
+    "InstanceSegmenter",
     "ObjectDetector",
     "PVT",
     "PVTSPM",

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_spm.metrics.coco import METRIC_NAMES, coco_average_precision
+from keras_spm.metrics.coco import (
+    MASK_METRIC_NAMES,
+    METRIC_NAMES,
+    coco_average_precision,
+    coco_mask_average_precision,
+    encode_masks,
+)
 from keras_spm.metrics.segmentation import MeanIoU
 from keras_spm.types import Example
 
@@ -75,6 +81,7 @@ class CocoEvaluation(_Evaluation):
     """
 
     names = METRIC_NAMES
+    fields = ("boxes", "labels", "crowd", "areas")  # Of the examples that are compared.
 
     def __init__(
         self,
@@ -90,11 +97,39 @@ class CocoEvaluation(_Evaluation):
     def measure(self, model: keras.Model) -> dict[str, float]:
         annotations, detections = [], []
         for batch in self._batches():
-            detections += model.detect([example["image"] for example in batch], self.batch_size)
+            found = model.detect([example["image"] for example in batch], self.batch_size)
+            detections += map(self._kept, found)
             # Without the images, so that only one batch of them is in memory.
-            fields = ("boxes", "labels", "crowd", "areas")
-            annotations += [{name: example[name] for name in fields} for example in batch]
+            fields = self.fields
+            annotations += [
+                self._kept({name: example[name] for name in fields}) for example in batch
+            ]
+        return self._measured(annotations, detections)
+
+    def _kept(self, objects):
+        """What is kept of the objects of an image until all are compared."""
+        return objects
+
+    def _measured(self, annotations, detections):
         return coco_average_precision(annotations, detections, self.class_names)
+
+
+class InstanceEvaluation(CocoEvaluation):
+    """Computes the COCO average precision of an `InstanceSegmenter` at the end of epochs.
+
+    Like `CocoEvaluation`, for boxes and, with names like `mask_AP`, for masks. The examples also
+    have `masks` (objects, height, width).
+    """
+
+    names = (*METRIC_NAMES, *MASK_METRIC_NAMES)
+    fields = (*CocoEvaluation.fields, "masks")
+
+    def _kept(self, objects):
+        return {**objects, "masks": encode_masks(objects["masks"])}
+
+    def _measured(self, annotations, detections):
+        arguments = annotations, detections, self.class_names
+        return {**coco_average_precision(*arguments), **coco_mask_average_precision(*arguments)}
 
 
 class SegmentationEvaluation(_Evaluation):

@@ -138,8 +138,8 @@ def _add_train_arguments(parser):
         return format_help()
 
     parser.format_help = format_help_with_recipes
-    text = "name of a recipe, path of a recipe file (.py), or classification, detection or "
-    text += "segmentation for your own data"
+    text = "name of a recipe, path of a recipe file (.py), or classification, detection, "
+    text += "instances or segmentation for your own data"
     parser.add_argument("recipe", help=text)
     parser.add_argument("--data", metavar="FOLDER", help="folder or file of the data set")
     _add_data_format(parser)
@@ -182,7 +182,7 @@ def _train_overrides(options):
 
 def _add_data_arguments(parser):
     parser.add_argument("folder", help="folder or file of the data set")
-    text = "classification, detection or segmentation; by default all that the folder is for"
+    text = "what the folder is for; by default all but instances, if it is for detection too"
     parser.add_argument("--task", choices=list(RECIPES), help=text)
     _add_data_format(parser)
     _add_overrides(parser)

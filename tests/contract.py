@@ -57,6 +57,13 @@ TASKS = {
         7,
         keras_spm.heads.RetinaNet(pyramid_channels=8, channels=8, num_convs=1),
     ),
+    "InstanceSegmenter": lambda **arguments: keras_spm.InstanceSegmenter(
+        _backbone(**arguments),
+        7,
+        keras_spm.heads.MaskRCNN(
+            pyramid_channels=8, rpn_channels=8, box_head_channels=8, mask_head_channels=8
+        ),
+    ),
     "SemanticSegmenter": lambda **arguments: keras_spm.SemanticSegmenter(
         _backbone(**arguments), 7, keras_spm.heads.SemanticFPN(pyramid_channels=8, channels=8)
     ),
@@ -118,7 +125,7 @@ def flat(model):
     if len(outputs) == 1:
         return model
     # Of a detector: what depends on the images, so not the anchors.
-    outputs = [output for output in outputs if len(output.shape) == 3]
+    outputs = [output for output in outputs if len(output.shape) >= 3]
     flatten = keras.layers.Flatten(dtype="float32")
     if any(None in output.shape[1:] for output in outputs):
         flatten = keras.layers.Reshape((-1,), dtype="float32")

@@ -23,6 +23,7 @@ def _python(code, **environment):
 def test_public_names():
     assert keras_spm.__all__ == [
         "ImageClassifier",
+        "InstanceSegmenter",
         "ObjectDetector",
         "PVT",
         "PVTSPM",

@@ -15,9 +15,16 @@ from keras_spm.data.mask_folders import Cityscapes, MaskFolders
 from keras_spm.data.preprocessing import ImagePreprocessing
 from keras_spm.data.readers import register_reader
 from keras_spm.data.segmentation_augmentation import SegmentationAugmentation
-from keras_spm.data.splits import DataSplits, read_classification, read_detection, read_segmentation
+from keras_spm.data.splits import (
+    DataSplits,
+    read_classification,
+    read_detection,
+    read_instances,
+    read_segmentation,
+)
 from keras_spm.data.tfds import TfdsAde20k, TfdsClassification, TfdsCoco
-from keras_spm.data.voc import VocDetection, VocSegmentation
+from keras_spm.data.voc import VocDetection
+from keras_spm.data.voc_segmentation import VocInstances, VocSegmentation
 from keras_spm.data.yolo import YoloDetection
 
 __all__ = [
@@ -42,6 +49,7 @@ __all__ = [
     "TfdsClassification",
     "TfdsCoco",
     "VocDetection",
+    "VocInstances",
     "VocSegmentation",
     "YoloDetection",
     "load_dataset",
@@ -49,6 +57,7 @@ __all__ = [
     "read_classes",
     "read_classification",
     "read_detection",
+    "read_instances",
     "read_segmentation",
     "register_reader",
 ]

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from keras_spm.data.annotated_files import SegmentationFiles
+from keras_spm.data.segmentation_files import SegmentationFiles
 from keras_spm.data.folders import image_files, subfolders
 from keras_spm.data.readers import find_splits, register_reader
 from keras_spm.registry import lookup

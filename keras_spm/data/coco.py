@@ -7,7 +7,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from keras_spm.data.annotated_files import (
+from keras_spm.data.detection_files import (
     DetectionFiles,
     ImageEntry,
     ObjectEntry,
@@ -16,6 +16,7 @@ from keras_spm.data.annotated_files import (
     clip_box,
 )
 from keras_spm.data.folders import MASK_FOLDERS, all_folders, files, find_images, split_of
+from keras_spm.data.masks import encode_counts, encode_polygons
 from keras_spm.data.readers import (
     InvalidAnnotation,
     check_class_names,
@@ -63,7 +64,8 @@ class CocoDetection(DetectionFiles):
     A sequence of dicts in the order of the file's images: `image`, a path, `image_id`,
     `boxes`, `labels`, `crowd` and `areas`; see `keras_spm.data.DetectionBatching`. Boxes are
     clipped to the image. `iscrowd` defaults to 0 and `area` to the area of the box. A
-    `segmentation` is checked, but not returned.
+    `segmentation` is checked; with `masks=True` every object must have one, and it becomes
+    `masks` (objects, height, width) bool.
 
     Invalid are: an unknown image or category, a duplicate id, a field of the wrong type, a
     number that is not finite, a box without area or outside the image, an area that is not
@@ -82,6 +84,7 @@ class CocoDetection(DetectionFiles):
         class_names: the categories in the order of labels; others are unknown. By default all,
             sorted by id. The category 0 that Roboflow adds is left out: no object has it, and
             it is the supercategory of all others.
+        masks: whether to read masks, which needs pycocotools.
 
     Attributes:
         class_names: list of str.
@@ -108,6 +111,7 @@ class CocoDetection(DetectionFiles):
         invalid: str = "raise",
         allow_outside: bool = False,
         class_names: Sequence[str] | None = None,
+        masks: bool = False,
     ) -> None:
         contents = _contents(annotations)
         if images is None:
@@ -134,9 +138,10 @@ class CocoDetection(DetectionFiles):
             image_indices={image.image_id: index for index, image in enumerate(entries)},
             labels={category_id: label for label, category_id in enumerate(self.category_ids)},
             seen=set(),
+            masks=masks,
         )
         pairs = ((annotation["id"], annotation) for annotation in contents["annotations"])
-        super().__init__(annotations, entries, pairs, read, invalid)
+        super().__init__(annotations, entries, pairs, read, invalid, masks)
 
 
 # === Folders ===
@@ -202,10 +207,11 @@ def _images_folder(annotations, contents):
     options=("allow_outside",),
     layout=("annotations/instances_train.json", "annotations/instances_val.json", "images/*.jpg"),
     recognize=_recognize,
+    has_masks=True,
 )
-def _read_coco(folder, split, class_names, invalid, verify, allow_outside=False):
+def _read_coco(folder, split, class_names, invalid, verify, allow_outside=False, masks=False):
     """COCO files in any of the usual places, one per split."""
-    return CocoDetection(split, None, invalid, allow_outside, class_names)
+    return CocoDetection(split, None, invalid, allow_outside, class_names, masks)
 
 
 # === Contents ===
@@ -261,7 +267,7 @@ def _not_coco(path, field, expected, value):
     return ValueError(f"{path} is not a COCO file: {field} must be {expected}. Received: {shown}")
 
 
-def _read(annotation, images, image_indices, labels, seen):
+def _read(annotation, images, image_indices, labels, seen, masks):
     if annotation["id"] in seen:
         raise InvalidAnnotation("duplicate id")
     seen.add(annotation["id"])
@@ -282,8 +288,14 @@ def _read(annotation, images, image_indices, labels, seen):
     check_finite([area])
     if area <= 0:
         raise InvalidAnnotation("area that is not positive")
-    _check_segmentation(annotation.get("segmentation"), height, width)
-    return ObjectEntry(index, box, label, bool(crowd), area)
+    segmentation = annotation.get("segmentation")
+    _check_segmentation(segmentation, height, width)
+    mask = None
+    if masks and segmentation:
+        is_polygons = isinstance(segmentation, list)
+        encode = encode_polygons if is_polygons else encode_counts
+        mask = encode(segmentation if is_polygons else segmentation["counts"], height, width)
+    return ObjectEntry(index, box, label, bool(crowd), area, mask)
 
 
 def _find(mapping, key, reason):

@@ -6,7 +6,7 @@ import math
 import pathlib
 from collections.abc import Sequence
 
-from keras_spm.data.annotated_files import (
+from keras_spm.data.detection_files import (
     DetectionFiles,
     ImageEntry,
     ObjectEntry,
@@ -16,6 +16,7 @@ from keras_spm.data.annotated_files import (
 )
 from keras_spm.data.folders import all_folders, common_stems, files, image_files, split_folders
 from keras_spm.data.images import image_size
+from keras_spm.data.masks import encode_polygons
 from keras_spm.data.readers import (
     InvalidAnnotation,
     check_class_names,
@@ -34,7 +35,8 @@ class LabelmeDetection(DetectionFiles):
     A sequence of dicts sorted by path: `image`, a path, `image_id`, `boxes`, `labels`, `crowd`
     and `areas`; see `keras_spm.data.DetectionBatching`. The image of a JSON file is beside it
     and has the name that the file says, or that of the file. Rectangles, polygons and circles
-    become the boxes around them, clipped to the image.
+    become the boxes around them, clipped to the image. With `masks=True` all shapes must be
+    polygons, and examples have `masks` (objects, height, width) bool.
 
     Invalid are: an unknown class, a shape of another type, malformed points, a box without
     area or outside of the image, a missing image file. Images without a JSON file are not read.
@@ -44,6 +46,7 @@ class LabelmeDetection(DetectionFiles):
         split: name of the folder of a split, such as `"train"`, or `None` for all files.
         class_names: the classes in the order of labels; by default all in the folder, sorted.
         invalid: `"raise"`, or `"drop"` to leave out invalid annotations.
+        masks: whether to read masks, which needs pycocotools.
 
     Attributes:
         class_names: list of str.
@@ -61,6 +64,7 @@ class LabelmeDetection(DetectionFiles):
         split: str | None = None,
         class_names: Sequence[str] | None = None,
         invalid: str = "raise",
+        masks: bool = False,
     ) -> None:
         folder = pathlib.Path(folder)
         if class_names is None:
@@ -79,15 +83,15 @@ class LabelmeDetection(DetectionFiles):
             for number, shape in enumerate(contents["shapes"], start=1):
                 objects.append((f"{name} #{number}", (len(images) - 1, shape)))
         labels = {name: label for label, name in enumerate(self.class_names)}
-        read = functools.partial(_read, images=images, labels=labels)
-        super().__init__(folder, images, objects, read, invalid)
+        read = functools.partial(_read, images=images, labels=labels, masks=masks)
+        super().__init__(folder, images, objects, read, invalid, masks)
 
 
 def _is_named(shape):
     return isinstance(shape, dict) and isinstance(shape.get("label"), str) and shape["label"]
 
 
-def _read(annotation, images, labels):
+def _read(annotation, images, labels, masks):
     index, shape = annotation
     if not _is_named(shape) or shape["label"] not in labels:
         raise InvalidAnnotation("unknown class")
@@ -103,8 +107,11 @@ def _read(annotation, images, labels):
         points = [(x - edge, y - edge), (x + edge, y + edge)]
     columns, rows = zip(*points, strict=True)
     box = (min(columns), min(rows), max(columns), max(rows))
-    box = clip_box(box, images[index].height, images[index].width)
-    return ObjectEntry(index, box, labels[shape["label"]], False, box_area(box))
+    height, width = images[index].height, images[index].width
+    box, mask = clip_box(box, height, width), None
+    if masks and kind == "polygon":
+        mask = encode_polygons([[number for point in points for number in point]], height, width)
+    return ObjectEntry(index, box, labels[shape["label"]], False, box_area(box), mask)
 
 
 def _is_point(point):
@@ -159,7 +166,12 @@ def _recognize(folder):
 
 
 @register_reader(
-    "detection", "labelme", _find_splits, layout=("*.jpg", "*.json"), recognize=_recognize
+    "detection",
+    "labelme",
+    _find_splits,
+    layout=("*.jpg", "*.json"),
+    recognize=_recognize,
+    has_masks=True,
 )
-def _read_labelme(folder, split, class_names, invalid, verify):
-    return LabelmeDetection(folder, split, class_names, invalid)
+def _read_labelme(folder, split, class_names, invalid, verify, masks=False):
+    return LabelmeDetection(folder, split, class_names, invalid, masks)

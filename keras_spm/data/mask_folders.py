@@ -4,7 +4,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from keras_spm.data.annotated_files import SegmentationFiles
+from keras_spm.data.segmentation_files import SegmentationFiles
 from keras_spm.data.classes import find_classes
 from keras_spm.data.folders import (
     IMAGE_FOLDERS,

@@ -100,6 +100,7 @@ def register_reader(
     layout: Sequence[str] = (),
     recognize: Callable[[pathlib.Path], str | None] | None = None,
     is_generic: bool = False,
+    has_masks: bool = False,
 ) -> Callable[[Callable], Callable]:
     """Returns a decorator that registers a function that reads a data format.
 
@@ -108,7 +109,7 @@ def register_reader(
     `multi_label`; and, if annotations can be invalid, `invalid_annotations`.
 
     Args:
-        task: `"classification"`, `"detection"` or `"segmentation"`.
+        task: `"classification"`, `"detection"`, `"instances"` or `"segmentation"`.
         name: name of the format in recipes.
         splits: {"train", "validation" or "test": name in this format}, or a function of the
             folder that returns it.
@@ -118,6 +119,8 @@ def register_reader(
         recognize: function of a folder that returns what the format is called, such as
             `"COCO format"`, if the folder has this format, else `None`.
         is_generic: whether the format is only considered if no other is recognized.
+        has_masks: whether the function takes `masks=True`, for examples with masks. It is then
+            also registered for the task `"instances"`.
 
     Example:
 
@@ -127,8 +130,12 @@ def register_reader(
     """
 
     def register(read):
-        reader = Reader(read, name, splits, invalid, options, layout, recognize, is_generic)
-        READERS.register(f"{task}/{name}", reader)
+        tasks = {task: read}
+        if has_masks:
+            tasks["instances"] = functools.partial(read, masks=True)
+        for each, function in tasks.items():
+            reader = Reader(function, name, splits, invalid, options, layout, recognize, is_generic)
+            READERS.register(f"{each}/{name}", reader)
         return read
 
     return register

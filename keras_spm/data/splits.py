@@ -106,6 +106,20 @@ def read_detection(folder: PathLike, data_format: str = AUTO, **arguments: Any) 
     return read_splits("detection", data_format, folder, **_with_share(arguments))
 
 
+def read_instances(folder: PathLike, data_format: str = AUTO, **arguments: Any) -> DataSplits:
+    """Reads all splits of images with objects and their masks; see `read_classification`.
+
+    Objects without a mask are invalid annotations.
+
+    Example:
+
+    >>> data = keras_spm.data.read_instances("coco128")
+    >>> data.train[0]["masks"].shape
+    (8, 480, 640)
+    """
+    return read_splits("instances", data_format, folder, **_with_share(arguments))
+
+
 def read_segmentation(folder: PathLike, data_format: str = AUTO, **arguments: Any) -> DataSplits:
     """Reads all splits of images with segmentation maps; see `read_classification`.
 
@@ -137,7 +151,7 @@ def read_splits(
     there is no test split.
 
     Args:
-        task: `"classification"`, `"detection"` or `"segmentation"`.
+        task: `"classification"`, `"detection"`, `"instances"` or `"segmentation"`.
         data_format: name of a registered reader, or `"auto"`.
         folder: path of the data set.
         validation_share: float in [0, 1).

@@ -1,14 +1,13 @@
-"""Objects and segmentation maps from folders in Pascal VOC's layout."""
+"""Objects with boxes from folders in Pascal VOC's layout."""
 
 import functools
 import pathlib
 from collections.abc import Sequence
 
-from keras_spm.data.annotated_files import (
+from keras_spm.data.detection_files import (
     DetectionFiles,
     ImageEntry,
     ObjectEntry,
-    SegmentationFiles,
     box_area,
     clip_box,
 )
@@ -22,7 +21,7 @@ from keras_spm.data.folders import (
     image_files,
     split_folders,
 )
-from keras_spm.data.images import image_size, open_image
+from keras_spm.data.images import image_size
 from keras_spm.data.readers import (
     InvalidAnnotation,
     check_class_names,
@@ -38,7 +37,6 @@ VOC_CLASS_NAMES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa"),
     *("train", "tvmonitor"),
 )
-_PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0]  # The first colors of the benchmark.
 _START = 1000  # Bytes in which an annotation says that it is one.
 # In small letters; otherwise annotations are beside the images.
 _ANNOTATION_FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels")
@@ -105,10 +103,10 @@ class VocDetection(DetectionFiles):
 
 def _annotation_files(folder, split):
     """Returns the XML files of a split in order; of the whole folder for `None`."""
-    lists = _lists(folder, "Main")
+    lists = image_lists(folder, "Main")
     if split is not None and lists:
         annotations = _named_folder(folder, _ANNOTATION_FOLDERS) or folder
-        names = _image_names(folder, lookup("split", split, lists))
+        names = image_names(folder, lookup("split", split, lists))
         return [annotations / f"{name}.xml" for name in names]
     top = folder if split is None else lookup("split", split, _split_folders(folder))
     return [path for inner in all_folders(top) for path in files(inner, ".xml")]
@@ -122,9 +120,9 @@ def _split_folders(folder):
 
 def _find_splits(folder):
     folder = pathlib.Path(folder)
-    names = [name for name in _lists(folder, "Main") if name.lower() in SPLIT_WORDS]
+    names = [name for name in image_lists(folder, "Main") if name.lower() in SPLIT_WORDS]
     splits = find_splits(names or _split_folders(folder))
-    return splits or {"train": "trainval" if "trainval" in _lists(folder, "Main") else None}
+    return splits or {"train": "trainval" if "trainval" in image_lists(folder, "Main") else None}
 
 
 def _recognize_detection(folder):
@@ -180,87 +178,13 @@ def _named_folder(folder, names):
     return next((inside[name] for name in names if name in inside), None)
 
 
-class VocSegmentation(SegmentationFiles):
-    """Segmentation maps from a folder in Pascal VOC's layout, such as `VOCdevkit/VOC2012`.
-
-    A sequence of dicts of `image`, a path, and `segmentation_map` (height, width) uint8, in the
-    order of `ImageSets/Segmentation/{split}.txt`, from `SegmentationClass/{name}.png` and
-    `JPEGImages/{name}.jpg`, or another extension. Palette indices are class indices; 255, VOC's
-    border around objects, is ignored.
-
-    Args:
-        folder: path of the folder that contains `ImageSets`.
-        split: name of a list in `ImageSets/Segmentation`, such as `"train"`.
-        class_names: the classes in the order of indices, or `None` for the background and
-            VOC's 20.
-        invalid: `"raise"`, or `"drop"` to leave out images without a map of their size.
-
-    Raises:
-        FileNotFoundError: if the folder has no such lists.
-        ValueError: if the split is unknown, a file is missing, a map has another size than its
-            image, or all maps have no values but 0 and 255; when an example is read, if a file
-            is invalid.
-    """
-
-    def __init__(
-        self,
-        folder: PathLike,
-        split: str,
-        class_names: Sequence[str] | None = None,
-        invalid: str = "raise",
-    ) -> None:
-        folder = pathlib.Path(folder)
-        lists = _lists(folder, "Segmentation")
-        if not lists:
-            raise FileNotFoundError(
-                f"{folder / 'ImageSets/Segmentation'} contains no lists of images."
-            )
-        names = _image_names(folder, lookup("split", split, lists))
-        images = folder / "JPEGImages"
-        known = common_stems(path for path in image_files(images) if path.stem in set(names))
-        pairs = [
-            (known.get(name, images / f"{name}.jpg"), folder / "SegmentationClass" / f"{name}.png")
-            for name in names
-        ]
-        if class_names is None:
-            class_names = ("background", *VOC_CLASS_NAMES)
-        super().__init__(folder, pairs, check_class_names(class_names), invalid=invalid)
-
-
-def _find_segmentation_splits(folder):
-    lists = _lists(pathlib.Path(folder), "Segmentation")
-    return find_splits(name for name in lists if name.lower() in SPLIT_WORDS)
-
-
-def _recognize_segmentation(folder):
-    """The benchmark alone, whose maps have its palette: other data have other classes."""
-    if not (folder / "ImageSets/Segmentation").is_dir():
-        return None
-    for path in image_files(folder / "SegmentationClass")[:1]:
-        with open_image(path) as image:
-            if image.mode == "P" and image.getpalette()[:9] == _PALETTE:
-                return "Pascal VOC format"
-    return None
-
-
-@register_reader(
-    "segmentation",
-    "voc",
-    _find_segmentation_splits,
-    layout=("ImageSets/Segmentation/train.txt", "SegmentationClass/*.png", "JPEGImages/*.jpg"),
-    recognize=_recognize_segmentation,
-)
-def _read_segmentation(folder, split, class_names, invalid, verify):
-    return VocSegmentation(folder, split, class_names, invalid)
-
-
-def _lists(folder, task):
+def image_lists(folder: pathlib.Path, task: str) -> dict[str, pathlib.Path]:
     """Returns {name: path} of the lists of images."""
     return {path.stem: path for path in files(folder / "ImageSets" / task, ".txt")}
 
 
-def _image_names(folder, file):
-    """Returns the names in a list."""
+def image_names(folder: pathlib.Path, file: pathlib.Path) -> list[str]:
+    """Returns the names in a list; a `ValueError` if it is malformed."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as error:

@@ -198,6 +198,31 @@ def check_segmentation_maps(
         )
 
 
+def check_image_weights(shape: Sequence[int | None]) -> None:
+    """Raises a `ValueError` unless weights have a shape (batch,)."""
+    if len(shape) != 1:
+        raise ValueError(
+            "`sample_weight` must have shape (batch,), a weight for each image. "
+            f"Received: shape {tuple(shape)}"
+        )
+
+
+def check_masks(masks: Any, labels: np.ndarray, image_size: Sequence[int]) -> None:
+    """Checks the masks of the objects of a batch, (batch, objects, height, width).
+
+    Raises:
+        ValueError: for another shape, or values other than 0 and 1.
+    """
+    masks, expected = np.asarray(masks), (*labels.shape, *image_size)
+    if masks.shape != expected:
+        raise ValueError(
+            f"`masks` must have shape {expected}: a mask of the size of the image for each "
+            f"object. Received: shape {masks.shape}"
+        )
+    if masks.dtype != bool and not np.isin(masks, (0, 1)).all():
+        raise ValueError(f"`masks` must be 0 or 1. Received: {np.setdiff1d(masks, (0, 1))[0]}")
+
+
 def check_detection_targets(
     targets: Any, boxes: np.ndarray, image_size: Sequence[int], num_classes: int
 ) -> None:

@@ -1,5 +1,6 @@
 """Evaluation of a detector: losses and metrics in one pass over a data set."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_spm.backend import SafeTrainer
+from keras_spm.data.first_batch import to_numpy
+from keras_spm.metrics.coco import encode_masks
 
 
 class Evaluation:
@@ -42,29 +45,75 @@ class Evaluation:
         if not within_fit:
             callbacks = keras.callbacks.CallbackList(callbacks, model=self._detector)
         callbacks.on_test_begin()
-        outputs = self._pass.predict(x, verbose=0 if within_fit else verbose, steps=steps)
+        values, annotations, detections = self._run(x, 0 if within_fit else verbose, steps)
         # In their order: JAX sorts the keys of dicts.
         names = self._detector.detector.loss_names
-        losses = {name: float(outputs["losses"][name].mean()) for name in names}
+        losses = {name: float(values[name].mean()) for name in names}
         total = sum(losses.values()) + sum(map(float, self._detector.losses))
         logs = {"loss": total, **losses}
-        if self.metrics:
-            logs.update(self._measured(outputs["targets"], outputs["detections"]))
+        for metric in self.metrics:
+            logs.update(metric(annotations, detections))
         callbacks.on_test_end(logs)
         return logs
 
-    def _measured(self, targets, detections):
+    def _run(self, x, verbose, steps):
+        """Returns {name: losses of the images}, and annotations and detections per image."""
+        outputs = self._pass.predict(x, verbose=verbose, steps=steps)
+        return outputs["losses"], *self._objects(outputs["targets"], outputs["detections"])
+
+    def _objects(self, targets, detections):
+        """Returns lists of annotations and detections, in pixels of the images."""
+        if not self.metrics:
+            return [], []
         count = len(targets["slots"])
         scales = targets.get("scale", np.ones((count, 2), "float32"))
         # Without the size of an image, boxes are not clipped.
         sizes = targets.get("size", np.full(scales.shape, np.inf))
         targets["boxes"] = ops.convert_to_numpy(self._detector.to_xyxy(targets["boxes"]))
         annotations = _annotations(targets, scales)
-        detections = self._detector.to_image_pixels(detections, scales, sizes)
-        results = {}
-        for metric in self.metrics:
-            results.update(metric(annotations, detections))
-        return results
+        return annotations, self._detector.to_image_pixels(detections, scales, sizes)
+
+
+class MaskEvaluation(Evaluation):
+    """The evaluation of an `InstanceSegmenter`.
+
+    Masks are encoded batch by batch: those of a whole data set would not fit into memory. The
+    masks of targets are scaled to the sizes of the images by the nearest pixel.
+    """
+
+    def _run(self, x, verbose, steps):
+        losses, annotations, detections = [], [], []
+        for batch in itertools.islice(_batches(x), steps):
+            outputs = self._pass.predict_on_batch(batch)
+            losses.append(outputs["losses"])
+            targets, masks = outputs["targets"], to_numpy(batch[1]["masks"])
+            targets.setdefault("size", np.tile(masks.shape[2:], (len(masks), 1)))
+            truth, found = self._objects(targets, outputs["detections"])
+            is_object = to_numpy(batch[1]["labels"]) >= 0
+            for number, objects in enumerate(truth):
+                visible = masks[number][is_object[number]]
+                objects["masks"] = encode_masks(_to_size(visible, targets, number))
+            annotations += truth
+            detections += [{**each, "masks": encode_masks(each["masks"])} for each in found]
+        losses = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *losses)
+        return losses, annotations, detections
+
+
+def _batches(x):
+    """Yields the batches of a data set."""
+    if isinstance(x, keras.utils.PyDataset):
+        return (x[index] for index in range(len(x)))
+    return iter(x)
+
+
+def _to_size(masks, targets, number):
+    """Scales masks (objects, height, width) of a batch to the size of their image."""
+    size, scale = targets["size"][number], targets.get("scale", np.ones((number + 1, 2)))[number]
+    rows, columns = (
+        ((np.arange(length) + 0.5) * ratio).astype(int)
+        for length, ratio in zip(size, scale, strict=True)
+    )
+    return masks[:, rows][:, :, columns]
 
 
 def _annotations(targets, scales):

@@ -10,6 +10,7 @@ from keras_spm.arguments import argument_error, check_each, check_integer, check
 from keras_spm.data.images import ImageLike
 from keras_spm.data.transforms import to_pixels
 from keras_spm.registry import lookup
+from keras_spm.tasks.pasting import paste_masks
 
 _MIN_TILE = 32
 # A box is cut off if it ends this near to the end of its window, as a share of its own side.
@@ -122,19 +123,30 @@ def detections_of_images(
 
     Args:
         outputs: dict of `boxes` (batch, slots, 4), xyxy in pixels of the batch, `scores` and
-            `labels` (batch, slots), -1 for padding.
+            `labels` (batch, slots), -1 for padding; optionally `masks` (batch, slots, 28, 28),
+            probabilities inside the boxes.
         scales: (vertical, horizontal) scale of each image in the batch.
         sizes: (height, width) of each image, to which boxes are clipped.
+
+    Returns:
+        A dict per image, as `ObjectDetector.detect` returns it; with `masks` (found, height,
+        width) bool if the outputs have masks.
     """
     detections = []
-    columns = (outputs[name] for name in ("boxes", "scores", "labels"))
-    for box, score, label, scale, size in zip(*columns, scales, sizes, strict=True):
+    for index, (scale, size) in enumerate(zip(scales, sizes, strict=True)):
+        found = {name: np.asarray(values[index]) for name, values in outputs.items()}
         scale, limits = (np.tile(np.float32(each)[::-1], 2) for each in (scale, size))
-        box = (box / scale).clip(0, limits)
+        whole = found["boxes"] / scale
+        boxes = whole.clip(0, limits)
         # A box inside the padding of its batch has no area left.
-        valid = (np.asarray(label) >= 0) & (box[:, 2:] > box[:, :2]).all(axis=1)
-        scores, labels = np.asarray(score)[valid], np.asarray(label)[valid].astype("int64")
-        detections.append({"boxes": box[valid], "scores": scores, "labels": labels})
+        valid = (found["labels"] >= 0) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        labels = found["labels"][valid].astype("int64")
+        detections.append(
+            {"boxes": boxes[valid], "scores": found["scores"][valid], "labels": labels}
+        )
+        if "masks" in found:
+            # Of the boxes before they are clipped.
+            detections[-1]["masks"] = paste_masks(found["masks"][valid], whole[valid], size)
     return detections
 
 
@@ -149,11 +161,13 @@ def merge_detections(
     part of the image that both windows show, is above the threshold. For whole boxes this is
     non-maximum suppression; a box that a window cuts off also matches the box of the rest.
     The higher score is kept with its box; but a box that a window cuts off gives way to a whole
-    one, and is extended by another one that is cut off.
+    one, and is extended by another one that is cut off. Masks go with their boxes; the mask of an
+    extended box is the union of both.
 
     Args:
         results: (view, detections in its pixels) for each view of one image. Detections are a
-            dict of `boxes` (found, 4), xyxy, `scores` and `labels` (found,).
+            dict of `boxes` (found, 4), xyxy, `scores` and `labels` (found,); optionally `masks`
+            (found, height, width).
         iou_threshold: float from 0 to 1.
         max_detections: optional largest number of detections.
 
@@ -173,17 +187,33 @@ def merge_detections(
         axis=0,
     )
     kept = np.argsort(-scores, kind="stable")
+    # The boxes that each box is made of.
+    sources = [[index] for index in range(len(boxes))]
     count = None
     while count != len(kept):  # An extended box may match another one that was kept before.
         count = len(kept)
         merged = [
-            _merge_class(boxes, seen, kept[labels[kept] == label], iou_threshold)
+            _merge_class(boxes, seen, sources, kept[labels[kept] == label], iou_threshold)
             for label in np.unique(labels)
         ]
         kept = np.concatenate([*merged, np.zeros(0, int)]).astype(int)
         kept = kept[np.argsort(-scores[kept], kind="stable")]
     kept = kept[:max_detections]
-    return {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+    merged = {"boxes": boxes[kept], "scores": scores[kept], "labels": labels[kept]}
+    if "masks" in results[0][1]:
+        merged["masks"] = _merge_masks(results, [sources[index] for index in kept])
+    return merged
+
+
+def _merge_masks(results, sources):
+    """Returns (kept, height, width) bool, for each kept box the union of masks in all views."""
+    masks = [(view, mask) for view, found in results for mask in found["masks"]]
+    merged = np.zeros((len(sources), *results[0][0].size), bool)
+    for target, indices in zip(merged, sources, strict=True):
+        for view, mask in (masks[index] for index in indices):
+            left, top, right, bottom = view.window
+            target[top:bottom, left:right] |= mask[:, ::-1] if view.flipped else mask
+    return merged
 
 
 def _checked_tile(tile):
@@ -225,12 +255,13 @@ def _to_image(view, boxes):
     return boxes + np.float32([left, top, left, top])
 
 
-def _merge_class(boxes, seen, order, iou_threshold):
+def _merge_class(boxes, seen, sources, order, iou_threshold):
     """Merges the boxes of a class, and extends those that are kept, in place.
 
     Args:
         boxes: (count, 4) of all classes.
         seen: (count, 4), the part of the image in which each box was searched.
+        sources: the indices of the boxes that each box is made of, changed in place.
         order: indices of the boxes of the class, by descending score.
         iou_threshold: float.
 
@@ -250,7 +281,11 @@ def _merge_class(boxes, seen, order, iou_threshold):
             kept.append(index)
             continue
         best = near[overlaps.argmax()]
-        kept_boxes[best] = _joined(kept_boxes[best], kept_seen[best], box, window)
+        joined = _joined(kept_boxes[best], kept_seen[best], box, window)
+        if (joined != kept_boxes[best]).any():
+            is_replaced = joined is box
+            sources[kept[best]] = sources[index] + ([] if is_replaced else sources[kept[best]])
+        kept_boxes[best] = joined
         kept_seen[best] = _hull(kept_seen[best], window)
     boxes[kept], seen[kept] = kept_boxes[: len(kept)], kept_seen[: len(kept)]
     return kept

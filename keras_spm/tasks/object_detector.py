@@ -1,8 +1,8 @@
 """Object detection on any backbone with a feature pyramid."""
 
 import importlib.util
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import keras
 import numpy as np
@@ -22,6 +22,7 @@ from keras_spm.tasks.checks import (
     as_images,
     check_backbone,
     check_detection_targets,
+    check_image_weights,
     from_arguments,
 )
 from keras_spm.tasks.dense_task import DenseTask
@@ -32,6 +33,7 @@ from keras_spm.tasks.prediction_formats import DETECTION_FORMATS
 from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_detections
 
+_DRAWN = ("boxes", "labels", "masks")  # Of targets.
 _DRAWN_SCORE = 0.3  # Lowest score of the detections that are drawn.
 _IOU_THRESHOLD = 0.5  # For detectors without their own.
 
@@ -80,6 +82,11 @@ class ObjectDetector(DenseTask):
     pipeline_tag = "object-detection"
     head_argument = "detector"
     prediction_formats = DETECTION_FORMATS
+    default_detector: ClassVar[type] = RetinaNet
+    default_metrics: ClassVar[tuple[Callable, ...]] = (coco_average_precision,)
+    # How recipes and commands measure the task; see `evaluate_on`.
+    evaluation_callback: ClassVar[type] = CocoEvaluation
+    evaluation_class: ClassVar[type] = Evaluation
 
     def __init__(
         self,
@@ -96,7 +103,7 @@ class ObjectDetector(DenseTask):
         check_backbone(backbone)
         num_classes = check_integer("num_classes", num_classes)
         lookup("bounding_box_format", bounding_box_format, BOX_FORMATS)
-        detector = detector or RetinaNet()
+        detector = detector or self.default_detector()
         mean, std = default_statistics(mean, std, backbone)
         batching = from_arguments("batching", batching or {}, ImageBatching, backbone)
 
@@ -125,14 +132,14 @@ class ObjectDetector(DenseTask):
 
         Args:
             optimizer: by default AdamW, learning rate 1e-4, weight decay 1e-4 on kernels.
-            metrics: functions like `keras_spm.metrics.coco_average_precision` (the default if
-                pycocotools is installed) whose results `evaluate` adds to the losses.
+            metrics: functions like `keras_spm.metrics.coco_average_precision`, the default if
+                pycocotools is installed; `evaluate` adds their results to the losses.
             **kwargs: as in `keras.Model.compile`, without `loss`.
         """
         if metrics == "auto":
             has_coco = importlib.util.find_spec("pycocotools") is not None
-            metrics = [coco_average_precision] if has_coco else []
-        self._evaluation = Evaluation(self, metrics)
+            metrics = self.default_metrics if has_coco else ()
+        self._evaluation = self.evaluation_class(self, metrics)
         super().compile(optimizer=optimizer, **kwargs)
         self._compile_again.keywords["metrics"] = metrics
 
@@ -177,25 +184,28 @@ class ObjectDetector(DenseTask):
             sample_weight = sample_weight["labels"]
         if sample_weight is not None:
             sample_weight = ops.convert_to_tensor(sample_weight, "float32")
-            if len(sample_weight.shape) != 1:
-                raise ValueError(
-                    "`sample_weight` must have shape (batch,), a weight for each image. "
-                    f"Received: shape {tuple(sample_weight.shape)}"
-                )
+            check_image_weights(sample_weight.shape)
         targets = {**targets, "boxes": self.to_xyxy(ops.cast(targets["boxes"], "float32"))}
         return self.detector.compute_losses(outputs, targets, sample_weight)
 
     # === Detections ===
 
     def predict_step(self, *args: Any) -> Any:
-        # On JAX: (state, data) → (outputs, state); elsewhere: data → outputs.
-        *_, data = args
+        # On JAX: (state, data) → (outputs, part of the state); elsewhere: data → outputs.
+        *state, data = args
         outputs = super().predict_step(*args)
         images = data[0] if isinstance(data, (tuple, list)) else data
-        if isinstance(outputs, tuple):
-            outputs, state = outputs
-            return self.detections(outputs, images), state
-        return self.detections(outputs, images)
+        if not state:
+            return self.detections(outputs, images)
+        ((trainable, non_trainable),) = state
+        values = [
+            *zip(self.trainable_variables, trainable, strict=True),
+            *zip(self.non_trainable_variables, non_trainable, strict=True),
+        ]
+        # A two-stage detector has layers that decode.
+        outputs, updated = outputs
+        with keras.StatelessScope(values):
+            return self.detections(outputs, images), updated
 
     def detections(self, outputs: Any, images: Tensor) -> dict[str, Tensor]:
         """Returns the detections in raw outputs of the model for a batch of images."""
@@ -302,8 +312,8 @@ class ObjectDetector(DenseTask):
         """Draws targets beside the predictions with a score of at least 0.3."""
         if isinstance(targets, dict):
             targets = [
-                {"boxes": boxes[labels >= 0], "labels": labels[labels >= 0]}
-                for boxes, labels in zip(targets["boxes"], targets["labels"], strict=True)
+                {name: targets[name][index][labels >= 0] for name in _DRAWN if name in targets}
+                for index, labels in enumerate(targets["labels"])
             ]
         plot_detections(
             images,
@@ -322,7 +332,8 @@ class ObjectDetector(DenseTask):
         """Returns COCO's metrics, and `AP/class` for each class."""
         self.check_class_order(class_names)
         names = class_names or self.display_names
-        return CocoEvaluation(examples, batch_size=batch_size, class_names=names).measure(self)
+        evaluation = self.evaluation_callback(examples, batch_size=batch_size, class_names=names)
+        return evaluation.measure(self)
 
     # === Evaluation ===
 

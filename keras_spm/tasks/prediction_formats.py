@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_spm.metrics.coco import encode_masks
 from keras_spm.visualize import class_colors
 
 _MAX_PALETTE = 256  # Colors of a PNG file.
@@ -66,14 +67,18 @@ def write_box_rows(task: Any, images: Iterable[PredictedImage], path: pathlib.Pa
 def write_coco(task: Any, images: Iterable[PredictedImage], path: pathlib.Path) -> None:
     """Writes a COCO file of `images`, `categories`, and `annotations` with scores.
 
-    Ids count from 1. pycocotools' `loadRes` takes the list of annotations.
+    Ids count from 1. Masks are compressed run lengths. pycocotools' `loadRes` takes the list of
+    annotations.
     """
     entries, annotations = [], []
     for image in images:
         height, width = image.size
         entries.append({"id": len(entries) + 1, "file_name": image.path.as_posix()})
         entries[-1].update(height=height, width=width)
-        for (left, top, right, bottom), score, label in _objects(image.prediction):
+        masks = segmentations(image.prediction)
+        for number, ((left, top, right, bottom), score, label) in enumerate(
+            _objects(image.prediction)
+        ):
             width, height = right - left, bottom - top
             annotations.append(
                 {
@@ -86,6 +91,9 @@ def write_coco(task: Any, images: Iterable[PredictedImage], path: pathlib.Path) 
                     "score": score,
                 }
             )
+            if masks:
+                area = int(image.prediction["masks"][number].sum())
+                annotations[-1].update(segmentation=masks[number], area=area)
     names = enumerate(task.display_names, start=1)
     categories = [{"id": number, "name": name} for number, name in names]
     contents = {"images": entries, "categories": categories, "annotations": annotations}
@@ -123,13 +131,39 @@ def write_segmentation_map(task: Any, images: Iterable[PredictedImage], path: pa
         picture.save(path, "PNG")
 
 
+def write_instance_map(task: Any, images: Iterable[PredictedImage], path: pathlib.Path) -> None:
+    """Writes a PNG of 16 bits: 0 for background, n for the n-th object, by descending score.
+
+    Where objects overlap, that of the higher score is on top.
+    """
+    from PIL import Image
+
+    for image in images:
+        numbers = np.zeros(image.size, "uint16")
+        masks = image.prediction["masks"]
+        for number in range(len(masks), 0, -1):
+            numbers[masks[number - 1]] = number
+        Image.fromarray(numbers).save(path, "PNG")
+
+
 CLASSIFICATION_FORMATS = {"csv": PredictionFormat("predictions.csv", write_class_rows)}
 DETECTION_FORMATS = {
     "csv": PredictionFormat("predictions.csv", write_box_rows),
     "coco": PredictionFormat("predictions.json", write_coco),
     "yolo": PredictionFormat("{stem}.txt", write_yolo),
 }
+INSTANCE_FORMATS = {
+    "csv": DETECTION_FORMATS["csv"],
+    "coco": DETECTION_FORMATS["coco"],
+    "masks": PredictionFormat("{stem}.png", write_instance_map),
+}
 SEGMENTATION_FORMATS = {"masks": PredictionFormat("{stem}.png", write_segmentation_map)}
+
+
+def segmentations(detections: dict[str, np.ndarray]) -> list[dict]:
+    """Returns the masks of detections in COCO's format, JSON-able; none without masks."""
+    encoded = encode_masks(detections["masks"]) if "masks" in detections else []
+    return [{"size": list(each["size"]), "counts": each["counts"].decode()} for each in encoded]
 
 
 def _objects(detections):

@@ -4,7 +4,7 @@ from keras_spm.data.splits import DataSplits
 from keras_spm.trainer.checkpoints import TrainingError
 from keras_spm.trainer.classification import ClassificationRecipe
 from keras_spm.trainer.dense import DenseRecipe
-from keras_spm.trainer.detection import DetectionRecipe
+from keras_spm.trainer.detection import DetectionRecipe, InstancesRecipe, ObjectRecipe
 from keras_spm.trainer.dry_run import dry_run
 from keras_spm.trainer.evaluation import evaluate, find_recipe, load_keras_file, load_task
 from keras_spm.trainer.recipe import Range, Recipe, Setup
@@ -19,6 +19,8 @@ __all__ = [
     "DataSplits",
     "DenseRecipe",
     "DetectionRecipe",
+    "InstancesRecipe",
+    "ObjectRecipe",
     "Range",
     "Recipe",
     "RunFolder",

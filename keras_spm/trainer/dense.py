@@ -58,6 +58,7 @@ class DenseRecipe(Recipe):
     size_divisor: int = 32
 
     scene_size: ClassVar[str]  # Key with the size of digit scenes.
+    scene_masks: ClassVar[bool] = False  # Whether digit scenes have masks of objects.
     scene_class_names: ClassVar[list[str]]
     ranges: ClassVar[dict[str, Range]] = {
         **Recipe.ranges,
@@ -130,7 +131,7 @@ class DenseRecipe(Recipe):
         # Each scene is used once in a training.
         counts = (self.steps * self.batch_size, VALIDATION_SCENES, TEST_SCENES)
         count = dict(zip(SPLITS, counts, strict=True))[split]
-        return DigitScenes(split, count, getattr(self, self.scene_size), masks=False)
+        return DigitScenes(split, count, getattr(self, self.scene_size), self.scene_masks)
 
     def backbone(self) -> PyramidBackbone:
         """Builds the backbone."""

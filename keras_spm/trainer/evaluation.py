@@ -108,7 +108,13 @@ def evaluate(model: ImageTask, recipe: Recipe) -> dict[str, float]:
 
 
 def _default_recipe(model):
-    defaults = (recipe.default for recipe in RECIPES.values() if isinstance(model, recipe.task))
+    # Of the class itself before those of the classes that it is derived from.
+    defaults = (
+        recipe.default
+        for ancestor in type(model).__mro__
+        for recipe in RECIPES.values()
+        if recipe.task is ancestor
+    )
     name = next(filter(None, defaults), None)
     if name is None:
         raise ValueError(f"`--recipe` is required for {type(model).__name__}.")

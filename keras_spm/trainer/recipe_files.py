@@ -107,6 +107,8 @@ def recognized_tasks(folder: PathLike) -> list[str]:
         with contextlib.suppress(ValueError):
             find_reader(kind, AUTO, folder)
             found.append(kind)
+    if "detection" in found and "instances" in found:
+        found.remove("instances")  # The same objects, all of which may be without masks.
     if not found:
         raise ValueError(
             f"{folder} has no known format of {', '.join(RECIPES)} data. `--task` says what is "

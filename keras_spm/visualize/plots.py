@@ -18,6 +18,7 @@ _LEGEND_COLUMNS = 6
 # In inches: widths of a mark and of a letter, height of a row.
 _LEGEND_MARK, _LEGEND_LETTER, _LEGEND_ROW = 0.6, 0.085, 0.22
 _STRIPES = (150, 220)  # Gray levels of pixels without a class; no class is gray.
+_MASK_OPACITY = 0.5
 _STRIPES_ACROSS = 24  # Pairs of stripes along the longer side.
 
 
@@ -184,12 +185,13 @@ def plot_detections(
     class_names: Sequence[str],
     path: PathLike,
 ) -> None:
-    """Plots images with their true boxes beside the same images with the detected boxes.
+    """Plots images with their true objects beside the same images with the detected objects.
 
     Args:
         images: as `plot_images` takes them.
         truth: one dict per image of `boxes` (objects, 4), left, top, right and bottom in
-            pixels, and `labels` (objects,); or `None` if unknown.
+            pixels, and `labels` (objects,); optionally `masks` (objects, height, width); or
+            `None` if unknown.
         detections: likewise, with `scores`.
         class_names: one per class.
         path: of the PNG.
@@ -206,6 +208,7 @@ def plot_detections(
         for axis, each in zip(row, objects, strict=True):
             axis.imshow(picture)
             axis.axis("off")
+            _draw_masks(axis, each, colors)
             _draw_boxes(axis, each, class_names, colors)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title)
@@ -271,6 +274,16 @@ def _text(text):
 
 def _given(**columns):
     return {title: values for title, values in columns.items() if values is not None}
+
+
+def _draw_masks(axis, objects, colors):
+    masks = np.asarray(objects.get("masks", []), bool)
+    if not len(masks):
+        return
+    overlay = np.zeros((*masks.shape[1:], 4))
+    for mask, label in zip(masks, objects["labels"], strict=True):
+        overlay[mask] = (*colors[label], _MASK_OPACITY)
+    axis.imshow(overlay, interpolation="nearest")
 
 
 def _draw_boxes(axis, objects, class_names, colors):

@@ -5,10 +5,11 @@ import sys
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from keras_spm.metrics import coco_average_precision
+from keras_spm.metrics import coco_average_precision, coco_mask_average_precision
 
 CLASSES = 6
 NAMES = (
@@ -218,3 +219,97 @@ def test_without_pycocotools(monkeypatch):
     monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
     with pytest.raises(ImportError, match=r"pip install 'keras-spm\[coco\]'"):
         coco_average_precision(*_data(0))
+
+
+# Masks
+
+
+def _ellipses(boxes, size=(120, 160)):
+    """A mask (height, width) in each box, with a notch."""
+    rows, columns = np.indices(size)
+    masks = np.zeros((len(boxes), *size), bool)
+    for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
+        x, y = (2 * columns - left - right) / (right - left), (2 * rows - top - bottom) / (bottom - top)
+        mask[:] = (x**2 + y**2 <= 1) & ~((x > 0) & (y > 0.2))
+    return masks
+
+
+def _mask_data(seed):
+    """Objects with masks, some of them crowds, and detections with shifted masks."""
+    generator, annotations, detections = np.random.default_rng(seed), [], []
+    for number in range(5):
+        count = 0 if number == 3 else int(generator.integers(1, 6))
+        start = generator.uniform(0, 70, (count, 2))
+        boxes = np.concatenate([start, start + generator.uniform(4, 80, (count, 2))], axis=1)
+        masks, labels = _ellipses(boxes), generator.integers(0, 3, count)
+        crowd = generator.random(count) < 0.2
+        areas = masks.sum(axis=(1, 2)) + 0.5
+        annotations.append(
+            {"boxes": boxes, "labels": labels, "crowd": crowd, "areas": areas, "masks": masks}
+        )
+        found = np.concatenate([boxes + generator.normal(0, 3, boxes.shape), boxes[:2] + 1.5])
+        found[:, 2:] = np.maximum(found[:, 2:], found[:, :2] + 1)
+        scores = generator.random(len(found)).round(1)
+        labels = np.concatenate([labels, labels[:2]])
+        detections.append(
+            {"boxes": found, "labels": labels, "scores": scores, "masks": _ellipses(found)}
+        )
+    return annotations, detections
+
+
+def _encoded(mask):
+    encoded = coco_mask.encode(np.asfortranarray(mask, "uint8"))
+    return {"size": list(map(int, encoded["size"])), "counts": encoded["counts"].decode()}
+
+
+def _pycocotools_masks(folder, annotations, detections):
+    """Returns its `stats` of masks, from JSON files."""
+    truth = [
+        {
+            "image_id": 100 + number,
+            "category_id": 1 + int(image["labels"][index]),
+            "bbox": _left_top_width_height(image["boxes"][index]),
+            "iscrowd": int(image["crowd"][index]),
+            "area": float(image["areas"][index]),
+            "segmentation": _encoded(image["masks"][index]),
+        }
+        for number, image in enumerate(annotations)
+        for index in range(len(image["labels"]))
+    ]
+    found = [
+        {
+            "image_id": 100 + number,
+            "category_id": 1 + int(image["labels"][index]),
+            "score": float(image["scores"][index]),
+            "segmentation": _encoded(image["masks"][index]),
+        }
+        for number, image in enumerate(detections)
+        for index in range(len(image["labels"]))
+    ]
+    data = {
+        "images": [
+            {"id": 100 + number, "height": 120, "width": 160} for number in range(len(annotations))
+        ],
+        "categories": [{"id": 1 + label} for label in range(3)],
+        "annotations": [{"id": 1 + number, **each} for number, each in enumerate(truth)],
+    }
+    (folder / "truth.json").write_text(json.dumps(data))
+    (folder / "found.json").write_text(json.dumps(found))
+    coco = COCO(str(folder / "truth.json"))
+    evaluation = COCOeval(coco, coco.loadRes(str(folder / "found.json")), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats.tolist()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_equal_pycocotools(tmp_path, seed):
+    annotations, detections = _mask_data(seed)
+    results = coco_mask_average_precision(annotations, detections, ["a", "b", "c"])
+    expected = _pycocotools_masks(tmp_path, annotations, detections)
+    names = [f"mask_{name}" for name in NAMES]
+    assert [results[name] for name in names] == expected
+    assert 0.2 < results["mask_AP"] < 0.9
+    assert list(results)[len(names) :] == ["mask_AP/a", "mask_AP/b", "mask_AP/c"]
+    assert results["mask_AP"] != coco_average_precision(annotations, detections)["AP"]

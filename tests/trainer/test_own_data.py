@@ -111,7 +111,7 @@ def test_an_image_may_have_any_number_of_objects(tmp_path):
     assert targets["labels"].shape == (8, 101)
 
 
-@pytest.mark.parametrize("kind", ["classification", "detection", "segmentation"])
+@pytest.mark.parametrize("kind", ["classification", "detection", "instances", "segmentation"])
 def test_every_key_is_described(kind, capsys):
     recipe = RECIPES[kind]
     described = _documented_keys(recipe)

@@ -19,7 +19,7 @@ FOLDER, COCO, ADE20K = "classification_folder", "detection_coco", "segmentation_
 OPEN = {"preset", "dataset", "data_folder", "class_names", "label_map"}
 
 
-@pytest.mark.parametrize("kind", ["classification", "detection", "segmentation"])
+@pytest.mark.parametrize("kind", ["classification", "detection", "instances", "segmentation"])
 def test_every_key_has_a_range_or_choices(kind):
     recipe = RECIPES[kind]
     for field in dataclasses.fields(recipe):
