@@ -2,9 +2,9 @@
 
 import pathlib
 
-from keras_spm.data.segmentation_files import SegmentationFiles
 from keras_spm.data.folders import image_files, subfolders
 from keras_spm.data.readers import find_splits, register_reader
+from keras_spm.data.segmentation_files import SegmentationFiles
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
 

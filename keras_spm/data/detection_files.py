@@ -11,7 +11,6 @@ from keras_spm.data.images import image_size, missing_files
 from keras_spm.data.masks import decode_masks
 from keras_spm.data.readers import (
     InvalidAnnotation,
-    InvalidAnnotations,
     check_invalid,
     read_annotations,
     report_invalid,

@@ -4,7 +4,6 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from keras_spm.data.segmentation_files import SegmentationFiles
 from keras_spm.data.classes import find_classes
 from keras_spm.data.folders import (
     IMAGE_FOLDERS,
@@ -17,6 +16,7 @@ from keras_spm.data.folders import (
     subfolders,
 )
 from keras_spm.data.readers import check_class_names, find_splits, register_reader
+from keras_spm.data.segmentation_files import SegmentationFiles
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
 

@@ -3,11 +3,10 @@
 import numpy as np
 
 from keras_spm.cards import read_class_names
-from keras_spm.data.detection_files import ObjectEntry, clip_box, object_fields
 from keras_spm.data.coco import COCO_CATEGORIES
+from keras_spm.data.detection_files import ObjectEntry, clip_box, object_fields
 from keras_spm.data.images import EncodedImage
 from keras_spm.data.readers import (
-from keras_spm.data.segmentation_files import to_segmentation_map
     InvalidAnnotation,
     check_invalid,
     find_splits,
@@ -15,6 +14,7 @@ from keras_spm.data.segmentation_files import to_segmentation_map
     register_reader,
     report_invalid,
 )
+from keras_spm.data.segmentation_files import to_segmentation_map
 from keras_spm.registry import lookup
 from keras_spm.types import Example, PathLike
 

@@ -229,7 +229,10 @@ def _ellipses(boxes, size=(120, 160)):
     rows, columns = np.indices(size)
     masks = np.zeros((len(boxes), *size), bool)
     for mask, (left, top, right, bottom) in zip(masks, boxes, strict=True):
-        x, y = (2 * columns - left - right) / (right - left), (2 * rows - top - bottom) / (bottom - top)
+        x, y = (
+            (2 * columns - left - right) / (right - left),
+            (2 * rows - top - bottom) / (bottom - top),
+        )
         mask[:] = (x**2 + y**2 <= 1) & ~((x > 0) & (y > 0.2))
     return masks
 
