@@ -193,11 +193,15 @@ def _recognize(folder):
 
 
 def _images_folder(annotations, contents):
+    """Returns the folder of a file's images: in that of the file, or in the one above."""
     top = annotations.parent
-    if split_of(top.name) is not None or top.name.lower() in MASK_FOLDERS:
-        top = top.parent
     names = [image["file_name"] for image in contents["images"]]
-    return find_images(top, names, split_of(_split_name(annotations)))
+    split = split_of(_split_name(annotations))
+    found = find_images(top, names, split)
+    is_inner = split_of(top.name) is not None or top.name.lower() in MASK_FOLDERS
+    if is_inner and not any((found / name).is_file() for name in names):
+        found = find_images(top.parent, names, split)
+    return found
 
 
 @register_reader(
