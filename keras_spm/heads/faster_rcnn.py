@@ -233,7 +233,7 @@ class FasterRCNN(Head):
         losses = self.rpn.compute_losses(outputs, boxes, labels)
         samples = self._sample(outputs, boxes, labels)
         losses.update(self._region_losses(outputs, targets, samples))
-        weight = 1.0 if sample_weight is None else sample_weight
+        weight = 1.0 if sample_weight is None else ops.convert_to_tensor(sample_weight)
         return {name: losses[name] * weight for name in self.loss_names}
 
     def _sample(self, outputs, boxes, labels):

@@ -129,8 +129,10 @@ class RegionProposalNetwork(keras.layers.Layer):
         """
         candidates = []
         for level in outputs["objectness"]:
-            logits = ops.stop_gradient(outputs["objectness"][level])
-            deltas = ops.stop_gradient(outputs["deltas"][level])
+            logits, deltas = (
+                ops.stop_gradient(ops.convert_to_tensor(outputs[name][level]))
+                for name in ("objectness", "deltas")
+            )
             logits, anchors = top_scores(logits, candidates_per_level)
             deltas = ops.take_along_axis(deltas, anchors[..., None], axis=1)
             anchors = ops.take(outputs["anchors"][level], anchors, axis=0)

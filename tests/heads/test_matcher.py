@@ -6,7 +6,7 @@ import pytest
 
 from keras_spm.heads import BalancedSampler, Matcher
 from keras_spm.heads.matcher import BACKGROUND, IGNORE
-from tests.heads.boxes import intersection_over_union
+from tests.heads.boxes import matches_of
 from tests.helpers import to_numpy
 
 
@@ -14,30 +14,6 @@ def _integer_boxes(generator, *shape):
     """Boxes whose overlaps are ratios of small integers, so that many are exactly equal."""
     start = generator.integers(0, 6, (*shape, 2))
     return np.concatenate([start, start + generator.integers(2, 7, (*shape, 2))], -1) * 1.0
-
-
-def _matches(candidates, boxes, labels, positive_threshold, negative_threshold, low_quality):
-    """The definition, candidate by candidate, for one image."""
-    iou = np.array(
-        [[intersection_over_union(*pair) for pair in _pairs(c, boxes)] for c in candidates]
-    )
-    objects = [index for index, label in enumerate(labels) if label >= 0]
-    matches = []
-    for row in iou:
-        best = max(objects, key=lambda index: row[index], default=None)
-        if best is None or row[best] < negative_threshold:
-            matches.append(BACKGROUND)
-        else:
-            matches.append(best if row[best] >= positive_threshold else IGNORE)
-    for index in objects if low_quality else ():
-        highest = iou[:, index].max()
-        for candidate in np.flatnonzero((iou[:, index] == highest) & (highest > 0)):
-            matches[candidate] = index
-    return matches
-
-
-def _pairs(candidate, boxes):
-    return [(candidate, box) for box in boxes]
 
 
 @pytest.mark.parametrize(
@@ -50,14 +26,16 @@ def test_matches_are_the_definition(arguments):
     labels = generator.integers(-1, 3, (30, 5))
     labels[:3] = -1
     matcher = Matcher(*arguments)
-    expected = [_matches(*each, *arguments) for each in zip(candidates, boxes, labels, strict=True)]
+    expected = [
+        matches_of(*each, *arguments) for each in zip(candidates, boxes, labels, strict=True)
+    ]
     found = to_numpy(matcher(candidates.astype("float32"), boxes.astype("float32"), labels))
     assert {BACKGROUND, 0, 4} <= set(found.flat)
     assert (IGNORE in found) == (arguments[0] > arguments[1])
     np.testing.assert_array_equal(found, expected)
     # The same candidates for all images.
     expected = [
-        _matches(candidates[0], *each, *arguments) for each in zip(boxes, labels, strict=True)
+        matches_of(candidates[0], *each, *arguments) for each in zip(boxes, labels, strict=True)
     ]
     found = matcher(candidates[0].astype("float32"), boxes.astype("float32"), labels)
     np.testing.assert_array_equal(to_numpy(found), expected)

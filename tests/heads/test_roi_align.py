@@ -8,46 +8,13 @@ import pytest
 
 from keras_spm.heads import roi_align
 from keras_spm.heads.roi_align import crop_masks
+from tests.heads.boxes import roi_weights
 from tests.helpers import difference, random_array, to_numpy
 from tests.losses.differences import value_and_gradient
 
 TORCH = keras.config.backend() == "torch"
 SIZES = {"P2": (25, 40), "P3": (13, 20), "P4": (7, 10), "P5": (4, 5)}
 STRIDES = {level: 2 ** int(level[1]) for level in SIZES}
-
-
-def _samples(start, end, bins, sampling_ratio):
-    """Positions of the samples of each bin along an axis."""
-    size = (end - start) / bins
-    count = sampling_ratio or math.ceil(size)
-    return [
-        [start + size * index + (number + 0.5) * size / count for number in range(count)]
-        for index in range(bins)
-    ]
-
-
-def _corners(position, length):
-    """(cell, weight) of linear interpolation; nothing beyond one cell outside the map."""
-    if not -1 <= position <= length:
-        return []
-    position = min(max(position, 0), length - 1)
-    low = int(position)
-    return [(low, 1 - position + low), (min(low + 1, length - 1), position - low)]
-
-
-def _weights(box, stride, size, bins, sampling_ratio):
-    """(bins, bins, height, width): weights of the cells of a map in each bin of a box."""
-    weights = np.zeros((bins, bins, *size))
-    box = np.asarray(box, "float64") / stride - 0.5
-    rows, columns = (_samples(box[axis], box[axis + 2], bins, sampling_ratio) for axis in (1, 0))
-    for i, j in np.ndindex(bins, bins):
-        for y in rows[i]:
-            for x in columns[j]:
-                for row, row_weight in _corners(y, size[0]):
-                    for column, column_weight in _corners(x, size[1]):
-                        share = row_weight * column_weight / (len(rows[i]) * len(columns[j]))
-                        weights[i, j, row, column] += share
-    return weights
 
 
 def _level(box):
@@ -75,7 +42,7 @@ def _expected(pyramid, boxes, bins, sampling_ratio):
     for image, number in np.ndindex(boxes.shape[:2]):
         box = boxes[image, number]
         level = _level(box)
-        weights = _weights(box, STRIDES[level], SIZES[level], bins, sampling_ratio)
+        weights = roi_weights(box, STRIDES[level], SIZES[level], bins, sampling_ratio)
         pooled[image, number] = np.einsum("ijyx,yxc->ijc", weights, pyramid[level][image])
     return pooled
 
@@ -112,7 +79,7 @@ def test_gradient_is_the_definition(level):
     for image, number in np.ndindex(boxes.shape[:2]):
         box = boxes[image, number]
         if _level(box) == level:
-            weights = _weights(box, STRIDES[level], SIZES[level], 7, 0)
+            weights = roi_weights(box, STRIDES[level], SIZES[level], 7, 0)
             expected[image] += np.einsum("ijyx,ijc->yxc", weights, cotangent[image, number])
     assert difference(gradient, expected) <= 1e-5 * np.abs(expected).max()
 
@@ -134,7 +101,7 @@ def test_mask_crops_are_the_definition():
     indices = generator.integers(0, 3, (2, 12))
     found = to_numpy(crop_masks(masks, boxes, indices, 28))
     for image, number in np.ndindex(2, 12):
-        weights = _weights(boxes[image, number], 1, (40, 50), 28, 0)
+        weights = roi_weights(boxes[image, number], 1, (40, 50), 28, 0)
         expected = np.einsum("ijyx,yx->ij", weights, masks[image, indices[image, number]])
         assert difference(found[image, number], expected) <= 1e-5
 
