@@ -138,13 +138,48 @@ HEADS = {
         {"num_samples": COUNT, "positive_fraction": SHARE},
     ),
     heads.BoxCoder: ({}, {"weights": lists(POSITIVE, 4)}),
-    heads.FeaturePyramid: ({}, {"channels": COUNT, "extra_levels": COUNT_FROM_0}),
+    heads.FasterRCNN: (
+        {},
+        {
+            "num_classes": [value for value in COUNT if value is not None],
+            "pyramid_channels": COUNT,
+            "rpn_channels": COUNT,
+            "box_head_channels": COUNT,
+            "max_proposals": COUNT,
+            "sampling_ratio": COUNT_FROM_0,
+            "score_threshold": (5, *SHARE),
+            "iou_threshold": (2, *SHARE),
+            "max_detections": COUNT,
+            "seed": [value for value in COUNT_FROM_0 if value is not None],
+        },
+    ),
+    heads.FeaturePyramid: (
+        {},
+        {"channels": COUNT, "extra_levels": COUNT_FROM_0, "subsample_extra_levels": FLAG},
+    ),
+    heads.MaskRCNN: (
+        {},
+        {
+            "num_classes": [value for value in COUNT if value is not None],
+            "pyramid_channels": COUNT,
+            "rpn_channels": COUNT,
+            "box_head_channels": COUNT,
+            "mask_head_channels": COUNT,
+            "max_proposals": COUNT,
+            "sampling_ratio": COUNT_FROM_0,
+            "score_threshold": (5, *SHARE),
+            "iou_threshold": (2, *SHARE),
+            "max_detections": COUNT,
+            "seed": [value for value in COUNT_FROM_0 if value is not None],
+        },
+    ),
     heads.Matcher: (
         {"positive_threshold": 0.5, "negative_threshold": 0.4},
         {
             "positive_threshold": SHARE,
             "negative_threshold": (0.6, *SHARE),
             "allow_low_quality_matches": FLAG,
+            "low_quality_threshold": SHARE,
         },
     ),
     heads.RetinaNet: (
@@ -251,7 +286,8 @@ def test_mistakes_are_refused(constructor, argument):
 def test_the_table_is_complete():
     """Every public layer and head, and every argument that is a number, a flag or a list."""
     public = {getattr(module, name) for module in (layers, heads) for name in module.__all__}
-    assert public - {layers.macs, heads.Head, heads.non_max_suppression} == {*LAYERS, *HEADS}
+    functions = {layers.macs, heads.non_max_suppression, heads.roi_align}
+    assert public - functions - {heads.Head} == {*LAYERS, *HEADS}
     free = {"kwargs", "seed", "padding", "data_format", "activation", "use_bias", "dtype"}
     free |= {"kernel_initializer", "depthwise_initializer"}
     for constructor, (_, refused) in CONSTRUCTORS.items():

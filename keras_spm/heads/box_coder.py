@@ -59,3 +59,20 @@ class BoxCoder:
         sizes = ops.minimum(deltas[..., 2:], _MAX_LOG_SCALE)
         deltas = ops.concatenate([deltas[..., :2], sizes], -1)
         return bounding_boxes.decode_deltas_to_boxes(references, deltas, "xyxy", "xyxy", _DELTAS)
+
+
+def clip_boxes(
+    boxes: Tensor, scores: Tensor, image_size: tuple[Tensor | int, Tensor | int]
+) -> tuple[Tensor, Tensor]:
+    """Clips boxes to an image; the score of a box without area, or of NaN, becomes 0.
+
+    Args:
+        boxes: (..., 4), xyxy.
+        scores: (...).
+        image_size: (height, width).
+    """
+    height, width = (ops.cast(length, "float32") for length in image_size)
+    boxes = ops.clip(boxes, 0, ops.stack([width, height, width, height]))
+    # A box outside the image has no area left.
+    has_area = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
+    return boxes, ops.where(has_area, scores, 0.0)

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_spm import backend
-from keras_spm.arguments import argument_error, check_integer
+from keras_spm.arguments import argument_error, check_bool, check_integer
 from keras_spm.layers.macs import macs
 from keras_spm.types import Shape, Tensor
 
@@ -21,11 +21,13 @@ class FeaturePyramid(keras.layers.Layer):
     A lateral 1x1 convolution per level; from the coarsest level down, each level adds the
     next coarser one, upsampled to its size by nearest neighbors; then a 3x3 convolution per
     level. Extra levels are computed by 3x3 convolutions with stride 2, the first from the
-    coarsest input.
+    coarsest input, or by subsampling.
 
     Args:
         channels: int, of every output level.
         extra_levels: int, number of additional coarser levels.
+        subsample_extra_levels: bool, whether an extra level is every second row and column of
+            the output before it, instead of a convolution.
 
     Input: {"P2": (batch, height, width, any channels), …}; each level has half the size of
     the one before, rounded up or down. Output: the same levels with `channels` channels,
@@ -36,10 +38,17 @@ class FeaturePyramid(keras.layers.Layer):
         RetinaNet, arXiv 1708.02002.
     """
 
-    def __init__(self, channels: int = 256, extra_levels: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        channels: int = 256,
+        extra_levels: int = 0,
+        subsample_extra_levels: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.channels = check_integer("channels", channels)
         self.extra_levels = check_integer("extra_levels", extra_levels, minimum=0)
+        self.subsample_extra_levels = check_bool("subsample_extra_levels", subsample_extra_levels)
 
     def build(self, input_shape: dict[str, Shape]) -> None:
         self.levels = sorted_levels(input_shape)
@@ -51,7 +60,8 @@ class FeaturePyramid(keras.layers.Layer):
             level: self._conv(3, f"output_{level}", self.channels) for level in self.levels
         }
         channels, self.extra_convs = input_shape[self.levels[-1]][-1], {}
-        for level in self._extra_levels_after(self.levels[-1]):
+        self.extra_names = self._extra_levels_after(self.levels[-1])
+        for level in () if self.subsample_extra_levels else self.extra_names:
             self.extra_convs[level] = self._conv(3, f"output_{level}", channels, strides=2)
             channels = self.channels
 
@@ -79,11 +89,15 @@ class FeaturePyramid(keras.layers.Layer):
             size = ops.shape(maps[finer])[1:3]
             maps[finer] = maps[finer] + _upsample_nearest(maps[coarser], size)
         outputs = {level: self.output_convs[level](maps[level]) for level in self.levels}
-        coarsest = inputs[self.levels[-1]]
-        for level, conv in self.extra_convs.items():
-            coarsest = conv(backend.pad(coarsest, ((0, 0), (1, 1), (1, 1), (0, 0))))
-            outputs[level] = coarsest
+        coarsest = (outputs if self.subsample_extra_levels else inputs)[self.levels[-1]]
+        for level in self.extra_names:
+            coarsest = outputs[level] = self._extra_level(level, coarsest)
         return outputs
+
+    def _extra_level(self, level, maps):
+        if self.subsample_extra_levels:
+            return maps[:, ::2, ::2]
+        return self.extra_convs[level](backend.pad(maps, ((0, 0), (1, 1), (1, 1), (0, 0))))
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> dict[str, Shape]:
         levels = sorted_levels(input_shape)
@@ -107,7 +121,11 @@ class FeaturePyramid(keras.layers.Layer):
         return total
 
     def get_config(self) -> dict[str, Any]:
-        config = {"channels": self.channels, "extra_levels": self.extra_levels}
+        config = {
+            "channels": self.channels,
+            "extra_levels": self.extra_levels,
+            "subsample_extra_levels": self.subsample_extra_levels,
+        }
         return {**super().get_config(), **config}
 
 

@@ -18,13 +18,15 @@ class Matcher:
     A candidate is assigned the ground-truth box with the highest intersection over union
     (IoU) if that is at least `positive_threshold`, background if it is below
     `negative_threshold`, and ignore in between. With `allow_low_quality_matches`, a
-    ground-truth box is also assigned to every candidate that has its highest IoU, however
-    low; of several ground-truth boxes the last one wins. All shapes are static.
+    ground-truth box is also assigned to every candidate that has its highest IoU, if that is
+    at least `low_quality_threshold`; of several ground-truth boxes the last one wins. All
+    shapes are static.
 
     Args:
         positive_threshold: float from 0 to 1.
         negative_threshold: float from 0 to `positive_threshold`.
         allow_low_quality_matches: bool.
+        low_quality_threshold: float from 0 to 1.
 
     Raises:
         ValueError: if a threshold is out of range.
@@ -39,6 +41,7 @@ class Matcher:
         positive_threshold: float,
         negative_threshold: float,
         allow_low_quality_matches: bool = True,
+        low_quality_threshold: float = 0.0,
     ) -> None:
         self.positive_threshold = check_number("positive_threshold", positive_threshold, maximum=1)
         self.negative_threshold = check_number(
@@ -46,6 +49,9 @@ class Matcher:
         )
         self.allow_low_quality_matches = check_bool(
             "allow_low_quality_matches", allow_low_quality_matches
+        )
+        self.low_quality_threshold = check_number(
+            "low_quality_threshold", low_quality_threshold, maximum=1
         )
 
     def __call__(self, candidates: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
@@ -70,7 +76,8 @@ class Matcher:
         if self.allow_low_quality_matches:
             highest = ops.max(iou, axis=2, keepdims=True)
             # A box that overlaps no candidate has its highest IoU, 0, everywhere.
-            is_highest = (iou == highest) & (highest > 0)
+            is_assigned = (highest > 0) & (highest >= self.low_quality_threshold)
+            is_highest = (iou == highest) & is_assigned
             indices = ops.arange(ops.shape(iou)[1], dtype="int32")[None, :, None]
             low_quality = ops.max(ops.where(is_highest, indices, BACKGROUND), axis=1)
             matches = ops.where(low_quality >= 0, low_quality, matches)
@@ -118,19 +125,40 @@ class BalancedSampler:
         self.positive_fraction = check_number("positive_fraction", positive_fraction, maximum=1)
         self.seed = seed
 
-    def __call__(self, matches: Tensor) -> Tensor:
-        """Returns (batch, candidates) bool, for the output of a `Matcher`."""
-        matches = ops.convert_to_tensor(matches)
+    @property
+    def max_positives(self) -> int:
+        return int(self.num_samples * self.positive_fraction)
+
+    def __call__(self, matches: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (indices, matches) of the samples, both (batch, num_samples) int32.
+
+        Positives come first, then background. The rest, if there are fewer samples, has index
+        0 and match `IGNORE`.
+
+        Args:
+            matches: (batch, candidates) ints, the output of a `Matcher`.
+        """
+        matches = ops.cast(matches, "int32")
+        # There may be fewer candidates than samples.
+        padding = ((0, 0), (0, self.num_samples))
+        matches = backend.pad(matches - IGNORE, padding) + IGNORE
         priorities = keras.random.uniform(ops.shape(matches), seed=self.seed)
-        most_positives = int(self.num_samples * self.positive_fraction)
-        positives = _highest(priorities, matches >= 0, most_positives)
-        count = ops.sum(ops.cast(positives, "int32"), axis=1, keepdims=True)
-        negatives = _highest(priorities, matches == BACKGROUND, self.num_samples - count)
-        return positives | negatives
+        positives, num_positives = _draw(priorities, matches >= 0, self.max_positives)
+        negatives, num_negatives = _draw(priorities, matches == BACKGROUND, self.num_samples)
+        slots = ops.arange(self.num_samples, dtype="int32")[None]
+        order = ops.where(slots < num_positives, slots, self.max_positives + slots - num_positives)
+        indices = ops.concatenate([positives, negatives], axis=1)
+        indices = ops.take_along_axis(indices, order, axis=1)
+        is_sampled = slots < num_positives + num_negatives
+        sampled_matches = ops.take_along_axis(matches, indices, axis=1)
+        return ops.where(is_sampled, indices, 0), ops.where(is_sampled, sampled_matches, IGNORE)
 
 
-def _highest(priorities, eligible, count):
-    """True for the `count` eligible entries of each row with the highest priorities."""
-    order = ops.argsort(ops.where(eligible, -priorities, 1.0), axis=1)
-    ranks = ops.argsort(order, axis=1)
-    return eligible & (ops.cast(ranks, "int32") < count)
+def _draw(priorities, eligible, most):
+    """Returns the eligible entries with the highest priorities, first, and their number.
+
+    (batch, most) int32 indices, and (batch, 1) int32.
+    """
+    _, indices = ops.top_k(ops.where(eligible, priorities, -1.0), most)
+    count = ops.sum(ops.cast(eligible, "int32"), axis=1, keepdims=True)
+    return ops.cast(indices, "int32"), ops.minimum(count, most)

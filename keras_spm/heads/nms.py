@@ -1,5 +1,7 @@
 """Non-maximum suppression."""
 
+import math
+
 from keras import ops
 from keras.utils import bounding_boxes
 
@@ -56,6 +58,21 @@ def non_max_suppression(
         ops.where(is_kept, scores, 0.0),
         ops.where(is_kept, labels, -1),
     )
+
+
+def top_scores(scores: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the highest scores and their indices, (batch, count) each, or as many as there are.
+
+    NaN, which some backends sort as the largest number, becomes minus infinity.
+
+    Args:
+        scores: (batch, scores) floats.
+        count: int.
+    """
+    size = ops.shape(scores)[1]  # A graph may not know it yet.
+    is_known = isinstance(size, int) and isinstance(count, int)
+    count = min(count, size) if is_known else ops.minimum(count, size)
+    return ops.top_k(ops.where(ops.isnan(scores), -math.inf, scores), count)
 
 
 def _whole_tiles(boxes, scores, labels):

@@ -8,11 +8,11 @@ from keras import ops
 
 from keras_spm.arguments import check_integer, check_number
 from keras_spm.heads.anchors import Anchors, num_anchors
-from keras_spm.heads.box_coder import BoxCoder
+from keras_spm.heads.box_coder import BoxCoder, clip_boxes
 from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.head import Head
 from keras_spm.heads.matcher import IGNORE, Matcher, with_padding_object
-from keras_spm.heads.nms import non_max_suppression
+from keras_spm.heads.nms import non_max_suppression, top_scores
 from keras_spm.layers.macs import macs
 from keras_spm.losses import generalized_iou_loss, l1_loss, sigmoid_focal_loss, smooth_l1_loss
 from keras_spm.registry import lookup
@@ -208,11 +208,8 @@ class RetinaNet(Head):
         boxes, scores, labels = (
             ops.concatenate(parts, axis=1) for parts in zip(*candidates, strict=True)
         )
-        height, width = image_size
-        boxes = ops.clip(boxes, 0, ops.cast(ops.stack([width, height] * 2), "float32"))
-        # A box outside the image has no area left.
-        has_area = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1)
-        scores = ops.where(has_area & (scores > self.score_threshold), scores, 0.0)
+        boxes, scores = clip_boxes(boxes, scores, image_size)
+        scores = ops.where(scores > self.score_threshold, scores, 0.0)
         boxes, scores, labels = non_max_suppression(
             boxes, scores, labels, self.iou_threshold, self.max_detections
         )
@@ -222,21 +219,14 @@ class RetinaNet(Head):
         """Returns boxes, scores and labels of the best (anchor, class) pairs of a level."""
         logits, deltas = outputs["logits"][level], outputs["deltas"][level]
         # The best pairs are among the anchors with the best classes: far fewer to sort.
-        _, anchors = ops.top_k(_nan_last(ops.max(logits, axis=-1)), self._limit(logits))
+        _, anchors = top_scores(ops.max(logits, axis=-1), self.candidates_per_level)
         logits = ops.take_along_axis(logits, anchors[..., None], axis=1)
-        pairs = _nan_last(ops.reshape(logits, (ops.shape(logits)[0], -1)))
-        logits, pairs = ops.top_k(pairs, self._limit(pairs))
+        pairs = ops.reshape(logits, (ops.shape(logits)[0], -1))
+        logits, pairs = top_scores(pairs, self.candidates_per_level)
         anchors = ops.take_along_axis(anchors, pairs // self.num_classes, axis=1)
         deltas = ops.take_along_axis(deltas, anchors[..., None], axis=1)
         boxes = self.box_coder.decode(ops.take(outputs["anchors"][level], anchors, axis=0), deltas)
         return boxes, ops.sigmoid(logits), pairs % self.num_classes
-
-    def _limit(self, tensor):
-        """At most as many as there are, which a graph may not know yet."""
-        size = ops.shape(tensor)[1]
-        if isinstance(size, int):
-            return min(self.candidates_per_level, size)
-        return ops.minimum(self.candidates_per_level, size)
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> dict[str, dict[str, Shape]]:
         pyramid = FeaturePyramid(self.pyramid_channels, _EXTRA_LEVELS)
@@ -271,8 +261,3 @@ class RetinaNet(Head):
             "max_detections": self.max_detections,
         }
         return {**super().get_config(), **config}
-
-
-def _nan_last(logits):
-    """NaN, which some backends sort as the largest number, as the smallest one."""
-    return ops.where(ops.isnan(logits), -math.inf, logits)

@@ -11,7 +11,32 @@ from keras_spm.registry import HEADS
 # All arguments, with values other than the defaults.
 ARGUMENTS = {
     heads.Anchors: {"base_scale": 3.0, "scales_per_octave": 2, "aspect_ratios": (1.0, 3.0)},
-    heads.FeaturePyramid: {"channels": 8, "extra_levels": 2},
+    heads.FasterRCNN: {
+        "num_classes": 3,
+        "pyramid_channels": 16,
+        "rpn_channels": 8,
+        "box_head_channels": 12,
+        "max_proposals": 9,
+        "sampling_ratio": 2,
+        "score_threshold": 0.1,
+        "iou_threshold": 0.4,
+        "max_detections": 7,
+        "seed": 5,
+    },
+    heads.FeaturePyramid: {"channels": 8, "extra_levels": 2, "subsample_extra_levels": True},
+    heads.MaskRCNN: {
+        "num_classes": 3,
+        "pyramid_channels": 16,
+        "rpn_channels": 8,
+        "box_head_channels": 12,
+        "mask_head_channels": 10,
+        "max_proposals": 9,
+        "sampling_ratio": 2,
+        "score_threshold": 0.1,
+        "iou_threshold": 0.4,
+        "max_detections": 7,
+        "seed": 5,
+    },
     heads.RetinaNet: {
         "num_classes": 3,
         "pyramid_channels": 16,
@@ -51,6 +76,7 @@ def test_config_round_trip(head):
 
 def test_heads_are_registered():
     assert HEADS["RetinaNet"] is heads.RetinaNet
+    assert HEADS["MaskRCNN"] is heads.MaskRCNN
     assert HEADS["SemanticFPN"] is heads.SemanticFPN
     with pytest.raises(ValueError, match="RetinaNet"):
         HEADS["RetinaNt"]

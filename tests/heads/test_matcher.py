@@ -6,7 +6,7 @@ import pytest
 
 from keras_spm.heads import BalancedSampler, Matcher
 from keras_spm.heads.matcher import BACKGROUND, IGNORE
-from tests.heads.boxes import intersection_over_union
+from tests.heads.boxes import matches_of
 from tests.helpers import to_numpy
 
 
@@ -14,30 +14,6 @@ def _integer_boxes(generator, *shape):
     """Boxes whose overlaps are ratios of small integers, so that many are exactly equal."""
     start = generator.integers(0, 6, (*shape, 2))
     return np.concatenate([start, start + generator.integers(2, 7, (*shape, 2))], -1) * 1.0
-
-
-def _matches(candidates, boxes, labels, positive_threshold, negative_threshold, low_quality):
-    """The definition, candidate by candidate, for one image."""
-    iou = np.array(
-        [[intersection_over_union(*pair) for pair in _pairs(c, boxes)] for c in candidates]
-    )
-    objects = [index for index, label in enumerate(labels) if label >= 0]
-    matches = []
-    for row in iou:
-        best = max(objects, key=lambda index: row[index], default=None)
-        if best is None or row[best] < negative_threshold:
-            matches.append(BACKGROUND)
-        else:
-            matches.append(best if row[best] >= positive_threshold else IGNORE)
-    for index in objects if low_quality else ():
-        highest = iou[:, index].max()
-        for candidate in np.flatnonzero((iou[:, index] == highest) & (highest > 0)):
-            matches[candidate] = index
-    return matches
-
-
-def _pairs(candidate, boxes):
-    return [(candidate, box) for box in boxes]
 
 
 @pytest.mark.parametrize(
@@ -50,14 +26,16 @@ def test_matches_are_the_definition(arguments):
     labels = generator.integers(-1, 3, (30, 5))
     labels[:3] = -1
     matcher = Matcher(*arguments)
-    expected = [_matches(*each, *arguments) for each in zip(candidates, boxes, labels, strict=True)]
+    expected = [
+        matches_of(*each, *arguments) for each in zip(candidates, boxes, labels, strict=True)
+    ]
     found = to_numpy(matcher(candidates.astype("float32"), boxes.astype("float32"), labels))
     assert {BACKGROUND, 0, 4} <= set(found.flat)
     assert (IGNORE in found) == (arguments[0] > arguments[1])
     np.testing.assert_array_equal(found, expected)
     # The same candidates for all images.
     expected = [
-        _matches(candidates[0], *each, *arguments) for each in zip(boxes, labels, strict=True)
+        matches_of(candidates[0], *each, *arguments) for each in zip(boxes, labels, strict=True)
     ]
     found = matcher(candidates[0].astype("float32"), boxes.astype("float32"), labels)
     np.testing.assert_array_equal(to_numpy(found), expected)
@@ -75,6 +53,14 @@ def test_all_candidates_that_tie_are_assigned_and_the_last_object_wins():
     assert found.tolist() == [[1, 1, 0, 2]]
 
 
+def test_low_quality_matches_have_a_threshold():
+    candidates = np.float32([[0, 0, 4, 4], [10, 0, 14, 4]])
+    boxes = np.float32([[[0, 0, 8, 4], [10, 0, 14, 12]]])  # Overlaps of 1/2 and 1/3.
+    for threshold, expected in (0.3, [0, 1]), (0.4, [0, IGNORE]), (0.6, [IGNORE, IGNORE]):
+        matcher = Matcher(0.7, 0.2, low_quality_threshold=threshold)
+        assert to_numpy(matcher(candidates, boxes, np.array([[0, 0]]))).tolist() == [expected]
+
+
 def test_objects_far_from_all_candidates_are_not_assigned():
     far = np.array([[[900, 900, 910, 910]]], "float32")
     candidates = _integer_boxes(np.random.default_rng(0), 9).astype("float32")
@@ -87,8 +73,8 @@ def test_no_entry_for_an_object_is_all_background(low_quality):
     matcher = Matcher(0.5, 0.4, low_quality)
     found = to_numpy(matcher(candidates, np.zeros((2, 0, 4), "float32"), np.zeros((2, 0), "int32")))
     assert found.shape == (2, 9) and (found == BACKGROUND).all()
-    sampled = to_numpy(BalancedSampler(4, 0.5, seed=0)(found))
-    assert sampled.sum(axis=1).tolist() == [4, 4]
+    _, sampled = map(to_numpy, BalancedSampler(4, 0.5, seed=0)(found))
+    assert (sampled == BACKGROUND).all()
 
 
 @pytest.mark.only("torch")
@@ -97,6 +83,7 @@ def test_no_entry_for_an_object_is_all_background(low_quality):
     [
         ((0.4, 0.5), "`negative_threshold` must be .* at most 0.4. Received: .*=0.5"),
         ((1.1, 0.5), "`positive_threshold` must be .* at most 1. Received: .*=1.1"),
+        ((0.5, 0.4, True, 2), "`low_quality_threshold` must be .* at most 1. Received: .*=2"),
         ((0.5, -0.1), "`negative_threshold` must be .* at least 0 .*=-0.1"),
     ],
 )
@@ -120,28 +107,37 @@ def _random_matches():
     return matches
 
 
-@pytest.mark.parametrize(("num_samples", "positive_fraction"), [(12, 0.25), (16, 0.5), (8, 1.0)])
-def test_sampled_counts(num_samples, positive_fraction):
+@pytest.mark.parametrize(
+    ("num_samples", "positive_fraction"), [(12, 0.25), (16, 0.5), (8, 1.0), (8, 0.0), (60, 0.5)]
+)
+def test_samples(num_samples, positive_fraction):
+    """Their numbers, also if there are fewer candidates; positives first; none twice."""
     matches = _random_matches()
-    sampled = to_numpy(BalancedSampler(num_samples, positive_fraction, seed=0)(matches))
-    assert sampled.shape == matches.shape and sampled.dtype == bool
-    positive, background = matches >= 0, matches == BACKGROUND
-    assert not (sampled & ~positive & ~background).any()
-    most = int(num_samples * positive_fraction)
-    positives = np.minimum(positive.sum(axis=1), most)
-    assert ((sampled & positive).sum(axis=1) == positives).all()
-    negatives = np.minimum(background.sum(axis=1), num_samples - positives)
-    assert ((sampled & background).sum(axis=1) == negatives).all()
+    sampler = BalancedSampler(num_samples, positive_fraction, seed=0)
+    indices, sampled = map(to_numpy, sampler(matches))
+    assert indices.shape == sampled.shape == (6, num_samples)
+    assert sampler.max_positives == int(num_samples * positive_fraction)
+    for image in range(6):
+        positives = min((matches[image] >= 0).sum(), sampler.max_positives)
+        negatives = min((matches[image] == BACKGROUND).sum(), num_samples - positives)
+        total = positives + negatives
+        chosen = indices[image, :total]
+        assert len(set(chosen)) == total
+        assert (sampled[image, :total] == matches[image, chosen]).all()
+        assert (sampled[image, :positives] >= 0).all()
+        assert (sampled[image, positives:total] == BACKGROUND).all()
+        assert (sampled[image, total:] == IGNORE).all() and not indices[image, total:].any()
 
 
 def test_samples_are_random_and_seeded():
     matches = np.repeat([[0, 1, BACKGROUND, IGNORE]], [10, 10, 30, 10], axis=1).astype("int32")
-    first, second = (to_numpy(BalancedSampler(12, 0.25, seed=7)(matches)) for _ in range(2))
+    first, second = (to_numpy(BalancedSampler(12, 0.25, seed=7)(matches)[0]) for _ in range(2))
     assert (first == second).all()
-    assert (to_numpy(BalancedSampler(12, 0.25, seed=8)(matches)) != first).any()
+    assert (to_numpy(BalancedSampler(12, 0.25, seed=8)(matches)[0]) != first).any()
     # 3 positives and 9 of the background, each candidate with the same probability.
     sampler = BalancedSampler(12, 0.25, seed=keras.random.SeedGenerator(0))
-    counts = sum(to_numpy(sampler(matches))[0].astype(int) for _ in range(200))
+    chosen = np.concatenate([to_numpy(sampler(matches)[0])[0] for _ in range(200)])
+    counts = np.bincount(chosen, minlength=60)
     for eligible, number in (slice(0, 20), 3), (slice(20, 50), 9):
         expected = 200 * number / len(counts[eligible])
         assert np.abs(counts[eligible] - expected).max() < 5 * expected**0.5

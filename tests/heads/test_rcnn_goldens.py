@@ -1,0 +1,206 @@
+"""Mask R-CNN against mmdetection's, on PVT v2."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from keras_spm import ObjectDetector, PVTv2, heads, load_torch_weights
+from keras_spm.heads.matcher import BalancedSampler
+from keras_spm.tasks.pasting import paste_masks
+from tests import golden
+from tests.helpers import difference, to_numpy
+
+NAME = "mmdet_mask_rcnn_pvt_v2"
+BACKBONE_ARGUMENTS = ("embed_dims", "num_heads", "mlp_ratios", "depths", "sr_ratios")
+# Names of the layers without numbers in the reference.
+LAYERS = {
+    "rpn/convolution": "rpn_head.rpn_conv",
+    "rpn/objectness": "rpn_head.rpn_cls",
+    "rpn/deltas": "rpn_head.rpn_reg",
+    "box_head/classifier": "roi_head.bbox_head.fc_cls",
+    "box_head/deltas": "roi_head.bbox_head.fc_reg",
+    "mask_head/upsampling": "roi_head.mask_head.upsample",
+    "mask_head/classifier": "roi_head.mask_head.conv_logits",
+}
+LOSSES = {
+    "rpn_classification_loss": "loss_rpn_cls",
+    "rpn_box_loss": "loss_rpn_bbox",
+    "classification_loss": "loss_cls",
+    "box_loss": "loss_bbox",
+    "mask_loss": "loss_mask",
+}
+
+# The second input has another size; that is the same code on every backend.
+inputs = pytest.mark.parametrize("number", [0, 1] if keras.config.backend() == "torch" else [0])
+
+
+def _torch_name(path):
+    layer, variable = path.split("/", 1)[1].rsplit("/", 1)
+    if match := re.fullmatch(r"feature_pyramid/(lateral|output)_P(\d)", layer):
+        kind = {"lateral": "lateral", "output": "fpn"}[match[1]]
+        layer = f"neck.{kind}_convs.{int(match[2]) - 2}.conv"
+    elif match := re.fullmatch(r"box_head/fc(\d)", layer):
+        layer = f"roi_head.bbox_head.shared_fcs.{int(match[1]) - 1}"
+    elif match := re.fullmatch(r"mask_head/convolution_(\d)", layer):
+        layer = f"roi_head.mask_head.convs.{int(match[1]) - 1}.conv"
+    else:
+        layer = LAYERS[layer]
+    return f"{layer}.{'weight' if variable == 'kernel' else variable}"
+
+
+def _value(key, value, variable):
+    if key.endswith("shared_fcs.0.weight"):  # Of features with the channels first.
+        return value.reshape(len(value), -1, 7, 7).transpose(2, 3, 1, 0).reshape(variable.shape)
+    # Transposed convolutions are (inputs, outputs, rows, columns) and (rows, columns, outputs,
+    # inputs); the others (outputs, inputs, …) and (…, inputs, outputs).
+    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+
+
+@pytest.fixture(scope="module")
+def task():
+    _, config = golden.read(NAME)
+    head = heads.MaskRCNN(
+        pyramid_channels=config["pyramid_channels"],
+        rpn_channels=config["rpn_channels"],
+        box_head_channels=config["box_head_channels"],
+        mask_head_channels=config["mask_head_channels"],
+        max_proposals=config["test"]["rpn"]["max_per_img"],
+        score_threshold=config["test"]["rcnn"]["score"],
+        iou_threshold=config["test"]["rcnn"]["iou"],
+        max_detections=config["test"]["rcnn"]["max_per_img"],
+    )
+    backbone = PVTv2(**{name: config[name] for name in BACKBONE_ARGUMENTS})
+    # The goldens' images are already normalized: the task takes 255 times the images.
+    task = ObjectDetector(backbone, config["num_classes"], head, mean=(0, 0, 0), std=(1, 1, 1))
+    state, prefix = golden.state(NAME), "backbone."
+    of_backbone = {key for key in state if key.startswith(prefix)}
+    load_torch_weights(
+        backbone, {key.removeprefix(prefix): state[key] for key in of_backbone}, "official"
+    )
+    left = state.keys() - of_backbone
+    for variable in head.weights:
+        key = _torch_name(variable.path)
+        variable.assign(_value(key, state[key], variable))
+        left.remove(key)
+    assert not left
+    # The reference's samplers take everything: 200 proposals, and at most five objects.
+    head.sampler = BalancedSampler(205, 1.0)
+    head.rpn.sampler = BalancedSampler(3200, 1.0)
+    return task
+
+
+@pytest.fixture(scope="module")
+def outputs(task):
+    arrays, _ = golden.read(NAME)
+    return {number: task(255 * arrays[f"input{number}"]) for number in range(2)}
+
+
+def _check(found, expected):
+    expected = expected.reshape(found.shape)
+    assert difference(found, expected) <= 1e-4 * max(np.abs(expected).max(), 1)
+
+
+@inputs
+def test_pyramid_and_region_proposal_network(outputs, number):
+    arrays, _ = golden.read(NAME)
+    names = {"pyramid": "pyramid", "objectness": "objectness", "deltas": "proposal_deltas"}
+    for name, key in names.items():
+        assert list(outputs[number][name]) == ["P2", "P3", "P4", "P5", "P6"]
+        for level, values in outputs[number][name].items():
+            _check(values, arrays[f"{key}{number}.{level}"])
+
+
+def _proposals(arrays, number):
+    """Returns boxes (2, 200, 4) and scores (2, 200)."""
+    return (
+        np.stack([arrays[f"proposals{number}.image{index}.{name}"] for index in range(2)])
+        for name in ("boxes", "scores")
+    )
+
+
+def _check_order(found, expected, scores):
+    """Boxes may change places where scores differ by less than rounding."""
+    for image in range(2):
+        for index, box in enumerate(expected[image]):
+            near = np.abs(scores[image] - scores[image][index]) <= 1e-5
+            assert np.abs(found[image][near] - box).max(axis=1).min() <= 1e-3
+
+
+@inputs
+def test_proposals(task, outputs, number):
+    arrays, _ = golden.read(NAME)
+    size = arrays[f"input{number}"].shape[1:3]
+    boxes, scores = map(to_numpy, task.head.rpn.propose(outputs[number], size, 1000, 200))
+    expected_boxes, expected_scores = _proposals(arrays, number)
+    assert difference(scores, expected_scores) <= 1e-5
+    _check_order(boxes, expected_boxes, expected_scores)
+
+
+@inputs
+def test_heads_on_regions(task, outputs, number):
+    """Given the reference's proposals and detections."""
+    arrays, _ = golden.read(NAME)
+    proposals, _ = _proposals(arrays, number)
+    features = task.head.features(outputs[number], proposals, 7)
+    _check(features[0, :20], arrays[f"roi_features{number}.first20"])
+    logits, deltas = task.head.box_head(features)
+    _check(logits, arrays[f"class_logits{number}"])
+    _check(deltas, arrays[f"box_deltas{number}"])
+    detections = _detections(arrays, number)
+    logits = task.head.mask_head(task.head.features(outputs[number], detections["boxes"], 14))
+    expected = arrays[f"mask_logits{number}.of_all_detections"].transpose(0, 2, 3, 1)
+    _check(logits, expected)
+    of_labels = task.head.mask_head(
+        task.head.features(outputs[number], detections["boxes"], 14), detections["labels"]
+    )
+    labels = detections["labels"].reshape(-1)
+    _check(of_labels, expected[np.arange(len(labels)), ..., labels])
+
+
+def _detections(arrays, number):
+    return {
+        name: np.stack([arrays[f"detections{number}.image{index}.{name}"] for index in range(2)])
+        for name in ("boxes", "scores", "labels", "masks")
+    }
+
+
+@pytest.mark.filterwarnings("ignore:The first images have negative pixels")
+@inputs
+def test_detections(task, number):
+    arrays, _ = golden.read(NAME)
+    images = 255 * arrays[f"input{number}"]
+    found, expected = task.predict(images, verbose=0), _detections(arrays, number)
+    np.testing.assert_array_equal(found["labels"], expected["labels"])
+    assert difference(found["scores"], expected["scores"]) <= 1e-5
+    assert difference(found["boxes"], expected["boxes"]) <= 1e-3
+    for image in range(2):
+        masks = paste_masks(found["masks"][image], found["boxes"][image], images.shape[1:3])
+        assert (masks != expected["masks"][image]).mean() <= 1e-3
+        # On the same boxes and masks, of those that are seen at all.
+        assert expected["masks"][image].any()
+
+
+def _targets(arrays, number):
+    """The ground truth of both images, padded to the same number of objects."""
+    size = arrays[f"input{number}"].shape[1:3]
+    targets = {
+        "boxes": np.zeros((2, 5, 4), "float32"),
+        "labels": np.full((2, 5), -1, "int32"),
+        "masks": np.zeros((2, 5, *size), "uint8"),
+    }
+    for name, values in targets.items():
+        for index in range(2):
+            truth = arrays[f"truth{number}.image{index}.{name}"]
+            values[index, : len(truth)] = truth
+    return targets
+
+
+@inputs
+def test_losses(task, outputs, number):
+    arrays, _ = golden.read(NAME)
+    losses = task.head.compute_losses(outputs[number], _targets(arrays, number))
+    found = {name: float(to_numpy(each).sum()) for name, each in losses.items()}
+    expected = {name: float(arrays[f"loss{number}.{key}"]) for name, key in LOSSES.items()}
+    assert found == pytest.approx(expected, rel=1e-4)
