@@ -124,11 +124,12 @@ def images(batch, height, width, seed=0):
 
 def flat(model):
     """The model with its raw outputs in one tensor."""
-    outputs = keras.tree.flatten(model.output)
+    outputs = model.output
+    if isinstance(outputs, dict):  # Of a detector: what depends on the images.
+        outputs = {name: each for name, each in outputs.items() if name != "anchors"}
+    outputs = keras.tree.flatten(outputs)
     if len(outputs) == 1:
         return model
-    # Of a detector: what depends on the images, so not the anchors.
-    outputs = [output for output in outputs if len(output.shape) >= 3]
     flatten = keras.layers.Flatten(dtype="float32")
     if any(None in output.shape[1:] for output in outputs):
         flatten = keras.layers.Reshape((-1,), dtype="float32")
