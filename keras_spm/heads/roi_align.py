@@ -13,7 +13,7 @@ from keras_spm.types import Tensor
 _FINEST_SIDE = 56
 # The work for a box is proportional to the cells under it. Boxes are sorted by them; each of
 # these groups is computed with the first of these shares of the largest number that is enough.
-_GROUPS = (0.0, 0.6, 0.9, 1.0)
+_GROUPS = (0.0, 0.8, 1.0)
 _SHARES = (1, 3, 8)  # Eighths.
 
 

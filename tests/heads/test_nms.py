@@ -85,6 +85,31 @@ def test_infinite_scores_come_first_and_boxes_that_are_no_numbers_suppress_nothi
     assert to_numpy(labels).tolist() == [[0, 0, 0, -1]]
 
 
+def test_ten_thousand_proposals():
+    """Those of five levels, which overlap much: as many iterations as there can be."""
+    generator = np.random.default_rng(0)
+    centers = generator.uniform(0, 50, (1, 10000, 2))
+    sides = np.exp(generator.normal(3.5, 0.2, (1, 10000, 2)))
+    boxes = np.concatenate([centers - sides / 2, centers + sides / 2], -1).astype("float32")
+    scores = generator.permutation(np.linspace(1, 0.1, 10000, dtype="float32"))[None]
+    labels = np.repeat(np.arange(2, 7, dtype="int32"), 2000)[None]
+    found, _, _ = map(to_numpy, non_max_suppression(boxes, scores, labels, 0.7, 1000))
+    order = np.argsort(-scores[0])
+    sorted_boxes, sorted_labels, kept = boxes[0][order].astype("float64"), labels[0][order], []
+    areas = (sorted_boxes[:, 2:] - sorted_boxes[:, :2]).prod(axis=1)
+    for index in range(10000):
+        if len(kept) == 1000:
+            break
+        starts = np.maximum(sorted_boxes[kept, :2], sorted_boxes[index, :2])
+        ends = np.minimum(sorted_boxes[kept, 2:], sorted_boxes[index, 2:])
+        intersections = (ends - starts).clip(0).prod(axis=1)
+        overlaps = intersections / (areas[kept] + areas[index] - intersections)
+        if not (overlaps[sorted_labels[kept] == sorted_labels[index]] > 0.7).any():
+            kept.append(index)
+    assert len(kept) == 1000 and index > 1500
+    assert (found[0] == sorted_boxes[kept]).all()
+
+
 def test_no_boxes():
     empty = np.zeros((2, 0), "float32")
     found = non_max_suppression(
