@@ -23,6 +23,8 @@ def _python(code, **environment):
 def test_public_names():
     assert keras_spm.__all__ == [
         "ImageClassifier",
+        "MiT",
+        "MiTSPM",
         "ObjectDetector",
         "PVT",
         "PVTSPM",

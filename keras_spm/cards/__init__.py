@@ -57,6 +57,11 @@ class Card:
         return f"hf://{self.repository}{revision}"
 
     @property
+    def is_non_commercial(self) -> bool:
+        """Whether the license forbids commercial use."""
+        return "non-commercial" in (self.license or "")
+
+    @property
     def classifier(self) -> dict[str, Any] | None:
         """Arguments of `ImageClassifier` for the weights, or `None` without classes."""
         if self.classes is None:

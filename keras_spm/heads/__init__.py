@@ -7,7 +7,9 @@ from keras_spm.heads.head import Head
 from keras_spm.heads.matcher import BalancedSampler, Matcher
 from keras_spm.heads.nms import non_max_suppression
 from keras_spm.heads.retinanet import RetinaNet
+from keras_spm.heads.segformer_head import SegFormerHead
 from keras_spm.heads.semantic_fpn import SemanticFPN
+from keras_spm.heads.upernet import UPerNet
 
 __all__ = [
     "Anchors",
@@ -17,6 +19,8 @@ __all__ = [
     "Head",
     "Matcher",
     "RetinaNet",
+    "SegFormerHead",
     "SemanticFPN",
+    "UPerNet",
     "non_max_suppression",
 ]

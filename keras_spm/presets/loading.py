@@ -57,6 +57,7 @@ def load_preset(
             raise FormatError(
                 f"{source.name} has weights for other classes than its configuration."
             )
+        _warn_of_license(source)
         _warn_of_merging(model.load_report, source)
     return model
 
@@ -80,6 +81,15 @@ def _check_known(cls, arguments, error):
             lookup(f"argument of {cls.__name__}", unknown[1], known)
         except ValueError as message:
             raise TypeError(str(message)) from error
+
+
+def _warn_of_license(source):
+    if source.card is not None and source.card.is_non_commercial:
+        warnings.warn(
+            f"{source.name}: the weights of {source.card.address} are under the "
+            f"{source.card.license}.",
+            stacklevel=4,  # The caller of `from_preset`.
+        )
 
 
 def _warn_of_merging(report, source):
