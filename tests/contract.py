@@ -46,7 +46,6 @@ BACKBONES = {
     "PVTv2SPM-msa": _of_golden("pvt_v2_spm", merging="msa"),
     "PVTv2SPM-gle": _of_golden("pvt_v2_spm", merging="gle"),
     "Swin": _of_golden("timm_swin"),
-    "Swin-norms": _of_golden("timm_swin", pyramid_norms=True),
     "SwinSPM": _of_golden("swin_spm"),
 }
 

@@ -137,56 +137,55 @@ def _cross_entropy(logits, labels):
     return -np.take_along_axis(logs, labels[..., None], axis=-1)[..., 0]
 
 
-def test_the_auxiliary_loss_is_added_in_training_only():
-    model = randomize(_segmenter(_small_upernet(auxiliary_weight=0.4)))
-    assert tuple(model(IMAGES).shape) == (2, 64, 64, 3)
-    assert model.predict(IMAGES, verbose=0).shape == (2, 64, 64, 3)
-    outputs = model(IMAGES, training=True)
-    main, auxiliary = (
-        _cross_entropy(outputs[name], LABELS) for name in ("logits", "auxiliary_logits")
-    )
-    randomize(model)  # The running statistics changed.
-    loss = model.train_on_batch(IMAGES, LABELS, return_dict=True)["loss"]
-    assert loss == pytest.approx(main.mean() + 0.4 * auxiliary.mean(), rel=1e-4)
-    randomize(model)
-    expected = _cross_entropy(model(IMAGES), LABELS).mean()
-    assert model.evaluate(IMAGES, LABELS, verbose=0)[0] == pytest.approx(expected, rel=1e-4)
-
-
-def test_weights_of_images_count_in_both_losses():
+def test_the_auxiliary_loss_is_added_in_training():
+    """Weights of images, and labels that are ignored, count in both losses."""
     model = randomize(_segmenter(_small_upernet(auxiliary_weight=0.5)))
     outputs = model(IMAGES, training=True)
-    randomize(model)
+    randomize(model)  # The running statistics changed.
     labels = LABELS.copy()
-    labels[:, :16] = 255  # Not in the loss.
+    labels[:, :16] = 255
     weights, expected = np.array([1.0, 3.0]), 0
     for name, factor in (("logits", 1), ("auxiliary_logits", 0.5)):
         losses = _cross_entropy(outputs[name][:, 16:], labels[:, 16:])
         expected += factor * (losses * weights[:, None, None]).mean()
+    kernel = model.decoder.auxiliary_head.convolution.convolution.kernel
+    before = to_numpy(kernel).copy()
     loss = model.train_on_batch(IMAGES, labels, weights, return_dict=True)["loss"]
     assert loss == pytest.approx(expected, rel=1e-4)
+    assert difference(kernel, before) > 0
+
+
+@pytest.mark.only("torch")
+def test_elsewhere_there_are_only_logits():
+    model = randomize(_segmenter(_small_upernet()))
+    assert tuple(model(IMAGES).shape) == (2, 64, 64, 3)
+    assert model.predict(IMAGES, verbose=0).shape == (2, 64, 64, 3)
+    expected = _cross_entropy(model(IMAGES), LABELS).mean()
+    assert model.evaluate(IMAGES, LABELS, verbose=0)[0] == pytest.approx(expected, rel=1e-4)
+    without = _segmenter(_small_upernet(auxiliary_weight=0))
+    assert without.decoder.auxiliary_head is None
+    assert tuple(without(IMAGES, training=True).shape) == (2, 64, 64, 3)
 
 
 def _squares(y, logits):
     return keras.ops.mean(keras.ops.square(logits), axis=-1)
 
 
-def test_the_auxiliary_head_learns_with_any_loss(tmp_path):
-    """Also after saving; without a weight there is no such head."""
+@pytest.mark.only("torch")
+def test_another_loss_and_saving(tmp_path):
     model = _segmenter(_small_upernet(), tiny_backbone)
     model.compile(loss=_squares)
-    head = model.decoder.auxiliary_head
-    before = to_numpy(head.convolution.convolution.kernel).copy()
-    model.fit(IMAGES, LABELS, verbose=0)
-    assert difference(head.convolution.convolution.kernel, before) > 0
+    outputs = model(IMAGES, training=True)
+    main, auxiliary = (
+        np.square(to_numpy(outputs[name])).mean() for name in ("logits", "auxiliary_logits")
+    )
+    history = model.fit(IMAGES, LABELS, verbose=0).history
+    assert history["loss"][0] == pytest.approx(main + 0.4 * auxiliary, rel=1e-4)
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras", {"_squares": _squares})
     assert difference(again(IMAGES), model(IMAGES)) == 0
-    found = again(IMAGES, training=True)["auxiliary_logits"]
-    assert difference(found, model(IMAGES, training=True)["auxiliary_logits"]) == 0
-    without = _segmenter(_small_upernet(auxiliary_weight=0))
-    assert without.decoder.auxiliary_head is None
-    assert tuple(without(IMAGES, training=True).shape) == (2, 64, 64, 3)
+    found, expected = (each(IMAGES, training=True)["auxiliary_logits"] for each in (again, model))
+    assert difference(found, expected) == 0
 
 
 @pytest.mark.only("torch")
