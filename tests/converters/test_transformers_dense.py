@@ -96,3 +96,26 @@ def test_logits_at_full_size_and_back(tmp_path, name):
     again, said = type(reference).from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(said.values()), said
     assert difference(_expected(again.eval(), images), expected) <= 1e-5
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("name", ["segformer_b0", "segformer_b2", "upernet_swin_tiny"])
+def test_parameters_and_macs(tmp_path, name):
+    """MACs at 128x128, by PyTorch's counter of what runs in transformers' model."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    reference = MODELS[name]()
+    # Of a classifier: part of transformers' model, but not used.
+    unused = sum(p.numel() for n, p in reference.named_parameters() if ".swin.layernorm." in n)
+    parameters = sum(p.numel() for p in reference.parameters()) - unused
+    reference.config.architectures = [type(reference).__name__]
+    reference.config.save_pretrained(tmp_path)
+    model = keras_spm.SemanticSegmenter.from_preset(tmp_path, load_weights=False)
+    assert sum(np.prod(v.shape) for v in model.trainable_variables) == parameters
+    reference.auxiliary_head = None  # In training only.
+    # The counter does not know PyTorch's fused attention on CPU.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        _expected(reference, _images(128))
+    counted = counter.get_total_flops() / 2
+    assert model.macs((1, 128, 128, 3)) == pytest.approx(counted, rel=0.005)
