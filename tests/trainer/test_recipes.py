@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import keras
 import pytest
 
 from keras_spm import trainer
@@ -118,12 +119,13 @@ def test_variants_of_the_ade20k_recipe():
 
 
 @pytest.mark.parametrize("name", ["semantic_fpn", "upernet", "segformer"])
-def test_every_decoder_trains(name):
+def test_every_decoder_has_a_loss(name):
     overrides = [f"decoder={name}", "steps_per_epoch=2", "epochs=1", "batch_size=2"]
     sizes = ["image_size=64", "pyramid_channels=8", "head_channels=8"]
     setup = trainer.load_recipe("segmentation_digit_scenes", [*overrides, *sizes]).setup()
-    history = setup.model.fit(setup.batches, steps_per_epoch=2, shuffle=False, verbose=0).history
-    assert math.isfinite(history["loss"][0])
+    images, labels = setup.first_batch()
+    loss = setup.model.compute_loss(images, labels, setup.model(images, training=True))
+    assert math.isfinite(keras.ops.convert_to_numpy(loss))
 
 
 def test_limits_of_a_range():
