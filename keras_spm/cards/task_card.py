@@ -18,8 +18,8 @@ class TaskCard(WeightFile):
     are null.
 
     Attributes:
-        page, file: address of the page that links to the weight file, and its name, if the
-            weights are not on the hub.
+        page, file: address of the page that links to the weight file, and its name if that is
+            known, for weights that are not on the hub.
         task: class name of the task.
         backbone: long name of the backbone's preset.
         backbone_arguments: constructor arguments of the backbone that differ from its preset.

@@ -102,7 +102,7 @@ def _check_known(cls, arguments, error):
 def _warn_of_random_weights(source):
     warnings.warn(
         f"{source.name} has random weights: those of its card are not on the hub. Download "
-        f"{source.card.file} from {source.card.page}, and pass its path as `weights`.",
+        f"{source.card.file or 'them'} from {source.card.page}, and pass the path as `weights`.",
         stacklevel=4,  # The caller of `from_preset`.
     )
 
