@@ -23,7 +23,7 @@ from keras_spm import (
     visualize,
     weights,
 )
-from keras_spm.backbones import PVT, PVTSPM, PVTv2, PVTv2SPM, Swin, SwinSPM
+from keras_spm.backbones import PVT, PVTSPM, MiT, MiTSPM, PVTv2, PVTv2SPM, Swin, SwinSPM
 from keras_spm.converters import list_layouts, load_torch_weights, to_torch_state_dict
 from keras_spm.fusion import fuse
 from keras_spm.parity import compare
@@ -34,6 +34,8 @@ from keras_spm.version import __version__
 __all__ = [
     "ImageClassifier",
     "InstanceSegmenter",
+    "MiT",
+    "MiTSPM",
     "ObjectDetector",
     "PVT",
     "PVTSPM",

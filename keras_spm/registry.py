@@ -75,7 +75,13 @@ class PresetMixin:
     """`from_preset` and `save_to_preset` of backbones and tasks."""
 
     @classmethod
-    def from_preset(cls, name: PathLike, load_weights: bool = True, **arguments: Any) -> Any:
+    def from_preset(
+        cls,
+        name: PathLike,
+        load_weights: bool = True,
+        weights: PathLike | None = None,
+        **arguments: Any,
+    ) -> Any:
         """Builds a model and loads its weights; its `load_report` lists what was loaded.
 
         Called on a base class (`PyramidBackbone`, `ImageTask`), it builds the class that the
@@ -87,6 +93,10 @@ class PresetMixin:
                 or timm; or its address on the hub, `"hf://owner/name"`, optionally with
                 `"@revision"`.
             load_weights: bool; `False` for random weights.
+            weights: optional path of a file of PyTorch weights that is loaded instead of the
+                preset's, see `keras_spm.load_torch_weights`. Trained dense models whose
+                weights are not on the hub need it: without it they are built with random
+                weights, and a warning says where to download the file.
             **arguments: constructor arguments that replace those of the preset. A task with
                 another `num_classes` has new class predictors. `image_shape`, also of a task,
                 may have another number of channels than 3: the first convolution is adapted
@@ -97,7 +107,7 @@ class PresetMixin:
                 published weights, or a folder with another model.
             keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
         """
-        return PRESET_FUNCTIONS["load"](cls, name, load_weights, arguments)
+        return PRESET_FUNCTIONS["load"](cls, name, load_weights, weights, arguments)
 
     def save_to_preset(self, folder: PathLike) -> None:
         """Writes configuration and weights to a new folder, for `from_preset`.

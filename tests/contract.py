@@ -30,8 +30,14 @@ def _of_golden(name, **own):
     return lambda **arguments: golden.two_stage_backbone(name, **own, **arguments)
 
 
+def _mit(**arguments):
+    stages = {"embed_dims": (16, 32), "depths": (2, 1), "num_heads": (1, 2), "mlp_ratios": (4, 4)}
+    return keras_spm.MiT(**{**stages, "sr_ratios": (4, 1), **arguments})
+
+
 # name → function (**constructor arguments) → model
 BACKBONES = {
+    "MiT": _mit,
     "PVT-dense": _of_golden("pvt", class_token=False),
     "PVTSPM": _of_golden("pvt_spm"),
     "PVTv2": _of_golden("pvt_v2"),
@@ -177,7 +183,7 @@ def check_interface(build):
 
 
 def check_layer_groups(build):
-    """Every variable is in one group, except for those of a final norm."""
+    """Every variable is in one group, except for those of norms after the stages."""
     model = build()
     grouped = [
         variable.path
@@ -188,7 +194,7 @@ def check_layer_groups(build):
     everything = {variable.path for variable in model.trainable_variables}
     assert len(grouped) == len(set(grouped))
     assert {path for path in everything - set(grouped)} == {
-        path for path in everything if path.startswith("norm/")
+        path for path in everything if path.startswith("norm")
     }
 
 

@@ -125,7 +125,7 @@ LAYERS = {
     ),
     layers.WindowAttention: (
         {"num_heads": 2},
-        {"num_heads": COUNT, "window_size": COUNT, "shifted": FLAG},
+        {"num_heads": COUNT, "window_size": COUNT, "shifted": FLAG, "always_shift": FLAG},
     ),
 }
 HEADS = {
@@ -197,12 +197,33 @@ HEADS = {
             "max_detections": COUNT,
         },
     ),
+    heads.SegFormerHead: (
+        {},
+        {
+            "num_classes": [value for value in COUNT if value is not None],
+            "channels": COUNT,
+            "dropout": RATE,
+            "fused": FLAG,
+        },
+    ),
     heads.SemanticFPN: (
         {},
         {
             "num_classes": [value for value in COUNT if value is not None],
             "pyramid_channels": COUNT,
             "channels": COUNT,
+            "dropout": RATE,
+            "fused": FLAG,
+        },
+    ),
+    heads.UPerNet: (
+        {},
+        {
+            "num_classes": [value for value in COUNT if value is not None],
+            "channels": COUNT,
+            "pool_scales": lists(COUNT),
+            "auxiliary_channels": COUNT,
+            "auxiliary_weight": NUMBER,
             "dropout": RATE,
             "fused": FLAG,
         },
@@ -243,6 +264,13 @@ _ANY_PVT = {
     **_ANY_BACKBONE,
 }
 BACKBONES = {
+    keras_spm.MiT: (
+        STAGES,
+        {
+            **{key: each for key, each in _ANY_PVT.items() if key != "embedding_norm_epsilon"},
+            "norm_epsilon": EPSILON,
+        },
+    ),
     keras_spm.PVT: (
         STAGES,
         {
@@ -261,6 +289,7 @@ BACKBONES = {
             "num_heads": (*lists(COUNT, 4), (3, 2, 4, 8)),
             "window_size": COUNT,
             "mlp_ratio": POSITIVE,
+            "pyramid_norms": FLAG,
             **_ANY_BACKBONE,
         },
     ),

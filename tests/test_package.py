@@ -24,6 +24,8 @@ def test_public_names():
     assert keras_spm.__all__ == [
         "ImageClassifier",
         "InstanceSegmenter",
+        "MiT",
+        "MiTSPM",
         "ObjectDetector",
         "PVT",
         "PVTSPM",

@@ -3,10 +3,23 @@
 import numpy as np
 import pytest
 
-from keras_spm import PVT, PVTSPM, ImageClassifier, PVTv2, PVTv2SPM, Swin, SwinSPM, list_presets
+from keras_spm import (
+    PVT,
+    PVTSPM,
+    ImageClassifier,
+    MiT,
+    MiTSPM,
+    PVTv2,
+    PVTv2SPM,
+    Swin,
+    SwinSPM,
+    list_presets,
+)
 from keras_spm.backbones import PyramidBackbone
 
 PRESETS = {
+    "mit_": (MiT, ["b0", "b1", "b2", "b3", "b4", "b5"]),
+    "mit_spm_": (MiTSPM, ["b0", "b1", "b2", "b3", "b4", "b5"]),
     "pvt_": (PVT, ["tiny", "small", "medium", "large"]),
     "pvt_spm_": (PVTSPM, ["tiny", "small", "medium", "large"]),
     "pvt_v2_": (PVTv2, ["mini", "b0", "b1", "b2", "b2_li", "b3", "b4", "b5"]),

@@ -8,10 +8,11 @@ from keras_spm.layers.shared_layer import SharedLayer
 class Connection:
     """Connects a stem and stages to symbolic images, any number of times."""
 
-    def __init__(self, stem, stages, final_norm, data_format, dtype):
+    def __init__(self, stem, stages, final_norm, pyramid_norms, data_format, dtype):
         self._stem = stem
         self._stages = stages
         self._final_norm = final_norm
+        self._pyramid_norms = pyramid_norms
         self._channels_first = data_format == "channels_first"
         self._dtype = dtype
         # {level: name of the layer that computes its channels_last map}
@@ -36,9 +37,13 @@ class Connection:
                 # A layer whose only output is the map, for `get_layer`.
                 layer_name = "feature_map"
                 maps = keras.layers.Identity(dtype=self._dtype, name=layer_name)(maps)
+            outputs = maps
+            if level in self._pyramid_norms:
+                norm = self._pyramid_norms[level]
+                layer_name, outputs = norm.name, layer_of(norm)(maps)
             self.level_layers[level] = layer_name
-            pyramid_outputs[level] = self._in_data_format(maps, level)
-        output = pyramid_outputs[level]
+            pyramid_outputs[level] = self._in_data_format(outputs, level)
+        output, maps = pyramid_outputs[level], outputs
         if self._final_norm is not None:
             final_norm = layer_of(self._final_norm)
             maps = final_norm(maps)

@@ -49,6 +49,9 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
         config: dict of the family's own constructor arguments. Each becomes an attribute
             and is part of `get_config`.
         final_norm: optional layer, applied to the last map and to the class token.
+        pyramid_norms: optional {level: layer}, each applied to that level of `pyramid_outputs`
+            alone, not to the input of the next stage. That of the last level, which has no
+            `final_norm` then, is also part of `output` and `pooled_output`.
         image_shape: shape of an image; `None` for a height or width of any size. Any size
             and 3 channels by default.
         data_format: `"channels_last"`, `"channels_first"`, or `None` for Keras's default.
@@ -79,6 +82,7 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
         stages: list[keras.layers.Layer],
         config: dict[str, Any],
         final_norm: keras.layers.Layer | None = None,
+        pyramid_norms: dict[str, keras.layers.Layer] | None = None,
         image_shape: Shape | None = None,
         data_format: str | None = None,
         dtype: str | keras.DTypePolicy | None = None,
@@ -100,7 +104,8 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
 
         # === Functional Model ===
         images = keras.Input(image_shape, name="images")
-        connect = Connection(stem, stages, final_norm, data_format, dtype)
+        pyramid_norms = dict(pyramid_norms or {})
+        connect = Connection(stem, stages, final_norm, pyramid_norms, data_format, dtype)
         pyramid_outputs, output, pooled_output = connect(images)
         super().__init__(inputs=images, outputs=output, name=name)
 
@@ -114,6 +119,7 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
         self.pyramid_level_inputs = connect.level_layers
         self.pooled_output = pooled_output
         self._final_norm = final_norm
+        self._pyramid_norms = pyramid_norms
         self._stage_names = tuple(stage.name for stage in stages)
         self._family_arguments = tuple(config)
         for argument, value in config.items():
@@ -131,6 +137,12 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
         return spatial_sizes(self.image_shape, self.data_format)
 
     @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """The layers of the graph, and norms of pyramid levels, which `output` does not need."""
+        layers, norms = super().layers, getattr(self, "_pyramid_norms", {}).values()
+        return [*layers, *(norm for norm in norms if norm not in layers)]
+
+    @property
     def stem(self) -> keras.layers.Layer:
         return self.get_layer("stem")
 
@@ -143,8 +155,8 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
         """Layers and variables by depth: the stem, then one group per block.
 
         Layers before the first block of a stage belong to the group of the block before
-        them, layers after the last block to its group. The final norm is in no group: it is
-        trained like a head.
+        them, layers after the last block to its group. The final norm and those of pyramid
+        levels are in no group: they are trained like a head.
         """
         groups = [[self.stem]]
         for stage in self.stages:
@@ -167,9 +179,9 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
     def freeze(self, up_to_stage: int | None = None, batch_normalization: bool = False) -> None:
         """Freezes the stem and the first stages; later stages stay trainable.
 
-        The final normalization, if there is one, is frozen with the last stage. Frozen
-        batch normalization layers run in inference mode. A compiled model must be compiled
-        again to take the change into account.
+        The final normalization, if there is one, is frozen with the last stage, and the
+        normalization of a pyramid level with its stage. Frozen batch normalization layers run in
+        inference mode. A compiled model must be compiled again to take the change into account.
 
         Args:
             up_to_stage: int, the number of frozen stages; `None` for all of them. 0 freezes
@@ -194,6 +206,9 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
                     layer.trainable = stage.trainable and not batch_normalization
         if self._final_norm is not None:
             self._final_norm.trainable = up_to_stage < len(stages)
+        for number, level in enumerate(self._pyramid_outputs, start=1):
+            if level in self._pyramid_norms:
+                self._pyramid_norms[level].trainable = number > up_to_stage
         self.frozen_batch_normalization = batch_normalization
 
     def macs(self, input_shape: Shape) -> int:

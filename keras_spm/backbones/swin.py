@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_spm.arguments import check_integer, check_number
+from keras_spm.arguments import check_bool, check_integer, check_number
 from keras_spm.backbones.merging import make_merging
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone, make_blocks, per_stage
 from keras_spm.layers.layer_normalization import LayerNormalization
@@ -34,8 +34,9 @@ VARIANTS = {
 class Swin(PyramidBackbone):
     """Swin: attention within windows, shifted in every second block.
 
-    `pyramid_outputs` are the maps of the stages before any normalization; `output` is
-    the last one after the final normalization, and `pooled_output` its mean.
+    `pyramid_outputs` are the maps of the stages before any normalization, or with
+    `pyramid_norms` after a normalization of their own; `output` is the last one after the final
+    normalization, and `pooled_output` its mean.
 
     Args:
         embed_dim: int, channels of stage 1; each later stage has twice as many.
@@ -44,6 +45,10 @@ class Swin(PyramidBackbone):
         window_size: int, height and width of a window.
         mlp_ratio: number, hidden channels of the MLP over the stage's channels.
         drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
+        pyramid_norms: bool, whether to build the form for dense tasks of the official code,
+            mmdetection, mmsegmentation and transformers: each level of `pyramid_outputs` has a
+            layer normalization, the last one in place of the final normalization, and windows
+            are shifted on maps of any size.
         merging: `"default"` (a linear map of 2x2 patches), `"spm"`, `"msa"` or `"gle"`,
             see `make_merging`; `None` for the class's own default.
         fused: bool, see `make_merging`.
@@ -67,6 +72,7 @@ class Swin(PyramidBackbone):
         window_size: int = 7,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
+        pyramid_norms: bool = False,
         merging: str | None = None,
         fused: bool = False,
         dtype: str | keras.DTypePolicy | None = None,
@@ -76,12 +82,18 @@ class Swin(PyramidBackbone):
         stages = per_stage(depths, num_heads=num_heads)
         window_size = check_integer("window_size", window_size)
         mlp_ratio = check_number("mlp_ratio", mlp_ratio, allow_minimum=False)
+        pyramid_norms = check_bool("pyramid_norms", pyramid_norms)
         merging = self.default_merging if merging is None else merging
         default_merging = functools.partial(PatchMerging, norm_epsilon=NORM_EPSILON)
 
         def make_block(stage, block, rate, name):
             attention = WindowAttention(
-                num_heads[stage], window_size, shifted=block % 2 == 1, dtype=dtype, name="attention"
+                num_heads[stage],
+                window_size,
+                shifted=block % 2 == 1,
+                always_shift=pyramid_norms,
+                dtype=dtype,
+                name="attention",
             )
             mlp = MLP(int(embed_dim * 2**stage * mlp_ratio), dtype=dtype, name="mlp")
             return TransformerBlock(attention, mlp, rate, NORM_EPSILON, dtype=dtype, name=name)
@@ -95,17 +107,23 @@ class Swin(PyramidBackbone):
                 name=f"stage{stage + 1}",
             )
 
+        def make_norm(name):
+            return LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name=name)
+
         blocks = make_blocks(depths, drop_path_rate, make_block)
+        levels = [f"P{number}" for number in range(2, 2 + len(blocks))]
         super().__init__(
             stem=PatchEmbedding(embed_dim, 4, NORM_EPSILON, dtype=dtype, name="stem"),
             stages=[make_stage(*each) for each in enumerate(blocks)],
-            final_norm=LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),
+            final_norm=None if pyramid_norms else make_norm("norm"),
+            pyramid_norms={level: make_norm(f"norm_{level}") for level in levels if pyramid_norms},
             config={
                 "embed_dim": embed_dim,
                 **stages,
                 "window_size": window_size,
                 "mlp_ratio": mlp_ratio,
                 "drop_path_rate": drop_path_rate,
+                "pyramid_norms": pyramid_norms,
                 "merging": merging,
                 "fused": fused,
             },

@@ -14,18 +14,44 @@ from keras_spm.weights.errors import FormatError, shorten
 from keras_spm.weights.files import read_json
 
 _FOLDER = pathlib.Path(__file__).parent
-CLASSES = ("imagenet-1k",)
+CLASSES = ("imagenet-1k", "ade20k", "cityscapes", "coco")
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
-    """Address, preprocessing and accuracy of a preset's weights.
+class WeightFile:
+    """License and address of a preset's weights.
 
     Attributes:
-        repository: `owner/name` on the hub, or `None` if no weights are published.
+        repository: `owner/name` on the hub, or `None` if no weights are published there.
         revision: commit on the hub, or `None` for the newest.
         sha256: of the weight file, or `None` to trust the hub.
         license: of the weights.
+    """
+
+    repository: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+    license: str | None = None
+
+    @property
+    def address(self) -> str | None:
+        """`hf://owner/name`, with the revision if there is one, or `None`."""
+        if self.repository is None:
+            return None
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"hf://{self.repository}{revision}"
+
+    @property
+    def is_non_commercial(self) -> bool:
+        """Whether the license forbids commercial use."""
+        return "non-commercial" in (self.license or "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Card(WeightFile):
+    """Preprocessing and accuracy of a preset's weights.
+
+    Attributes:
         preprocessing: `image_size`, `crop_pct` and `interpolation` of the evaluation that
             measured the accuracy, see `keras_spm.data.ImagePreprocessing`, and the `mean`
             and `std` of training.
@@ -37,24 +63,12 @@ class Card:
             000000039769 of COCO's validation split, resized bilinearly to 224x224.
     """
 
-    repository: str | None = None
-    revision: str | None = None
-    sha256: str | None = None
-    license: str | None = None
     preprocessing: dict[str, Any] | None = None
     classes: str | None = None
     published_top1: float | None = None
     published_by: str | None = None
     measured_top1: float | None = None
     first_logits: list[float] | None = None
-
-    @property
-    def address(self) -> str | None:
-        """`hf://owner/name`, with the revision if there is one, or `None`."""
-        if self.repository is None:
-            return None
-        revision = f"@{self.revision}" if self.revision else ""
-        return f"hf://{self.repository}{revision}"
 
     @property
     def classifier(self) -> dict[str, Any] | None:
@@ -111,7 +125,8 @@ def read_class_names(classes: str) -> list[str]:
     """Returns the class names of a data set in the order of its labels.
 
     Args:
-        classes: one of `CLASSES`. Those of `"imagenet-1k"` are the words of WordNet 3.0; the
+        classes: one of `CLASSES`. Those of `"ade20k"` are the first names of the benchmark's
+            classes. Those of `"imagenet-1k"` are the words of WordNet 3.0; the
             two classes "crane" (bird and machine) have their index appended.
     """
     return (_FOLDER / f"{classes}.txt").read_text().splitlines()

@@ -29,7 +29,10 @@ class FamilyLayouts(NamedTuple):
 def register_layouts(
     class_name: str, layouts: Sequence[Layout], own_layout: Layout | None = None
 ) -> None:
-    """Registers the layouts of a backbone or layer class and of its subclasses.
+    """Registers the layouts of a backbone, head or layer class and of its subclasses.
+
+    The layouts of a head name the layout of the backbone in the same files (`Layout.backbone`):
+    together they are those of a task with both.
 
     Args:
         class_name: name of the class.
@@ -179,7 +182,8 @@ def to_torch_state_dict(
 def list_layouts(model_or_layer: AnyModel) -> list[str]:
     """Returns the names of the layouts in which a model's weights can be loaded and exported.
 
-    `"official"` is the papers' own code, `"timm"` and `"transformers"` those libraries.
+    `"official"` is the papers' own code, the others are those libraries; `"mmdet"` of a backbone
+    is its code in mmdetection and mmsegmentation.
     `"transformers_5"` is a Swin model in the memory of transformers 5, whose files keep the
     older names.
 
@@ -232,12 +236,43 @@ def _candidates(model_or_layer, layout):
 
 
 def _torch_layouts(model_or_layer):
-    if layouts := find_layouts(model_or_layer).torch:
+    layouts, kinds = find_layouts(model_or_layer).torch, [type(_backbone(model_or_layer)).__name__]
+    if (head := _head(model_or_layer)) is not None:
+        layouts = _dense_layouts(model_or_layer, head, layouts)
+        kinds.append(type(head).__name__)
+    elif model_or_layer is not _backbone(model_or_layer):
+        layouts = [layout for layout in layouts if layout.head]
+    if layouts:
         return layouts
     raise TypeError(
-        f"No layouts are registered for {type(_backbone(model_or_layer)).__name__}, only for "
-        f"{', '.join(LAYOUTS)} and their subclasses."
+        f"No layouts are registered for {' with '.join(kinds)}, only for {', '.join(LAYOUTS)} "
+        "and their subclasses."
     )
+
+
+def _head(model_or_layer):
+    """Returns the head of a dense task, else `None`."""
+    name = getattr(model_or_layer, "head_argument", None)
+    return None if name is None else getattr(model_or_layer, name)
+
+
+def _dense_layouts(task, head, backbone_layouts):
+    """Returns the layouts of files with the backbone and the head."""
+    graph = {id(variable) for layer in task.layers for variable in layer.weights}
+    paths = variables_of(task.backbone)
+    unused = frozenset(path for path, variable in paths.items() if id(variable) not in graph)
+    layouts = []
+    for head_layout in find_layouts(head).torch:
+        if head_layout.backbone is None:
+            continue
+        name, _ = head_layout.backbone
+        candidates = [layout for layout in backbone_layouts if layout.name == name]
+        # Without the prefix of a code base's classifier, if it has one.
+        candidates.sort(key=lambda layout: not layout.headless)
+        layouts += [
+            layout.with_head(head_layout, task.head_argument, unused) for layout in candidates[:1]
+        ]
+    return layouts
 
 
 def _check_attributes(model_or_layer, layout):

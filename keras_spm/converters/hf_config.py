@@ -6,7 +6,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from keras_spm.converters.validation import check_arguments
 from keras_spm.registry import CONFIGS
@@ -21,6 +21,7 @@ PROCESSOR = "preprocessor_config.json"
 # Task of transformers' and timm's folders, and its layers beside the backbone.
 _CLASSIFIER = ("ImageClassifier", ("head",))
 # Key that names the architecture in each library's configuration.
+_TASKS = "transformers task/"  # Prefix of registered tasks.
 _CHANNELS = "num_channels"  # Of images, in a configuration of transformers.
 _ARCHITECTURE_KEYS = {"transformers": "model_type", "timm": "architecture"}
 # Pillow's codes, which transformers writes.
@@ -78,6 +79,33 @@ def register_config(
             f"`library` must be one of {list(_ARCHITECTURE_KEYS)}. Received: library={library!r}"
         )
     CONFIGS.register(f"{library}/{architecture}", read)
+
+
+class HeadConfig(NamedTuple):
+    """A task with a head, as a configuration describes it.
+
+    Attributes:
+        task: class name of the task.
+        argument: name of the head in the task's constructor.
+        head: class name of the head.
+        arguments: of the head's constructor, but for `num_classes`.
+    """
+
+    task: str
+    argument: str
+    head: str
+    arguments: dict[str, Any]
+
+
+def register_task_config(architecture: str, read: Callable[[dict], HeadConfig]) -> None:
+    """Registers how a task with a head is built from a configuration of transformers.
+
+    Args:
+        architecture: class name in transformers, as in `architectures` of the configuration.
+        read: function from the contents of config.json to a `HeadConfig`. Raises ValueError if
+            unsupported.
+    """
+    CONFIGS.register(f"{_TASKS}{architecture}", read)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,9 +197,38 @@ def _foreign_config(library, contents, processor):
     class_name, variant, arguments = CONFIGS[f"{library}/{match.re.pattern}"](contents, match)
     if contents.get(_CHANNELS, 3) != 3:
         arguments = {**arguments, "image_shape": (None, None, contents[_CHANNELS])}
-    read_task = {"transformers": _transformers_task, "timm": _timm_task}[library]
     config = ModelConfig(library, class_name, arguments, variant)
+    if (task := f"{_TASKS}{_architecture(contents)}") in CONFIGS:
+        return _with_head(config, CONFIGS[task](contents), contents, processor)
+    read_task = {"transformers": _transformers_task, "timm": _timm_task}[library]
     return as_classifier(config, read_task(contents, processor))
+
+
+def _architecture(contents):
+    """Returns the class name of transformers' model, empty for other libraries."""
+    return (contents.get("architectures") or [""])[0]
+
+
+def _with_head(config, head, contents, processor):
+    """Returns the configuration with a segmenter. Images are resized as by the processor."""
+    names, settings = _class_names(contents), read_processor(processor)
+    arguments = {
+        "num_classes": len(names),
+        "class_names": names,
+        head.argument: {
+            "class": head.head,
+            "config": {"num_classes": len(names), **head.arguments},
+        },
+    }
+    if (preprocessing := settings.pop("preprocessing", None)) is not None:
+        # With their aspect ratio.
+        settings["batching"] = {"min_size": min(preprocessing["image_size"])}
+    return dataclasses.replace(
+        config,
+        task=head.task,
+        task_arguments={**arguments, **settings},
+        task_layers=(head.argument,),
+    )
 
 
 def as_classifier(config: ModelConfig, task_arguments: dict[str, Any] | None) -> ModelConfig:
@@ -183,15 +240,18 @@ def as_classifier(config: ModelConfig, task_arguments: dict[str, Any] | None) ->
 
 
 def _transformers_task(config, processor):
-    architecture = (config.get("architectures") or [""])[0]
-    if not architecture.endswith("ForImageClassification"):
+    if not _architecture(config).endswith("ForImageClassification"):
         return None
+    names = _class_names(config)
+    return {"num_classes": len(names), "class_names": names, **read_processor(processor)}
+
+
+def _class_names(config):
     labels = config.get("id2label") or {str(index): f"LABEL_{index}" for index in range(2)}
     names = [labels[str(index)] for index in range(len(labels))]
     # The index is appended to duplicate names, such as ImageNet's two cranes.
     counts = collections.Counter(names)
-    names = [f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names)]
-    return {"num_classes": len(names), "class_names": names, **read_processor(processor)}
+    return [f"{name} ({index})" if counts[name] > 1 else name for index, name in enumerate(names)]
 
 
 def _timm_task(config, processor):

@@ -1,4 +1,4 @@
-"""PVT in the official code, the code of Stepwise Patch Merging, and transformers."""
+"""PVT in the official code, the code of Stepwise Patch Merging, transformers and mmdetection."""
 
 from keras_spm.converters.conversion import register_layouts
 from keras_spm.converters.hf_config import ConfigTable, register_config
@@ -17,13 +17,16 @@ from keras_spm.weights.transforms import (
     CLASS_AND_POSITIONS,
     CONVOLUTION,
     GRID,
+    IDENTITY,
     LINEAR,
+    POINTWISE,
     POSITIONS,
     STEM_CONVOLUTION,
     STEM_KERNEL,
     TOKEN,
     UNUSED_CLASS_AND_POSITIONS,
     Transform,
+    split,
 )
 
 # Of the first convolution in this package's files.
@@ -120,6 +123,40 @@ _TRANSFORMERS = (
     *normalization("norm", _NORM),
 )
 
+MMDET_EMBEDDINGS = (
+    *embedding("stem", "layers.0.0", "projection", "norm", STEM_CONVOLUTION),
+    *embedding("stage{stage}/merging", "layers.{stage_index}.0", "projection", "norm"),
+)
+
+
+def mmdet_block(fc2: str) -> tuple[Rule, ...]:
+    """Returns the rules of a block of mmdetection's PVT or PVT v2; `fc2` is the name of a layer."""
+    query_and_key_value = ("attention/query", "attention/key_value")
+    kernels, biases = (
+        tuple(f"{path}/{name}" for path in query_and_key_value) for name in ("kernel", "bias")
+    )
+    return (
+        *normalization("attention_norm", "norm1"),
+        Rule(kernels, "attn.attn.in_proj_weight", split(LINEAR)),
+        Rule(biases, "attn.attn.in_proj_bias", split(IDENTITY)),
+        *affine("attention/projection", "attn.attn.out_proj", LINEAR),
+        *affine("attention/reduction", "attn.sr", CONVOLUTION),
+        *normalization("attention/reduction_norm", "attn.norm"),
+        *normalization("mlp_norm", "norm2"),
+        *affine("mlp/fc1", "ffn.layers.0", POINTWISE),
+        *affine("mlp/fc2", f"ffn.layers.{fc2}", POINTWISE),
+    )
+
+
+_MMDET = (
+    *MMDET_EMBEDDINGS,
+    Rule(
+        "stage{stage}/position_embedding/embedding", "layers.{stage_index}.1.0.pos_embed", POSITIONS
+    ),
+    # The position embedding has the number 0.
+    *nested(mmdet_block("3"), "stage{stage}/block{block}", "layers.{stage_index}.1.{block}"),
+)
+
 _TRANSFORMERS_LAYOUT = Layout(
     "transformers",
     _TRANSFORMERS,
@@ -143,7 +180,17 @@ _OWN_LAYOUT = Layout(
 )
 register_layouts(
     "PVT",
-    (_OFFICIAL_LAYOUT, _TRANSFORMERS_LAYOUT, _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX)),
+    (
+        _OFFICIAL_LAYOUT,
+        _TRANSFORMERS_LAYOUT,
+        _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+        Layout(
+            "mmdet",
+            _MMDET,
+            attributes={"embedding_norm_epsilon": 1e-6, "class_token": False},
+            headless=True,
+        ),
+    ),
     _OWN_LAYOUT,
 )
 

@@ -1,14 +1,16 @@
-"""PVT v2 in the official code, timm and transformers."""
+"""PVT v2 in the official code, timm, transformers and mmdetection."""
 
 from keras_spm.converters.conversion import register_layouts
 from keras_spm.converters.hf_config import ConfigTable, register_config
 from keras_spm.converters.pvt import (
     CONFIG_ARGUMENTS,
     CONFIG_CONSTANTS,
+    MMDET_EMBEDDINGS,
     OFFICIAL_BLOCK,
     OFFICIAL_EMBEDDINGS,
     STEM_RULE,
     embedding,
+    mmdet_block,
     transformers_block,
 )
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
@@ -54,6 +56,12 @@ _TRANSFORMERS = (
     *normalization("stage{stage}/norm", f"{_TRANSFORMERS_STAGE}.layer_norm"),
 )
 
+_MMDET = (
+    *MMDET_EMBEDDINGS,
+    *_blocks(mmdet_block("4"), "ffn.layers.1", "layers.{stage_index}.1.{block_index}"),
+    *normalization("stage{stage}/norm", "layers.{stage_index}.2"),
+)
+
 _TRANSFORMERS_LAYOUT = Layout(
     "transformers",
     _TRANSFORMERS,
@@ -69,6 +77,7 @@ register_layouts(
         Layout("timm", _TIMM, _HEAD, attributes={"embedding_norm_epsilon": 1e-5}),
         _TRANSFORMERS_LAYOUT,
         _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+        Layout("mmdet", _MMDET, attributes={"embedding_norm_epsilon": 1e-6}, headless=True),
     ),
     Layout(OWN_FORMAT, (STEM_RULE,)),
 )

@@ -1,4 +1,4 @@
-"""Swin in the official code, timm and transformers."""
+"""Swin in the official code, timm, transformers and mmdetection."""
 
 import dataclasses
 import re
@@ -19,7 +19,13 @@ from keras_spm.weights.key_mapping import (
     same_name,
     stacked_dense,
 )
-from keras_spm.weights.transforms import BIAS_TABLE, LINEAR, STEM_CONVOLUTION
+from keras_spm.weights.transforms import (
+    BIAS_TABLE,
+    LINEAR,
+    STEM_CONVOLUTION,
+    UNFOLDED,
+    UNFOLDED_LINEAR,
+)
 
 _BLOCK = (
     *normalization("attention_norm", "norm1"),
@@ -64,7 +70,8 @@ def _official_buffers(backbone):
             name, attention = f"layers.{number}.blocks.{index}", block.attention
             table_index = keras.ops.convert_to_numpy(attention.relative_position_index())
             buffers[f"{name}.attn.relative_position_index"] = table_index.astype("int64")
-            if attention.shifted and min(height, width) > window:
+            # The official dense models compute the masks anew.
+            if attention.shifted and min(height, width) > window and not backbone.pyramid_norms:
                 mask = attention.shift_mask(height, width, window // 2)
                 buffers[f"{name}.attn_mask"] = keras.ops.convert_to_numpy(mask)
     return buffers
@@ -101,6 +108,7 @@ _TRANSFORMERS = (
         _PREFIX + "encoder.layers.{stage_index}.blocks.{block_index}",
     ),
     *normalization("norm", f"{_PREFIX}layernorm"),
+    *normalization("norm_P{level}", "hidden_states_norms.stage{level_index}"),
 )
 
 # From the names in transformers' files to the names in the memory of its version 5.
@@ -128,14 +136,69 @@ _TRANSFORMERS_5_LAYOUT = dataclasses.replace(
     rules=tuple(rule.renamed(_in_memory) for rule in _TRANSFORMERS),
 )
 
+# Level P2 is the output of stage 0.
+_PYRAMID_NORMS = normalization("norm_P{level}", "norm{level_before}")
 _OFFICIAL_LAYOUT = Layout(
     "official",
     _rules("layers.{stage_before}.downsample"),
     head=affine("head", "head", LINEAR),
     buffers=_official_buffers,
+    added=_PYRAMID_NORMS,
+    replaced=("norm.weight", "norm.bias"),
 )
 _TIMM_LAYOUT = Layout(
     "timm", _rules("layers.{stage_index}.downsample"), head=affine("head", "head.fc", LINEAR)
+)
+
+# mmdetection and mmsegmentation have the same code. Their mergings unfold the windows.
+_MMDET_BLOCK = (
+    *normalization("attention_norm", "norm1"),
+    *affine("attention/qkv", "attn.w_msa.qkv", LINEAR),
+    Rule(
+        "attention/relative_position_bias_table",
+        "attn.w_msa.relative_position_bias_table",
+        BIAS_TABLE,
+    ),
+    *affine("attention/projection", "attn.w_msa.proj", LINEAR),
+    *normalization("mlp_norm", "norm2"),
+    *affine("mlp/fc1", "ffn.layers.0.0", LINEAR),
+    *affine("mlp/fc2", "ffn.layers.1", LINEAR),
+)
+_MMDET_MERGING = (
+    Rule("norm/gamma", "norm.weight", UNFOLDED),
+    Rule("norm/beta", "norm.bias", UNFOLDED),
+    Rule("reduction/kernel", "reduction.weight", UNFOLDED_LINEAR),
+)
+
+
+def _mmdet_buffers(backbone):
+    """Returns the index of each block's bias table."""
+    index = "attn.relative_position_index"
+    return {
+        name.replace("layers", "stages").replace(index, f"attn.w_msa.{index[5:]}"): array
+        for name, array in _official_buffers(backbone).items()
+        if name.endswith(index)
+    }
+
+
+_MMDET_LAYOUT = Layout(
+    "mmdet",
+    (
+        *affine("stem/projection", "patch_embed.projection", STEM_CONVOLUTION),
+        *normalization("stem/norm", "patch_embed.norm"),
+        *nested(_MMDET_MERGING, "stage{stage}/merging", "stages.{stage_before}.downsample"),
+        *nested(
+            _MMDET_BLOCK, "stage{stage}/block{block}", "stages.{stage_index}.blocks.{block_index}"
+        ),
+        *_PYRAMID_NORMS,
+    ),
+    attributes={"pyramid_norms": True},
+    buffers=_mmdet_buffers,
+    headless=True,
+)
+# Of the final norm, which a `SwinBackbone` has but does not use.
+_UNUSED_BY_BACKBONES = tuple(
+    f"{prefix}layernorm.{name}" for prefix in ("", _PREFIX) for name in ("weight", "bias")
 )
 _BIAS_TABLES = "stage{stage}/block{block}/attention/relative_position_bias_table"
 
@@ -145,11 +208,19 @@ register_layouts(
         _OFFICIAL_LAYOUT,
         _TIMM_LAYOUT,
         _TRANSFORMERS_LAYOUT,
-        _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX),
+        dataclasses.replace(
+            _TRANSFORMERS_LAYOUT.without_prefix(_PREFIX), optional=_UNUSED_BY_BACKBONES
+        ),
         _TRANSFORMERS_5_LAYOUT,
         _TRANSFORMERS_5_LAYOUT.without_prefix(_PREFIX),
+        _MMDET_LAYOUT,
     ),
-    Layout(OWN_FORMAT, (STEM_RULE, same_name(_BIAS_TABLES, BIAS_TABLE))),
+    Layout(
+        OWN_FORMAT,
+        (STEM_RULE, same_name(_BIAS_TABLES, BIAS_TABLE)),
+        added=(same_name("norm_P{level}/gamma"), same_name("norm_P{level}/beta")),
+        replaced=("norm/gamma", "norm/beta"),
+    ),
 )
 
 _NAMES = ("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio")
@@ -167,3 +238,19 @@ register_config(
     r"swin_(tiny|small|base)_patch4_window(\d+)_\d+",
     lambda config, match: ("Swin", match[1], {"window_size": int(match[2])}),
 )
+
+
+def _read_upernet(config, match):
+    """Reads the backbone of transformers' UPerNet, whose outputs have norms."""
+    backbone = config["backbone_config"]
+    levels = ["stage1", "stage2", "stage3", "stage4"]
+    if backbone["model_type"] != "swin" or backbone.get("out_features", levels) != levels:
+        raise ValueError(
+            f"`backbone_config` must be of a Swin with the outputs {levels}. Received: "
+            f"model_type={backbone['model_type']}, out_features={backbone.get('out_features')}"
+        )
+    class_name, variant, arguments = _TABLE(backbone, match)
+    return class_name, variant, {**arguments, "pyramid_norms": True}
+
+
+register_config("transformers", "upernet", _read_upernet)

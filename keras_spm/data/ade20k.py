@@ -2,6 +2,7 @@
 
 import pathlib
 
+from keras_spm.cards import read_class_names
 from keras_spm.data.folders import image_files, subfolders
 from keras_spm.data.readers import find_splits, register_reader
 from keras_spm.data.segmentation_files import SegmentationFiles
@@ -9,27 +10,7 @@ from keras_spm.registry import lookup
 from keras_spm.types import PathLike
 
 # The first name of each class in the benchmark's objectInfo150.txt.
-ADE20K_CLASS_NAMES = (
-    *("wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane"),
-    *("grass", "cabinet", "sidewalk", "person", "earth", "door", "table", "mountain", "plant"),
-    *("curtain", "chair", "car", "water", "painting", "sofa", "shelf", "house", "sea", "mirror"),
-    *("rug", "field", "armchair", "seat", "fence", "desk", "rock", "wardrobe", "lamp"),
-    *("bathtub", "railing", "cushion", "base", "box", "column", "signboard"),
-    *("chest of drawers", "counter", "sand", "sink", "skyscraper", "fireplace", "refrigerator"),
-    *("grandstand", "path", "stairs", "runway", "case", "pool table", "pillow", "screen door"),
-    *("stairway", "river", "bridge", "bookcase", "blind", "coffee table", "toilet", "flower"),
-    *("book", "hill", "bench", "countertop", "stove", "palm", "kitchen island", "computer"),
-    *("swivel chair", "boat", "bar", "arcade machine", "hovel", "bus", "towel", "light", "truck"),
-    *("tower", "chandelier", "awning", "streetlight", "booth", "television", "airplane"),
-    *("dirt track", "apparel", "pole", "land", "bannister", "escalator", "ottoman", "bottle"),
-    *("buffet", "poster", "stage", "van", "ship", "fountain", "conveyer belt", "canopy"),
-    *("washer", "plaything", "swimming pool", "stool", "barrel", "basket", "waterfall", "tent"),
-    *("bag", "minibike", "cradle", "oven", "ball", "food", "step", "tank", "trade name"),
-    *("microwave", "pot", "animal", "bicycle", "lake", "dishwasher", "screen", "blanket"),
-    *("sculpture", "hood", "sconce", "vase", "traffic light", "tray", "ashcan", "fan", "pier"),
-    *("crt screen", "plate", "monitor", "bulletin board", "shower", "radiator", "glass"),
-    *("clock", "flag"),
-)
+ADE20K_CLASS_NAMES = tuple(read_class_names("ade20k"))
 
 
 class Ade20k(SegmentationFiles):

@@ -10,7 +10,9 @@ from keras_spm.heads.matcher import BalancedSampler, Matcher
 from keras_spm.heads.nms import non_max_suppression
 from keras_spm.heads.retinanet import RetinaNet
 from keras_spm.heads.roi_align import roi_align
+from keras_spm.heads.segformer_head import SegFormerHead
 from keras_spm.heads.semantic_fpn import SemanticFPN
+from keras_spm.heads.upernet import UPerNet
 
 __all__ = [
     "Anchors",
@@ -22,7 +24,9 @@ __all__ = [
     "MaskRCNN",
     "Matcher",
     "RetinaNet",
+    "SegFormerHead",
     "SemanticFPN",
+    "UPerNet",
     "non_max_suppression",
     "roi_align",
 ]

@@ -31,6 +31,8 @@ class WindowAttention(CompositeLayer):
         shifted: bool, whether the map is rolled by half a window, so that windows cross the
             borders of unshifted ones. Positions that only the roll made neighbors are
             masked. Nothing is shifted if a window covers the shorter side of the map.
+        always_shift: bool, whether even such maps are shifted, as in the dense models of the
+            reference.
 
     Input and output: (batch, height, width, channels).
 
@@ -41,15 +43,21 @@ class WindowAttention(CompositeLayer):
         Liu et al., Swin Transformer, arXiv 2103.14030, section 3.2.
     """
 
-    config_arguments = ("num_heads", "window_size", "shifted")
+    config_arguments = ("num_heads", "window_size", "shifted", "always_shift")
 
     def __init__(
-        self, num_heads: int, window_size: int = 7, shifted: bool = False, **kwargs: Any
+        self,
+        num_heads: int,
+        window_size: int = 7,
+        shifted: bool = False,
+        always_shift: bool = False,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.num_heads = check_integer("num_heads", num_heads)
         self.window_size = check_integer("window_size", window_size)
         self.shifted = check_bool("shifted", shifted)
+        self.always_shift = check_bool("always_shift", always_shift)
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
@@ -78,6 +86,8 @@ class WindowAttention(CompositeLayer):
 
     def _shift(self, height: int | Tensor, width: int | Tensor) -> int | Tensor:
         half = self.window_size // 2 if self.shifted else 0
+        if self.always_shift:
+            return half
         if isinstance(height, int) and isinstance(width, int):
             return half if min(height, width) > self.window_size else 0
         return ops.where(ops.minimum(height, width) > self.window_size, half, 0)

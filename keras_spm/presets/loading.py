@@ -10,7 +10,12 @@ import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.converters.conversion import detect_layout, set_report, variables_of
+from keras_spm.converters.conversion import (
+    detect_layout,
+    load_torch_weights,
+    set_report,
+    variables_of,
+)
 from keras_spm.converters.validation import build_without_memory, check_backbone, check_size
 from keras_spm.presets.saving import own_arrays, own_layout, predictor_paths
 from keras_spm.presets.sources import Source, Weights, find_source
@@ -30,11 +35,20 @@ _IMAGE_SHAPE = "image_shape"
 
 
 def load_preset(
-    cls: type[keras.Model], name: PathLike, load_weights: bool, arguments: dict[str, Any]
+    cls: type[keras.Model],
+    name: PathLike,
+    load_weights: bool,
+    weights_file: PathLike | None,
+    arguments: dict[str, Any],
 ) -> keras.Model:
     """Builds a backbone or task from a preset; see `from_preset` of the model."""
     is_backbone = issubclass(cls, PyramidBackbone)
-    source = find_source(cls if is_backbone else PyramidBackbone, name, load_weights)
+    wanted = cls if is_backbone else PyramidBackbone
+    load_weights = load_weights and weights_file is None
+    source = find_source(wanted, name, load_weights)
+    if load_weights and not source.is_untrusted:  # The preset is known, but not on the hub.
+        _warn_of_random_weights(source)
+        load_weights = False
     backbone_class, saved_task = _backbone_class(source), _saved_task(source)
     task = None if is_backbone else _task_class(cls, saved_task, source)
     # A task of another class gets only the backbone's weights.
@@ -57,7 +71,10 @@ def load_preset(
             raise FormatError(
                 f"{source.name} has weights for other classes than its configuration."
             )
+        _warn_of_license(source)
         _warn_of_merging(model.load_report, source)
+    if weights_file is not None:
+        load_torch_weights(model, weights_file)
     return model
 
 
@@ -80,6 +97,23 @@ def _check_known(cls, arguments, error):
             lookup(f"argument of {cls.__name__}", unknown[1], known)
         except ValueError as message:
             raise TypeError(str(message)) from error
+
+
+def _warn_of_random_weights(source):
+    warnings.warn(
+        f"{source.name} has random weights: those of its card are not on the hub. Download "
+        f"{source.card.file or 'them'} from {source.card.page}, and pass the path as `weights`.",
+        stacklevel=4,  # The caller of `from_preset`.
+    )
+
+
+def _warn_of_license(source):
+    if source.card is not None and source.card.is_non_commercial:
+        warnings.warn(
+            f"{source.name}: the weights of {source.card.address} are under the "
+            f"{source.card.license}.",
+            stacklevel=4,  # The caller of `from_preset`.
+        )
 
 
 def _warn_of_merging(report, source):

@@ -8,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
-from keras_spm.cards import Card, read_card
+from keras_spm.cards import Card, WeightFile, read_card
+from keras_spm.cards.task_card import read_task_card, task_presets
 from keras_spm.converters.hf_config import CONFIG, ModelConfig, as_classifier, read_config
-from keras_spm.registry import BACKBONES, lookup
+from keras_spm.registry import BACKBONES, TASKS, lookup
 from keras_spm.types import PathLike
 from keras_spm.weights import hub
 from keras_spm.weights.errors import FormatError
@@ -21,8 +22,8 @@ WEIGHTS = "model.safetensors"  # In folders of this package.
 
 
 def list_presets() -> list[str]:
-    """Returns the long names of all presets."""
-    return list(_long_names())
+    """Returns the long names of all presets: of backbones, then of trained dense models."""
+    return [*_long_names(), *task_presets()]
 
 
 def _long_names():
@@ -52,7 +53,7 @@ class Source:
     config: ModelConfig  # Of the model found.
     folder: pathlib.Path | None = None
     snapshot: hub.Snapshot | None = None
-    card: Card | None = None
+    card: WeightFile | None = None
 
     @property
     def is_untrusted(self) -> bool:
@@ -88,6 +89,8 @@ def find_source(wanted: type[PyramidBackbone], name: PathLike, with_weights: boo
         return Source(name, wanted, read_config(snapshot.folder), snapshot=snapshot)
     if _is_folder(name):
         return folder_source(name, wanted)
+    if name in task_presets():
+        return _task_source(name, wanted, with_weights)
     cls, variant = _parse_name(wanted, name)
     card = _find_card(cls, variant)
     if with_weights:
@@ -110,7 +113,7 @@ def _is_folder(name):
 def _parse_name(wanted, name):
     """Returns (class, short name) of a preset's short or long name."""
     if wanted is PyramidBackbone:
-        wanted = lookup("preset", str(name), _long_names())
+        wanted = lookup("preset", str(name), {**_long_names(), **dict.fromkeys(task_presets())})
     variant = str(name).removeprefix(wanted.preset_prefix)
     lookup(f"{wanted.__name__} preset", variant, wanted.presets)
     return wanted, variant
@@ -136,14 +139,56 @@ def _published(cls, variant, card, name):
     snapshot = hub.fetch_snapshot(card.address)
     config = read_config(snapshot.folder)
     described = {**cls.presets.get(config.variant, {}), **config.arguments}
-    for argument, value in cls.presets[variant].items():
+    _check_same(card, variant, described, cls.presets[variant])
+    config = as_classifier(config, card.classifier)
+    return Source(name, cls, config, snapshot=snapshot, card=card)
+
+
+def _task_source(name, wanted, with_weights):
+    """Returns the source of a trained dense model; without weights if they are not on the hub."""
+    card = read_task_card(name)
+    cls, variant = _parse_name(PyramidBackbone, card.backbone)
+    head = TASKS[card.task].head_argument
+    arguments = {
+        "num_classes": len(card.class_names),
+        "class_names": card.class_names,
+        "batching": card.batching,
+        head: card.head_config,
+    }
+    config = ModelConfig(
+        OWN_FORMAT,
+        cls.__name__,
+        card.backbone_arguments,
+        variant,
+        task=card.task,
+        task_arguments=arguments,
+        task_layers=(head,),
+    )
+    if not with_weights or card.address is None:
+        return Source(name, wanted, config, card=card)
+    snapshot = hub.fetch_snapshot(card.address)
+    found = read_config(snapshot.folder)
+    found_head = found.task_arguments.get(head, {"class": None, "config": {}})
+    described = {**found.arguments, **found_head["config"], "head": found_head["class"]}
+    described |= {"backbone": found.backbone, "task": found.task}
+    expected = {**cls.presets[variant], **card.backbone_arguments, **card.head_config["config"]}
+    expected |= {"head": card.head, "backbone": config.backbone, "task": card.task}
+    _check_same(card, name, described, expected)
+    # Of the card: names and sizes. Of the configuration: the head, mean and std.
+    task_arguments = {**arguments, **found.task_arguments, "class_names": card.class_names}
+    task_arguments["batching"] = card.batching
+    found = dataclasses.replace(found, task_arguments=task_arguments)
+    return Source(name, wanted, found, snapshot=snapshot, card=card)
+
+
+def _check_same(card, variant, described, expected):
+    """Compares what a configuration on the hub describes with what a preset says."""
+    for argument, value in expected.items():
         if argument in described and _to_list(described[argument]) != _to_list(value):
             raise FormatError(
                 f"{card.address} has another variant than {variant!r}: "
                 f"{argument}={described[argument]}, not {value}."
             )
-    config = as_classifier(config, card.classifier)
-    return Source(name, cls, config, snapshot=snapshot, card=card)
 
 
 def _to_list(value):

@@ -55,7 +55,20 @@ def connect_head(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> tuple[keras.KerasTensor, Any]:
-    """Builds the graph from raw images to the outputs of a head.
+    """Returns (images, outputs of the head); the arguments are those of `connect_pyramid`."""
+    images, maps = connect_pyramid(backbone, head, head_name, num_classes, mean, std)
+    return images, head(maps)
+
+
+def connect_pyramid(
+    backbone: keras.Model,
+    head: keras.layers.Layer,
+    head_name: str,
+    num_classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[keras.KerasTensor, dict[str, keras.KerasTensor]]:
+    """Builds the graph from raw images to the inputs of a head.
 
     Args:
         backbone: as in `connect_backbone`.
@@ -65,7 +78,8 @@ def connect_head(
         mean, std: see `ImageNormalization`.
 
     Returns:
-        (images, outputs): symbolic images in the backbone's data format, and the outputs.
+        (images, {level: map}): symbolic images in the backbone's data format, and the
+        channels_last levels that the head reads.
 
     Raises:
         ValueError: for a backbone without a level, or a head for other `num_classes`.
@@ -89,7 +103,7 @@ def connect_head(
     if data_format == "channels_first":
         to_last = keras.layers.Permute((2, 3, 1), dtype=dtype)
         maps = {level: to_last(each) for level, each in maps.items()}
-    return images, head(maps)
+    return images, maps
 
 
 def data_format_of(backbone: keras.Model) -> str:

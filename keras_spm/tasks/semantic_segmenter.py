@@ -7,14 +7,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_spm.arguments import check_integer, check_number
+from keras_spm.arguments import check_integer
 from keras_spm.backend import resize_on_host
 from keras_spm.callbacks import SegmentationEvaluation
 from keras_spm.data.batching import ImageBatching, ImageGeometry
 from keras_spm.files import atomic_write
 from keras_spm.heads.semantic_fpn import SemanticFPN
 from keras_spm.layers.resizing import ResizeLike
-from keras_spm.metrics.segmentation import MeanIoU, PixelAccuracy, without_channel
+from keras_spm.metrics.segmentation import MeanIoU, PixelAccuracy
+from keras_spm.tasks.auxiliary_loss import connect_auxiliary, split_logits
 from keras_spm.tasks.checks import (
     as_images,
     check_backbone,
@@ -22,8 +23,9 @@ from keras_spm.tasks.checks import (
     from_arguments,
 )
 from keras_spm.tasks.dense_task import DenseTask
-from keras_spm.tasks.graph import channels_of, connect_head, data_format_of, default_statistics
+from keras_spm.tasks.graph import channels_of, connect_pyramid, data_format_of, default_statistics
 from keras_spm.tasks.inference import Views, mean_of_views
+from keras_spm.tasks.pixel_weights import class_weights, weigh_classes, weigh_images
 from keras_spm.tasks.prediction_formats import (
     SEGMENTATION_FORMATS,
     PredictedImage,
@@ -41,7 +43,9 @@ class SemanticSegmenter(DenseTask):
     Images are (batch, height, width, channels) with pixels in [0, 255], normalized inside the
     model; the channels are those of the backbone, by default 3.
     The output is (batch, height, width, num_classes) in float32, upsampled bilinearly from
-    the decoder's output. Targets are integer segmentation maps, (batch, height, width).
+    the decoder's output. Targets are integer segmentation maps, (batch, height, width). If the
+    decoder has an `auxiliary_head`, `model(images, training=True)` returns a dict of `logits` and
+    `auxiliary_logits`, and the loss in training is their sum, weighted by `auxiliary_weight`.
 
     Args:
         backbone: a backbone of this package, or another functional model with
@@ -102,16 +106,19 @@ class SemanticSegmenter(DenseTask):
         batching = from_arguments("batching", batching or {}, ImageBatching, backbone)
 
         # === Functional Model ===
-        images, logits = connect_head(backbone, decoder, "decoder", num_classes, mean, std)
+        images, maps = connect_pyramid(backbone, decoder, "decoder", num_classes, mean, std)
+        logits = decoder(maps)
         if logits.shape[-1] != num_classes:
             raise ValueError(
                 f"`decoder` must output {num_classes} channels, one per class. "
                 f"Received: an output of shape {logits.shape}"
             )
-        upsampling = ResizeLike(data_format_of(backbone), dtype="float32", name="upsampling")
+        data_format = data_format_of(backbone)
+        upsampling = ResizeLike(data_format, dtype="float32", name="upsampling")
+        outputs = upsampling([logits, images])
         super().__init__(
             inputs=images,
-            outputs=upsampling([logits, images]),
+            outputs=outputs,
             backbone=backbone,
             config={
                 "num_classes": num_classes,
@@ -124,7 +131,13 @@ class SemanticSegmenter(DenseTask):
             },
             **kwargs,
         )
+        self._call_in_training = connect_auxiliary(decoder, maps, outputs, images, data_format)
         self.compile()
+
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Any = None) -> Any:
+        if training and self._call_in_training is not None:
+            return self._call_in_training(inputs)
+        return super().call(inputs, training, mask)
 
     def compile(
         self, optimizer: Any = "auto", loss: Any = "auto", metrics: Any = "auto", **kwargs: Any
@@ -166,7 +179,7 @@ class SemanticSegmenter(DenseTask):
         Raises:
             ValueError: for invalid targets or weights.
         """
-        weights = _class_weights(class_weight, self.num_classes)
+        weights = class_weights(class_weight, self.num_classes)
         if weights != self._class_weights:
             self._class_weights = weights
             self.train_function = None  # It has the old weights as constants.
@@ -180,19 +193,23 @@ class SemanticSegmenter(DenseTask):
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
-        sample_weight = _pixel_weights(sample_weight, y_pred)
+        y_pred, auxiliary_logits = split_logits(y_pred)
+        sample_weight = weigh_images(sample_weight, y_pred)
         if training and self._class_weights is not None:
-            labels = ops.cast(without_channel(y), "int32")
-            # Labels that are ignored have no loss; any weight will do.
-            labels = ops.clip(labels, 0, self.num_classes - 1)
-            weights = ops.take(ops.convert_to_tensor(self._class_weights, "float32"), labels)
-            sample_weight = weights if sample_weight is None else weights * sample_weight
-        return super().compute_loss(x, y, y_pred, sample_weight, training=training)
+            sample_weight = weigh_classes(sample_weight, y, self._class_weights)
+        # A copy: Keras multiplies weights in place on PyTorch.
+        weight_copy = None if sample_weight is None else ops.copy(sample_weight)
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training=training)
+        if auxiliary_logits is not None and self._compile_loss is not None:
+            auxiliary_loss = self._compile_loss(y, auxiliary_logits, weight_copy)
+            loss = loss + self.decoder.auxiliary_weight * auxiliary_loss
+        return loss
 
     def compute_metrics(
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> dict[str, Tensor]:
-        sample_weight = _pixel_weights(sample_weight, y_pred)
+        y_pred, _ = split_logits(y_pred)
+        sample_weight = weigh_images(sample_weight, y_pred)
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def segment(
@@ -311,22 +328,3 @@ class SemanticSegmenter(DenseTask):
         names = class_names or self.display_names
         per_class = zip(names, evaluation.per_class.tolist(), strict=True)
         return {**metrics, **{f"iou/{name}": value for name, value in per_class}}
-
-
-def _class_weights(class_weight, num_classes):
-    if class_weight is None:
-        return None
-    weights = [1.0] * num_classes
-    for label, weight in class_weight.items():
-        check_integer("class_weight", label, 0, num_classes - 1)
-        weights[label] = check_number("class_weight", weight)
-    return tuple(weights)
-
-
-def _pixel_weights(sample_weight, y_pred):
-    """Returns weights of images, (batch,), as weights of their pixels; others as they are."""
-    if sample_weight is None or len(sample_weight.shape) != 1:
-        return sample_weight
-    weights = ops.cast(ops.reshape(sample_weight, (-1, 1, 1)), "float32")
-    # A new tensor: Keras multiplies it in place on PyTorch.
-    return weights * ops.ones_like(y_pred[..., 0], dtype="float32")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import keras
 
@@ -37,8 +37,9 @@ class DenseRecipe(Recipe):
         merging: patch merging of the backbone, as in its constructor.
         steps_per_epoch: steps, for which the training split is repeated as often as needed; 0 for
             one pass over it.
-        schedule: learning rate after the warmup: `"cosine"` or `"polynomial"` (power 0.9), both
-            down to 0, or `"steps"`, divided by 10 after 2/3 and after 11/12 of the steps.
+        schedule: learning rate after the warmup: `"cosine"`, `"polynomial"` (power 0.9) or
+            `"linear"`, all down to 0, or `"steps"`, divided by 10 after 2/3 and after 11/12 of
+            the steps.
         warmup_steps: steps of linear warmup.
         size_divisor: height and width of test images, and of training images of a detector, are
             padded to multiples of it. JAX compiles once for each size: a large divisor leaves few.
@@ -133,6 +134,10 @@ class DenseRecipe(Recipe):
         count = dict(zip(SPLITS, counts, strict=True))[split]
         return DigitScenes(split, count, getattr(self, self.scene_size), self.scene_masks)
 
+    def family_arguments(self) -> dict[str, Any]:
+        """Returns constructor arguments that not every family of backbones has."""
+        return {}
+
     def backbone(self) -> PyramidBackbone:
         """Builds the backbone."""
         return PyramidBackbone.from_preset(
@@ -143,6 +148,7 @@ class DenseRecipe(Recipe):
             image_shape=self.image_shape,
             dtype=self.dtype_policy,
             gradient_checkpointing=self.gradient_checkpointing,
+            **self.family_arguments(),
         )
 
     def compiled_setup(

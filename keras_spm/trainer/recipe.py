@@ -1,6 +1,7 @@
 """Recipes: flat, typed hyperparameters in a small Python file."""
 
 import dataclasses
+import functools
 import math
 import pathlib
 import reprlib
@@ -32,9 +33,9 @@ def _cosine(learning_rate, steps, warmup_steps):
     )
 
 
-def _polynomial(learning_rate, steps, warmup_steps):
+def _polynomial(learning_rate, steps, warmup_steps, power=0.9):
     decay = keras.optimizers.schedules.PolynomialDecay(
-        learning_rate, steps, end_learning_rate=0.0, power=0.9
+        learning_rate, steps, end_learning_rate=0.0, power=power
     )
     return LinearWarmup(decay, warmup_steps)
 
@@ -47,7 +48,12 @@ def _steps(learning_rate, steps, warmup_steps):
 
 
 # {name: function (peak learning rate, total steps, warmup steps) that returns a schedule}
-SCHEDULES = {"cosine": _cosine, "polynomial": _polynomial, "steps": _steps}
+SCHEDULES = {
+    "cosine": _cosine,
+    "polynomial": _polynomial,
+    "linear": functools.partial(_polynomial, power=1.0),
+    "steps": _steps,
+}
 
 
 class Range(NamedTuple):
@@ -166,6 +172,7 @@ class Recipe:
         default: name of the recipe whose data settings `evaluate` uses if none is given.
         ranges: `{key: Range}` of numeric keys.
         choices: `{key: tuple of str}` of keys that have one of these values.
+        variant_keys: keys whose values may be in the table `variants` of a recipe file.
     """
 
     preset: str
@@ -200,6 +207,7 @@ class Recipe:
         "seed": Range(0, 2**32 - 1),
         "checkpoint_steps": COUNT_OR_ZERO,
     }
+    variant_keys: ClassVar[tuple[str, ...]] = ("preset",)
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "dtype_policy": DTYPE_POLICIES,
         "invalid": (AUTO, *INVALID_CHOICES),

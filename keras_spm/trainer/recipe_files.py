@@ -36,7 +36,8 @@ def load_recipe(
     """Reads a recipe file and applies overrides.
 
     A file may define a table `variants`, `{preset: {key: value}}`, with the values that depend
-    on the preset. They replace the file's other values; overrides replace both.
+    on the preset, or on another of the `variant_keys` of its class. They replace the file's other
+    values; overrides replace both.
 
     Args:
         name: file name without `.py`, or path of a file that ends in `.py`; or the kind of
@@ -64,11 +65,12 @@ def load_recipe(
         raise ValueError(f"{path}: `variants` must be a dict of dicts, {{preset: {{key: value}}}}.")
     recipe_class = RECIPES[path.stem.partition("_")[0]]
     overrides = _parse_overrides(recipe_class, overrides, data_folder)
-    if "preset" in overrides:
-        overrides["preset"] = _full_name(overrides["preset"], values.get("preset"))
-    preset = overrides.get("preset", values.get("preset"))
-    if isinstance(preset, str):
-        values |= variants.get(preset, {})
+    for key in recipe_class.variant_keys:
+        if key == "preset" and key in overrides:
+            overrides[key] = _full_name(overrides[key], values.get(key))
+        value = overrides.get(key, values.get(key))
+        if isinstance(value, str):
+            values |= variants.get(value, {})
     return _create(recipe_class, values, overrides, path)
 
 

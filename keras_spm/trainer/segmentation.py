@@ -10,10 +10,27 @@ from keras_spm.data import ImageBatching, SegmentationAugmentation
 from keras_spm.data.digit_scenes import CLASS_NAMES
 from keras_spm.data.pipeline import repeated_batches
 from keras_spm.data.splits import DataSplits
-from keras_spm.heads import SemanticFPN
+from keras_spm.heads import SegFormerHead, SemanticFPN, UPerNet
 from keras_spm.tasks import SemanticSegmenter
 from keras_spm.trainer.dense import DenseRecipe
 from keras_spm.trainer.recipe import COUNT, POSITIVE, Range, Setup
+
+
+def _semantic_fpn(recipe):
+    return SemanticFPN(pyramid_channels=recipe.pyramid_channels, channels=recipe.head_channels)
+
+
+def _upernet(recipe):
+    # Half the channels in the auxiliary head, as in mmsegmentation.
+    return UPerNet(channels=recipe.head_channels, auxiliary_channels=-(-recipe.head_channels // 2))
+
+
+def _segformer(recipe):
+    return SegFormerHead(channels=recipe.head_channels)
+
+
+# {name: function from a recipe to the decoder}
+_DECODERS = {"semantic_fpn": _semantic_fpn, "upernet": _upernet, "segformer": _segformer}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +38,9 @@ class SegmentationRecipe(DenseRecipe):
     """Hyperparameters of a `SemanticSegmenter`.
 
     Attributes:
+        decoder: `"semantic_fpn"`, `"upernet"` or `"segformer"`.
+        pyramid_norms: whether the levels of the feature pyramid are normalized, see `Swin`; of
+            presets of Swin only.
         image_size: height and width of the training crops, pixels.
         test_min_size, test_max_size: limits of the shorter and the longer side of test images,
             which are resized with their aspect ratio kept, and then to a multiple of
@@ -38,17 +58,25 @@ class SegmentationRecipe(DenseRecipe):
     min_scale: float
     max_scale: float
     color_jitter: bool
+    decoder: str = "semantic_fpn"
+    pyramid_norms: bool = False
     label_map: str = ""
 
     kind = "segmentation"
     task = SemanticSegmenter
     default = "segmentation_folder"
+    variant_keys = ("decoder", "preset")
     scene_size = "image_size"
     scene_class_names: ClassVar[list[str]] = CLASS_NAMES
     ranges: ClassVar[dict[str, Range]] = {
         **DenseRecipe.ranges,
         **dict.fromkeys(("image_size", "test_min_size", "test_max_size"), COUNT),
         **dict.fromkeys(("min_scale", "max_scale"), POSITIVE),
+    }
+
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        **DenseRecipe.choices,
+        "decoder": tuple(_DECODERS),
     }
 
     def __post_init__(self):
@@ -61,11 +89,14 @@ class SegmentationRecipe(DenseRecipe):
         label_map = _parse_label_map(self.label_map)
         return {**super().reader_arguments(), **({"label_map": label_map} if label_map else {})}
 
+    def family_arguments(self) -> dict[str, Any]:
+        return {"pyramid_norms": True} if self.pyramid_norms else {}
+
     def build(self, data: DataSplits) -> Setup:
         model = SemanticSegmenter(
             self.backbone(),
             len(data.class_names),
-            SemanticFPN(pyramid_channels=self.pyramid_channels, channels=self.head_channels),
+            _DECODERS[self.decoder](self),
             data.class_names,
             batching=ImageBatching(
                 self.test_min_size, self.test_max_size, self.size_divisor, resize_to_divisor=True

@@ -65,9 +65,11 @@ class Rule:
 
     def nested(self, path: str, name: str) -> "Rule":
         """Returns this rule for a layer at `path`, whose tensors are below `name`."""
-        paths = tuple(f"{path}/{inner}" for inner in self.paths)
-        names = tuple(f"{name}.{inner}" for inner in self.names)
-        return Rule(paths, names, self.transform)
+        return self.below(path).renamed(lambda inner: f"{name}.{inner}")
+
+    def below(self, path: str) -> "Rule":
+        """Returns this rule for a layer at `path`, with the same names of tensors."""
+        return Rule(tuple(f"{path}/{inner}" for inner in self.paths), self.names, self.transform)
 
     def renamed(self, rename: Callable[[str], str]) -> "Rule":
         """Returns this rule with `rename(name)` for the name of each tensor."""
@@ -138,6 +140,12 @@ class Layout:
         buffers: function from the backbone to {name: array} of derived tensors that the code
             base saves with the weights.
         headless: whether this is the layout of the code base's model without a classifier.
+        added: rules of layers that the code base's classifier lacks, such as norms of pyramid
+            levels. A source may have the tensors `replaced` instead.
+        replaced: names of tensors.
+        unused: paths of variables that the task does not use: neither loaded nor exported.
+        backbone: of the layout of a head: name of the backbone's layout in the same files, and
+            the prefix of the names of its tensors.
     """
 
     name: str
@@ -147,6 +155,10 @@ class Layout:
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     buffers: Callable[[Any], dict[str, np.ndarray]] = lambda backbone: {}
     headless: bool = False
+    added: tuple[Rule, ...] = ()
+    replaced: tuple[str, ...] = ()
+    unused: frozenset[str] = frozenset()
+    backbone: tuple[str, str] | None = None
 
     def without_prefix(self, prefix: str) -> "Layout":
         """Returns the layout of the model without a classifier, whose names lack `prefix`."""
@@ -154,6 +166,35 @@ class Layout:
         def rename(name):
             return name.removeprefix(prefix)
 
-        rules = tuple(rule.renamed(rename) for rule in self.rules)
-        optional = tuple(map(rename, self.optional))
-        return dataclasses.replace(self, headless=True, rules=rules, optional=optional)
+        return dataclasses.replace(self._renamed(rename), head=self.head, headless=True)
+
+    def with_head(self, head: "Layout", path: str, unused: frozenset[str]) -> "Layout":
+        """Returns the layout of a task: of this backbone, and of a head at `path`."""
+        _, prefix = head.backbone
+        renamed = self._renamed(lambda name: f"{prefix}{name}")
+        return dataclasses.replace(
+            renamed,
+            name=head.name,
+            headless=False,
+            rules=(*renamed.rules, *(rule.below(path) for rule in head.rules)),
+            head=tuple(rule.below(path) for rule in head.head),
+            optional=(*renamed.optional, *head.optional),
+            unused=unused,
+        )
+
+    def _renamed(self, rename):
+        def rename_all(rules):
+            return tuple(rule.renamed(rename) for rule in rules)
+
+        def buffers(backbone):
+            return {rename(name): array for name, array in self.buffers(backbone).items()}
+
+        return dataclasses.replace(
+            self,
+            rules=rename_all(self.rules),
+            head=rename_all(self.head),
+            optional=tuple(map(rename, self.optional)),
+            buffers=buffers,
+            added=rename_all(self.added),
+            replaced=tuple(map(rename, self.replaced)),
+        )

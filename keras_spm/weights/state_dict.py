@@ -92,13 +92,16 @@ def match(
     Raises:
         MismatchError: lists all tensors that do not fit.
     """
-    body, head = _bind_all(variables, layout)
+    body, head, added = _bind_all(variables, layout)
     shapes = {path: tuple(variable.shape) for path, variable in variables.items()}
     without_head = _lacks_head(head, shapes, arrays)
-    bindings = body if without_head else body + head
+    without_added = _lacks_added(added, layout, arrays)
+    loaded = [(body, False), (head, without_head), (added, without_added)]
+    bindings = [each for group, is_missing in loaded if not is_missing for each in group]
     used = {name for binding in bindings for name in binding.names}
-    head_names = {name for rule in layout.head for name in rule.names}
-    optional = {*layout.optional, *head_names} - used
+    head_names = {name for rule in (*layout.head, *head) for name in rule.names}
+    replaced = layout.replaced if without_added else ()
+    optional = {*layout.optional, *head_names, *replaced} - used
     others = [name for name in arrays if name not in used and not _BUFFER.fullmatch(name)]
     errors, resized, adapted = [], {}, {}
     if missing := sorted(used - arrays.keys()):
@@ -109,7 +112,9 @@ def match(
         if used.issuperset(binding.names) and arrays.keys() >= set(binding.names):
             errors += _compare(binding, shapes, arrays, resized, adapted)
     _raise_if(errors, source, layout)
-    missing_keys = [path for binding in head for path in binding.paths] if without_head else []
+    missing = [each for group, is_missing in loaded if is_missing for each in group]
+    missing_keys = [path for binding in missing for path in binding.paths]
+    missing_keys += [path for path in variables if path in layout.unused]
     unexpected_keys = [name for name in others if name in optional]
     return Match(bindings, tuple(missing_keys), tuple(unexpected_keys), resized, adapted)
 
@@ -144,9 +149,9 @@ def load(
 
 def export(values: dict[str, np.ndarray], layout: Layout) -> dict[str, np.ndarray]:
     """Returns {name: array} in a layout for {path: array} of a model or layer."""
-    body, head = _bind_all(values, layout)
+    body, head, added = _bind_all(values, layout)
     arrays = {}
-    for binding in body + head:
+    for binding in body + head + added:
         if binding.transform.to_torch is None:
             raise MismatchError(
                 f"The {layout.name} layout cannot represent this model: "
@@ -165,17 +170,30 @@ def export(values: dict[str, np.ndarray], layout: Layout) -> dict[str, np.ndarra
 
 def count_matches(variables: Variables, arrays: Container[str], layout: Layout) -> int:
     """Returns how many of a layout's tensors are present, to recognize the layout."""
-    body, _ = _bind(variables, layout.rules)
-    head, _ = _bind(variables, layout.head)
-    return sum(name in arrays for binding in body + head for name in binding.names)
+    bindings = [
+        binding
+        for rules in (layout.rules, layout.head, layout.added)
+        for binding in _bind(variables, rules)[0]
+    ]
+    return sum(name in arrays for binding in bindings for name in binding.names)
 
 
 def _bind_all(variables, layout):
-    body, unknown = _bind(variables, layout.rules)
-    head, unknown = _bind(unknown, layout.head)
+    """Returns the bindings of `rules`, `head` and `added`."""
+    used = {path: each for path, each in variables.items() if path not in layout.unused}
+    added, rest = _bind(used, layout.added)
+    body, rest = _bind(rest, layout.rules)
+    head, unknown = _bind(rest, layout.head)
     if unknown:
         raise MismatchError(f"The {layout.name} layout does not have {join_names(unknown)}.")
-    return body, head
+    return body, head, added
+
+
+def _lacks_added(added, layout, arrays):
+    """Whether the source has the tensors that the added layers replace, and none of theirs."""
+    names = [name for binding in added for name in binding.names]
+    has_replaced = bool(layout.replaced) and all(name in arrays for name in layout.replaced)
+    return bool(names) and has_replaced and not any(name in arrays for name in names)
 
 
 def _bind(variables, rules):
@@ -202,12 +220,19 @@ def _lacks_head(head, shapes, arrays):
     ]
     if any(arrays[name].ndim != len(shape) for name, shape in zip(names, expected, strict=True)):
         return False
-    # Only the axis of the classes differs, in the same way for all tensors.
-    differing = [
-        [size for size, own in zip(arrays[name].shape, shape, strict=True) if size != own]
-        for name, shape in zip(names, expected, strict=True)
-    ]
-    return bool(names) and all(len(sizes) == 1 and sizes == differing[0] for sizes in differing)
+    # Only axes of classes differ. Sizes may be multiples of the number of classes, so each size
+    # of the model has one size in the source.
+    sizes = {}
+    for name, shape in zip(names, expected, strict=True):
+        differing = [
+            pair for pair in zip(shape, arrays[name].shape, strict=True) if len({*pair}) > 1
+        ]
+        if len(differing) != 1:
+            return False
+        own, size = differing[0]
+        if sizes.setdefault(own, size) != size:
+            return False
+    return bool(names)
 
 
 def _raise_if(errors, source, layout):

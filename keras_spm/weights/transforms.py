@@ -44,7 +44,8 @@ IDENTITY = _single(lambda shape: shape, lambda array, shape: array, lambda value
 # Dense: (out, in) ↔ (in, out).
 LINEAR = _single(lambda shape: shape[::-1], lambda array, shape: array.T, lambda value: value.T)
 
-# Convolution: (out, in, height, width) ↔ (height, width, in, out).
+# Convolution: (out, in, height, width) ↔ (height, width, in, out). Transposed convolution, whose
+# kernels have `in` and `out` the other way round in both: the same.
 CONVOLUTION = _single(
     lambda shape: (shape[3], shape[2], shape[0], shape[1]),
     lambda array, shape: array.transpose(2, 3, 1, 0),
@@ -113,6 +114,73 @@ def stacked(transform: Transform, count: int) -> Transform:
         lambda arrays, shapes: transform.to_keras([np.concatenate(arrays)], shapes),
         lambda values: np.split(transform.to_torch(values)[0], count),
     )
+
+
+def split(transform: Transform) -> Transform:
+    """Returns the transform of one tensor that is several variables, its parts along axis 0."""
+
+    def part_shapes(shapes):
+        return [transform.source_shapes([shape])[0] for shape in shapes]
+
+    def source_shapes(shapes):
+        parts = part_shapes(shapes)
+        return [(sum(part[0] for part in parts), *parts[0][1:])]
+
+    def to_keras(arrays, shapes):
+        stops = np.cumsum([part[0] for part in part_shapes(shapes)])[:-1]
+        parts = np.split(arrays[0], stops)
+        return [
+            transform.to_keras([part], [shape])[0]
+            for part, shape in zip(parts, shapes, strict=True)
+        ]
+
+    def to_torch(values):
+        return [np.concatenate([transform.to_torch([value])[0] for value in values])]
+
+    return Transform(source_shapes, to_keras, to_torch)
+
+
+def flattened_dense(size: int) -> Transform:
+    """Returns the transform of a dense layer after flattening maps of size x size.
+
+    (out, channels * size * size) ↔ (size * size * channels, out).
+    """
+    return _single(
+        lambda shape: shape[::-1],
+        lambda array, shape: (
+            array.reshape(len(array), -1, size, size).transpose(2, 3, 1, 0).reshape(shape)
+        ),
+        lambda value: (
+            value.reshape(size, size, -1, value.shape[1])
+            .transpose(3, 2, 0, 1)
+            .reshape(value.shape[::-1])
+        ),
+    )
+
+
+# Of the patches of a 2x2 window, row by row, those of the official Swin code in its order.
+_UNFOLDED_ORDER = [0, 2, 1, 3]
+
+
+def _from_unfolded(array):
+    """Reorders the last axis from (channels, patches) to (patches, channels)."""
+    unfolded = array.reshape(*array.shape[:-1], -1, len(_UNFOLDED_ORDER))
+    return unfolded[..., _UNFOLDED_ORDER].swapaxes(-1, -2).reshape(array.shape)
+
+
+def _to_unfolded(value):
+    merged = value.reshape(*value.shape[:-1], len(_UNFOLDED_ORDER), -1)
+    return merged[..., _UNFOLDED_ORDER, :].swapaxes(-1, -2).reshape(value.shape)
+
+
+# Norm and dense layer after 2x2 windows that `torch.nn.Unfold` flattens: (4 * channels,) on both
+# sides, and (out, 4 * channels) ↔ (4 * channels, out).
+UNFOLDED = _single(lambda shape: shape, lambda array, shape: _from_unfolded(array), _to_unfolded)
+UNFOLDED_LINEAR = _single(
+    lambda shape: shape[::-1],
+    lambda array, shape: _from_unfolded(array).T,
+    lambda value: _to_unfolded(value.T),
+)
 
 
 def _grid(rows, size):

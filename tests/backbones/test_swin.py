@@ -1,13 +1,14 @@
 """Swin at sizes that its windows do not divide, against transformers."""
 
+import keras
 import numpy as np
 import pytest
 import torch
 import transformers
 
 from keras_spm import load_torch_weights
-from tests import golden
-from tests.helpers import difference
+from tests import contract, golden
+from tests.helpers import difference, randomize
 
 
 def _reference():
@@ -45,3 +46,34 @@ def test_any_size_equals_the_reference(size):
     with torch.no_grad():
         expected = reference(torch.tensor(images).permute(0, 3, 1, 2)).logits
     assert difference(model.predict(images * 255, verbose=0), expected) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        *("check_interface", "check_layer_groups", "check_sizes", "check_channels_first"),
+        *("check_config_round_trip", "check_keras_round_trip"),
+    ],
+)
+@pytest.mark.only("torch")
+def test_pyramid_norms(check, tmp_path):
+    """The output does not need the norms of the other levels, but they are part of the model."""
+
+    def build(**arguments):
+        return golden.two_stage_backbone("timm_swin", pyramid_norms=True, **arguments)
+
+    arguments = [tmp_path] if check == "check_keras_round_trip" else []
+    getattr(contract, check)(build, *arguments)
+    if check == "check_interface":
+        model, plain = randomize(build()), randomize(golden.two_stage_backbone("timm_swin"))
+        for variable in plain.weights:
+            if not variable.path.startswith("norm"):
+                variable.assign(next(v for v in model.weights if v.path == variable.path))
+        images = contract.images(1, 64, 64)
+        maps, expected = (keras.Model(m.input, m.pyramid_outputs)(images) for m in (model, plain))
+        for level, each in expected.items():
+            norm = model.get_layer(f"norm_{level}")
+            assert difference(maps[level], norm(each)) <= 1e-5
+        model.freeze(1)
+        frozen = {variable.path for variable in model.non_trainable_variables}
+        assert {"norm_P2/gamma", "norm_P2/beta"} <= frozen and "norm_P3/gamma" not in frozen

@@ -574,5 +574,5 @@ def test_layouts_are_listed():
     assert list_layouts(_classifier("pvt")) == ["official", "transformers"]
     assert list_layouts(_classifier("pvt_v2")) == ["official", "timm", "transformers"]
     assert list_layouts(golden.backbone("timm_swin")) == [
-        *("official", "timm", "transformers", "transformers_5")
+        *("official", "timm", "transformers", "transformers_5", "mmdet")
     ]

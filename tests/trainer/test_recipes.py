@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import keras
 import pytest
 
 from keras_spm import trainer
@@ -80,6 +81,7 @@ def test_numbers_out_of_range(recipe, key, values):
         (COCO, "box_loss=x"),
         (COCO, "merging=x"),
         (ADE20K, "schedule=cosine_by_step"),
+        (ADE20K, "decoder=unet"),
     ],
 )
 def test_unknown_choices(recipe, override):
@@ -91,6 +93,39 @@ def test_unknown_choices(recipe, override):
 def test_choices_of_heads():
     for value in RECIPES["detection"].choices["box_loss"]:
         assert RetinaNet(box_loss=value).box_loss == value
+
+
+def test_variants_of_the_ade20k_recipe():
+    def recipe(*overrides):
+        return trainer.load_recipe(ADE20K, overrides)
+
+    assert (recipe().decoder, recipe().learning_rate, recipe().steps) == (
+        "semantic_fpn",
+        2e-4,
+        40000,
+    )
+    upernet = recipe("decoder=upernet")
+    assert (upernet.preset, upernet.pyramid_norms) == ("swin_spm_tiny", True)
+    assert (upernet.steps, upernet.warmup_steps, upernet.weight_decay) == (160000, 1500, 0.01)
+    assert recipe("decoder=upernet", "preset=base").preset == "swin_spm_base"
+    rate = upernet.learning_rate_schedule()
+    for step, expected in ((749, 3e-5), (80000, 3e-5), (120000, 1.5e-5), (160000, 0)):
+        assert float(rate(step)) == pytest.approx(expected, rel=0.01)
+    segformer = recipe("decoder=segformer", "preset=mit_b3")
+    assert (segformer.head_channels, segformer.pyramid_norms) == (768, False)
+    assert recipe("decoder=segformer").head_channels == 256
+    plain = recipe("decoder=upernet", "preset=pvt_v2_b1", "learning_rate=1e-4")
+    assert (plain.pyramid_norms, plain.learning_rate, plain.head_channels) == (False, 1e-4, 512)
+
+
+@pytest.mark.parametrize("name", ["semantic_fpn", "upernet", "segformer"])
+def test_every_decoder_has_a_loss(name):
+    overrides = [f"decoder={name}", "steps_per_epoch=2", "epochs=1", "batch_size=2"]
+    sizes = ["image_size=64", "pyramid_channels=8", "head_channels=8"]
+    setup = trainer.load_recipe("segmentation_digit_scenes", [*overrides, *sizes]).setup()
+    images, labels = setup.first_batch()
+    loss = setup.model.compute_loss(images, labels, setup.model(images, training=True))
+    assert math.isfinite(keras.ops.convert_to_numpy(loss))
 
 
 def test_limits_of_a_range():

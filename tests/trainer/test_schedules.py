@@ -65,8 +65,8 @@ def _decay(name, step, total, warmup):
     """The learning rate after the warmup, divided by the peak."""
     if name == "cosine":
         return (1 + math.cos(math.pi * (step - warmup) / (total - warmup))) / 2
-    if name == "polynomial":
-        return (1 - step / total) ** 0.9
+    if name in ("polynomial", "linear"):
+        return (1 - step / total) ** {"polynomial": 0.9, "linear": 1}[name]
     return 0.1 ** ((step > total * 8 // 12) + (step > total * 11 // 12))
 
 

@@ -1,10 +1,14 @@
-"""ADE20K: Semantic FPN, 40,000 steps, with the paper's settings.
+"""ADE20K: Semantic FPN, UPerNet or SegFormer, with the settings of their official codes.
 
 Command:  keras-spm train segmentation_ade20k --set data_folder=/data/ADEChallengeData2016
+          Semantic FPN: PVT's settings, 40,000 steps. `--set decoder=upernet`: Swin's, and
+          `--set decoder=segformer`: SegFormer's, both 160,000 steps.
           The folder is that of the benchmark. `scene_parse150` of TensorFlow Datasets has other
           classes (100 kinds of objects), so its results are not comparable.
-Hardware: 8 accelerators in the paper
+Hardware: 8 accelerators in the papers
 Result:   not measured here
+
+SegFormer's code trains the decoder at ten times the learning rate; here all layers have the same.
 """
 
 # Model
@@ -12,6 +16,7 @@ preset: str = "pvt_v2_spm_b1"
 load_weights: bool = True
 merging: str = "spm"
 drop_path_rate: float = 0.1
+decoder: str = "semantic_fpn"
 pyramid_channels: int = 256
 head_channels: int = 128
 
@@ -36,3 +41,24 @@ warmup_steps: int = 0
 weight_decay: float = 1e-4
 seed: int = 0
 checkpoint_steps: int = 1000
+
+_LONG = {
+    "epochs": 10,
+    "steps_per_epoch": 16000,
+    "batch_size": 16,
+    "learning_rate": 6e-5,
+    "schedule": "linear",
+    "warmup_steps": 1500,
+    "weight_decay": 0.01,
+}
+_SWIN = {"pyramid_norms": True, "drop_path_rate": 0.3}
+_WIDE = {"head_channels": 768}
+# Values that depend on the decoder, and those that depend on the preset.
+variants = {
+    "upernet": {"preset": "swin_spm_tiny", "head_channels": 512, **_LONG},
+    "segformer": {"preset": "mit_spm_b1", "head_channels": 256, **_LONG},
+    **{f"swin_{name}": _SWIN for name in ("tiny", "small", "base")},
+    **{f"swin_spm_{name}": _SWIN for name in ("tiny", "small", "base")},
+    **{f"mit_b{number}": _WIDE for number in range(2, 6)},
+    **{f"mit_spm_b{number}": _WIDE for number in range(2, 6)},
+}

@@ -1,0 +1,142 @@
+"""Mix Transformer, the encoder of SegFormer, optionally with Stepwise Patch Merging.
+
+Xie et al., SegFormer, arXiv 2105.15203.
+Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_spm.arguments import check_epsilon
+from keras_spm.backbones.merging import make_merging
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, make_blocks, per_stage
+from keras_spm.layers.layer_normalization import LayerNormalization
+from keras_spm.layers.mlp import ConvolutionalMLP
+from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
+from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttention
+from keras_spm.layers.stage import Stage
+from keras_spm.layers.transformer_block import TransformerBlock
+
+
+def _variant(embed_dims, depths):
+    return {
+        "embed_dims": embed_dims,
+        "depths": depths,
+        "num_heads": (1, 2, 5, 8),
+        "mlp_ratios": (4, 4, 4, 4),
+        "sr_ratios": (8, 4, 2, 1),
+    }
+
+
+_WIDE = (64, 128, 320, 512)
+
+# As in the official code and the published weights.
+VARIANTS = {
+    "b0": _variant((32, 64, 160, 256), (2, 2, 2, 2)),
+    "b1": _variant(_WIDE, (2, 2, 2, 2)),
+    "b2": _variant(_WIDE, (3, 4, 6, 3)),
+    "b3": _variant(_WIDE, (3, 4, 18, 3)),
+    "b4": _variant(_WIDE, (3, 8, 27, 3)),
+    "b5": _variant(_WIDE, (3, 6, 40, 3)),
+}
+
+
+class MiT(PyramidBackbone):
+    """MiT: overlapping patch embedding, spatial-reduction attention, convolutional MLP.
+
+    The layers are those of PVT v2. `pyramid_outputs` are the normalized maps of the stages;
+    `pooled_output` is the mean of the last one.
+
+    Args:
+        embed_dims: ints, channels of the stages, usually four.
+        depths: ints, number of blocks of the stages.
+        num_heads: ints; each divides the channels of its stage.
+        mlp_ratios: numbers, hidden channels of the MLP over the stage's channels.
+        sr_ratios: ints, spatial reduction of keys and values.
+        drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
+        merging: `"default"` (a strided 3x3 convolution), `"spm"`, `"msa"` or `"gle"`,
+            see `make_merging`; `None` for the class's own default.
+        fused: bool, see `make_merging`.
+        norm_epsilon: float above 0, epsilon of all layer normalizations (1e-5 in transformers;
+            the official code has 1e-6 in blocks and at the end of stages).
+        dtype, **kwargs: see `PyramidBackbone`.
+
+    Example:
+
+    >>> backbone = keras_spm.MiT.from_preset("b0", load_weights=False)
+    >>> backbone(np.zeros((1, 224, 224, 3))).shape
+    (1, 7, 7, 256)
+    """
+
+    presets = VARIANTS
+    preset_prefix = "mit_"
+
+    def __init__(
+        self,
+        embed_dims: Sequence[int],
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        mlp_ratios: Sequence[float],
+        sr_ratios: Sequence[int],
+        drop_path_rate: float = 0.0,
+        merging: str | None = None,
+        fused: bool = False,
+        norm_epsilon: float = 1e-5,
+        dtype: str | keras.DTypePolicy | None = None,
+        **kwargs: Any,
+    ) -> None:
+        stages = per_stage(
+            depths, mlp_ratios, embed_dims=embed_dims, num_heads=num_heads, sr_ratios=sr_ratios
+        )
+        merging = self.default_merging if merging is None else merging
+        norm_epsilon = check_epsilon("norm_epsilon", norm_epsilon)
+        embedding = functools.partial(OverlappingPatchEmbedding, norm_epsilon=norm_epsilon)
+        default_merging = functools.partial(embedding, patch_size=3, strides=2)
+
+        def make_block(stage, block, rate, name):
+            attention = SpatialReductionAttention(
+                num_heads[stage],
+                sr_ratios[stage],
+                norm_epsilon=norm_epsilon,
+                dtype=dtype,
+                name="attention",
+            )
+            hidden_dim = int(embed_dims[stage] * mlp_ratios[stage])
+            mlp = ConvolutionalMLP(hidden_dim, dtype=dtype, name="mlp")
+            return TransformerBlock(attention, mlp, rate, norm_epsilon, dtype=dtype, name=name)
+
+        def make_stage(stage, blocks):
+            return Stage(
+                blocks,
+                make_merging(merging, embed_dims[stage], default_merging, fused, dtype)
+                if stage
+                else None,
+                LayerNormalization(epsilon=norm_epsilon, dtype=dtype, name="norm"),
+                dtype=dtype,
+                name=f"stage{stage + 1}",
+            )
+
+        blocks = make_blocks(depths, drop_path_rate, make_block)
+        super().__init__(
+            stem=embedding(embed_dims[0], patch_size=7, strides=4, dtype=dtype, name="stem"),
+            stages=[make_stage(*each) for each in enumerate(blocks)],
+            config={
+                **stages,
+                "drop_path_rate": drop_path_rate,
+                "merging": merging,
+                "fused": fused,
+                "norm_epsilon": norm_epsilon,
+            },
+            dtype=dtype,
+            **kwargs,
+        )
+
+
+class MiTSPM(MiT):
+    """`MiT` with `merging="spm"` by default."""
+
+    preset_prefix = "mit_spm_"
+    default_merging = "spm"
