@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 
+import keras_spm
 from keras_spm import trainer
 from keras_spm.cli import main
 from keras_spm.registry import RECIPES
@@ -77,6 +78,22 @@ def test_a_segmenter(tmp_path, capsys):
     assert 0 < result["validation_mean_iou"] < 1
     assert main([*command, *_sets(*SMALL, "label_map=road")]) == 2
     assert "`label_map` must be pairs" in capsys.readouterr().err
+
+
+def test_an_instance_segmenter(tmp_path):
+    layouts.yolo_with_polygons(tmp_path)
+    run = tmp_path / "run"
+    settings = ("min_size=32", "max_size=64", "box_head_channels=8", "max_proposals=20")
+    command = ["train", "instances", "--data", str(tmp_path), "--output", str(run)]
+    assert main([*command, *_sets(*SMALL, *settings)]) == 0
+    model = keras.saving.load_model(run / "best.keras")
+    assert model.class_names == layouts.NAMES and type(model) is keras_spm.InstanceSegmenter
+    result = json.loads((run / "result.json").read_text())
+    assert {"validation_AP", "validation_mask_AP"} <= set(result)
+    # The run folder's own recipe is used.
+    assert main(["evaluate", str(run), "--output", str(tmp_path / "metrics.json")]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["mask_AP"] == pytest.approx(result["validation_mask_AP"], abs=1e-6)
 
 
 def test_the_report_of_a_folder(tmp_path, capsys):
