@@ -110,6 +110,8 @@ class FasterRCNN(Head):
         score_threshold: float; only (proposal, class) pairs with a higher score are kept.
         iou_threshold: float, of non-maximum suppression within a class.
         max_detections: int, per image.
+        num_samples: int, proposals of an image to train the box head on, of which at most a
+            quarter are positive.
         seed: int, of the random choice of anchors and proposals to train on; by default random.
 
     Input: {"P2": (batch, height, width, any channels), …, "P5": …}. Output: a dict of
@@ -144,6 +146,7 @@ class FasterRCNN(Head):
         score_threshold: float = 0.05,
         iou_threshold: float = 0.5,
         max_detections: int = 100,
+        num_samples: int = 512,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -156,10 +159,11 @@ class FasterRCNN(Head):
         self.score_threshold = check_number("score_threshold", score_threshold, maximum=1)
         self.iou_threshold = check_number("iou_threshold", iou_threshold, maximum=1)
         self.max_detections = check_integer("max_detections", max_detections)
+        self.num_samples = check_integer("num_samples", num_samples)
         self.seed = seed if seed is None else check_integer("seed", seed, minimum=0)
         self.seed_generator = keras.random.SeedGenerator(self.seed)
         self.matcher = Matcher(0.5, 0.5, self.allow_low_quality_matches, low_quality_threshold=0.5)
-        self.sampler = BalancedSampler(512, 0.25, self.seed_generator)
+        self.sampler = BalancedSampler(num_samples, 0.25, self.seed_generator)
         self.box_coder = BoxCoder((0.1, 0.1, 0.2, 0.2))
 
     def build(self, input_shape: dict[str, Shape]) -> None:
@@ -334,6 +338,7 @@ class FasterRCNN(Head):
             "score_threshold": self.score_threshold,
             "iou_threshold": self.iou_threshold,
             "max_detections": self.max_detections,
+            "num_samples": self.num_samples,
             "seed": self.seed,
         }
         return {**super().get_config(), **config}

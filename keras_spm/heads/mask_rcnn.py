@@ -119,8 +119,8 @@ class MaskRCNN(FasterRCNN):
     Args:
         num_classes, pyramid_channels, rpn_channels, box_head_channels: as in `FasterRCNN`.
         mask_head_channels: int, of the hidden layers of the mask head.
-        max_proposals, sampling_ratio, score_threshold, iou_threshold, max_detections, seed:
-            as in `FasterRCNN`.
+        max_proposals, sampling_ratio, score_threshold, iou_threshold, max_detections,
+            num_samples, seed: as in `FasterRCNN`. The mask head is trained on the positives.
 
     Input and output: as of `FasterRCNN`.
 
@@ -149,6 +149,7 @@ class MaskRCNN(FasterRCNN):
         score_threshold: float = 0.05,
         iou_threshold: float = 0.5,
         max_detections: int = 100,
+        num_samples: int = 512,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
@@ -162,6 +163,7 @@ class MaskRCNN(FasterRCNN):
             score_threshold,
             iou_threshold,
             max_detections,
+            num_samples,
             seed,
             **kwargs,
         )

@@ -124,11 +124,13 @@ class InstancesRecipe(ObjectRecipe):
     Attributes:
         box_head_channels: channels of the two layers of the box head.
         max_proposals: largest number of proposals in an image.
+        num_samples: proposals of an image that train the heads, of which a quarter have objects.
         sampling_ratio: samples of RoIAlign along each side of a bin; 0 for one per position.
     """
 
     box_head_channels: int
     max_proposals: int
+    num_samples: int = 512
     sampling_ratio: int = 0
 
     kind = "instances"
@@ -138,7 +140,7 @@ class InstancesRecipe(ObjectRecipe):
     metric = "mask_AP"
     ranges: ClassVar[dict[str, Range]] = {
         **ObjectRecipe.ranges,
-        **dict.fromkeys(("box_head_channels", "max_proposals"), COUNT),
+        **dict.fromkeys(("box_head_channels", "max_proposals", "num_samples"), COUNT),
         "sampling_ratio": COUNT_OR_ZERO,
     }
 
@@ -149,6 +151,7 @@ class InstancesRecipe(ObjectRecipe):
             box_head_channels=self.box_head_channels,
             mask_head_channels=self.head_channels,
             max_proposals=self.max_proposals,
+            num_samples=self.num_samples,
             sampling_ratio=self.sampling_ratio,
             max_detections=self.max_detections,
         )

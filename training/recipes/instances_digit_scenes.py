@@ -14,7 +14,8 @@ frozen_stages: int = 0
 pyramid_channels: int = 64
 head_channels: int = 64
 box_head_channels: int = 256
-max_proposals: int = 100
+max_proposals: int = 200
+num_samples: int = 64
 max_detections: int = 20
 
 # Data
