@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from huggingface_hub import constants
+from safetensors.numpy import load_file, save_file
 
 import keras_spm
 from keras_spm import heads
@@ -70,6 +71,16 @@ def _same(left, right):
     return all(difference(*pair) == 0 for pair in pairs)
 
 
+def _logits(reference):
+    """Returns pixels, and the logits of transformers' model for them."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3)).astype("float32")
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    images = torch.tensor(((pixels / 255 - mean) / std).astype("float32"))
+    with torch.no_grad():
+        logits = reference(images.permute(0, 3, 1, 2)).logits
+    return pixels, logits.permute(0, 2, 3, 1)
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A running hub and an empty cache."""
@@ -99,12 +110,8 @@ def test_a_segmenter_from_the_hub(hub, segformer):
     assert type(model.decoder) is heads.SegFormerHead and type(model.backbone) is keras_spm.MiT
     assert model.class_names[:2] == ["wall", "building"] and not model.load_report.missing_keys
     assert (model.batching.min_size, model.batching.max_size) == (512, 2048)
-    pixels = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3)).astype("float32")
     decoder = keras.Model(model.input, model.get_layer("decoder").output)
-    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    images = torch.tensor(((pixels / 255 - mean) / std).astype("float32")).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        expected = segformer(images).logits.permute(0, 2, 3, 1)
+    pixels, expected = _logits(segformer)
     assert difference(decoder(pixels), expected) <= 1e-5
     with warnings.catch_warnings(action="ignore"):
         again = keras_spm.SemanticSegmenter.from_preset("segformer_b0_ade20k", num_classes=3)
@@ -113,6 +120,42 @@ def test_a_segmenter_from_the_hub(hub, segformer):
         *("decoder/classifier/bias", "decoder/classifier/kernel")
     ]
     assert _same(backbone, model.backbone)
+
+
+@pytest.fixture
+def upernet(hub, tmp_path, monkeypatch):
+    """The repository of upernet_swin_tiny_ade20k, of a small model, as transformers 4 saves it."""
+    sizes = {"embed_dim": 8, "depths": (1, 2, 1, 1), "num_heads": (1, 2, 2, 2)}
+    monkeypatch.setitem(keras_spm.Swin.presets, "tiny", sizes)
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    configuration = transformers.UperNetConfig(
+        backbone_config=transformers.SwinConfig(out_features=stages, **sizes),
+        num_labels=150,
+        hidden_size=8,
+        auxiliary_channels=6,
+    )
+    torch.manual_seed(0)
+    model = transformers.UperNetForSemanticSegmentation(configuration).eval()
+    model.save_pretrained(folder := tmp_path / "upernet")
+    state = load_file(folder / "model.safetensors")
+    state = {name: value for name, value in state.items() if ".swin.layernorm." not in name}
+    index = "backbone.encoder.layers.0.blocks.0.attention.self.relative_position_index"
+    state[index] = np.zeros((49, 49), "int64")
+    save_file(state, folder / "model.safetensors")
+    hub.repositories["openmmlab/upernet-swin-tiny"] = folder
+    return model
+
+
+def test_upernet_from_the_hub(upernet):
+    model = keras_spm.SemanticSegmenter.from_preset("upernet_swin_tiny_ade20k")
+    assert model.class_names[149] == "flag" and model.decoder.auxiliary_weight == 0.4
+    assert not model.load_report.missing_keys and model.backbone.pyramid_norms
+    pixels, expected = _logits(upernet)
+    assert difference(model(pixels), expected) <= 1e-5
+    backbone = keras_spm.Swin.from_preset("upernet_swin_tiny_ade20k")
+    assert _same(backbone, model.backbone)
+    segmentation_map = model.segment(pixels[0].astype("uint8"))
+    assert segmentation_map.shape == (64, 96)
 
 
 def test_another_model_at_the_address(hub, segformer):

@@ -52,9 +52,12 @@ def conv2d(
         return _torch_conv2d(inputs, kernel, strides, padding, bias)
     if keras.config.backend() == "jax" and not padding and kernel.shape[:2] == (strides, strides):
         return _dense_patches(inputs, kernel, bias)
-    if padding:
+    # With stride 1, "same" pads all sides of an odd kernel equally, without a padded copy.
+    is_same = strides == 1 and tuple(kernel.shape[:2]) == (2 * padding + 1,) * 2
+    if padding and not is_same:
         inputs = pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    outputs = ops.conv(inputs, kernel, strides, "valid", data_format="channels_last")
+    mode = "same" if is_same else "valid"
+    outputs = ops.conv(inputs, kernel, strides, mode, data_format="channels_last")
     return add_bias(outputs, bias)
 
 

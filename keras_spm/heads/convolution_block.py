@@ -8,6 +8,7 @@ from keras import ops
 from keras_spm.arguments import check_bool, check_integer, check_odd
 from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
 from keras_spm.layers.composite import CompositeLayer
+from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.macs import macs
 from keras_spm.types import Shape, Tensor
 
@@ -37,12 +38,11 @@ class ConvolutionBlock(CompositeLayer):
 
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
-        self.convolution = keras.layers.Conv2D(
+        self.convolution = Conv2D(
             self.filters,
             self.kernel_size,
-            padding="same",
+            padding=self.kernel_size // 2,
             use_bias=self.fused,
-            data_format="channels_last",
             kernel_initializer="he_normal",
             dtype=self.dtype_policy,
             name="convolution",

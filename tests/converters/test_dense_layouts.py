@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from keras_spm import (
+    ImageClassifier,
     MiT,
     ObjectDetector,
     PVTv2,
@@ -120,6 +121,7 @@ MODELS = {
     ("upernet swin", "transformers"): lambda: _upernet(_swin()),
     ("upernet pvt_v2", "official"): lambda: _upernet(_pvt_v2()),
     ("segformer mit", "transformers"): lambda: _segformer(_mit()),
+    ("classifier mit", "transformers"): lambda: ImageClassifier(_mit(), 5),
 }
 every_model = pytest.mark.parametrize("case", MODELS, ids=" ".join)
 
@@ -151,8 +153,11 @@ def test_export_and_load_is_the_identity(case):
     randomize(model)
 
 
+_IN_HEAD = re.compile(r"(neck|.*_head|classifier)\b.*weight")
+
+
 def _dropped(state):
-    key = next(key for key in state if key.endswith("weight") and "head" in key)
+    key = next(filter(_IN_HEAD.fullmatch, state))
     del state[key]
     return f"missing: {re.escape(key)}"
 
@@ -175,7 +180,7 @@ def _added(state):
 
 
 def _renamed(state):
-    key = next(key for key in state if key.endswith("weight") and "head" in key)
+    key = next(filter(_IN_HEAD.fullmatch, state))
     state[f"{key}s"] = state.pop(key)
     return f"missing: {re.escape(key)}\nunexpected: {re.escape(key)}s"
 
@@ -184,13 +189,37 @@ def _transposed(state):
     key = next(
         key
         for key, value in state.items()
-        if value.ndim > 1 and value.shape[0] != value.shape[1] and ("neck" in key or "head" in key)
+        if value.ndim > 1 and value.shape[0] != value.shape[1] and _IN_HEAD.fullmatch(key)
     )
     state[key] = np.ascontiguousarray(state[key].swapaxes(0, 1))
     return f"shape: {re.escape(key)} is"
 
 
+def _block(state):
+    """The start of the names of a block's tensors."""
+    key = next(key for key in state if ".att" in key)
+    return key[: key.index(".att") + 1]
+
+
+def _without_a_block(state):
+    prefix = _block(state)
+    for key in [key for key in state if key.startswith(prefix)]:
+        del state[key]
+    return f"missing: .*{re.escape(prefix)}"
+
+
+def _with_another_block(state):
+    prefix = _block(state)
+    other = re.sub(r"\d+\.$", "17.", prefix)
+    copies = {
+        other + key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)
+    }
+    state.update(copies)
+    return f"unexpected: .*{re.escape(other)}"
+
+
 MUTATIONS = (
+    *(_without_a_block, _with_another_block),
     *(_dropped, _dropped_from_the_backbone, _half_of_the_classes_dropped),
     *(_added, _renamed, _transposed),
 )
@@ -221,8 +250,9 @@ def test_another_number_of_classes(case):
 
 
 def _for_classes(model, count):
-    config = model.get_config()
-    head = config[model.head_argument]
+    if model.head_argument is None:
+        return {"num_classes": count}
+    head = model.get_config()[model.head_argument]
     head["config"]["num_classes"] = count
     return {"num_classes": count, model.head_argument: head}
 

@@ -189,6 +189,17 @@ def test_another_loss_and_saving(tmp_path):
 
 
 @pytest.mark.only("torch")
+@pytest.mark.parametrize("head", [SegFormerHead, UPerNet])
+def test_mixed_precision(head):
+    """Logits are float32, and differ by no more than the rounding of half precision."""
+    maps = _maps(16, 24)
+    expected = to_numpy(_built(head(7, channels=8), maps)(maps))
+    outputs = _built(head(7, channels=8, dtype="mixed_bfloat16"), maps)(maps)
+    assert keras.backend.standardize_dtype(outputs.dtype) == "float32"
+    assert difference(outputs, expected) <= 0.03 * np.abs(expected).max()
+
+
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("decoder", [SegFormerHead(channels=8), _small_upernet()])
 def test_fusion(decoder):
     model = randomize(_segmenter(decoder, tiny_backbone))

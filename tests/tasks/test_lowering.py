@@ -20,8 +20,8 @@ def _classifier():
     return model, labels
 
 
-def _segmenter():
-    model = keras_spm.SemanticSegmenter(_backbone(), 5)
+def _segmenter(decoder=None):
+    model = keras_spm.SemanticSegmenter(_backbone(), 5, decoder)
     segmentation_maps = np.zeros((2, SIDE, SIDE), "int32")
     model.compute_metrics(
         None, segmentation_maps, np.zeros((*segmentation_maps.shape, 5), "float32")
@@ -29,12 +29,18 @@ def _segmenter():
     return model, segmentation_maps
 
 
+def _segmenter_with_auxiliary_loss():
+    return _segmenter(keras_spm.heads.UPerNet(channels=8, auxiliary_channels=8))
+
+
 def _detector():
     targets = {"boxes": np.ones((2, 3, 4), "float32"), "labels": np.zeros((2, 3), "int32")}
     return keras_spm.ObjectDetector(_backbone(), 5), targets
 
 
-@pytest.mark.parametrize("task", [_classifier, _segmenter, _detector])
+@pytest.mark.parametrize(
+    "task", [_classifier, _segmenter, _segmenter_with_auxiliary_loss, _detector]
+)
 def test_training_steps_are_lowered_for_tpu_and_cuda(task):
     import jax
 
