@@ -18,7 +18,7 @@ from keras_spm.backend.elementwise import fused_elementwise, gelu
 from keras_spm.backend.gradient import gradient
 from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
 from keras_spm.backend.resizing import pad, resize_bilinear, resize_on_host
-from keras_spm.backend.trainer import SafeTrainer, scale_for_replicas
+from keras_spm.backend.trainer import SafeTrainer, scale_for_replicas, state_scope
 from keras_spm.backend.training import bytes_kept_for_gradient, random_state, set_random_state
 
 __all__ = [
@@ -46,4 +46,5 @@ __all__ = [
     "resize_on_host",
     "scale_for_replicas",
     "set_random_state",
+    "state_scope",
 ]

@@ -18,6 +18,16 @@ _STATE = {
 }
 
 
+def state_scope(model: keras.Model, state: tuple) -> keras.StatelessScope:
+    """Returns a scope in which a model's variables have the values of the state of a JAX step."""
+    values = [
+        pair
+        for name, part in zip(_STATE[len(state)], state, strict=True)
+        for pair in zip(getattr(model, name), part, strict=True)
+    ]
+    return keras.StatelessScope(values)
+
+
 class SafeTrainer:
     """A mixin for `keras.Model` whose loops leave the model usable after any exception.
 

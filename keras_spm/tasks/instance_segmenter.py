@@ -10,8 +10,7 @@ from keras_spm.metrics.coco import coco_average_precision, coco_mask_average_pre
 from keras_spm.tasks.checks import check_masks
 from keras_spm.tasks.evaluation import MaskEvaluation
 from keras_spm.tasks.object_detector import ObjectDetector
-from keras_spm.tasks.prediction_formats import INSTANCE_FORMATS, segmentations
-from keras_spm.types import PathLike
+from keras_spm.tasks.prediction_formats import INSTANCE_FORMATS
 
 
 class InstanceSegmenter(ObjectDetector):
@@ -57,19 +56,3 @@ class InstanceSegmenter(ObjectDetector):
         if "masks" not in targets:
             raise ValueError(f"Targets must also have `masks`. Received: {list(targets)}")
         check_masks(targets["masks"], targets["labels"], self.image_size(images))
-
-    def predict_record(
-        self,
-        prediction: dict[str, np.ndarray],
-        image: Any,
-        top: int = 5,
-        score_threshold: float = 0.3,
-        output: PathLike | None = None,
-    ) -> tuple[dict, str]:
-        """As in `ObjectDetector`, with the mask of each object in COCO's run-length encoding."""
-        arguments = prediction, image, top, score_threshold, output
-        record, text = super().predict_record(*arguments)
-        masks = segmentations(self.select(prediction, top, score_threshold))
-        for entry, mask in zip(record["objects"], masks, strict=True):
-            entry["segmentation"] = mask
-        return record, text

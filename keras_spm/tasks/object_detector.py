@@ -10,7 +10,7 @@ from keras import ops
 from keras.utils import bounding_boxes
 
 from keras_spm.arguments import check_integer
-from keras_spm.backend import scale_for_replicas
+from keras_spm.backend import scale_for_replicas, state_scope
 from keras_spm.callbacks import CocoEvaluation
 from keras_spm.data.batching import ImageBatching, ImageGeometry
 from keras_spm.data.box_formats import BOX_FORMATS
@@ -29,7 +29,7 @@ from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.evaluation import Evaluation
 from keras_spm.tasks.graph import channels_of, connect_head, default_statistics
 from keras_spm.tasks.inference import Views, detections_of_images, merge_detections
-from keras_spm.tasks.prediction_formats import DETECTION_FORMATS
+from keras_spm.tasks.prediction_formats import DETECTION_FORMATS, object_records
 from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_detections
 
@@ -137,8 +137,7 @@ class ObjectDetector(DenseTask):
             **kwargs: as in `keras.Model.compile`, without `loss`.
         """
         if metrics == "auto":
-            has_coco = importlib.util.find_spec("pycocotools") is not None
-            metrics = self.default_metrics if has_coco else ()
+            metrics = self.default_metrics if importlib.util.find_spec("pycocotools") else ()
         self._evaluation = self.evaluation_class(self, metrics)
         super().compile(optimizer=optimizer, **kwargs)
         self._compile_again.keywords["metrics"] = metrics
@@ -197,14 +196,9 @@ class ObjectDetector(DenseTask):
         images = data[0] if isinstance(data, (tuple, list)) else data
         if not state:
             return self.detections(outputs, images)
-        ((trainable, non_trainable),) = state
-        values = [
-            *zip(self.trainable_variables, trainable, strict=True),
-            *zip(self.non_trainable_variables, non_trainable, strict=True),
-        ]
-        # A two-stage detector has layers that decode.
         outputs, updated = outputs
-        with keras.StatelessScope(values):
+        # A two-stage detector has layers that decode.
+        with state_scope(self, *state):
             return self.detections(outputs, images), updated
 
     def detections(self, outputs: Any, images: Tensor) -> dict[str, Tensor]:
@@ -294,11 +288,7 @@ class ObjectDetector(DenseTask):
         detections = _with_score(prediction, score_threshold)
         if output is not None:
             plot_detections([image], None, [detections], names, output)
-        columns = (detections[name] for name in ("boxes", "scores", "labels"))
-        objects = [
-            {"name": names[label], "score": float(score), "box": [round(float(x), 1) for x in box]}
-            for box, score, label in zip(*columns, strict=True)
-        ]
+        objects = object_records(detections, names)
         texts = ["{name} {score:.2f} {box}".format(**each) for each in objects]
         return {"objects": objects}, "  ".join(texts) or "no objects"
 
@@ -331,9 +321,8 @@ class ObjectDetector(DenseTask):
     ) -> dict[str, float]:
         """Returns COCO's metrics, and `AP/class` for each class."""
         self.check_class_order(class_names)
-        names = class_names or self.display_names
-        evaluation = self.evaluation_callback(examples, batch_size=batch_size, class_names=names)
-        return evaluation.measure(self)
+        arguments = {"batch_size": batch_size, "class_names": class_names or self.display_names}
+        return self.evaluation_callback(examples, **arguments).measure(self)
 
     # === Evaluation ===
 

@@ -7,7 +7,7 @@ formats that it supports in `prediction_formats`.
 import csv
 import json
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +75,7 @@ def write_coco(task: Any, images: Iterable[PredictedImage], path: pathlib.Path) 
         height, width = image.size
         entries.append({"id": len(entries) + 1, "file_name": image.path.as_posix()})
         entries[-1].update(height=height, width=width)
-        masks = segmentations(image.prediction)
+        masks = _segmentations(image.prediction)
         for number, ((left, top, right, bottom), score, label) in enumerate(
             _objects(image.prediction)
         ):
@@ -160,8 +160,22 @@ INSTANCE_FORMATS = {
 SEGMENTATION_FORMATS = {"masks": PredictionFormat("{stem}.png", write_segmentation_map)}
 
 
-def segmentations(detections: dict[str, np.ndarray]) -> list[dict]:
-    """Returns the masks of detections in COCO's format, JSON-able; none without masks."""
+def object_records(detections: dict[str, np.ndarray], class_names: Sequence[str]) -> list[dict]:
+    """Returns `name`, `score` and `box` of each object, JSON-able.
+
+    With masks, also `segmentation`, the mask in COCO's run-length encoding.
+    """
+    records = [
+        {"name": class_names[label], "score": score, "box": [round(number, 1) for number in box]}
+        for box, score, label in _objects(detections)
+    ]
+    for record, mask in zip(records, _segmentations(detections), strict=False):
+        record["segmentation"] = mask
+    return records
+
+
+def _segmentations(detections):
+    """Returns the masks of detections in COCO's encoding; none without masks."""
     encoded = encode_masks(detections["masks"]) if "masks" in detections else []
     return [{"size": list(each["size"]), "counts": each["counts"].decode()} for each in encoded]
 
