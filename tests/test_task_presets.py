@@ -24,21 +24,13 @@ from tests.hub_server import Hub
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
-SEMANTIC_FPN = [f"semantic_fpn_pvt_{size}_ade20k" for size in ("tiny", "small", "medium", "large")]
-UPERNET = [f"upernet_swin_{size}_ade20k" for size in ("tiny", "small", "base")]
-SEGFORMER = [f"segformer_b{n}_{data}" for n in range(6) for data in ("ade20k", "cityscapes")]
-RETINANET = [
-    *(f"retinanet_pvt_{size}_coco" for size in ("tiny", "small", "medium")),
-    *(f"retinanet_pvt_v2_b{number}_coco" for number in range(6)),
-]
 
-
-@pytest.mark.parametrize("preset", [*SEMANTIC_FPN, *UPERNET, *SEGFORMER, *RETINANET])
+@pytest.mark.parametrize("preset", task_presets())
 def test_every_card_is_complete(preset):
     assert preset in keras_spm.list_presets()
     card = read_task_card(preset)
     assert card.license and (card.address is None) == (card.page is not None)
-    assert card.is_non_commercial == (preset in SEGFORMER)
+    assert card.is_non_commercial == preset.startswith("segformer_")
     assert (card.published is None) == (card.published_by is None)
     assert TASKS[card.task].head_argument is not None
     head = HEADS[card.head](**card.head_config["config"])
@@ -54,8 +46,18 @@ def test_the_license_of_nvidia_comes_first():
             assert text.splitlines()[1].startswith('  "license": "NVIDIA')
 
 
+def test_names_of_presets():
+    names = {
+        *(f"upernet_swin_{size}_ade20k" for size in ("tiny", "small", "base")),
+        *(f"segformer_b{n}_{data}" for n in range(6) for data in ("ade20k", "cityscapes")),
+        *(f"retinanet_pvt_v2_b{number}_coco" for number in range(6)),
+    }
+    assert names <= {*task_presets()} <= {*keras_spm.list_presets()}
+    with pytest.raises(ValueError, match="Did you mean 'upernet_swin_tiny_ade20k'"):
+        keras_spm.SemanticSegmenter.from_preset("upernet_swin_tiny_ade")
+
+
 def test_class_names():
-    assert sorted(task_presets()) == sorted([*SEMANTIC_FPN, *UPERNET, *SEGFORMER, *RETINANET])
     assert tuple(read_class_names("ade20k")) == ADE20K_CLASS_NAMES
     assert tuple(read_class_names("cityscapes")) == CITYSCAPES_CLASS_NAMES
     coco = read_class_names("coco")
