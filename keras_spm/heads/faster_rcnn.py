@@ -13,7 +13,7 @@ from keras_spm.heads.head import Head
 from keras_spm.heads.matcher import IGNORE, BalancedSampler, Matcher, with_padding_object
 from keras_spm.heads.nms import non_max_suppression, top_scores
 from keras_spm.heads.region_proposals import RegionProposalNetwork
-from keras_spm.heads.roi_align import roi_align
+from keras_spm.heads.roi_align import roi_align, take_rows
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.initializers import Normal
 from keras_spm.layers.macs import macs
@@ -268,7 +268,7 @@ class FasterRCNN(Head):
         sampled = ops.cast(samples.matches != IGNORE, "float32")
         classes = ops.where(samples.matches >= 0, samples.labels, self.num_classes)
         classification = ops.sparse_categorical_crossentropy(classes, logits, from_logits=True)
-        deltas = ops.take_along_axis(deltas, samples.labels[..., None, None], axis=2)[:, :, 0]
+        deltas = take_rows(deltas, samples.labels[..., None])[:, :, 0]
         box_losses = l1_loss(self.box_coder.encode(samples.boxes, samples.true_boxes), deltas)
         count = ops.maximum(ops.sum(sampled), 1)
         return {

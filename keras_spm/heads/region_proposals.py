@@ -10,6 +10,7 @@ from keras_spm.heads.box_coder import BoxCoder, clip_boxes
 from keras_spm.heads.feature_pyramid import level_number, sorted_levels
 from keras_spm.heads.matcher import IGNORE, BalancedSampler, Matcher
 from keras_spm.heads.nms import non_max_suppression, top_scores
+from keras_spm.heads.roi_align import take_rows
 from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.initializers import Normal
 from keras_spm.layers.macs import macs
@@ -95,8 +96,7 @@ class RegionProposalNetwork(keras.layers.Layer):
         )
         indices, matches = self.sampler(self.matcher(anchors, boxes, labels))
         anchors = ops.take(anchors, indices, axis=0)
-        logits = ops.take_along_axis(logits, indices, axis=1)
-        deltas = ops.take_along_axis(deltas, indices[..., None], axis=1)
+        logits, deltas = take_rows(logits, indices), take_rows(deltas, indices)
         boxes = ops.take_along_axis(boxes, ops.maximum(matches, 0)[..., None], axis=1)
         positive = ops.cast(matches >= 0, "float32")
         sampled = ops.cast(matches != IGNORE, "float32")

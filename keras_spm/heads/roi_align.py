@@ -67,7 +67,8 @@ def roi_align(
     sizes = [ops.shape(pyramid[name])[1:3] for name in names]
     windows = _windows(boxes, sizes, names, output_size, sampling_ratio)
     order = ops.argsort(windows["cells"], axis=1)
-    windows = {name: _take_rows(each, order) for name, each in windows.items()}
+    # TensorFlow does not see that the gradient of all inputs of a branch is not needed.
+    windows = {name: ops.stop_gradient(take_rows(each, order)) for name, each in windows.items()}
     count = boxes.shape[1]
     bounds = [None, None]
     if count is not None:
@@ -77,7 +78,7 @@ def roi_align(
         _pool({name: each[:, first:last] for name, each in windows.items()}, cells, most)
         for first, last in zip(bounds[:-1], bounds[1:], strict=True)
     ]
-    pooled = _take_rows(ops.concatenate(pooled, axis=1), ops.argsort(order, axis=1))
+    pooled = take_rows(ops.concatenate(pooled, axis=1), ops.argsort(order, axis=1))
     return ops.reshape(pooled, (batch, -1, output_size, output_size, channels))
 
 
@@ -233,25 +234,27 @@ def _pooling(windows, number):
         # Cells beyond the window are the first one with a weight of 0.
         rows = ops.where(is_inside, indices // columns, 0)
         columns = ops.where(is_inside, indices % columns, 0)
-        values = ops.take(
-            cells,
-            windows["first"][..., None] + rows * windows["stride"][..., None] + columns,
-            axis=0,
-        )
-        row_weights = _take_rows(windows["row_weights"], rows)
-        column_weights = _take_rows(windows["column_weights"], columns)
+        positions = windows["first"][..., None] + rows * windows["stride"][..., None] + columns
+        # Unlike that of `ops.take`, this gradient has the same size in all branches.
+        values = take_rows(cells, ops.reshape(positions, (-1,)))
+        values = ops.reshape(values, (batch, boxes, number, values.shape[-1]))
+        row_weights = take_rows(windows["row_weights"], rows)
+        column_weights = take_rows(windows["column_weights"], columns)
         row_weights = ops.where(is_inside[..., None], row_weights, 0.0)
         weights = row_weights[..., :, None] * column_weights[..., None, :]
         bins = weights.shape[-1]
         weights = ops.cast(ops.reshape(weights, (batch, boxes, -1, bins * bins)), values.dtype)
+        weights = ops.stop_gradient(weights)
         pooled = ops.matmul(ops.transpose(weights, (0, 1, 3, 2)), values)
         return ops.reshape(pooled, (batch, boxes, bins * bins * values.shape[-1]))
 
     return pool
 
 
-def _take_rows(array, indices):
-    """Returns `array[..., indices, :]` for each of the leading axes, by a gather of rows.
+def take_rows(array: Tensor, indices: Tensor) -> Tensor:
+    """Returns `array[..., indices, :]` for each of the leading axes, by one gather of rows.
+
+    XLA under TensorFlow refuses the gradient of `ops.take_along_axis`.
 
     Args:
         array: (…, rows) or (…, rows, *row).
