@@ -179,21 +179,30 @@ def test_an_encoder_from_the_hub(hub, tmp_path):
     assert difference(classifier.get_layer("head").kernel, kernel) == 0
 
 
-def test_a_detector_from_a_downloaded_file(tmp_path):
-    name, file = (
-        "retinanet_pvt_v2_b0_coco",
-        "retinanet_pvtv2-b0_fpn_1x_coco_20210831_103157-13e9aabe.pth",
-    )
-    with pytest.warns(UserWarning, match=f"random weights.*{file} from https://github.com/.*/pvt"):
-        model = randomize(keras_spm.ObjectDetector.from_preset(name))
-    assert model.class_names[:2] == ["person", "bicycle"]
-    assert model.batching.min_size == 800 and model.backbone.embedding_norm_epsilon == 1e-6
-    state = keras_spm.to_torch_state_dict(model, "mmdet")
+@pytest.mark.parametrize(
+    ("name", "task", "file", "layout"),
+    [
+        (
+            "retinanet_pvt_v2_b0_coco",
+            keras_spm.ObjectDetector,
+            "retinanet_pvtv2-b0_fpn_1x_coco_20210831_103157-13e9aabe.pth",
+            "mmdet",
+        ),
+        ("mask_rcnn_pvt_v2_b0_coco", keras_spm.InstanceSegmenter, "them", "official"),
+    ],
+)
+def test_a_detector_from_a_downloaded_file(tmp_path, name, task, file, layout):
+    with pytest.warns(UserWarning, match=f"random weights.*{file} from https://github.com/"):
+        model = randomize(task.from_preset(name))
+    assert model.class_names[:2] == ["person", "bicycle"] and model.batching.min_size == 800
+    epsilon = {"mmdet": 1e-6, "official": 1e-5}[layout]
+    assert model.backbone.embedding_norm_epsilon == epsilon
+    state = keras_spm.to_torch_state_dict(model, layout)
     tensors = {key: torch.tensor(value) for key, value in state.items()}
-    torch.save({"meta": {"CLASSES": ["person"]}, "state_dict": tensors}, tmp_path / file)
+    torch.save({"meta": {"CLASSES": ["person"]}, "state_dict": tensors}, tmp_path / "file.pth")
     with warnings.catch_warnings(action="error"):
-        again = keras_spm.ObjectDetector.from_preset(name, weights=tmp_path / file)
-    assert again.load_report.layout == "mmdet" and not again.load_report.missing_keys
+        again = task.from_preset(name, weights=tmp_path / "file.pth")
+    assert again.load_report.layout == layout and not again.load_report.missing_keys
     assert _same(again, model)
 
 

@@ -7,6 +7,7 @@ import pathlib
 import re
 from collections.abc import Sequence
 
+from keras_spm.cards import read_class_names
 from keras_spm.data.detection_files import (
     DetectionFiles,
     ImageEntry,
@@ -27,21 +28,13 @@ from keras_spm.data.readers import (
 from keras_spm.types import PathLike
 
 _UNUSED_IDS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)
-_CLASS_NAMES = (
-    *("person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat"),
-    *("traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat"),
-    *("dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack"),
-    *("umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball"),
-    *("kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket"),
-    *("bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple"),
-    *("sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair"),
-    *("couch", "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse"),
-    *("remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink", "refrigerator"),
-    *("book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush"),
-)
 # COCO's names by its category ids, 80 of 1 to 90.
 COCO_CATEGORIES = dict(
-    zip([key for key in range(1, 91) if key not in _UNUSED_IDS], _CLASS_NAMES, strict=True)
+    zip(
+        [key for key in range(1, 91) if key not in _UNUSED_IDS],
+        read_class_names("coco"),
+        strict=True,
+    )
 )
 
 # Files of COCO without boxes, or with those of people only.

@@ -4,6 +4,7 @@ import os
 import pathlib
 from collections.abc import Sequence
 
+from keras_spm.cards import read_class_names
 from keras_spm.data.classes import find_classes
 from keras_spm.data.folders import (
     IMAGE_FOLDERS,
@@ -24,11 +25,7 @@ from keras_spm.types import PathLike
 _MASK_ENDINGS = ("annot", "masks", "mask", "labels", "label", "gt")
 _IGNORED = 255
 _LOSSY = (".jpg", ".jpeg")
-CITYSCAPES_CLASS_NAMES = (
-    *("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign"),
-    *("vegetation", "terrain", "sky", "person", "rider", "car", "truck", "bus", "train"),
-    *("motorcycle", "bicycle"),
-)
+CITYSCAPES_CLASS_NAMES = tuple(read_class_names("cityscapes"))
 
 
 class MaskFolders(SegmentationFiles):

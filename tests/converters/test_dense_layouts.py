@@ -10,6 +10,7 @@ import torch
 
 from keras_spm import (
     ImageClassifier,
+    InstanceSegmenter,
     MiT,
     ObjectDetector,
     PVTv2,
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 DENSE = {
     "mmseg_semantic_fpn_pvt_v2": (SemanticSegmenter, heads.SemanticFPN),
     "mmdet_retinanet_pvt_v2": (ObjectDetector, heads.RetinaNet),
+    "mmdet_mask_rcnn_pvt_v2": (InstanceSegmenter, heads.MaskRCNN),
 }
 _ARGUMENTS = ("embed_dims", "num_heads", "mlp_ratios", "depths", "sr_ratios")
 
@@ -39,9 +41,14 @@ def _golden_task(name, **arguments):
     """The model of a golden with initial weights."""
     _, config = golden.read(name)
     task, head = DENSE[name]
-    sizes = {"pyramid_channels": config["pyramid_channels"], "channels": config["head_channels"]}
+    if head is heads.MaskRCNN:
+        names = {name: name for name in ("rpn_channels", "box_head_channels", "mask_head_channels")}
+    else:
+        names = {"channels": "head_channels"}
     if head is heads.RetinaNet:
-        sizes["num_convs"] = config["head_depth"]
+        names["num_convs"] = "head_depth"
+    names["pyramid_channels"] = "pyramid_channels"
+    sizes = {argument: config[name] for argument, name in names.items()}
     backbone = PVTv2(**{key: config[key] for key in _ARGUMENTS}, **arguments)
     return task(backbone, config["num_classes"], head(**sizes))
 
@@ -80,6 +87,11 @@ def _retinanet(backbone):
     return ObjectDetector(backbone, 5, head)
 
 
+def _mask_rcnn(backbone):
+    channels = {"rpn_channels": 6, "box_head_channels": 10, "mask_head_channels": 4}
+    return InstanceSegmenter(backbone, 5, heads.MaskRCNN(pyramid_channels=8, **channels))
+
+
 def _upernet(backbone, **arguments):
     head = heads.UPerNet(channels=8, pool_scales=(1, 2), auxiliary_channels=6, **arguments)
     return SemanticSegmenter(backbone, 5, head)
@@ -116,6 +128,8 @@ MODELS = {
     ("retinanet pvt_v2", "official"): lambda: _retinanet(_pvt_v2()),
     ("retinanet pvt_v2", "mmdet"): lambda: _retinanet(_pvt_v2(**_MM)),
     ("retinanet swin", "mmdet"): lambda: _retinanet(_swin()),
+    ("mask_rcnn pvt_v2", "official"): lambda: _mask_rcnn(_pvt_v2()),
+    ("mask_rcnn swin", "mmdet"): lambda: _mask_rcnn(_swin()),
     ("upernet swin", "official"): lambda: _upernet(_swin()),
     ("upernet swin", "mmseg"): lambda: _upernet(_swin()),
     ("upernet swin", "transformers"): lambda: _upernet(_swin()),
@@ -169,7 +183,9 @@ def _dropped_from_the_backbone(state):
 
 
 def _half_of_the_classes_dropped(state):
-    key = next(key for key in state if re.search(r"(conv_seg|retina_cls|classifier)\.bias", key))
+    key = next(
+        key for key in state if re.search(r"(conv_seg|retina_cls|fc_cls|classifier)\.bias", key)
+    )
     del state[key]
     return f"missing: {re.escape(key)}"
 

@@ -1,7 +1,5 @@
 """Heads against RetinaNet of mmdetection and Semantic FPN of mmsegmentation, on PVT v2."""
 
-import re
-
 import keras
 import numpy as np
 import pytest
@@ -13,67 +11,9 @@ from tests.helpers import difference, to_numpy
 BACKBONE_ARGUMENTS = ("embed_dims", "num_heads", "mlp_ratios", "depths", "sr_ratios")
 # The goldens' images are already normalized: the tasks take 255 times the images.
 NORMALIZATION = {"mean": (0, 0, 0), "std": (1, 1, 1)}
-VARIABLES = {
-    "kernel": "weight",
-    "gamma": "weight",
-    "beta": "bias",
-    "moving_mean": "running_mean",
-    "moving_variance": "running_var",
-    "bias": "bias",
-}
 
 # The second input has another size; that is the same code on every backend.
 inputs = pytest.mark.parametrize("number", [0, 1] if keras.config.backend() == "torch" else [0])
-
-
-def _torch_name(path, finest):
-    """The reference's name of a variable of a head, whose finest level is P`finest`."""
-    *_, layer, variable = path.split("/")
-
-    def index(level):
-        return int(level) - finest
-
-    if match := re.fullmatch(r"(lateral|output)_P(\d)", layer):
-        kind = {"lateral": "lateral", "output": "fpn"}[match[1]]
-        layer = f"neck.{kind}_convs.{index(match[2])}.conv"
-    elif match := re.fullmatch(r"P(\d)_(\d)_(convolution|norm)", layer):
-        # Upsampling layers have the odd numbers.
-        kind = {"convolution": "conv", "norm": "bn"}[match[3]]
-        number = 2 * (int(match[2]) - 1)
-        layer = f"decode_head.scale_heads.{index(match[1])}.{number}.{kind}"
-    elif match := re.fullmatch(r"(class|box)_(\d)", layer):
-        kind = {"class": "cls", "box": "reg"}[match[1]]
-        layer = f"bbox_head.{kind}_convs.{int(match[2]) - 1}.conv"
-    else:
-        layer = {
-            "class_predictor": "bbox_head.retina_cls",
-            "box_predictor": "bbox_head.retina_reg",
-            "classifier": "decode_head.conv_seg",
-        }[layer]
-    return f"{layer}.{VARIABLES[variable]}"
-
-
-def _load(task, name):
-    """Loads all weights of a golden: those of the backbone by the official layout."""
-    state = golden.state(name)
-    prefix = "backbone."
-    load_torch_weights(
-        task.backbone,
-        {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)},
-        "official",
-    )
-    finest = int(task.head.levels[0].removeprefix("P"))
-    left = {key for key in state if not key.startswith(prefix) and "num_batches" not in key}
-    for variable in task.head.weights:
-        if "seed_generator" in variable.path:
-            continue
-        key = _torch_name(variable.path, finest)
-        value = state[key]
-        if value.ndim == 4:
-            value = value.transpose(2, 3, 1, 0)
-        variable.assign(value.reshape(variable.shape))
-        left.remove(key)
-    assert not left
 
 
 def _backbone(config):
@@ -91,7 +31,7 @@ def detector():
         **{name: config[name] for name in shared},
     )
     task = ObjectDetector(_backbone(config), config["num_classes"], head, **NORMALIZATION)
-    _load(task, "mmdet_retinanet_pvt_v2")
+    load_torch_weights(task, golden.state("mmdet_retinanet_pvt_v2"), "official")
     return task
 
 
@@ -102,7 +42,7 @@ def segmenter():
         pyramid_channels=config["pyramid_channels"], channels=config["head_channels"]
     )
     task = SemanticSegmenter(_backbone(config), config["num_classes"], head, **NORMALIZATION)
-    _load(task, "mmseg_semantic_fpn_pvt_v2")
+    load_torch_weights(task, golden.state("mmseg_semantic_fpn_pvt_v2"), "official")
     return task
 
 

@@ -1,7 +1,5 @@
 """Mask R-CNN against mmdetection's, on PVT v2."""
 
-import re
-
 import keras
 import numpy as np
 import pytest
@@ -14,16 +12,6 @@ from tests.helpers import difference, to_numpy
 
 NAME = "mmdet_mask_rcnn_pvt_v2"
 BACKBONE_ARGUMENTS = ("embed_dims", "num_heads", "mlp_ratios", "depths", "sr_ratios")
-# Names of the layers without numbers in the reference.
-LAYERS = {
-    "rpn/convolution": "rpn_head.rpn_conv",
-    "rpn/objectness": "rpn_head.rpn_cls",
-    "rpn/deltas": "rpn_head.rpn_reg",
-    "box_head/classifier": "roi_head.bbox_head.fc_cls",
-    "box_head/deltas": "roi_head.bbox_head.fc_reg",
-    "mask_head/upsampling": "roi_head.mask_head.upsample",
-    "mask_head/classifier": "roi_head.mask_head.conv_logits",
-}
 LOSSES = {
     "rpn_classification_loss": "loss_rpn_cls",
     "rpn_box_loss": "loss_rpn_bbox",
@@ -34,28 +22,6 @@ LOSSES = {
 
 # The second input has another size; that is the same code on every backend.
 inputs = pytest.mark.parametrize("number", [0, 1] if keras.config.backend() == "torch" else [0])
-
-
-def _torch_name(path):
-    layer, variable = path.split("/", 1)[1].rsplit("/", 1)
-    if match := re.fullmatch(r"feature_pyramid/(lateral|output)_P(\d)", layer):
-        kind = {"lateral": "lateral", "output": "fpn"}[match[1]]
-        layer = f"neck.{kind}_convs.{int(match[2]) - 2}.conv"
-    elif match := re.fullmatch(r"box_head/fc(\d)", layer):
-        layer = f"roi_head.bbox_head.shared_fcs.{int(match[1]) - 1}"
-    elif match := re.fullmatch(r"mask_head/convolution_(\d)", layer):
-        layer = f"roi_head.mask_head.convs.{int(match[1]) - 1}.conv"
-    else:
-        layer = LAYERS[layer]
-    return f"{layer}.{'weight' if variable == 'kernel' else variable}"
-
-
-def _value(key, value, variable):
-    if key.endswith("shared_fcs.0.weight"):  # Of features with the channels first.
-        return value.reshape(len(value), -1, 7, 7).transpose(2, 3, 1, 0).reshape(variable.shape)
-    # Transposed convolutions are (inputs, outputs, rows, columns) and (rows, columns, outputs,
-    # inputs); the others (outputs, inputs, …) and (…, inputs, outputs).
-    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +40,7 @@ def task():
     backbone = PVTv2(**{name: config[name] for name in BACKBONE_ARGUMENTS})
     # The goldens' images are already normalized: the task takes 255 times the images.
     task = ObjectDetector(backbone, config["num_classes"], head, mean=(0, 0, 0), std=(1, 1, 1))
-    state, prefix = golden.state(NAME), "backbone."
-    of_backbone = {key for key in state if key.startswith(prefix)}
-    load_torch_weights(
-        backbone, {key.removeprefix(prefix): state[key] for key in of_backbone}, "official"
-    )
-    left = state.keys() - of_backbone
-    for variable in head.weights:
-        key = _torch_name(variable.path)
-        variable.assign(_value(key, state[key], variable))
-        left.remove(key)
-    assert not left
+    load_torch_weights(task, golden.state(NAME), "official")
     # The reference's samplers take everything: 200 proposals, and at most five objects.
     head.sampler = BalancedSampler(205, 1.0)
     head.rpn.sampler = BalancedSampler(3200, 1.0)
