@@ -151,6 +151,9 @@ class FasterRCNN(Head):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, **kwargs)
+        # XLA under TensorFlow takes minutes to compile the losses, and needs known sizes.
+        # Keras's jit_compile="auto" asks every layer.
+        self.supports_jit = keras.config.backend() != "tensorflow"
         self.pyramid_channels = check_integer("pyramid_channels", pyramid_channels)
         self.rpn_channels = check_integer("rpn_channels", rpn_channels)
         self.box_head_channels = check_integer("box_head_channels", box_head_channels)
