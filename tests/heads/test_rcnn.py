@@ -225,6 +225,7 @@ def test_sample_weights_and_crowds():
         assert difference(weighted[name], found[name] * [2, 0]) <= 1e-6
 
 
+@pytest.mark.only("torch")  # tests/tasks/test_instance_segmenter.py trains on all backends.
 def test_images_without_objects():
     """Also if there is no entry for an object, of a number that the graph does not know."""
     head, outputs = _head(), _outputs()
@@ -293,7 +294,8 @@ def test_a_thousand_classes():
 # Whole models
 
 
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"] if TORCH else ["float32"])
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_training(policy, tmp_path):
     """All variables learn; what was saved predicts the same."""
     targets = {name: each for name, each in _targets().items() if name != "crowd"}
@@ -317,7 +319,7 @@ def test_training(policy, tmp_path):
     ]
     assert not same
     assert not any(np.isnan(each).any() for each in after)
-    if TORCH and policy == "float32":
+    if policy == "float32":
         model.save(tmp_path / "model.keras")
         found, expected = (
             each.predict_on_batch(images)

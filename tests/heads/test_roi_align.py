@@ -85,6 +85,7 @@ def test_gradient_is_the_definition(level):
     assert difference(gradient, expected) <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.only("torch")
 def test_half_precision():
     boxes = _boxes(40)
     pyramid = {level: keras.ops.cast(maps, "bfloat16") for level, maps in _pyramid().items()}

@@ -91,6 +91,7 @@ def test_predictions_use_the_present_weights(scenes):
     assert (second["masks"][found] > first["masks"][found]).all()
 
 
+@torch_only
 def test_save_and_load(model, scenes, tmp_path):
     images, _ = _batch(scenes)
     expected = model.predict(images, verbose=0)
