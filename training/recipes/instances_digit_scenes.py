@@ -2,7 +2,8 @@
 
 Command:  keras-spm train instances_digit_scenes
 Hardware: 2 CPU cores, float32, seed 0
-Result:   not measured
+Result:   test AP 0.796, AP50 0.985; of masks 0.811, 0.984; 25 minutes on a machine that was busy
+          with other work (TensorFlow)
 """
 
 # Model
