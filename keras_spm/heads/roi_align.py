@@ -1,6 +1,5 @@
 """RoIAlign: maps of a fixed size for boxes of any size."""
 
-from typing import Any
 
 from keras import ops
 
@@ -106,7 +105,7 @@ def crop_masks(masks: Tensor, boxes: Tensor, indices: Tensor, output_size: int) 
     return ops.map(crop, (ops.convert_to_tensor(masks), boxes, ops.cast(indices, "int32")))
 
 
-def _windows(boxes, sizes, names, bins, sampling_ratio) -> dict[str, Any]:
+def _windows(boxes, sizes, names, bins, sampling_ratio):
     """Returns what is known of the cells under each box, all (batch, boxes, …).
 
     `cells`: their number; `columns`: of them in a row; `stride`: from a row to the next one;

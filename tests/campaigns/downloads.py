@@ -9,7 +9,6 @@ file. The exit status is 1 if a case fails.
 import collections
 import dataclasses
 import hashlib
-import multiprocessing
 import pathlib
 import platform
 import re
@@ -21,13 +20,12 @@ from importlib import metadata
 
 from tests.campaigns import client, published
 from tests.campaigns.client import Outcome
+from tests.campaigns.processes import PROCESSES
 from tests.campaigns.published import CONFIG, PROCESSOR, REPOSITORIES, SHARDS, WEIGHTS
 from tests.hub_server import FAULTS, Hub, declared_hash
 
 RESULT = pathlib.Path(__file__).with_suffix(".md")
 LIMIT = 60  # Seconds that a client may take.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([client.__name__])  # Keras is imported once.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,8 +252,8 @@ class _Client:
     """A process that runs `client.load` with these arguments."""
 
     def __init__(self, *arguments):
-        self._outcome, sender = _PROCESSES.Pipe(duplex=False)
-        self.process = _PROCESSES.Process(target=client.load, args=(sender, *arguments))
+        self._outcome, sender = PROCESSES.Pipe(duplex=False)
+        self.process = PROCESSES.Process(target=client.load, args=(sender, *arguments))
         self.process.start()
         sender.close()  # So that the end of the process is the end of the pipe.
 

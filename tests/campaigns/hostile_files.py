@@ -9,7 +9,6 @@ status is 1 if a case fails.
 """
 
 import collections
-import multiprocessing
 import os
 import pathlib
 import platform
@@ -22,13 +21,12 @@ from typing import NamedTuple
 
 from tests.campaigns.hostile import CASES, victim
 from tests.campaigns.hostile.case import Case, Valid
+from tests.campaigns.processes import PROCESSES
 
 RESULT = pathlib.Path(__file__).with_suffix(".md")
 LIMIT = 5  # Seconds that a load may take, once all is imported.
 _PATIENCE = 60  # Seconds for all else that the process does.
 _LIBRARIES = ("keras", "torch", "numpy", "safetensors", "h5py")
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([victim.__name__])  # Keras is imported once.
 
 
 class Result(NamedTuple):
@@ -85,8 +83,8 @@ class Sandbox:
 
 def _outcome_of_process(case, folder):
     """(outcome, seconds) of a process that loads the case, ended when its time is up."""
-    here, there = _PROCESSES.Pipe(duplex=False)
-    process = _PROCESSES.Process(target=victim.load, args=(there, case.key, folder))
+    here, there = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=victim.load, args=(there, case.key, folder))
     process.start()
     there.close()
     seconds = 0.0

@@ -31,8 +31,8 @@ import time
 from keras_spm import cli, trainer
 from keras_spm.presets.saving import own_arrays
 from keras_spm.weights.formats import write_safetensors
-from tests.campaigns import client, downloads, kills, published, report, tiny
-from tests.campaigns.kills import PROCESSES
+from tests.campaigns import downloads, kills, published, report, tiny
+from tests.campaigns.processes import PROCESSES
 from tests.trainer import small_training
 
 RESULT = pathlib.Path(__file__).with_suffix(".md")
@@ -43,9 +43,6 @@ _MESSAGE = "interrupted; run the same command again to resume the training"
 _PATIENCE = 60  # Seconds for a process to start.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _by_turns = itertools.cycle(_SIGNALS)
-PROCESSES.set_forkserver_preload(
-    [client.__name__, kills.__name__, tiny.__name__, "grain", "tensorflow"]
-)
 
 
 def _expected_status(number):

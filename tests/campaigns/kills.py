@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 
+from tests.campaigns.processes import PROCESSES
 from tests.trainer import small_training
 
 RESULT = pathlib.Path(__file__).with_suffix(".md")
@@ -34,9 +35,6 @@ KILLS = 30
 _KILLS_PER_RUN = 5
 _TIMEOUT = 300  # Seconds per process.
 RECIPE = small_training.Recipe(epochs=6)
-PROCESSES = multiprocessing.get_context("forkserver")
-# Imported once for all processes. Keras itself looks for TensorFlow.
-PROCESSES.set_forkserver_preload([small_training.__name__, "grain", "tensorflow"])
 
 
 @dataclasses.dataclass

@@ -25,7 +25,6 @@ The result is written to `memory.md`; the exit status is 1 if a case is not righ
 import ctypes
 import dataclasses
 import gc
-import multiprocessing
 import os
 import pathlib
 import sys
@@ -38,13 +37,12 @@ import numpy as np
 
 from keras_spm import trainer
 from tests.campaigns import report, tiny
+from tests.campaigns.processes import PROCESSES
 
 RESULT = pathlib.Path(__file__).with_suffix(".md")
 IMAGES = 8  # Of a round.
 GENERATED = 1000  # Images of a round of the generator.
 SIDES = (32, 160)  # Smallest and largest side of images of all sizes.
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload([tiny.__name__, trainer.__name__])  # Keras is imported once.
 
 # Programs of JAX run only a few times.
 _COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
@@ -220,8 +218,8 @@ def measure(connection, name):
 def run(name):
     """Runs a case in a process of its own. Returns its row of the table."""
     case, began = CASES[name], time.monotonic()
-    here, there = _PROCESSES.Pipe(duplex=False)
-    process = _PROCESSES.Process(target=measure, args=(there, name))
+    here, there = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=measure, args=(there, name))
     process.start()
     there.close()
     try:

@@ -21,6 +21,7 @@ ARGUMENTS = {
         "score_threshold": 0.1,
         "iou_threshold": 0.4,
         "max_detections": 7,
+        "num_samples": 8,
         "seed": 5,
     },
     heads.FeaturePyramid: {"channels": 8, "extra_levels": 2, "subsample_extra_levels": True},
@@ -35,6 +36,7 @@ ARGUMENTS = {
         "score_threshold": 0.1,
         "iou_threshold": 0.4,
         "max_detections": 7,
+        "num_samples": 8,
         "seed": 5,
     },
     heads.RetinaNet: {

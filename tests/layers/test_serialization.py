@@ -82,14 +82,19 @@ HEADS = {
         functools.partial(heads.RetinaNet, 3, pyramid_channels=8, channels=8, num_convs=1),
         {level: PYRAMID[level] for level in heads.RetinaNet.levels},
     ),
+    "SegFormerHead": (functools.partial(heads.SegFormerHead, 3, channels=8), PYRAMID),
     "SemanticFPN": (
         functools.partial(heads.SemanticFPN, 3, pyramid_channels=8, channels=8),
+        PYRAMID,
+    ),
+    "UPerNet": (
+        functools.partial(heads.UPerNet, 3, channels=8, pool_scales=(1, 2), auxiliary_channels=8),
         PYRAMID,
     ),
 }
 ROWS.update(HEADS)
 # Heads whose results stay in float32 under every policy.
-FLOAT32 = ("Anchors", "FasterRCNN", "MaskRCNN", "RetinaNet", "SemanticFPN")
+FLOAT32 = tuple(name for name in HEADS if name != "FeaturePyramid")
 
 rows = pytest.mark.parametrize("name", ROWS)
 

@@ -38,9 +38,19 @@ def _detector():
     return keras_spm.ObjectDetector(_backbone(), 5), targets
 
 
-@pytest.mark.parametrize(
-    "task", [_classifier, _segmenter, _segmenter_with_auxiliary_loss, _detector]
-)
+def _instance_segmenter():
+    targets = {"boxes": np.ones((2, 3, 4), "float32"), "labels": np.zeros((2, 3), "int32")}
+    targets["masks"] = np.zeros((2, 3, SIDE, SIDE), bool)
+    head = keras_spm.heads.MaskRCNN(
+        pyramid_channels=8, rpn_channels=8, box_head_channels=8, mask_head_channels=8
+    )
+    return keras_spm.InstanceSegmenter(_backbone(), 5, head), targets
+
+
+TASKS = (_classifier, _segmenter, _segmenter_with_auxiliary_loss, _detector, _instance_segmenter)
+
+
+@pytest.mark.parametrize("task", TASKS)
 def test_training_steps_are_lowered_for_tpu_and_cuda(task):
     import jax
 
