@@ -1,6 +1,5 @@
 """RoIAlign: maps of a fixed size for boxes of any size."""
 
-
 from keras import ops
 
 from keras_spm.arguments import check_integer
