@@ -56,7 +56,9 @@ def test_the_last_map_of_a_classifier(classifier, tmp_path):
         assert picture.format == "PNG" and picture.size == (96, 64)
 
 
-@pytest.mark.parametrize("task", ["classifier", "segmenter"])
+@pytest.mark.parametrize(
+    "task", ["segmenter", pytest.param("classifier", marks=pytest.mark.only("torch"))]
+)
 def test_the_gradient_equals_finite_differences(task, request):
     """The mean gradient of a channel is the change of the logit with the whole channel."""
     model = request.getfixturevalue(task)
