@@ -75,7 +75,8 @@ def write_coco(task: Any, images: Iterable[PredictedImage], path: pathlib.Path) 
         height, width = image.size
         entries.append({"id": len(entries) + 1, "file_name": image.path.as_posix()})
         entries[-1].update(height=height, width=width)
-        masks = _segmentations(image.prediction)
+        has_masks = "masks" in image.prediction
+        masks = _segmentations(image.prediction) if has_masks else []
         for number, ((left, top, right, bottom), score, label) in enumerate(
             _objects(image.prediction)
         ):
@@ -91,7 +92,7 @@ def write_coco(task: Any, images: Iterable[PredictedImage], path: pathlib.Path) 
                     "score": score,
                 }
             )
-            if masks:
+            if has_masks:
                 area = int(image.prediction["masks"][number].sum())
                 annotations[-1].update(segmentation=masks[number], area=area)
     names = enumerate(task.display_names, start=1)
@@ -169,14 +170,15 @@ def object_records(detections: dict[str, np.ndarray], class_names: Sequence[str]
         {"name": class_names[label], "score": score, "box": [round(number, 1) for number in box]}
         for box, score, label in _objects(detections)
     ]
-    for record, mask in zip(records, _segmentations(detections), strict=False):
-        record["segmentation"] = mask
+    if "masks" in detections:
+        for record, mask in zip(records, _segmentations(detections), strict=True):
+            record["segmentation"] = mask
     return records
 
 
 def _segmentations(detections):
-    """Returns the masks of detections in COCO's encoding; none without masks."""
-    encoded = encode_masks(detections["masks"]) if "masks" in detections else []
+    """Returns the masks of detections in COCO's encoding, JSON-able."""
+    encoded = encode_masks(detections["masks"])
     return [{"size": list(each["size"]), "counts": each["counts"].decode()} for each in encoded]
 
 
