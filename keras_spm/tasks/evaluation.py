@@ -88,11 +88,13 @@ class MaskEvaluation(Evaluation):
             losses.append(outputs["losses"])
             targets, masks = outputs["targets"], to_numpy(batch[1]["masks"])
             targets.setdefault("size", np.tile(masks.shape[2:], (len(masks), 1)))
+            targets.setdefault("scale", np.ones((len(masks), 2), "float32"))
             truth, found = self._objects(targets, outputs["detections"])
             is_object = to_numpy(batch[1]["labels"]) >= 0
             for number, objects in enumerate(truth):
                 visible = masks[number][is_object[number]]
-                objects["masks"] = encode_masks(_to_size(visible, targets, number))
+                size, scale = targets["size"][number], targets["scale"][number]
+                objects["masks"] = encode_masks(_to_size(visible, size, scale))
             annotations += truth
             detections += [{**each, "masks": encode_masks(each["masks"])} for each in found]
         losses = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *losses)
@@ -106,9 +108,8 @@ def _batches(x):
     return iter(x)
 
 
-def _to_size(masks, targets, number):
+def _to_size(masks, size, scale):
     """Scales masks (objects, height, width) of a batch to the size of their image."""
-    size, scale = targets["size"][number], targets.get("scale", np.ones((number + 1, 2)))[number]
     rows, columns = (
         ((np.arange(length) + 0.5) * ratio).astype(int)
         for length, ratio in zip(size, scale, strict=True)
