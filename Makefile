@@ -41,7 +41,8 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/python training/compare.py --check
 
 $(BACKEND_TESTS): test-%: $(VENV)/.installed-test
-	KERAS_BACKEND=$* $(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --durations 20
+	KERAS_BACKEND=$* $(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal \
+		--durations 20
 
 # One backend after the other: each has all cores.
 test-jax: test-torch

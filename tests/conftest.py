@@ -16,7 +16,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 # Compiled programs are kept between runs, for the versions that compiled them.
 _VERSIONS = "-".join(importlib.metadata.version(name) for name in ("jaxlib", "keras"))
-_CACHE = pathlib.Path(__file__).parents[1] / ".cache" / f"jax-{_VERSIONS}"
+_TESTS = pathlib.Path(__file__).parent
+_CACHE = _TESTS.parent / ".cache" / f"jax-{_VERSIONS}"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
@@ -43,10 +44,10 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Selects the tests of this backend."""
+    """Selects the tests of this backend; the longest, which start processes, come first."""
     selected = [item for item in items if _is_selected(item, config)]
     config.hook.pytest_deselected(items=[item for item in items if item not in selected])
-    items[:] = selected
+    items[:] = sorted(selected, key=lambda item: item.path.parent != _TESTS)
 
 
 def _is_selected(item, config):
