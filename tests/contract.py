@@ -17,7 +17,7 @@ import torch
 import keras_spm
 from keras_spm import fuse
 from tests import golden
-from tests.helpers import difference, gradients, random_array, randomize, to_numpy
+from tests.helpers import difference, gradients, outputs_of, random_array, randomize, to_numpy
 
 TOLERANCE = 1e-5
 ZERO = 1e-5  # What rounding leaves of a gradient that is zero, as a share of the largest.
@@ -295,15 +295,14 @@ def check_sizes(build):
     model, *_ = reference(build)
     pyramid = keras.Model(model.input, model.pyramid_outputs)
     for height, width in SIZES:
-        maps = pyramid.predict(images(1, height, width) / 255, verbose=0)
+        maps = outputs_of(pyramid, images(1, height, width) / 255)
         for level, value in maps.items():
             stride = 2 ** int(level.removeprefix("P"))
             assert value.shape[1:3] == (-(-height // stride), -(-width // stride))
             assert np.isfinite(value).all()
     static = randomize(build(image_shape=(height, width, 3)))
-    found = keras.Model(static.input, static.pyramid_outputs).predict(
-        images(1, height, width) / 255, verbose=0
-    )
+    pyramid = keras.Model(static.input, static.pyramid_outputs)
+    found = outputs_of(pyramid, images(1, height, width) / 255)
     for level, value in maps.items():
         check_equal(found[level], value)
 

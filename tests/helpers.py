@@ -51,6 +51,16 @@ def randomize(model, seed=0):
     return model
 
 
+def outputs_of(model, inputs):
+    """Returns the outputs in inference mode, as fast as the backend can once.
+
+    JAX compiles every operation by itself, and TensorFlow takes longer to trace a graph.
+    """
+    if keras.config.backend() == "tensorflow":
+        return keras.tree.map_structure(to_numpy, model(inputs))
+    return model.predict(inputs, verbose=0)
+
+
 def error_message(function, **arguments):
     """Returns the message of the `ValueError` of a call, which must be one line."""
     try:

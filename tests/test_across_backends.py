@@ -1,11 +1,14 @@
 """The three backends together: each writes weights, and each reads every other's."""
 
+import json
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
+pytestmark = pytest.mark.only("torch")  # Once is enough: it runs all three.
 
 BACKENDS = ("tensorflow", "jax", "torch")
 
@@ -15,11 +18,16 @@ FAMILIES = ("pvt_v2_spm", "swin_spm")
 # all have, and reads the others' files: variables equal to the bit. Sizes are odd, so that masks
 # and paddings take part.
 PROGRAM = f"""
-import sys, keras, keras_spm, numpy as np
+import sys, keras
+before = set(sys.modules)
+import keras_spm
+new, loaded = set(sys.modules) - before, set(sys.modules)
+import json, numpy as np
 from tests import golden
 from tests.helpers import randomize
 keras.utils.set_random_seed(0)
 folder, me = sys.argv[1], keras.config.backend()
+open(f"{{folder}}/modules-{{me}}.json", "w").write(json.dumps([sorted(new), sorted(loaded)]))
 images = np.load(f"{{folder}}/images.npy")
 models = {{
     family: keras_spm.ImageClassifier(golden.two_stage_backbone(family), 7) for family in {FAMILIES}
@@ -80,20 +88,36 @@ def _run_everywhere(folder):
     assert [process.returncode for process in processes] == [0, 0, 0], errors
 
 
-@pytest.mark.only("torch")  # Once is enough: it runs all three.
-def test_weights_and_numbers_are_the_same_everywhere(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the programs wrote."""
+    folder = tmp_path_factory.mktemp("backends")
     images = np.random.default_rng(0).integers(0, 256, (2, 97, 50, 3), dtype="uint8")
-    np.save(tmp_path / "images.npy", images)
-    _run_everywhere(tmp_path)
+    np.save(folder / "images.npy", images)
+    _run_everywhere(folder)
+    return folder
+
+
+def test_importing_loads_nothing_beyond_keras(folder):
+    for backend in BACKENDS:
+        new, loaded = json.loads((folder / f"modules-{backend}.json").read_text())
+        assert {"keras_spm.layers", "keras_spm.trainer"} <= set(new)
+        # On PyTorch, Keras imports its optimizers on first use.
+        late = {name for name in new if name.startswith("keras.src.backend.torch.optimizers")}
+        assert {name.partition(".")[0] for name in set(new) - late} == {"keras_spm"}
+        assert ("tensorflow" in loaded) == (backend == "tensorflow")
+
+
+def test_weights_and_numbers_are_the_same_everywhere(folder):
     for family in FAMILIES:
         # A seed gives the same initial weights, to the last bit.
-        initial = {(tmp_path / f"{family}-{each}.initial").read_bytes() for each in BACKENDS}
+        initial = {(folder / f"{family}-{each}.initial").read_bytes() for each in BACKENDS}
         assert len(initial) == 1
-        expected = np.load(tmp_path / f"{family}-torch.npy")
+        expected = np.load(folder / f"{family}-torch.npy")
         for backend in BACKENDS:
-            difference = np.abs(np.load(tmp_path / f"{family}-{backend}.npy") - expected).max()
+            difference = np.abs(np.load(folder / f"{family}-{backend}.npy") - expected).max()
             assert difference <= 1e-5 * max(np.abs(expected).max(), 1), backend
-    _check_detections([np.load(tmp_path / f"detections-{each}.npz") for each in BACKENDS])
+    _check_detections([np.load(folder / f"detections-{each}.npz") for each in BACKENDS])
 
 
 def _check_detections(results):

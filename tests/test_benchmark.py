@@ -70,20 +70,23 @@ def test_textbook_equals_the_reference(name):
 # Runs
 
 
-def test_benchmark_of_one_model(tmp_path, monkeypatch, capsys):
+# Memory is that of a process of its own for each case.
+@pytest.mark.parametrize(
+    "measures", [report.PASSES, pytest.param(report.MEASURES, marks=pytest.mark.release)]
+)
+def test_benchmark_of_one_model(measures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suite, "BACKENDS", ("torch",))  # For the peak speed.
     (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")
     arguments = ["--model", "merging_16_32", "--backend", "torch", "--batch", "2", "--size", "4"]
-    measures = ["--measure", *report.MEASURES]
     budget = ["--rounds", "3", "--seconds", "0", "--output", str(tmp_path)]
     # Compilation takes long.
     monkeypatch.setattr(suite, "references", _eager(suite.references))
-    assert benchmark.main([*arguments, *measures, *budget]) == 0
+    assert benchmark.main([*arguments, "--measure", *measures, *budget]) == 0
 
     rows = report.read(tmp_path / "benchmark.csv")
     measured = {(row.library, row.measure) for row in rows}
     assert measured == {
-        (library, measure) for library in ("keras_spm", "textbook") for measure in report.MEASURES
+        (library, measure) for library in ("keras_spm", "textbook") for measure in measures
     }
     layer = StepwisePatchMerging(32)
     layer.build((2, 4, 4, 16))

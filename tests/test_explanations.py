@@ -42,6 +42,7 @@ def _scaled(heat, size):
     return heat / heat.max()
 
 
+@pytest.mark.only("torch")
 def test_the_last_map_of_a_classifier(classifier, tmp_path):
     """With mean pooling, the weights of the channels are those of the last layer."""
     maps = keras.Model(classifier.input, classifier.get_layer("stage4").output)(IMAGE[None])
@@ -111,7 +112,7 @@ def test_heads_and_backbones_of_other_kinds(classifier, tmp_path):
     assert np.frombuffer(last, "float32").max() == 1
 
 
-@pytest.mark.parametrize("stage", [2, 4])
+@pytest.mark.parametrize("stage", [pytest.param(2, marks=pytest.mark.only("torch")), 4])
 def test_attention_is_that_of_the_layer(classifier, stage, tmp_path):
     weights = attention_map(classifier, IMAGE, stage, tmp_path / "attention.png")
     stride = 2 ** (stage + 1)

@@ -64,6 +64,7 @@ def test_fused_classifier_refuses_training(classifiers):
     _check_refusal(classifiers[1], np.zeros(3, "int32"))
 
 
+@pytest.mark.only("torch")
 def test_fused_segmenter_refuses_training():
     fused = fuse(golden.segmenter())
     _check_refusal(fused, np.zeros((3, 64, 64), "int32"))
@@ -76,6 +77,7 @@ def test_class_names_are_kept(classifiers):
     assert names[0] == names[1]
 
 
+@pytest.mark.only("torch")
 def test_fused_model_in_a_preset_folder(tmp_path):
     backbone = golden.backbone("pvt_v2", gradient_checkpointing=True)
     decoder = SemanticFPN(pyramid_channels=8, channels=8)
@@ -116,6 +118,7 @@ def test_fused_model_has_presets_but_no_torch_form(classifiers, tmp_path):
             convert(fused)
 
 
+@pytest.mark.only("torch")
 def test_model_without_foldable_layers():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)], name="plain")
     with pytest.raises(ValueError, match="Received: Sequential 'plain' without any"):

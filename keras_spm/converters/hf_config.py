@@ -22,7 +22,6 @@ PROCESSOR = "preprocessor_config.json"
 _CLASSIFIER = ("ImageClassifier", ("head",))
 # Key that names the architecture in each library's configuration.
 _TASKS = "transformers task/"  # Prefix of registered tasks.
-_CHANNELS = "num_channels"  # Of images, in a configuration of transformers.
 _ARCHITECTURE_KEYS = {"transformers": "model_type", "timm": "architecture"}
 # Pillow's codes, which transformers writes.
 _INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
@@ -195,13 +194,21 @@ def _foreign_config(library, contents, processor):
     if match is None:
         raise ValueError(f"`{key}` {architecture!r} is none of {', '.join(patterns)}")
     class_name, variant, arguments = CONFIGS[f"{library}/{match.re.pattern}"](contents, match)
-    if contents.get(_CHANNELS, 3) != 3:
-        arguments = {**arguments, "image_shape": (None, None, contents[_CHANNELS])}
+    if (channels := _read_channels(library, contents)) != 3:
+        arguments = {**arguments, "image_shape": (None, None, channels)}
     config = ModelConfig(library, class_name, arguments, variant)
     if (task := f"{_TASKS}{_architecture(contents)}") in CONFIGS:
         return _with_head(config, CONFIGS[task](contents), contents, processor)
     read_task = {"transformers": _transformers_task, "timm": _timm_task}[library]
     return as_classifier(config, read_task(contents, processor))
+
+
+def _read_channels(library, contents):
+    """Returns the channels of images."""
+    if library == "transformers":
+        return contents.get("num_channels", 3)
+    default, *_ = contents.get("pretrained_cfg", {}).get("input_size", [3])
+    return contents.get("model_args", {}).get("in_chans", default)
 
 
 def _architecture(contents):

@@ -135,6 +135,7 @@ class MaskRCNN(FasterRCNN):
     """
 
     loss_names = (*FasterRCNN.loss_names, "mask_loss")
+    predicts_masks = True  # As `InstanceSegmenter` needs.
     allow_low_quality_matches = True
 
     def __init__(

@@ -150,6 +150,12 @@ def detections_of_images(
     return detections
 
 
+def with_score(detections: dict[str, np.ndarray], threshold: float) -> dict[str, np.ndarray]:
+    """Returns the detections with a score of at least `threshold`."""
+    selected = detections["scores"] >= threshold
+    return {name: values[selected] for name, values in detections.items()}
+
+
 def merge_detections(
     results: Iterable[tuple[View, dict[str, np.ndarray]]],
     iou_threshold: float,

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_spm.callbacks import InstanceEvaluation
@@ -24,8 +25,8 @@ class InstanceSegmenter(ObjectDetector):
     the batch. They take a byte per pixel: 54 MB per image for 50 objects of 800 x 1344 pixels.
 
     Args:
-        detector: head with the methods `compute_losses` and `decode`, the latter with `masks`;
-            `keras_spm.heads.MaskRCNN()` by default.
+        detector: head with the methods `compute_losses` and `decode`, the latter with `masks`,
+            and with the attribute `predicts_masks`; `keras_spm.heads.MaskRCNN()` by default.
         backbone, num_classes, class_names, bounding_box_format, mean, std, batching, **kwargs:
             as in `ObjectDetector`. The backbone needs strides 4 to 32.
 
@@ -46,10 +47,25 @@ class InstanceSegmenter(ObjectDetector):
 
     pipeline_tag = "image-segmentation"
     prediction_formats = INSTANCE_FORMATS
-    default_detector = MaskRCNN
     default_metrics = (coco_average_precision, coco_mask_average_precision)
     evaluation_callback = InstanceEvaluation
     evaluation_class = MaskEvaluation
+
+    @staticmethod
+    def check_detector(detector: keras.layers.Layer | None) -> keras.layers.Layer:
+        """Returns the detector, by default `MaskRCNN()`.
+
+        Raises:
+            ValueError: if it does not predict masks.
+        """
+        if detector is None:
+            return MaskRCNN()
+        if not getattr(detector, "predicts_masks", False):
+            raise ValueError(
+                "`detector` must predict masks, as `keras_spm.heads.MaskRCNN` does (attribute "
+                f"`predicts_masks`). Received: detector={type(detector).__name__}"
+            )
+        return detector
 
     def check_targets(self, images: np.ndarray, targets: Any) -> None:
         super().check_targets(images, targets)

@@ -28,7 +28,7 @@ from keras_spm.tasks.checks import (
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.evaluation import Evaluation
 from keras_spm.tasks.graph import channels_of, connect_head, default_statistics
-from keras_spm.tasks.inference import Views, detections_of_images, merge_detections
+from keras_spm.tasks.inference import Views, detections_of_images, merge_detections, with_score
 from keras_spm.tasks.prediction_formats import DETECTION_FORMATS, object_records
 from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_detections
@@ -82,7 +82,6 @@ class ObjectDetector(DenseTask):
     pipeline_tag = "object-detection"
     head_argument = "detector"
     prediction_formats = DETECTION_FORMATS
-    default_detector: ClassVar[type] = RetinaNet
     default_metrics: ClassVar[tuple[Callable, ...]] = (coco_average_precision,)
     # How recipes and commands measure the task; see `evaluate_on`.
     evaluation_callback: ClassVar[type] = CocoEvaluation
@@ -103,7 +102,7 @@ class ObjectDetector(DenseTask):
         check_backbone(backbone)
         num_classes = check_integer("num_classes", num_classes)
         lookup("bounding_box_format", bounding_box_format, BOX_FORMATS)
-        detector = detector or self.default_detector()
+        detector = self.check_detector(detector)
         mean, std = default_statistics(mean, std, backbone)
         batching = from_arguments("batching", batching or {}, ImageBatching, backbone)
 
@@ -126,6 +125,11 @@ class ObjectDetector(DenseTask):
         )
         self.loss_trackers = [keras.metrics.Mean(name=name) for name in detector.loss_names]
         self.compile()
+
+    @staticmethod
+    def check_detector(detector: keras.layers.Layer | None) -> keras.layers.Layer:
+        """Returns the detector, by default `RetinaNet()`."""
+        return detector or RetinaNet()
 
     def compile(self, optimizer: Any = "auto", metrics: Any = "auto", **kwargs: Any) -> None:
         """Configures training; the loss is the sum of the detector's losses.
@@ -274,7 +278,7 @@ class ObjectDetector(DenseTask):
         return self.detect(list(images), batch_size, **options)
 
     def select(self, prediction: dict, top: int, score_threshold: float) -> dict[str, np.ndarray]:
-        return _with_score(prediction, score_threshold)
+        return with_score(prediction, score_threshold)
 
     def predict_record(
         self,
@@ -285,7 +289,7 @@ class ObjectDetector(DenseTask):
         output: PathLike | None = None,
     ) -> tuple[dict, str]:
         names = self.display_names
-        detections = _with_score(prediction, score_threshold)
+        detections = with_score(prediction, score_threshold)
         if output is not None:
             plot_detections([image], None, [detections], names, output)
         objects = object_records(detections, names)
@@ -308,7 +312,7 @@ class ObjectDetector(DenseTask):
         plot_detections(
             images,
             targets and targets[: len(images)],
-            predictions and [_with_score(each, _DRAWN_SCORE) for each in predictions],
+            predictions and [with_score(each, _DRAWN_SCORE) for each in predictions],
             self.display_names,
             path,
         )
@@ -343,8 +347,3 @@ class ObjectDetector(DenseTask):
         with self._exclusive(), FirstBatch(self._check_batch) as first:
             logs = self._evaluation(first.of(x, y), y, *arguments)
         return logs if return_dict else list(logs.values())
-
-
-def _with_score(detections, threshold):
-    selected = detections["scores"] >= threshold
-    return {name: values[selected] for name, values in detections.items()}

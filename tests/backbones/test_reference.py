@@ -5,19 +5,22 @@ import pytest
 
 from keras_spm import PVT, load_torch_weights
 from tests import golden
-from tests.helpers import difference
+from tests.helpers import difference, outputs_of
 
 TOLERANCE = 1e-5  # Float32 over a network; the references' own rounding is up to 3e-6.
 
 
 # Of each family and merging one layout; the other layouts have the same architectures.
 FAMILIES = ("pvt", "pvt_spm", "pvt_v2_li", "pvt_v2_spm", "timm_swin", "swin_spm")
+ON_TORCH = keras.config.backend() == "torch"
 
 
-def _cases():
-    for name in golden.BACKBONES if keras.config.backend() == "torch" else FAMILIES:
+def _cases(key, inputs):
+    """Names and inputs with these arrays; elsewhere than on PyTorch, one input of each name."""
+    for name in golden.BACKBONES if ON_TORCH else FAMILIES:
         arrays, _ = golden.read(name)
-        yield from ((name, case) for case in "01" if f"input{case}" in arrays)
+        cases = [case for case in inputs if key.format(case) in arrays]
+        yield from ((name, case) for case in (cases if ON_TORCH else cases[:1]))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def loaded():
 
 
 @pytest.mark.filterwarnings("ignore:The first images have negative pixels")
-@pytest.mark.parametrize(("name", "case"), _cases())
+@pytest.mark.parametrize(("name", "case"), _cases("logits{}", "01"))
 def test_logits_equal_the_reference(loaded, name, case):
     arrays, _ = golden.read(name)
     model = loaded(name)
@@ -47,16 +50,10 @@ def test_logits_equal_the_reference(loaded, name, case):
         # compares with a reference that has not.
         model.backbone.stages[3].blocks[1].attention.shifted = False
     images = arrays[f"input{case}"] * 255
-    # To trace a graph of every model takes TensorFlow longer.
-    on_tensorflow = keras.config.backend() == "tensorflow"
-    outputs = model(images) if on_tensorflow else model.predict(images, verbose=0)
-    assert difference(outputs, arrays[f"logits{case}"]) <= TOLERANCE
+    assert difference(outputs_of(model, images), arrays[f"logits{case}"]) <= TOLERANCE
 
 
-@pytest.mark.parametrize(
-    ("name", "case"),
-    [(name, case) for name, case in _cases() if f"stage{case}.1" in golden.read(name)[0]],
-)
+@pytest.mark.parametrize(("name", "case"), _cases("stage{}.1", "10"))
 def test_stage_maps_equal_the_reference(loaded, name, case):
     arrays, _ = golden.read(name)
     if issubclass(golden.BACKBONES[name][0], PVT):
@@ -69,6 +66,6 @@ def test_stage_maps_equal_the_reference(loaded, name, case):
     else:
         backbone = loaded(name).backbone
     pyramid = keras.Model(backbone.input, backbone.pyramid_outputs)
-    maps = pyramid.predict(arrays[f"input{case}"], verbose=0)
+    maps = outputs_of(pyramid, arrays[f"input{case}"])
     for level, stage in enumerate(range(1, 5), start=2):
         assert difference(maps[f"P{level}"], arrays[f"stage{case}.{stage}"]) <= TOLERANCE

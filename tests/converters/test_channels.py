@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import keras_spm
 from keras_spm.layers.image_normalization import IMAGENET_MEAN, IMAGENET_STD
@@ -160,6 +161,24 @@ def test_a_folder_of_transformers_with_other_channels(tmp_path):
         expected = reference(torch.tensor(images).permute(0, 3, 1, 2)).logits.numpy()
     found = to_numpy(model(images * 255))
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize(
+    ("own", "input_size"), [({"model_args": {"in_chans": 1}}, [3, 64, 64]), ({}, [1, 64, 64])]
+)
+def test_a_folder_of_timm_with_other_channels(own, input_size, tmp_path):
+    """`in_chans` is an argument of the model, by default the channels of `input_size`."""
+    backbone = keras_spm.PVTv2.from_preset("b0", load_weights=False, image_shape=_shape(1))
+    saved = keras_spm.ImageClassifier(randomize(backbone), 3)
+    save_file(keras_spm.to_torch_state_dict(saved, "timm"), tmp_path / "model.safetensors")
+    settings = {"input_size": input_size, "mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    config = {"architecture": "pvt_v2_b0", "num_classes": 3, "pretrained_cfg": settings, **own}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = keras_spm.ImageClassifier.from_preset(tmp_path)
+    assert model.backbone.image_shape == _shape(1) and not model.load_report.adapted_channels
+    assert model.mean == (sum(IMAGENET_MEAN) / 3,)
+    assert difference(model.backbone.weights[0], saved.backbone.weights[0]) == 0
 
 
 # === Errors ===

@@ -76,7 +76,12 @@ def _decoder(model):
     return keras.Model(model.input, model.get_layer("decoder").output)
 
 
-@pytest.mark.parametrize("name", MODELS if ON_TORCH else ("segformer_b0", "upernet_swin_tiny"))
+@pytest.mark.parametrize(
+    "name",
+    MODELS
+    if ON_TORCH
+    else ["segformer_b0", pytest.param("upernet_swin_tiny", marks=pytest.mark.release)],
+)
 def test_logits_at_full_size_and_back(tmp_path, name):
     reference = MODELS[name]()
     reference.save_pretrained(tmp_path / "theirs")

@@ -22,13 +22,23 @@ def _build(preset, **arguments):
     return PyramidBackbone.from_preset(preset, load_weights=False, **arguments)
 
 
-@pytest.mark.parametrize("preset", ["pvt_v2_spm_mini", "pvt_tiny", "swin_spm_tiny"])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "pvt_v2_spm_mini",
+        *(
+            pytest.param(name, marks=pytest.mark.only("torch"))
+            for name in ("pvt_tiny", "swin_spm_tiny")
+        ),
+    ],
+)
 def test_abstract_variables_have_names_and_shapes(preset):
     abstract = build_without_memory(lambda: _build(preset))
     expected = {variable.path: tuple(variable.shape) for variable in _build(preset).weights}
     assert {each.path: tuple(each.shape) for each in abstract.weights} == expected
 
 
+@pytest.mark.only("torch")
 def test_a_huge_model_takes_no_memory():
     dims = (65536,) * 4
     model = build_without_memory(lambda: _build("pvt_v2_mini", embed_dims=dims, num_heads=(1,) * 4))

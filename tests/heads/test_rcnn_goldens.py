@@ -21,7 +21,8 @@ LOSSES = {
 }
 
 # The second input has another size; that is the same code on every backend.
-inputs = pytest.mark.parametrize("number", [0, 1] if keras.config.backend() == "torch" else [0])
+NUMBERS = (0, 1) if keras.config.backend() == "torch" else (0,)
+inputs = pytest.mark.parametrize("number", NUMBERS)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,7 @@ def task():
 @pytest.fixture(scope="module")
 def outputs(task):
     arrays, _ = golden.read(NAME)
-    return {number: task(255 * arrays[f"input{number}"]) for number in range(2)}
+    return {number: task(255 * arrays[f"input{number}"]) for number in NUMBERS}
 
 
 def _check(found, expected):

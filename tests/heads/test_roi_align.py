@@ -56,7 +56,8 @@ def _pyramid(channels=3):
 
 
 @pytest.mark.parametrize(
-    ("bins", "sampling_ratio", "count"), [(7, 0, 500 if TORCH else 60), (4, 2, 40), (14, 0, 30)]
+    ("bins", "sampling_ratio", "count"),
+    [(7, 0, 500), (4, 2, 40), (14, 0, 30)] if TORCH else [(7, 0, 60), (4, 2, 40)],
 )
 def test_features_are_the_definition(bins, sampling_ratio, count):
     pyramid, boxes = _pyramid(), _boxes(count, seed=bins)
@@ -66,7 +67,7 @@ def test_features_are_the_definition(bins, sampling_ratio, count):
     assert difference(found, _expected(pyramid, boxes, bins, sampling_ratio)) <= 2e-5
 
 
-@pytest.mark.parametrize("level", SIZES)
+@pytest.mark.parametrize("level", SIZES if TORCH else ["P3"])
 def test_gradient_is_the_definition(level):
     """The function is linear in the maps: its gradient is the weights."""
     pyramid, boxes = _pyramid(2), _boxes(250 if TORCH else 30, seed=3)

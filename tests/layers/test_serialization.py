@@ -122,6 +122,7 @@ def test_round_trips(name, tmp_path):
     check_round_trips(*_model(name), tmp_path)
 
 
+@pytest.mark.only("torch")
 @rows
 def test_config_round_trip(name):
     layer = ROWS[name][0]()

@@ -93,9 +93,9 @@ def _grain_dataset(images, targets):
     return examples.batch(2).to_iter_dataset()
 
 
-_SOURCES = [_tf_dataset, _generator]
+_SOURCES = [_generator]
 if keras.config.backend() == "torch":
-    _SOURCES += [_py_dataset, _torch_loader, _grain_dataset]
+    _SOURCES += [_tf_dataset, _py_dataset, _torch_loader, _grain_dataset]
 
 
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")

@@ -65,7 +65,12 @@ def _torch_loader(images, labels):
 
 # Keras warns about every finite Grain data set.
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
-@pytest.mark.parametrize("source", [_tf_dataset, _grain_dataset, _py_dataset, _torch_loader])
+@pytest.mark.parametrize(
+    "source",
+    [_tf_dataset, _grain_dataset, _py_dataset, _torch_loader]
+    if keras.config.backend() == "torch"
+    else [_tf_dataset, _grain_dataset],
+)
 def test_fit_and_evaluate_accept_all_kinds_of_data_sets(trained, source):
     images, labels = _examples()
     expected = trained.evaluate(images, labels, batch_size=4, verbose=0, return_dict=True)
@@ -149,6 +154,7 @@ def test_freezing_after_fit(trained):
     trained.freeze(0)
 
 
+@pytest.mark.only("torch")
 def test_classify_files_of_any_size(tmp_path):
     model = randomize(_classifier(preprocessing=ImagePreprocessing((32, 32), 0.875)))
     photographs = [
@@ -166,6 +172,7 @@ def test_classify_files_of_any_size(tmp_path):
     assert again.preprocessing.get_config() == model.preprocessing.get_config()
 
 
+@pytest.mark.only("torch")
 def test_classify_without_preprocessing(tmp_path):
     model = randomize(_classifier())
     images, _ = _examples(2)
@@ -175,6 +182,7 @@ def test_classify_without_preprocessing(tmp_path):
         model.classify([images[0], images[1][:, :16]])
 
 
+@pytest.mark.only("torch")
 def test_classify_with_channels_first():
     images, _ = _examples(2)
     model, other = _classifier(), _classifier(data_format="channels_first")
@@ -184,6 +192,7 @@ def test_classify_with_channels_first():
     ]
 
 
+@pytest.mark.only("torch")
 def test_softmax_activation():
     model = randomize(_classifier(activation="softmax"))
     outputs = model.predict(_examples(2)[0], verbose=0)
@@ -192,6 +201,7 @@ def test_softmax_activation():
     assert model.loss.get_config()["from_logits"] is False
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("names", [["a", "b"], ["a"] * 7])
 def test_class_names_must_match_the_number_of_classes(names):
     backbone = golden.short_backbone("pvt_v2_spm")
@@ -214,6 +224,7 @@ def test_a_layer_in_a_user_model():
     assert difference(again.predict(maps, verbose=0), model.predict(maps, verbose=0)) == 0
 
 
+@pytest.mark.only("torch")
 def test_multi_label_classification(tmp_path):
     model = _classifier(multi_label=True)
     images, _ = _examples()

@@ -77,6 +77,7 @@ def test_invalid_arguments(segmenter, detector, arguments, message):
 # Segmentation
 
 
+@torch_only
 def test_an_image_that_is_not_larger_than_the_tile(segmenter, detector):
     expected = segmenter.predict(IMAGE[None], verbose=0)[0]
     for arguments in ({}, {"tile": 96}, {"tile": (96, 128), "overlap": 0.5}):
@@ -142,6 +143,7 @@ def test_flips_of_dense_tasks_average_two_calls(segmenter, detector):
     assert difference(found["boxes"], together["boxes"][kept]) <= 1e-3
 
 
+@torch_only
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_flips_of_a_classifier_average_probabilities(multi_label):
     model = golden.randomize_task(ImageClassifier(tiny_backbone(), 5, multi_label=multi_label))

@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from keras_spm import InstanceSegmenter
 from keras_spm.cli import main
 from keras_spm.data import DetectionBatching, DigitScenes, ImageBatching
-from keras_spm.heads import MaskRCNN
+from keras_spm.heads import FasterRCNN, MaskRCNN
 from keras_spm.metrics import coco_average_precision, coco_mask_average_precision
 from keras_spm.tasks.inference import View, merge_detections
 from tests import golden
@@ -158,6 +158,18 @@ def test_targets_without_masks(model, scenes):
     )
     message = error_message(model.fit, x=images, y={**targets, "masks": masks * np.uint8(255)})
     assert message == "`masks` must be 0 or 1. Received: 255"
+
+
+@torch_only
+def test_detector_without_masks():
+    detector = FasterRCNN(pyramid_channels=8, rpn_channels=8, box_head_channels=16)
+    message = error_message(
+        InstanceSegmenter, backbone=conv_backbone(), num_classes=10, detector=detector
+    )
+    assert message == (
+        "`detector` must predict masks, as `keras_spm.heads.MaskRCNN` does (attribute "
+        "`predicts_masks`). Received: detector=FasterRCNN"
+    )
 
 
 @torch_only

@@ -72,6 +72,8 @@ TASKS = {
 }
 IMAGES = np.random.default_rng(0).uniform(0, 255, (2, 64, 64, 3)).astype("float32")
 
+ON_TORCH = keras.config.backend() == "torch"
+
 tasks = pytest.mark.parametrize("name", TASKS)
 
 
@@ -98,6 +100,9 @@ def test_round_trips(model, tmp_path):
     assert type(keras.saving.load_model(tmp_path / "model.keras")) is type(model)
 
 
+@pytest.mark.parametrize(
+    "model", TASKS if ON_TORCH else ["ImageClassifier"], indirect=True, scope="module"
+)
 def test_models_with_inner_outputs(model, tmp_path):
     """The stages are layers of the task's graph."""
     outputs = [model.get_layer("stage4").output, model.output]
@@ -113,11 +118,12 @@ _OUTPUTS = {
 
 
 # The graph is Keras's: one model on every backend, all on one.
-@pytest.mark.parametrize("kind", [*_OUTPUTS] if keras.config.backend() == "torch" else ["pooled"])
+@pytest.mark.parametrize("kind", [*_OUTPUTS] if ON_TORCH else ["pooled"])
 def test_models_on_a_backbone(backbone, kind, tmp_path):
     check_round_trips(keras.Model(backbone.input, _OUTPUTS[kind](backbone)), IMAGES, tmp_path)
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize(
     ("name", "cls"), zip(TASKS, [MyClassifier, MySegmenter, MyDetector], strict=True)
 )
@@ -223,6 +229,7 @@ def _my_metric(annotations, detections):
     return {"images": len(annotations)}
 
 
+@pytest.mark.only("torch")
 def test_freezing_keeps_compile_arguments(model):
     """Also functions that are not registered for serialization."""
     if isinstance(model, keras_spm.ObjectDetector):
@@ -257,6 +264,7 @@ def test_freezing_renews_the_optimizer(model, optimizer):
     model.freeze(0)
 
 
+@pytest.mark.only("torch")
 def test_models_without_optimizer(model, tmp_path):
     model.compile(optimizer=None)
     model.save(tmp_path / "model.keras")

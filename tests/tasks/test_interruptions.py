@@ -103,7 +103,7 @@ def test_predictions_inside_of_an_epoch(model):
 @pytest.mark.parametrize("use_ema", [pytest.param(False, marks=pytest.mark.only("torch")), True])
 def test_layers_that_were_frozen_after_a_training(use_ema):
     model = ImageClassifier(tiny_backbone(), 3)
-    model.compile(keras.optimizers.SGD(0.1, use_ema=use_ema), jit_compile=False)
+    model.compile(keras.optimizers.SGD(0.1, use_ema=use_ema))
     model.train_on_batch(_images(), _LABELS)
     model.backbone.freeze()
     with pytest.raises(ValueError, match="frozen or unfrozen since the optimizer was built"):

@@ -70,6 +70,7 @@ def test_segment_returns_maps_of_the_images_own_sizes(trained, tmp_path):
     np.testing.assert_array_equal(alone, expected)
 
 
+@pytest.mark.only("torch")
 def test_segment_upsamples_logits_of_reduced_images():
     model = randomize(golden.segmenter(batching=ImageBatching(min_size=32, max_size=64)))
     image = np.random.default_rng(1).integers(0, 256, (96, 120, 3), dtype="uint8")
@@ -81,6 +82,7 @@ def test_segment_upsamples_logits_of_reduced_images():
     np.testing.assert_array_equal(model.segment([image])[0], expected)
 
 
+@pytest.mark.only("torch")
 def test_images_of_several_sizes_in_a_batch():
     images = [np.full((height, width, 3), 7, "uint8") for height, width in ((30, 100), (64, 20))]
     batch, geometries = ImageBatching()(images)
@@ -92,6 +94,7 @@ def test_images_of_several_sizes_in_a_batch():
     assert geometries[1].original == (64, 20)
 
 
+@pytest.mark.only("torch")
 def test_only_the_classifier_depends_on_the_number_of_classes(trained, tmp_path):
     trained.save_to_preset(tmp_path / "folder")
     again = SemanticSegmenter.from_preset(tmp_path / "folder")
@@ -116,6 +119,7 @@ def test_mixed_precision_stays_finite():
     assert to_numpy(model(images)).dtype == "float32"
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("names", [["a", "b"], ["a"] * 3])
 def test_class_names_must_match_the_number_of_classes(names):
     with pytest.raises(ValueError, match="3 distinct names"):
@@ -190,6 +194,7 @@ def test_weights_of_images_and_of_pixels(small):
         assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.only("torch")
 def test_weights_of_classes(small):
     """In the loss of the training alone; other calls of `fit` have none."""
     model, images, labels, losses, count = small
@@ -206,6 +211,7 @@ def test_weights_of_classes(small):
         model.fit(images, labels, class_weight={3: 1.0})
 
 
+@pytest.mark.only("torch")
 def test_maps_with_a_channel(small):
     model, images, labels, *_ = small
     expected = model.evaluate(images, labels, verbose=0)

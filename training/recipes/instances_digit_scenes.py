@@ -28,7 +28,7 @@ max_objects: int = 7
 flip: float = 0.0
 
 # Optimization
-epochs: int = 6
+epochs: int = 7
 steps_per_epoch: int = 200
 batch_size: int = 8
 learning_rate: float = 1e-3
