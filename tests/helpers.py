@@ -72,26 +72,27 @@ def error_message(function, **arguments):
     raise AssertionError(f"{function} accepts {arguments}")
 
 
-def check_equal(model, other, inputs):
-    """Checks that two models have the same variable paths, and the same outputs to the bit."""
-    assert [v.path for v in other.weights] == [v.path for v in model.weights]
-    pairs = zip(*(keras.tree.flatten(each(inputs)) for each in (model, other)), strict=True)
-    assert all(difference(*pair) == 0 for pair in pairs)
+def check_equal(model, *others, inputs):
+    """Checks that models have the same variable paths, and the same outputs to the bit."""
+    expected = keras.tree.flatten(model(inputs))
+    for other in others:
+        assert [v.path for v in other.weights] == [v.path for v in model.weights]
+        pairs = zip(keras.tree.flatten(other(inputs)), expected, strict=True)
+        assert all(difference(*pair) == 0 for pair in pairs)
 
 
 def check_round_trips(model, inputs, folder):
     """Checks saving, pickling, cloning and serialization of a model."""
     model.save(folder / "model.keras")
-    check_equal(model, keras.saving.load_model(folder / "model.keras"), inputs)
-    check_equal(model, pickle.loads(pickle.dumps(model)), inputs)
     text = json.dumps(keras.saving.serialize_keras_object(model))
-    for other in (
+    clones = (
         keras.models.clone_model(model),
-        keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(model)),
         keras.saving.deserialize_keras_object(json.loads(text)),
-    ):
-        other.set_weights(model.get_weights())
-        check_equal(model, other, inputs)
+    )
+    for clone in clones:
+        clone.set_weights(model.get_weights())
+    saved = keras.saving.load_model(folder / "model.keras")
+    check_equal(model, saved, pickle.loads(pickle.dumps(model)), *clones, inputs=inputs)
 
 
 def gradients(layer, inputs, cotangent):

@@ -9,7 +9,7 @@ import pytest
 import keras_spm
 from keras_spm import cli
 from keras_spm.layers import ImageNormalization
-from keras_spm.tasks import ImageTask, PredictionFormat
+from keras_spm.tasks import ImageTask
 from keras_spm.tasks.graph import connect_backbone
 from keras_spm.trainer import Recipe, Setup
 from tests import contract, golden
@@ -18,13 +18,7 @@ from tests.helpers import check_equal, random_array, randomize
 pytestmark = pytest.mark.only("torch")
 
 
-def _write_levels(task, images, path):
-    path.write_text("".join(f"{image.path.name} {image.prediction[0]}\n" for image in images))
-
-
 class BrightnessRegressor(ImageTask):
-    prediction_formats = {"levels": PredictionFormat("levels.txt", _write_levels)}
-
     def __init__(self, backbone, **kwargs):
         normalization = ImageNormalization(
             data_format=backbone.data_format, dtype=backbone.dtype_policy, name="normalization"
@@ -72,7 +66,7 @@ def test_presets(tmp_path):
     model.save_to_preset(tmp_path / "task")
     for again in (cls.from_preset(tmp_path / "task") for cls in (BrightnessRegressor, ImageTask)):
         assert type(again) is BrightnessRegressor
-        check_equal(model, again, random_array(1, 32, 32, 3))
+        check_equal(model, again, inputs=random_array(1, 32, 32, 3))
 
 
 def test_commands(tmp_path, capsys):
@@ -82,9 +76,4 @@ def test_commands(tmp_path, capsys):
     run = str(tmp_path / "run")
     assert cli.main(["train", str(tmp_path / "brightness_noise.py"), "--output", run]) == 0
     assert cli.main(["evaluate", run]) == 0 and "error" in capsys.readouterr().out
-    arguments = [str(tmp_path / "image.png"), "--output", str(tmp_path / "out")]
-    assert cli.main(["predict", run, *arguments]) == 0
-    assert cli.main(["predict", run, *arguments, "--format", "levels"]) == 0
-    assert (tmp_path / "out/levels.txt").read_text().startswith("image.png ")
-    assert cli.main(["predict", run, *arguments, "--format", "level"]) == 2
-    assert "does not support `--format level`. Supported: levels." in capsys.readouterr().err
+    assert cli.main(["predict", run, str(tmp_path / "image.png"), "--output", run + "-out"]) == 0

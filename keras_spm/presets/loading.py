@@ -185,12 +185,15 @@ def _backbone_arguments(source):
     return {**presets.get(source.config.variant, {}), **source.config.arguments}
 
 
+def _statistics(saved, backbone):
+    """Returns saved `mean` and `std`, which may be those of RGB images."""
+    return {key: adapt_statistics(saved[key], backbone) for key in ("mean", "std") if key in saved}
+
+
 def _task_arguments(task, source, arguments, whole, backbone):
     """Returns the saved arguments, overridden by the caller's."""
     saved = source.config.task_arguments
-    statistics = {
-        key: adapt_statistics(saved[key], backbone) for key in ("mean", "std") if key in saved
-    }
+    statistics = _statistics(saved, backbone)
     saved = {**saved, **statistics} if whole else statistics
     merged = {**_with_head(task, saved, arguments), **arguments}
     has_classes = task.class_predictors is not ImageTask.class_predictors
@@ -227,7 +230,9 @@ def _check_config(source, saved_task, weights):
         backbone = BACKBONES[source.config.backbone](**arguments)
         if saved_task is None:
             return backbone
-        task_arguments = _with_head(saved_task, source.config.task_arguments, {})
+        saved = source.config.task_arguments
+        saved = {**saved, **_statistics(saved, backbone)}
+        task_arguments = _with_head(saved_task, saved, {})
         # Not compiled: an optimizer has variables with values, which need memory.
         model = saved_task.__new__(saved_task, backbone, **task_arguments)
         object.__setattr__(model, "compile", lambda *args, **kwargs: None)

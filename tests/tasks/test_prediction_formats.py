@@ -11,6 +11,7 @@ from PIL import Image
 from keras_spm import ImageClassifier, SemanticSegmenter, cli
 from keras_spm.data import CocoDetection
 from keras_spm.heads import SemanticFPN
+from keras_spm.tasks import PredictionFormat
 from tests import golden
 from tests.helpers import conv_backbone, difference, tiny_backbone
 
@@ -160,6 +161,20 @@ def test_what_a_task_does_not_support(predict, classifier, segmenter, detector, 
     with pytest.raises(SystemExit):
         predict(detector, "--tile", "large")
     assert "must be a size such as 512 or 512x768. Received: large" in capsys.readouterr().err
+
+
+def _write_sizes(task, images, path):
+    path.write_text("".join(f"{image.path} {image.prediction.shape}\n" for image in images))
+
+
+def test_a_format_of_ones_own(predict, segmenter, tmp_path, capsys, monkeypatch):
+    formats = {"sizes": PredictionFormat("sizes.txt", _write_sizes)}
+    monkeypatch.setattr(type(segmenter), "prediction_formats", formats)
+    assert predict(segmenter, "--output", "out", "--format", "sizes") == 0
+    lines = (tmp_path / "out/sizes.txt").read_text().splitlines()
+    assert lines == [f"{name} {size}" for name, size in SIZES.items()]
+    assert predict(segmenter, "--output", "out", "--format", "size") == 2
+    assert "does not support `--format size`. Supported: sizes." in capsys.readouterr().err
 
 
 def test_no_file_replaces_another_one_or_an_image(predict, segmenter, detector, tmp_path, capsys):
