@@ -4,21 +4,14 @@ Xie et al., SegFormer, arXiv 2105.15203.
 Yu et al., Stepwise Patch Merging, arXiv 2409.06963.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_spm.arguments import check_epsilon
-from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone, make_blocks, per_stage
-from keras_spm.layers.layer_normalization import LayerNormalization
-from keras_spm.layers.mlp import ConvolutionalMLP
-from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
-from keras_spm.layers.spatial_reduction_attention import SpatialReductionAttention
-from keras_spm.layers.stage import Stage
-from keras_spm.layers.transformer_block import TransformerBlock
+from keras_spm.backbones.pvt_v2 import make_layers
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone, per_stage
 
 
 def _variant(embed_dims, depths):
@@ -93,36 +86,21 @@ class MiT(PyramidBackbone):
         )
         merging = self.default_merging if merging is None else merging
         norm_epsilon = check_epsilon("norm_epsilon", norm_epsilon)
-        embedding = functools.partial(OverlappingPatchEmbedding, norm_epsilon=norm_epsilon)
-        default_merging = functools.partial(embedding, patch_size=3, strides=2)
-
-        def make_block(stage, block, rate, name):
-            attention = SpatialReductionAttention(
-                num_heads[stage],
-                sr_ratios[stage],
-                norm_epsilon=norm_epsilon,
-                dtype=dtype,
-                name="attention",
-            )
-            hidden_dim = int(embed_dims[stage] * mlp_ratios[stage])
-            mlp = ConvolutionalMLP(hidden_dim, dtype=dtype, name="mlp")
-            return TransformerBlock(attention, mlp, rate, norm_epsilon, dtype=dtype, name=name)
-
-        def make_stage(stage, blocks):
-            return Stage(
-                blocks,
-                make_merging(merging, embed_dims[stage], default_merging, fused, dtype)
-                if stage
-                else None,
-                LayerNormalization(epsilon=norm_epsilon, dtype=dtype, name="norm"),
-                dtype=dtype,
-                name=f"stage{stage + 1}",
-            )
-
-        blocks = make_blocks(depths, drop_path_rate, make_block)
         super().__init__(
-            stem=embedding(embed_dims[0], patch_size=7, strides=4, dtype=dtype, name="stem"),
-            stages=[make_stage(*each) for each in enumerate(blocks)],
+            **make_layers(
+                embed_dims,
+                depths,
+                num_heads,
+                mlp_ratios,
+                sr_ratios,
+                linear_attention=False,
+                drop_path_rate=drop_path_rate,
+                merging=merging,
+                fused=fused,
+                norm_epsilon=norm_epsilon,
+                embedding_norm_epsilon=norm_epsilon,
+                dtype=dtype,
+            ),
             config={
                 **stages,
                 "drop_path_rate": drop_path_rate,

@@ -56,6 +56,59 @@ VARIANTS = {
 }
 
 
+def make_layers(
+    embed_dims: Sequence[int],
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    mlp_ratios: Sequence[float],
+    sr_ratios: Sequence[int],
+    linear_attention: bool,
+    drop_path_rate: float,
+    merging: str,
+    fused: bool,
+    norm_epsilon: float,
+    embedding_norm_epsilon: float,
+    dtype: str | keras.DTypePolicy | None,
+) -> dict[str, Any]:
+    """Returns `stem` and `stages` of PVT v2, or of MiT, which differs in its epsilons.
+
+    `norm_epsilon` is that of blocks and of the ends of stages; for the other arguments, see
+    `PVTv2`.
+    """
+    embedding = functools.partial(OverlappingPatchEmbedding, norm_epsilon=embedding_norm_epsilon)
+    default_merging = functools.partial(embedding, patch_size=3, strides=2)
+
+    def make_block(stage, block, rate, name):
+        attention = SpatialReductionAttention(
+            num_heads[stage],
+            sr_ratios[stage],
+            linear_attention,
+            embedding_norm_epsilon,
+            dtype=dtype,
+            name="attention",
+        )
+        hidden_dim = int(embed_dims[stage] * mlp_ratios[stage])
+        mlp = ConvolutionalMLP(hidden_dim, linear_attention, dtype=dtype, name="mlp")
+        return TransformerBlock(attention, mlp, rate, norm_epsilon, dtype=dtype, name=name)
+
+    def make_stage(stage, blocks):
+        return Stage(
+            blocks,
+            make_merging(merging, embed_dims[stage], default_merging, fused, dtype)
+            if stage
+            else None,
+            LayerNormalization(epsilon=norm_epsilon, dtype=dtype, name="norm"),
+            dtype=dtype,
+            name=f"stage{stage + 1}",
+        )
+
+    blocks = make_blocks(depths, drop_path_rate, make_block)
+    return {
+        "stem": embedding(embed_dims[0], patch_size=7, strides=4, dtype=dtype, name="stem"),
+        "stages": [make_stage(*each) for each in enumerate(blocks)],
+    }
+
+
 class PVTv2(PyramidBackbone):
     """PVT v2: overlapping patch embedding, spatial-reduction attention, convolutional MLP.
 
@@ -108,39 +161,21 @@ class PVTv2(PyramidBackbone):
         linear_attention = check_bool("linear_attention", linear_attention)
         merging = self.default_merging if merging is None else merging
         embedding_norm_epsilon = check_epsilon("embedding_norm_epsilon", embedding_norm_epsilon)
-        embedding = functools.partial(
-            OverlappingPatchEmbedding, norm_epsilon=embedding_norm_epsilon
-        )
-        default_merging = functools.partial(embedding, patch_size=3, strides=2)
-
-        def make_block(stage, block, rate, name):
-            attention = SpatialReductionAttention(
-                num_heads[stage],
-                sr_ratios[stage],
-                linear_attention,
-                embedding_norm_epsilon,
-                dtype=dtype,
-                name="attention",
-            )
-            hidden_dim = int(embed_dims[stage] * mlp_ratios[stage])
-            mlp = ConvolutionalMLP(hidden_dim, linear_attention, dtype=dtype, name="mlp")
-            return TransformerBlock(attention, mlp, rate, NORM_EPSILON, dtype=dtype, name=name)
-
-        def make_stage(stage, blocks):
-            return Stage(
-                blocks,
-                make_merging(merging, embed_dims[stage], default_merging, fused, dtype)
-                if stage
-                else None,
-                LayerNormalization(epsilon=NORM_EPSILON, dtype=dtype, name="norm"),
-                dtype=dtype,
-                name=f"stage{stage + 1}",
-            )
-
-        blocks = make_blocks(depths, drop_path_rate, make_block)
         super().__init__(
-            stem=embedding(embed_dims[0], patch_size=7, strides=4, dtype=dtype, name="stem"),
-            stages=[make_stage(*each) for each in enumerate(blocks)],
+            **make_layers(
+                embed_dims,
+                depths,
+                num_heads,
+                mlp_ratios,
+                sr_ratios,
+                linear_attention,
+                drop_path_rate,
+                merging,
+                fused,
+                NORM_EPSILON,
+                embedding_norm_epsilon,
+                dtype,
+            ),
             config={
                 **stages,
                 "linear_attention": linear_attention,
