@@ -195,7 +195,7 @@ class FadeOutDefaultMerging(keras.callbacks.Callback):
         self._gated = [layer for layer in layers if hasattr(layer, "default_share")]
         if not self._gated:
             raise ValueError(
-                "`FadeOutDefaultMerging` needs a model with `merging=\"default+spm\"`. "
+                '`FadeOutDefaultMerging` needs a model with `merging="default+spm"`. '
                 f"Received: {type(self.model).__name__} {self.model.name!r} without it"
             )
 

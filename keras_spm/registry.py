@@ -101,9 +101,10 @@ class PresetMixin:
             transplant: optional unlabeled images, see `keras_spm.transplant`. From them, mergings
                 without published weights learn to replace those of the published network.
             **arguments: constructor arguments that replace those of the preset. A task with
-                another `num_classes` has new class predictors. `image_shape`, also of a task,
-                may have another number of channels than 3: the first convolution is adapted
-                as timm does, and so are the preset's `mean` and `std`.
+                another `num_classes` has new class predictors. Tasks also take `merging` and
+                `image_shape` of their backbone. The latter may have another number of channels than
+                3: the first convolution is adapted as timm does, and so are the `mean` and `std` of
+                the preset.
 
         Raises:
             ValueError: for an unknown name (suggests the nearest), a preset without

@@ -80,7 +80,9 @@ def test_fading_out_and_removing_the_default_merging(tmp_path):
     model = gated_classifier()
     shares = []
     record = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda epoch, logs: shares.append(float(to_numpy(of(model, "default_share")[0])))
+        on_epoch_end=lambda epoch, logs: shares.append(
+            float(to_numpy(of(model, "default_share")[0]))
+        )
     )
     fading = FadeOutDefaultMerging(epochs=4, start=1)
     model.fit(IMAGES, LABELS, epochs=6, callbacks=[fading, record], verbose=0)

@@ -8,7 +8,7 @@ import pytest
 
 import keras_spm
 from keras_spm.transplantation.closed_form import _separate, _spread_over_window, initialize
-from keras_spm.transplantation.images import AugmentedBatches
+from keras_spm.transplantation.images import ShiftedBatches
 from keras_spm.transplantation.networks import Networks
 from tests import golden
 from tests.helpers import (
@@ -36,12 +36,28 @@ def smooth_images(count, size=32, seed=0):
 
 
 def classifier(**arguments):
-    return keras_spm.ImageClassifier(tiny_backbone(**arguments), 3)
+    ones = {
+        "depths": (1,) * 3,
+        "num_heads": (1,) * 3,
+        "mlp_ratios": (1,) * 3,
+        "sr_ratios": (1,) * 3,
+    }
+    backbone = keras_spm.PVTv2(embed_dims=(8, 16, 16), **ones, **arguments)
+    return keras_spm.ImageClassifier(backbone, 3)
 
 
 def pair(build=classifier, **arguments):
-    """Returns (student, teacher) with random weights."""
-    return build(merging="spm", **arguments), build(merging="default", **arguments)
+    """Returns (student, teacher) with random weights; the teacher's kernels are smooth."""
+    student, teacher = build(merging="spm", **arguments), build(**arguments)
+    for stage in getattr(teacher, "backbone", teacher).stages[1:]:
+        if hasattr(stage.merging, "projection"):
+            kernel = stage.merging.projection.kernel
+            blur = np.outer([1, 2, 1], [1, 2, 1])[: kernel.shape[0], : kernel.shape[1]] / 4
+            generator = np.random.default_rng(kernel.shape[-1])
+            mixing = generator.normal(size=kernel.shape[2:]) * np.sqrt(1 / kernel.shape[2])
+            noise = 0.1 * generator.normal(size=kernel.shape)
+            kernel.assign(blur[..., None, None] * mixing + noise)
+    return student, teacher
 
 
 def settings_of(model):
@@ -53,11 +69,13 @@ def test_every_phase_explains_more(tmp_path):
     student.freeze(1, batch_normalization=True)
     settings, expected = settings_of(student), [to_numpy(each) for each in teacher.weights]
     images = smooth_images(64)
-    report = keras_spm.transplant(student, images, teacher, steps=(60, 40), verbose=False)
-    for stage, fit in report.mergings.items():
+    report = keras_spm.transplant(
+        student, images, teacher, steps=(28, 56), batch_size=8, verbose=False
+    )
+    for fit in report.mergings.values():
         values = [fit.before, fit.initialized, fit.regressed, fit.after]
-        assert values == sorted(values) and values[-1] > 0.5, (stage, report)
-    assert list(report.mergings) == ["stage2", "stage3", "stage4"]
+        assert min(np.diff(values)) > 0 and values[-1] > 0.5, str(report)
+    assert list(report.mergings) == ["stage2", "stage3"]
     assert report.images + report.held_out_images == 64
     assert all(stage in str(report) for stage in report.mergings)
     # Everything else is the teacher's, and nothing of it has changed.
@@ -253,10 +271,10 @@ def test_any_source_of_images(tmp_path, monkeypatch):
     images = smooth_images(12)
     student, teacher = pair(image_shape=(32, 32, 3))
     collected = []
-    original = keras_spm.transplantation.transplant.__globals__["AugmentedBatches"]
+    original = keras_spm.transplantation.transplant.__globals__["ShiftedBatches"]
     monkeypatch.setitem(
         keras_spm.transplantation.transplant.__globals__,
-        "AugmentedBatches",
+        "ShiftedBatches",
         lambda images, *rest: collected.append(images) or original(images, *rest),
     )
     for name, source in _sources(images, tmp_path):
@@ -264,7 +282,7 @@ def test_any_source_of_images(tmp_path, monkeypatch):
         keras_spm.transplant(student, source, teacher, steps=1, verbose=False)
         training, held_out, _ = collected
         found = {image.tobytes() for image in (*training, *held_out)}
-        if name in ("folder", "paths"):  # Resized and cropped.
+        if name in ("folder", "paths", "arrays", "examples"):  # Resized and cropped.
             assert len(found) == 12
         else:
             assert found == {image.tobytes() for image in images}, name
@@ -273,7 +291,6 @@ def test_any_source_of_images(tmp_path, monkeypatch):
 @on_torch
 def test_invalid_arguments(tmp_path):
     student, teacher = pair()
-    call = functools.partial(keras_spm.transplant, student, smooth_images(8), teacher)
     before = student.get_weights()
     for arguments, expected in (
         ({"steps": 0}, "`steps` must be an integer of at least 1. Received: steps=0"),
@@ -295,7 +312,6 @@ def test_invalid_arguments(tmp_path):
     ):
         named = {"student": student, "images": smooth_images(8), "teacher": teacher}
         assert expected in error_message(keras_spm.transplant, **{**named, **arguments})
-    del call
     for weight, value in zip(student.get_weights(), before, strict=True):
         np.testing.assert_array_equal(weight, value)
 
@@ -308,7 +324,7 @@ def test_failure_keeps_the_weights(monkeypatch):
     def stop(self, *args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Networks, "end_to_end", stop)
+    monkeypatch.setattr(Networks, "settle", stop)
     with pytest.raises(KeyboardInterrupt):
         keras_spm.transplant(student, smooth_images(16), teacher, steps=2, verbose=False)
     for weight, value in zip(student.get_weights(), before, strict=True):
@@ -319,13 +335,13 @@ def test_failure_keeps_the_weights(monkeypatch):
 @on_torch
 def test_batches_are_repeatable_and_differ_between_epochs():
     images = smooth_images(10)
-    first, second = (AugmentedBatches(images, 4, 3, False) for _ in range(2))
+    first, second = (ShiftedBatches(images, 4, 3, False) for _ in range(2))
     assert len(first) == 2 and first[0].shape == (4, 32, 32, 3)
     assert difference(first[1], second[1]) == 0
     second.on_epoch_end()
     assert difference(first[1], second[1]) > 0
-    assert 0 <= first[0].min() and first[0].max() <= 255
-    plain = AugmentedBatches(images, 4, None, False)
+    assert first[0].min() >= 0 and first[0].max() <= 255
+    plain = ShiftedBatches(images, 4, None, False)
     assert difference(np.concatenate(plain.all()), images) == 0
 
 
@@ -333,7 +349,7 @@ def test_batches_are_repeatable_and_differ_between_epochs():
 
 
 @on_torch
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_from_preset_in_one_line(tmp_path, monkeypatch):
     teacher = randomize(classifier())
     teacher.save_to_preset(tmp_path / "teacher")
@@ -354,21 +370,18 @@ def test_from_preset_in_one_line(tmp_path, monkeypatch):
     again = limited(model, images)
     for stage, fit in again.mergings.items():
         assert fit.before == pytest.approx(report.mergings[stage].after, abs=1e-5)
-    state = keras_spm.to_torch_state_dict(teacher)
-    from_file = keras_spm.PVTv2SPM
-    del from_file, state
     message = error_message(load, name=tmp_path / "teacher", transplant=images)
     assert "`transplant` must be `None` unless" in message
 
 
 @on_torch
-def test_gated_preset(tmp_path, recwarn):
+@pytest.mark.filterwarnings("error::UserWarning")  # Nothing is random.
+def test_gated_preset(tmp_path):
     teacher = randomize(classifier())
     teacher.save_to_preset(tmp_path / "teacher")
     load = keras_spm.ImageClassifier.from_preset
     gated = load(tmp_path / "teacher", merging="default+spm")
     images = smooth_images(8)
     assert difference(gated(images), teacher(images)) == 0
-    assert not recwarn.list  # Nothing is random.
     missing = {path.split("/")[2] for path in gated.load_report.missing_keys}
     assert missing == {"spm", "gate", "default_share"}

@@ -74,13 +74,7 @@ def _default_spm(output_dim, default_merging, fused, dtype):
     return GatedMerging(default, spm, name="merging", dtype=dtype)
 
 
-MERGINGS = {
-    "default": _default,
-    "spm": _spm,
-    "msa": _msa,
-    "gle": _gle,
-    GATED: _default_spm,
-}
+MERGINGS = {"default": _default, "spm": _spm, "msa": _msa, "gle": _gle, GATED: _default_spm}
 
 
 def copy_shared_variables(target: keras.Model, source: keras.Model) -> list[str]:

@@ -59,8 +59,8 @@ class Card(WeightFile):
         published_top1: published ImageNet-1K accuracy in percent.
         published_by: source of that figure.
         measured_top1: accuracy in percent, measured with this package.
-        transplant: `images`, `held_out_images`, `steps` and `explained_variance`, {stage: share}, of
-            the mergings if they were transplanted, see `keras_spm.transplant`.
+        transplant: `images`, `held_out_images`, `steps` and `explained_variance`, {stage: share},
+            of mergings that were transplanted, see `keras_spm.transplant`.
         first_logits: of transformers' conversion of the official weights, for image
             000000039769 of COCO's validation split, resized bilinearly to 224x224.
     """

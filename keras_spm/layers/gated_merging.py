@@ -39,9 +39,7 @@ class GatedMerging(CompositeLayer):
 
     child_arguments = ("default", "spm")
 
-    def __init__(
-        self, default: keras.layers.Layer, spm: keras.layers.Layer, **kwargs: Any
-    ) -> None:
+    def __init__(self, default: keras.layers.Layer, spm: keras.layers.Layer, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.default = check_layer("default", default)
         self.spm = check_layer("spm", spm)

@@ -30,8 +30,9 @@ from keras_spm.weights import cache, state_dict
 from keras_spm.weights.errors import FormatError, WeightsError, shorten
 from keras_spm.weights.key_mapping import OWN_FORMAT
 
-# Argument of backbones that tasks take for theirs.
 _IMAGE_SHAPE = "image_shape"
+# Arguments of backbones that tasks take for theirs.
+_OF_BACKBONE = (_IMAGE_SHAPE, "merging")
 
 
 def load_preset(
@@ -185,9 +186,8 @@ def _build(task, backbone_class, source, arguments, whole, **backbone_arguments)
     if task is None:
         return backbone_class(**{**given, **arguments, **backbone_arguments})
     arguments = dict(arguments)
-    if _IMAGE_SHAPE in arguments:
-        given[_IMAGE_SHAPE] = arguments.pop(_IMAGE_SHAPE)
-    backbone = backbone_class(**given)
+    given |= {name: arguments.pop(name) for name in _OF_BACKBONE if name in arguments}
+    backbone = backbone_class(**{**given, **backbone_arguments})
     return task(backbone, **_task_arguments(task, source, arguments, whole, backbone))
 
 

@@ -99,9 +99,7 @@ def _initialize_aggregation(
     for split in range(scales):
         projection[:, split] = std[:, split, None] * rows[split]
         projection[:, scales + split] = -projection[:, split]
-    layer.projection.set_weights(
-        [projection.reshape(-1, rows.shape[-1]), np.zeros(rows.shape[-1])]
-    )
+    layer.projection.set_weights([projection.reshape(-1, rows.shape[-1]), np.zeros(rows.shape[-1])])
 
 
 def _separate(kernel):
@@ -134,7 +132,7 @@ def _spread_over_window(filters, size, padding):
         weights[position : position + size] += np.eye(size) / WINDOW
     weights = np.kron(weights, weights)  # Of rows and columns.
     targets = np.zeros((len(filters), reach, reach))
-    for (row, column) in np.ndindex(*filters.shape[1:]):
+    for row, column in np.ndindex(*filters.shape[1:]):
         at = (row - padding + radius, column - padding + radius)
         if min(at) >= 0 and max(at) < reach:
             targets[:, at[0], at[1]] = filters[:, row, column]
@@ -152,9 +150,7 @@ def _initialize_enhancement(
 ) -> None:
     """Sets the values to the least-squares solution, and the last normalization to the other's."""
     channels = layer.qkv_bias.shape[0] // 3
-    statistics = batch_statistics(
-        layer.guide_norm, lambda x: layer.attend(x, training=True), maps
-    )
+    statistics = batch_statistics(layer.guide_norm, lambda x: layer.attend(x, training=True), maps)
     layer.guide_norm.set_weights([np.ones(channels), np.zeros(channels), *statistics])
     center = np.zeros(layer.guide_depthwise.kernel.shape)
     center[center.shape[0] // 2, center.shape[1] // 2] = 1

@@ -1,4 +1,4 @@
-"""Collects unlabeled images from any source, and augments them."""
+"""Collects unlabeled images from any source, and makes batches of them."""
 
 import os
 from typing import Any
@@ -106,17 +106,13 @@ def _from_batches(batches, backbone, max_images):
     return np.concatenate(collected) if collected else np.zeros((0, 1, 1, channels_of(backbone)))
 
 
-
-class AugmentedBatches(keras.utils.PyDataset):
-    """Batches of images, shuffled in each epoch, and augmented without labels.
-
-    An image is flipped horizontally, shifted, and mixed with another image. The targets are
-    computed from the augmented images, so any augmentation is right.
+class ShiftedBatches(keras.utils.PyDataset):
+    """Batches of images, shuffled in each epoch, and shifted at random.
 
     Args:
         images: (count, height, width, channels).
         batch_size: int.
-        seed: int, or `None` for batches in order and without augmentation.
+        seed: int, or `None` for batches in order and without shifts.
         channels_first: bool, whether batches are (batch, channels, height, width).
     """
 
@@ -149,26 +145,19 @@ class AugmentedBatches(keras.utils.PyDataset):
         else:
             order = np.random.default_rng((self._seed, self._epoch)).permutation(len(self._images))
             generator = np.random.default_rng((self._seed, self._epoch, index))
-            batch = augment(self._images[order[rows]], generator)
+            batch = shift(self._images[order[rows]], generator)
         return batch.transpose(0, 3, 1, 2) if self._channels_first else batch
 
 
-def augment(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Returns flipped, shifted and mixed images, float32."""
+def shift(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Returns images that are shifted by up to a tenth of their sides, float32."""
     count, height, width, _ = images.shape
-    batch = images.astype("float32")
-    flipped = generator.random(count) < 0.5
-    batch[flipped] = batch[flipped, :, ::-1]
     rows, columns = (max(round(size * _SHIFT), 1) for size in (height, width))
-    batch = np.pad(batch, ((0, 0), (rows, rows), (columns, columns), (0, 0)), "edge")
+    padding = ((0, 0), (rows, rows), (columns, columns), (0, 0))
+    padded = np.pad(images.astype("float32"), padding, "edge")
     tops, lefts = (generator.integers(0, 2 * each + 1, count) for each in (rows, columns))
-    batch = np.stack(
-        [
-            image[top : top + height, left : left + width]
-            for image, top, left in zip(batch, tops, lefts, strict=True)
-        ]
-    )
-    # Half of the images are mixed with another one.
-    share = np.where(generator.random(count) < 0.5, generator.random(count), 1.0)
-    share = share.astype("float32")[:, None, None, None]
-    return share * batch + (1 - share) * batch[generator.permutation(count)]
+    shifted = [
+        image[top : top + height, left : left + width]
+        for image, top, left in zip(padded, tops, lefts, strict=True)
+    ]
+    return np.stack(shifted)

@@ -10,11 +10,10 @@ import numpy as np
 
 from keras_spm.backend import SafeTrainer
 from keras_spm.losses.unexplained_variance import unexplained_variance
-from keras_spm.transplantation.images import AugmentedBatches
+from keras_spm.transplantation.images import ShiftedBatches
 from keras_spm.types import Tensor
 
-_PATIENCE = 0.25  # Of the early stop, as a share of all epochs.
-_MIN_DELTA = 1e-3  # Smaller decreases of the validation loss do not count.
+_PATIENCE = 0.5  # Of the early stop, as a share of all epochs.
 _TINY = 1e-12
 
 
@@ -76,7 +75,19 @@ class Matching(SafeTrainer, keras.Model):
     """A functional model with outputs {name: (student, teacher)}, which are trained to be equal.
 
     The loss is the mean unexplained variance: 1 minus the explained variance of the batch.
+
+    Args:
+        inputs, outputs: as in `keras.Model`.
+        inference: bool, whether drop path is off and moving statistics are used, also in `fit`.
     """
+
+    def __init__(self, inputs: Any, outputs: Any, inference: bool = False) -> None:
+        super().__init__(inputs=inputs, outputs=outputs)
+        self._inference = inference
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        training = False if self._inference else training
+        return super().call(inputs, training=training, mask=mask)
 
     def compute_loss(
         self,
@@ -110,7 +121,7 @@ def explained_variance(model: keras.Model, batches: Iterable[np.ndarray]) -> dic
 
 def fit(
     model: Matching,
-    batches: AugmentedBatches,
+    batches: ShiftedBatches,
     held_out: Sequence[np.ndarray],
     steps: int,
     learning_rate: float,
@@ -130,11 +141,7 @@ def fit(
         warmup_steps=warmup,
     )
     model.compile(keras.optimizers.Adam(schedule))
-    stopping = keras.callbacks.EarlyStopping(
-        min_delta=_MIN_DELTA,
-        patience=max(math.ceil(epochs * _PATIENCE), 3),
-        restore_best_weights=True,
-    )
+    stopping = _EarlyStop(model, held_out, max(math.ceil(epochs * _PATIENCE), 3))
     progress = _Progress(title, epochs * len(batches), verbose)
     model.fit(
         batches,
@@ -145,6 +152,24 @@ def fit(
         verbose=0,
     )
     return progress.steps
+
+
+class _EarlyStop(keras.callbacks.EarlyStopping):
+    """Keras's early stop, which also knows the weights before the training."""
+
+    def __init__(self, model, held_out, patience):
+        super().__init__(
+            "val_loss",
+            patience=patience,
+            mode="min",
+            restore_best_weights=True,
+            start_from_epoch=-1,
+        )
+        self._first = {"val_loss": model.evaluate(held_out, verbose=0)}
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self.on_epoch_end(-1, self._first)
 
 
 class _Progress(keras.callbacks.Callback):

@@ -17,7 +17,7 @@ from keras_spm.registry import PRESET_FUNCTIONS
 from keras_spm.tasks.graph import data_format_of, default_statistics
 from keras_spm.transplantation.closed_form import batch_statistics, can_initialize, initialize
 from keras_spm.transplantation.matching import Matching
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
 
 class Networks:
@@ -34,6 +34,7 @@ class Networks:
         self._task = student
         self.student = _backbone_of("student", student)
         self._source = teacher
+        self._stage_input_models = {}
         self.is_gated = hasattr(_merging_stages(self.student)[0].merging, "default_share")
         if teacher is not None:
             _check_same_architecture(self.student, _backbone_of("teacher", teacher))
@@ -48,6 +49,11 @@ class Networks:
             {each.name: getattr(each.merging, part, each.merging) for each in _merging_stages(of)}
             for part, of in (("spm", self.student), ("default", self.teacher))
         )
+
+    @property
+    def stage_names(self) -> list[str]:
+        """The stages that begin with a merging."""
+        return list(self._mergings)
 
     def copy_variables(self) -> None:
         """Makes the two networks equal but for the mergings."""
@@ -76,28 +82,52 @@ class Networks:
 
     # === Models ===
 
-    @functools.cached_property
-    def in_place(self) -> Matching:
-        """Compares mergings on the inputs that each gets in its own network."""
-        images = self._images()
-        student = self._stage_inputs("student")(images)
-        teacher = student if self.teacher is self.student else self._stage_inputs("teacher")(images)
-        return self._compare(images, student, teacher)
-
     def regression(self) -> Matching:
-        """Compares mergings on the inputs of the teacher's."""
+        """Compares the mergings on the inputs of the teacher's."""
         images = self._images()
         inputs = self._stage_inputs("teacher")(images)
-        return self._compare(images, inputs, inputs)
+        pairs = {
+            name: (
+                SharedLayer(merging, name=f"student_{name}")(inputs[name]),
+                SharedLayer(self._originals[name], name=f"teacher_{name}")(inputs[name]),
+            )
+            for name, merging in self._mergings.items()
+        }
+        return Matching(images, pairs)
 
-    def end_to_end(self) -> Matching:
-        """Compares the maps of all stages but the first, and the pooled outputs."""
+    @functools.cached_property
+    def in_place(self) -> Matching:
+        """Compares the outputs of the mergings, and of the last stage, in their own networks."""
+        if self.is_gated:
+            return self.regression()
         images = self._images()
-        student, teacher = (
-            _in_inference_mode(backbone, _outputs(backbone))(self._normalize(images))
-            for backbone in (self.student, self.teacher)
-        )
-        return Matching(images, {name: (student[name], teacher[name]) for name in student})
+        student, teacher = (self._outputs(owner, images) for owner in ("student", "teacher"))
+        pairs = {name: (student[name], teacher[name]) for name in student}
+        return Matching(images, pairs, inference=True)
+
+    def _outputs(self, owner, images):
+        backbone, outputs = getattr(self, owner), {}
+        first, *stages = backbone.stages
+        # With the data format of the images.
+        before = keras.Model(backbone.input, first.output)
+        maps = before(self._normalize(images))
+        for stage in stages:
+            merging = SharedLayer(stage.merging, name=f"{owner}_{stage.name}")
+            maps = outputs[stage.name] = merging(maps)
+            maps = _AfterMerging(stage, name=f"{owner}_after_{stage.name}")(maps)
+        if isinstance(maps, (tuple, list)):
+            maps, outputs["class_token"] = maps
+        return {**outputs, "map": maps}
+
+    def _stage_inputs(self, owner):
+        """Returns the model from images to {stage: input of its merging}, in inference mode."""
+        backbone = getattr(self, owner)
+        if owner not in self._stage_input_models:
+            inputs = {name: backbone.get_layer(name).input for name in self._mergings}
+            images = self._images()
+            model = _InferenceMode(keras.Model(backbone.input, inputs))
+            self._stage_input_models[owner] = keras.Model(images, model(self._normalize(images)))
+        return self._stage_input_models[owner]
 
     def _images(self):
         return keras.Input(self.student.input.shape[1:], name="images")
@@ -111,31 +141,6 @@ class Networks:
             dtype=self.student.dtype_policy,
         )
         return layer(images)
-
-    @functools.cached_property
-    def _stage_input_models(self):
-        return {}
-
-    def _stage_inputs(self, owner):
-        """Returns the model from images to {stage: input of its merging}, in inference mode."""
-        backbone = getattr(self, owner)
-        if id(backbone) not in self._stage_input_models:
-            maps = {name: backbone.get_layer(name).input for name in self._mergings}
-            images = self._images()
-            maps = _in_inference_mode(backbone, maps)(self._normalize(images))
-            self._stage_input_models[id(backbone)] = keras.Model(images, maps)
-        return self._stage_input_models[id(backbone)]
-
-    def _compare(self, images, student_inputs, teacher_inputs):
-        def apply(layers, inputs, owner):
-            return {
-                name: SharedLayer(layer, name=f"{owner}_{name}")(inputs[name])
-                for name, layer in layers.items()
-            }
-
-        student = apply(self._mergings, student_inputs, "student")
-        teacher = apply(self._originals, teacher_inputs, "teacher")
-        return Matching(images, {name: (student[name], teacher[name]) for name in student})
 
     # === Closed forms ===
 
@@ -181,8 +186,14 @@ class _InferenceMode(keras.layers.Layer):
         return self.model.compute_output_spec(inputs)
 
 
-def _in_inference_mode(backbone, outputs):
-    return _InferenceMode(keras.Model(backbone.input, outputs))
+class _AfterMerging(SharedLayer):
+    """Calls the layers of a stage after its merging."""
+
+    def call(self, inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        return self.layer.after_merging(inputs)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape | tuple[Shape, Shape]:
+        return self.layer.shape_after_merging(input_shape)
 
 
 def _settle(norm, norms, merging, maps):
@@ -196,13 +207,6 @@ def _settle(norm, norms, merging, maps):
     norm.set_weights([gamma, offset + scale * mean, mean, variance])
 
 
-def _outputs(backbone):
-    layers = backbone.pyramid_level_inputs
-    maps = {level: backbone.get_layer(name).output for level, name in layers.items()}
-    del maps[next(iter(maps))]  # There is no merging before the first stage.
-    return {**maps, "pooled": backbone.pooled_output}
-
-
 def _merging_stages(backbone):
     """The stages that begin with a merging."""
     return [each for each in backbone.stages if getattr(each, "merging", None) is not None]
@@ -212,8 +216,10 @@ def _backbone_of(name, model):
     backbone = getattr(model, "backbone", model)
     if not isinstance(backbone, PyramidBackbone):
         raise argument_error(name, "a backbone of this package or a task on it", model)
-    if not _merging_stages(backbone):
-        raise argument_error(name, "a network with mergings between its stages", model)
+    if [each for each in backbone.stages if not hasattr(each, "after_merging")] or len(
+        _merging_stages(backbone)
+    ) != len(backbone.stages) - 1:
+        raise argument_error(name, "a network with a merging between all stages", model)
     if getattr(backbone, "fused", False):
         raise argument_error(name, "a network that is not fused", model)
     return backbone
@@ -251,6 +257,5 @@ def _check_same_architecture(student, teacher):
     kinds = [type(each.merging).__name__ for each in _merging_stages(teacher)]
     if kinds == [type(each.merging).__name__ for each in _merging_stages(student)]:
         raise ValueError(
-            "`teacher` must have other mergings than the student. "
-            f"Received: {kinds[0]} in both"
+            f"`teacher` must have other mergings than the student. Received: {kinds[0]} in both"
         )

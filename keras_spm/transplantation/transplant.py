@@ -12,13 +12,8 @@ import numpy as np
 from keras_spm.arguments import argument_error, check_bool, check_integer, check_number
 from keras_spm.data.preprocessing import ImagePreprocessing
 from keras_spm.tasks.graph import channels_of, data_format_of
-from keras_spm.transplantation.images import MIN_IMAGES, AugmentedBatches, collect_images
-from keras_spm.transplantation.matching import (
-    MergingFit,
-    TransplantReport,
-    explained_variance,
-    fit,
-)
+from keras_spm.transplantation.images import MIN_IMAGES, ShiftedBatches, collect_images
+from keras_spm.transplantation.matching import MergingFit, TransplantReport, explained_variance, fit
 from keras_spm.transplantation.networks import Networks
 
 _IMAGE_SIZE, _CROP_PCT = 224, 0.875  # Of files, for models without sizes of their own.
@@ -29,8 +24,8 @@ def transplant(
     student: keras.Model,
     images: Any,
     teacher: keras.Model | None = None,
-    steps: int | tuple[int, int] = 400,
-    batch_size: int = 32,
+    steps: int | tuple[int, int] = 200,
+    batch_size: int = 16,
     learning_rate: float = 2e-3,
     validation_split: float = 0.125,
     max_images: int = 1024,
@@ -47,8 +42,8 @@ def transplant(
        depthwise kernels are the best separable approximation of the teacher's convolution,
        the values of Guided Local Enhancement by least squares.
     2. All mergings are trained in parallel, on the inputs and outputs of the teacher's.
-    3. They are trained end to end: the student's maps of all later stages, and its pooled
-       output, on the teacher's. All other layers stay as they are.
+    3. They are trained end to end: the outputs of all mergings and of the last stage, in the
+       student, on those in the teacher. All other layers stay as they are.
 
     The statistics of batch normalization are settled at the end, without a change of the
     outputs. If anything fails, the student keeps its weights.
@@ -104,9 +99,9 @@ def transplant(
     pixels = pixels[np.random.default_rng(seed).permutation(len(pixels))]
     held_out, training = np.split(pixels, [max(math.ceil(validation_split * len(pixels)), 2)])
     is_first = data_format_of(backbone) == "channels_first"
-    batches = AugmentedBatches(training, batch_size, seed, is_first)
-    validation = AugmentedBatches(held_out, batch_size, None, is_first)
-    few = AugmentedBatches(training[:_CLOSED_FORM_IMAGES], batch_size, None, is_first).all()
+    batches = ShiftedBatches(training, batch_size, seed, is_first)
+    validation = ShiftedBatches(held_out, batch_size, None, is_first)
+    few = ShiftedBatches(training[:_CLOSED_FORM_IMAGES], batch_size, None, is_first).all()
     with _all_or_nothing(student, backbone), networks.only_mergings_trainable():
         networks.copy_variables()
         fits = [explained_variance(networks.in_place, validation.all())]
@@ -119,14 +114,16 @@ def transplant(
         fits.append(explained_variance(networks.in_place, validation.all()))
         matched = 0
         if not networks.is_gated:
-            title, rate = "Matching end to end", learning_rate / 2
-            matched = fit(networks.end_to_end(), *data, second_steps, rate, title, verbose)
+            title, rate = "Matching end to end", learning_rate / 5
+            matched = fit(networks.in_place, *data, second_steps, rate, title, verbose)
             networks.settle(few)
         fits.append(explained_variance(networks.in_place, validation.all()))
         if not all(math.isfinite(value) for each in fits[1:] for value in each.values()):
             raise argument_error("learning_rate", "lower: the training diverged", learning_rate)
     return TransplantReport(
-        mergings={name: MergingFit(*(each[name] for each in fits)) for name in fits[0]},
+        mergings={
+            name: MergingFit(*(each[name] for each in fits)) for name in networks.stage_names
+        },
         images=len(training),
         held_out_images=len(held_out),
         steps=(regressed, matched),
