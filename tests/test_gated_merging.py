@@ -14,41 +14,44 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3)).astype("uint8
 LABELS = np.arange(8) % 3
 
 
+def backbone(**arguments):
+    """Two stages, because each costs seconds of compilation."""
+    ones = dict.fromkeys(("depths", "num_heads", "mlp_ratios", "sr_ratios"), (1, 1))
+    return keras_spm.PVTv2(embed_dims=(8, 16), **ones, **arguments)
+
+
 def gated_classifier():
-    return keras_spm.ImageClassifier(tiny_backbone(merging="default+spm"), 3)
+    return keras_spm.ImageClassifier(backbone(merging="default+spm"), 3)
 
 
 def of(model, name):
     return [variable for variable in model.weights if variable.path.endswith(f"merging/{name}")]
 
 
-def test_gates_have_their_own_learning_rate():
+def check_first_step(optimizer, model, rates):
     """The first step of Adam is the learning rate, in the direction of the gradient."""
+    variables = model.trainable_variables
+    before = [np.array(to_numpy(variable)) for variable in variables]
+    optimizer = type(optimizer).from_config(optimizer.get_config())
+    optimizer.apply([keras.ops.ones(each.shape) for each in variables], variables)
+    for variable, value in zip(variables, before, strict=True):
+        rate = next((rates[end] for end in rates if variable.path.endswith(end)), None)
+        if rate is None:
+            continue
+        assert difference(value - to_numpy(variable), rate) <= 1e-2 * rate, variable.path
+
+
+def test_gates_have_their_own_learning_rate():
     model = gated_classifier()
-    head = model.get_layer("head").kernel
-    before = to_numpy(head)
-    model.compile(AdamW(1e-4, weight_decay=0.0), jit_compile=False)
-    model.train_on_batch(IMAGES, LABELS)
-    for gate in of(model, "gate"):
-        np.testing.assert_allclose(np.abs(to_numpy(gate)), 30e-4, rtol=0.02)
-    np.testing.assert_allclose(np.abs(to_numpy(head) - before), 1e-4, rtol=0.02)
-    assert all(to_numpy(share) == 1 for share in of(model, "default_share"))
+    check_first_step(AdamW(1e-3, weight_decay=0.0), model, {"merging/gate": 30e-3, "": 1e-3})
 
 
-def test_gates_have_no_layer_wise_decay_and_no_weight_decay():
+def test_gates_have_no_layer_wise_decay():
     model = gated_classifier()
     optimizer = LayerwiseAdamW.from_backbone(
-        model.backbone, 1e-4, 0.5, weight_decay=0.0, gate_multiplier=5.0
+        model.backbone, 1e-2, 0.5, weight_decay=0.0, gate_multiplier=5.0
     )
-    optimizer = LayerwiseAdamW.from_config(optimizer.get_config())
-    stem = model.backbone.stem.projection.bias
-    before = to_numpy(stem)
-    model.compile(optimizer, jit_compile=False)
-    model.train_on_batch(IMAGES, LABELS)
-    for gate in of(model, "gate"):
-        np.testing.assert_allclose(np.abs(to_numpy(gate)), 5e-4, rtol=0.02)
-    # The stem and four blocks.
-    np.testing.assert_allclose(np.abs(to_numpy(stem) - before), 1e-4 * 0.5**5, rtol=0.05)
+    check_first_step(optimizer, model, {"merging/gate": 5e-2, "head/kernel": 1e-2})
 
 
 @on_torch
@@ -85,17 +88,18 @@ def test_fading_out_and_removing_the_default_merging(tmp_path):
         )
     )
     fading = FadeOutDefaultMerging(epochs=4, start=1)
-    model.fit(IMAGES, LABELS, epochs=6, callbacks=[fading, record], verbose=0)
+    model.fit(IMAGES, LABELS, batch_size=8, epochs=6, callbacks=[fading, record], verbose=0)
     np.testing.assert_allclose(shares, [1, 1, 2 / 3, 1 / 3, 0, 0], rtol=1e-6)
     for variable in of(model, "gate"):
         variable.assign(np.random.default_rng(0).normal(size=variable.shape))
     removed = keras_spm.spm_only(model)
     assert removed.backbone.merging == "spm"
-    expected = model.predict(IMAGES, verbose=0)
-    assert difference(removed.predict(IMAGES, verbose=0), expected) <= 1e-5
+    expected = model.predict_on_batch(IMAGES)
+    assert difference(removed.predict_on_batch(IMAGES), expected) <= 1e-5
     removed.save_to_preset(tmp_path / "removed")
     again = keras_spm.ImageClassifier.from_preset(tmp_path / "removed")
-    assert difference(again.predict(IMAGES, verbose=0), expected) <= 1e-5
+    for left, right in zip(again.weights, removed.weights, strict=True):
+        assert difference(left, right) == 0
 
 
 @on_torch
@@ -122,12 +126,9 @@ def test_fading_needs_gates_and_a_range():
 def test_macs_and_attention_of_gated_mergings():
     model = gated_classifier()
     shape = (1, 32, 32, 3)
-    costs = {kind: tiny_backbone(merging=kind).macs(shape) for kind in ("default", "spm")}
-    blocks = tiny_backbone(merging="default")
-    shared = blocks.macs(shape) - sum(
-        keras_spm.layers.macs(stage.merging, stage.input.shape[:1] + (side, side, 8))
-        for stage, side in zip(blocks.stages[1:], (8, 4, 2), strict=True)
-    )
-    assert model.backbone.macs(shape) == costs["default"] + costs["spm"] - shared
+    parts = [backbone(merging=kind) for kind in ("default", "spm")]
+    merging = keras_spm.layers.macs(parts[0].stages[1].merging, (1, 8, 8, 8))
+    shared = parts[0].macs(shape) - merging
+    assert model.backbone.macs(shape) == sum(each.macs(shape) for each in parts) - shared
     weights = keras_spm.visualize.attention_map(model, IMAGES[0], stage=2)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)

@@ -35,14 +35,14 @@ def smooth_images(count, size=32, seed=0):
     return images.clip(0, 255).astype("uint8")
 
 
+# A stage less where each costs seconds of compilation.
+STAGES = 3 if keras.config.backend() == "torch" else 2
+
+
 def classifier(**arguments):
-    ones = {
-        "depths": (1,) * 3,
-        "num_heads": (1,) * 3,
-        "mlp_ratios": (1,) * 3,
-        "sr_ratios": (1,) * 3,
-    }
-    backbone = keras_spm.PVTv2(embed_dims=(8, 16, 16), **ones, **arguments)
+    names = ("depths", "num_heads", "mlp_ratios", "sr_ratios")
+    ones = dict.fromkeys(names, (1,) * STAGES)
+    backbone = keras_spm.PVTv2(embed_dims=(8, 16, 16)[:STAGES], **ones, **arguments)
     return keras_spm.ImageClassifier(backbone, 3)
 
 
@@ -75,7 +75,7 @@ def test_every_phase_explains_more(tmp_path):
     for fit in report.mergings.values():
         values = [fit.before, fit.initialized, fit.regressed, fit.after]
         assert min(np.diff(values)) > 0 and values[-1] > 0.5, str(report)
-    assert list(report.mergings) == ["stage2", "stage3"]
+    assert list(report.mergings) == ["stage2", "stage3"][: STAGES - 1]
     assert report.images + report.held_out_images == 64
     assert all(stage in str(report) for stage in report.mergings)
     # Everything else is the teacher's, and nothing of it has changed.
@@ -100,7 +100,7 @@ def test_gates_are_closed_at_first():
     gated = classifier(merging="default+spm")
     keras_spm.backbones.merging.copy_shared_variables(gated, teacher)
     images = smooth_images(8)
-    assert difference(gated.predict(images, verbose=0), teacher.predict(images, verbose=0)) == 0
+    assert difference(gated.predict_on_batch(images), teacher.predict_on_batch(images)) == 0
 
 
 # Families and tasks
@@ -215,6 +215,7 @@ def test_aggregation_starts_linear():
     assert difference(aggregate(first + second), total) <= 1e-4
 
 
+@on_torch
 def test_settled_statistics_keep_the_outputs():
     student, teacher = pair()
     randomize(student)
