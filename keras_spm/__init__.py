@@ -25,10 +25,11 @@ from keras_spm import (
 )
 from keras_spm.backbones import PVT, PVTSPM, MiT, MiTSPM, PVTv2, PVTv2SPM, Swin, SwinSPM
 from keras_spm.converters import list_layouts, load_torch_weights, to_torch_state_dict
-from keras_spm.fusion import fuse
+from keras_spm.fusion import fuse, spm_only
 from keras_spm.parity import compare
 from keras_spm.presets import list_presets, upload_preset
 from keras_spm.tasks import ImageClassifier, InstanceSegmenter, ObjectDetector, SemanticSegmenter
+from keras_spm.transplantation import transplant
 from keras_spm.version import __version__
 
 __all__ = [
@@ -59,9 +60,11 @@ __all__ = [
     "metrics",
     "optimizers",
     "presets",
+    "spm_only",
     "tasks",
     "to_torch_state_dict",
     "trainer",
+    "transplant",
     "upload_preset",
     "visualize",
     "weights",

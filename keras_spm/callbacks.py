@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_spm.arguments import check_integer
 from keras_spm.metrics.coco import (
     MASK_METRIC_NAMES,
     METRIC_NAMES,
@@ -161,3 +162,44 @@ class SegmentationEvaluation(_Evaluation):
             "mean_iou": float(metric.result()),
             "pixel_accuracy": float(counts.trace() / max(counts.sum(), 1)),
         }
+
+
+class FadeOutDefaultMerging(keras.callbacks.Callback):
+    """Replaces the default mergings of `merging="default+spm"` during a training.
+
+    In the first of `epochs`, the default merging has its full share. The share falls linearly,
+    and from epoch `epochs` on, only Stepwise Patch Merging is used. `keras_spm.spm_only` then
+    removes the default mergings. Train for some more epochs before.
+
+    Args:
+        epochs: number of epochs until the share is 0, counted from the start of the training.
+        start: number of epochs before the share begins to fall.
+
+    Raises:
+        ValueError: if a number is out of range; in `fit`, if the model has no such merging.
+
+    Example:
+
+    >>> fading = keras_spm.callbacks.FadeOutDefaultMerging(epochs=10)
+    >>> model.fit(batches, epochs=20, callbacks=[fading])  # doctest: +SKIP
+    >>> keras_spm.spm_only(model).save("birds.keras")  # doctest: +SKIP
+    """
+
+    def __init__(self, epochs: int, start: int = 0) -> None:
+        super().__init__()
+        self.epochs = check_integer("epochs", epochs)
+        self.start = check_integer("start", start, 0, self.epochs - 1)
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        layers = self.model._flatten_layers()
+        self._gated = [layer for layer in layers if hasattr(layer, "default_share")]
+        if not self._gated:
+            raise ValueError(
+                '`FadeOutDefaultMerging` needs a model with `merging="default+spm"`. '
+                f"Received: {type(self.model).__name__} {self.model.name!r} without it"
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        share = 1 - (epoch - self.start) / (self.epochs - self.start)
+        for layer in self._gated:
+            layer.default_share.assign(min(max(share, 0.0), 1.0))

@@ -1,4 +1,4 @@
-"""Folding of batch normalizations, for deployment."""
+"""Models for deployment: folded batch normalizations, and one merging instead of two."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_spm.arguments import argument_error
+from keras_spm.backbones.merging import GATED
 
 
 def fuse(model: keras.Model) -> keras.Model:
@@ -48,6 +49,58 @@ def fuse(model: keras.Model) -> keras.Model:
     fused = keras.saving.deserialize_keras_object(config, safe_mode=False)
     _copy_variables(fused, model)
     return fused
+
+
+def spm_only(model: keras.Model) -> keras.Model:
+    """Returns a model with `merging="spm"` that computes a `"default+spm"` model without default.
+
+    The default mergings must have faded out, see `keras_spm.callbacks.FadeOutDefaultMerging`.
+    Their layers are left out, and the gates become part of the scale and offset of the last
+    normalization of Stepwise Patch Merging. The new model has the same outputs up to rounding.
+    A task is compiled with its defaults. `model` does not change.
+
+    Args:
+        model: a backbone of this package with `merging="default+spm"`, or a task on it.
+
+    Raises:
+        ValueError: if it is another model, or a default merging still has a share.
+
+    Example:
+
+    >>> backbone = keras_spm.PVTv2.from_preset("b1", merging="default+spm")  # doctest: +SKIP
+    >>> model = keras_spm.ImageClassifier(backbone, num_classes=10)  # doctest: +SKIP
+    >>> fading = keras_spm.callbacks.FadeOutDefaultMerging(epochs=10)  # doctest: +SKIP
+    >>> model.fit(batches, epochs=20, callbacks=[fading])  # doctest: +SKIP
+    >>> keras_spm.spm_only(model).save("birds.keras")  # doctest: +SKIP
+    """
+    backbone = getattr(model, "backbone", model)
+    if getattr(backbone, "merging", None) != GATED:
+        raise argument_error("model", f'a backbone or task with merging="{GATED}"', model)
+    gated = [stage.merging for stage in backbone.stages if stage.merging is not None]
+    shares = [float(keras.ops.convert_to_numpy(layer.default_share)) for layer in gated]
+    if any(shares):
+        raise ValueError(
+            "`model` still uses its default mergings. Train it with "
+            "`keras_spm.callbacks.FadeOutDefaultMerging` until their share is 0. "
+            f"Received: shares of {shares}"
+        )
+    config = keras.saving.serialize_keras_object(model)
+    config.pop("compile_config", None)
+    of_backbone = config["config"] if model is backbone else config["config"]["backbone"]["config"]
+    of_backbone["merging"] = "spm"
+    result = keras.saving.deserialize_keras_object(config, safe_mode=False)
+    values = {variable.path: variable for variable in model.weights}
+    for variable in result.weights:
+        path = variable.path.replace("/merging/", "/merging/spm/")
+        variable.assign(keras.ops.convert_to_numpy(values[path]))
+    stages = getattr(result, "backbone", result).stages
+    mergings = [stage.merging for stage in stages if stage.merging is not None]
+    for merging, layer in zip(mergings, gated, strict=True):
+        scale = 1 + keras.ops.convert_to_numpy(layer.gate)
+        norm = merging.guided_local_enhancement.output_norm
+        for variable in (norm.gamma, norm.beta):
+            variable.assign(scale * keras.ops.convert_to_numpy(variable))
+    return result
 
 
 def _set_fused(config: Any) -> Iterator[bool]:

@@ -14,8 +14,12 @@ from keras_spm.types import Tensor
 # once, but it does not replace subclasses. This is the replacement.
 _KerasAdamW = type(keras.optimizers.AdamW.__new__(keras.optimizers.AdamW))
 
+# Learning rate of gates over that of all other variables. At the common rate they stay near zero.
+GATE_MULTIPLIER = 30.0
+
 # Names end in ":0" for TensorFlow's own variables.
-_NO_WEIGHT_DECAY = r"(bias|bias_table|gamma|beta|class_token)(:\d+)?$"
+_NO_WEIGHT_DECAY = r"(bias|bias_table|gamma|beta|class_token|gate)(:\d+)?$"
+_GATE = re.compile(r"(.*/)?merging/gate")  # Of `keras_spm.layers.GatedMerging`.
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -24,11 +28,37 @@ class AdamW(_KerasAdamW):
 
     Scales and shifts of normalizations, biases, bias tables and class tokens are not decayed,
     as in the official code of PVT and Swin. Keras would not save such an exclusion list.
+
+    Args:
+        gate_multiplier: float, the learning rate of the gates of `merging="default+spm"`, as a
+            multiple of that of all other variables. Gates are not decayed.
+        *args, **kwargs: as in `keras.optimizers.AdamW`.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, gate_multiplier: float = GATE_MULTIPLIER, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self.gate_multiplier = check_number("gate_multiplier", gate_multiplier)
         self.exclude_from_weight_decay(var_names=[_NO_WEIGHT_DECAY])
+
+    def _backend_update_step(self, grads, trainable_variables, learning_rate):
+        # Keras's step takes one learning rate, on PyTorch for all variables at once.
+        pairs = list(zip(grads, trainable_variables, strict=True))
+        for is_gate, rate in ((False, learning_rate), (True, learning_rate * self.gate_multiplier)):
+            chosen = [pair for pair in pairs if _is_gate(pair[1]) == is_gate]
+            if chosen:
+                super()._backend_update_step(*map(list, zip(*chosen, strict=True)), rate)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "gate_multiplier": self.gate_multiplier}
+
+
+def _path(variable):
+    # On TensorFlow, the variable may be the `tf.Variable` inside the Keras variable.
+    return getattr(variable, "path", None) or variable.name.partition(":")[0]
+
+
+def _is_gate(variable):
+    return _GATE.fullmatch(_path(variable)) is not None
 
 
 def build_optimizer(optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable]) -> None:
@@ -57,14 +87,16 @@ class LayerwiseAdamW(keras.optimizers.Adam):
 
     Variables of the last group in `layer_groups` are trained at `layer_decay` times the
     learning rate, those of the group before it at `layer_decay**2` times, and so on; all others
-    (the head, and layers without loaded weights) at the full learning rate. Weight decay is
-    scaled likewise. On PyTorch, variables are updated one by one, which is slower than `AdamW`.
+    (the head, and layers without loaded weights) at the full learning rate, and the gates of
+    `merging="default+spm"` at `gate_multiplier` times that. Weight decay is scaled likewise.
+    On PyTorch, variables are updated one by one, which is slower than `AdamW`.
 
     Args:
         learning_rate: float or schedule, the learning rate of the head.
         layer_decay: float in (0, 1], the factor between neighboring groups.
         layer_groups: sequence of sequences of variable paths, from the input to the output.
         weight_decay: float.
+        gate_multiplier: float, see `AdamW`.
         **kwargs: passed to `keras.optimizers.Adam`.
 
     Raises:
@@ -86,9 +118,11 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         layer_decay: float,
         layer_groups: Sequence[Sequence[str]],
         weight_decay: float = 0.05,
+        gate_multiplier: float = GATE_MULTIPLIER,
         **kwargs: Any,
     ):
         super().__init__(learning_rate, **kwargs)
+        self.gate_multiplier = check_number("gate_multiplier", gate_multiplier)
         self.layer_decay = check_number("layer_decay", layer_decay, 0, 1, allow_minimum=False)
         self.layer_groups = [list(paths) for paths in layer_groups]
         # {path: number of groups from this one to the head}
@@ -114,7 +148,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         `backbone.layer_groups` is a list of lists of layers or variables, from the input to the
         output: the stem, then one group per block. Variables that were not loaded with the
         others (`backbone.load_report.missing_keys`), such as mergings without published
-        weights, are in no group. See the class for the other arguments.
+        weights, are in no group, and neither are gates. See the class for the other arguments.
         """
         report = getattr(backbone, "load_report", None)
         missing = set() if report is None else set(report.missing_keys)
@@ -122,7 +156,9 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         for group in backbone.layer_groups:
             lists = [getattr(layer, "trainable_variables", [layer]) for layer in group]
             paths = [variable.path for variables in lists for variable in variables]
-            groups.append([path for path in paths if path not in missing])
+            groups.append(
+                [path for path in paths if path not in missing and not _GATE.fullmatch(path)]
+            )
         return cls(learning_rate, layer_decay, groups, weight_decay, **kwargs)
 
     def build(self, variables: list[keras.Variable]) -> None:
@@ -135,9 +171,10 @@ class LayerwiseAdamW(keras.optimizers.Adam):
         super().build(variables)
 
     def update_step(self, gradient: Tensor, variable: Tensor, learning_rate: Tensor) -> None:
-        # On TensorFlow, `variable` is the `tf.Variable` inside the Keras variable.
-        path = getattr(variable, "path", None) or variable.name.partition(":")[0]
+        path = _path(variable)
         scale = self.layer_decay ** self._distances.get(path, 0)
+        if _is_gate(variable):
+            scale *= self.gate_multiplier
         scaled_rate = keras.ops.cast(learning_rate, variable.dtype) * scale
         if self.scaled_weight_decay and not re.search(_NO_WEIGHT_DECAY, path):
             decay = keras.ops.multiply(variable, scaled_rate * self.scaled_weight_decay)
@@ -150,6 +187,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):
             "layer_decay": self.layer_decay,
             "layer_groups": self.layer_groups,
             "weight_decay": self.scaled_weight_decay,
+            "gate_multiplier": self.gate_multiplier,
         }
 
 

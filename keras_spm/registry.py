@@ -80,6 +80,7 @@ class PresetMixin:
         name: PathLike,
         load_weights: bool = True,
         weights: PathLike | None = None,
+        transplant: Any = None,
         **arguments: Any,
     ) -> Any:
         """Builds a model and loads its weights; its `load_report` lists what was loaded.
@@ -97,17 +98,21 @@ class PresetMixin:
                 preset's, see `keras_spm.load_torch_weights`. Trained dense models whose
                 weights are not on the hub need it: without it they are built with random
                 weights, and a warning says where to download the file.
+            transplant: optional unlabeled images, see `keras_spm.transplant`. From them, mergings
+                without published weights learn to replace those of the published network.
             **arguments: constructor arguments that replace those of the preset. A task with
-                another `num_classes` has new class predictors. `image_shape`, also of a task,
-                may have another number of channels than 3: the first convolution is adapted
-                as timm does, and so are the preset's `mean` and `std`.
+                another `num_classes` has new class predictors. Tasks also take `merging` and
+                `image_shape` of their backbone. The latter may have another number of channels than
+                3: the first convolution is adapted as timm does, and so are the `mean` and `std` of
+                the preset.
 
         Raises:
             ValueError: for an unknown name (suggests the nearest), a preset without
                 published weights, or a folder with another model.
             keras_spm.weights.WeightsError: if files cannot be downloaded or do not fit.
         """
-        return PRESET_FUNCTIONS["load"](cls, name, load_weights, weights, arguments)
+        load = PRESET_FUNCTIONS["load"]
+        return load(cls, name, load_weights, weights, arguments, transplant)
 
     def save_to_preset(self, folder: PathLike) -> None:
         """Writes configuration and weights to a new folder, for `from_preset`.

@@ -19,7 +19,7 @@ ALLOWED = {
     "backend": {"keras", "numpy"},
     "layers": {"backend", "registry", "keras", "numpy"},
     "backbones": {"backend", "layers", "registry", "keras", "numpy"},
-    "fusion": {"keras"},
+    "fusion": {"backbones", "keras"},
     "optimizers": {"keras"},
     "heads": {"backend", "layers", "losses", "registry", "keras", "numpy"},
     "losses": {"keras"},
@@ -32,8 +32,13 @@ ALLOWED = {
     "weights": {"ml_dtypes", "numpy"},
     "converters": {"registry", "weights", "keras", "numpy"},
     "parity": {"keras", "numpy"},
+    "transplantation": {
+        *("backbones", "backend", "data", "layers", "losses", "registry", "tasks"),
+        *("keras", "numpy"),
+    },
     "presets": {
         *("registry", "backbones", "tasks", "converters", "weights", "cards", "version"),
+        "transplantation",
         *("keras", "numpy"),
     },
     "cards": {"weights"},
@@ -48,8 +53,8 @@ ALLOWED = {
     },
     "trainer": {
         *("backbones", "backend", "callbacks", "data", "environment", "heads", "layers"),
-        *("optimizers", "registry", "tasks", "terminal", "visualize", "weights", "keras"),
-        "numpy",
+        *("optimizers", "registry", "tasks", "terminal", "transplantation", "visualize", "weights"),
+        *("keras", "numpy"),
     },
 }
 

@@ -71,6 +71,7 @@ def test_class_names_are_in_label_order():
         ({"sha256": "f" * 63}, "sha256 cannot be"),
         ({"classes": "../../secret"}, "classes cannot be"),
         ({"preprocessing": {"image_size": 224}}, "preprocessing cannot be"),
+        ({"transplant": {"images": 8}}, "transplant cannot be"),
         ({"measured_top1": "high"}, "measured_top1 cannot be"),
         ({"first_logits": [0, None]}, "first_logits cannot be"),
     ],

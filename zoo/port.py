@@ -6,6 +6,10 @@ writes both to the card in the library.
 
 The checkpoint is the one on the preset's card, or with `--source` any file that
 `keras_spm.load_torch_weights` reads. `zoo/verify.py` verifies the result.
+
+`--transplant IMAGES`, for a preset with Stepwise Patch Merging, trains its mergings to replace
+those of the checkpoint, from a folder of a few hundred images without labels, see
+`keras_spm.transplant`. The card then has the explained variance of each merging.
 """
 
 import argparse
@@ -70,14 +74,57 @@ def port_file(
     return model, card
 
 
+def port_transplanted(
+    preset: str, images: str, source: str | None = None, class_names: Sequence[str] | None = None
+) -> tuple[keras_spm.ImageClassifier, Card]:
+    """Loads the checkpoint of the original family into a preset with Stepwise Patch Merging.
+
+    Args:
+        preset: long name of a preset with Stepwise Patch Merging.
+        images: folder of images.
+        source, class_names: as in `port_file`; without `source`, the published weights.
+
+    Returns:
+        (classifier, card): the card has what was measured, and the license of the weights.
+
+    Raises:
+        ValueError: if the checkpoint lacks weights, or has nothing to replace.
+        keras_spm.weights.WeightsError: if it does not fit.
+    """
+    classes = {} if class_names is None else _classes(class_names)
+    model = keras_spm.ImageClassifier.from_preset(
+        preset, weights=source, transplant=images, **classes
+    )
+    _check_complete(model.load_report, source or preset, but_for="/merging/")
+    print(report := model.transplant_report)
+    published = read_card(preset.replace("_spm_", "_"))
+    measured = {
+        "images": report.images,
+        "held_out_images": report.held_out_images,
+        "steps": list(report.steps),
+        "explained_variance": {
+            stage: round(fit.after, 4) for stage, fit in report.mergings.items()
+        },
+    }
+    card = Card(
+        sha256=None if source is None else sha256_of(source),
+        license=published.license if source is None else None,
+        preprocessing=published.preprocessing,
+        classes=published.classes if class_names is None else None,
+        transplant=measured,
+    )
+    return model, card
+
+
 def _classes(class_names):
     return {"num_classes": len(class_names), "class_names": class_names}
 
 
-def _check_complete(report, source):
+def _check_complete(report, source, but_for="\0"):
     print(report)
-    if report.missing_keys:
-        raise ValueError(f"{source} lacks the weights of {', '.join(report.missing_keys)}")
+    missing = [path for path in report.missing_keys if but_for not in path]
+    if missing:
+        raise ValueError(f"{source} lacks the weights of {', '.join(missing)}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,6 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("preset", help="long name of a preset, see keras_spm.list_presets()")
     parser.add_argument("folder", help="folder to write")
     parser.add_argument("--source", help=".safetensors, .pth, .pt or .bin file")
+    parser.add_argument("--transplant", metavar="IMAGES", help="folder of images without labels")
     parser.add_argument("--classes", help="text file with one class name per line")
     parser.add_argument("--update-card", action="store_true", help="update the library's card")
     options = parser.parse_args(arguments)
@@ -96,10 +144,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Before a download and a conversion that would be lost.
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise FileExistsError(f"{folder} must be a new or an empty folder.")
-        if options.source is None:
+        names = options.classes and pathlib.Path(options.classes).read_text().splitlines()
+        if options.transplant is not None:
+            model, card = port_transplanted(
+                options.preset, options.transplant, options.source, names
+            )
+        elif options.source is None:
             model, card = port_published(options.preset)
         else:
-            names = options.classes and pathlib.Path(options.classes).read_text().splitlines()
             model, card = port_file(options.preset, options.source, names)
         model.save_to_preset(folder)
         write_card(card, folder / "card.json")

@@ -50,8 +50,8 @@ class MiT(PyramidBackbone):
         mlp_ratios: numbers, hidden channels of the MLP over the stage's channels.
         sr_ratios: ints, spatial reduction of keys and values.
         drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a strided 3x3 convolution), `"spm"`, `"msa"` or `"gle"`,
-            see `make_merging`; `None` for the class's own default.
+        merging: `"default"` (a strided 3x3 convolution), `"spm"`, `"msa"`, `"gle"`
+            or `"default+spm"`, see `make_merging`; `None` for the class's own default.
         fused: bool, see `make_merging`.
         norm_epsilon: float above 0, epsilon of all layer normalizations (1e-5 in transformers;
             the official code has 1e-6 in blocks and at the end of stages).

@@ -67,8 +67,8 @@ class PVT(PyramidBackbone):
         class_token: bool, whether the last stage has a class token; the last of `sr_ratios` must
             be 1 then.
         drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a linear map of 2x2 patches), `"spm"`, `"msa"` or `"gle"`,
-            see `make_merging`; `None` for the class's own default.
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"`, `"msa"`, `"gle"`
+            or `"default+spm"`, see `make_merging`; `None` for the class's own default.
         fused: bool, see `make_merging`.
         embedding_norm_epsilon: float above 0, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code, 1e-6 in transformers).

@@ -123,8 +123,8 @@ class PVTv2(PyramidBackbone):
         sr_ratios: ints, spatial reduction of keys and values.
         linear_attention: bool, whether keys and values are pooled to 7x7 (`_li` variants).
         drop_path_rate: float in [0, 1), of the last block; the rates of the blocks rise from 0.
-        merging: `"default"` (a strided 3x3 convolution), `"spm"`, `"msa"` or `"gle"`,
-            see `make_merging`; `None` for the class's own default.
+        merging: `"default"` (a strided 3x3 convolution), `"spm"`, `"msa"`, `"gle"`
+            or `"default+spm"`, see `make_merging`; `None` for the class's own default.
         fused: bool, see `make_merging`.
         embedding_norm_epsilon: float above 0, epsilon of the norms in patch embeddings and
             reductions (1e-5 in the official code and timm, 1e-6 in transformers).

@@ -49,8 +49,8 @@ class Swin(PyramidBackbone):
             mmdetection, mmsegmentation and transformers: each level of `pyramid_outputs` has a
             layer normalization, the last one in place of the final normalization, and windows
             are shifted on maps of any size.
-        merging: `"default"` (a linear map of 2x2 patches), `"spm"`, `"msa"` or `"gle"`,
-            see `make_merging`; `None` for the class's own default.
+        merging: `"default"` (a linear map of 2x2 patches), `"spm"`, `"msa"`, `"gle"`
+            or `"default+spm"`, see `make_merging`; `None` for the class's own default.
         fused: bool, see `make_merging`.
         dtype, **kwargs: see `PyramidBackbone`.
 

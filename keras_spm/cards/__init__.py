@@ -59,6 +59,8 @@ class Card(WeightFile):
         published_top1: published ImageNet-1K accuracy in percent.
         published_by: source of that figure.
         measured_top1: accuracy in percent, measured with this package.
+        transplant: `images`, `held_out_images`, `steps` and `explained_variance`, {stage: share},
+            of mergings that were transplanted, see `keras_spm.transplant`.
         first_logits: of transformers' conversion of the official weights, for image
             000000039769 of COCO's validation split, resized bilinearly to 224x224.
     """
@@ -68,6 +70,7 @@ class Card(WeightFile):
     published_top1: float | None = None
     published_by: str | None = None
     measured_top1: float | None = None
+    transplant: dict[str, Any] | None = None
     first_logits: list[float] | None = None
 
     @property
@@ -139,6 +142,8 @@ def _is_valid(name, value):
         return value in CLASSES
     if name == "preprocessing":
         return isinstance(value, dict) and value.keys() == _PREPROCESSING
+    if name == "transplant":
+        return isinstance(value, dict) and value.keys() == _TRANSPLANT
     if name == "first_logits":
         return isinstance(value, list) and all(type(item) in (int, float) for item in value)
     return type(value) in ((int, float) if name.endswith("_top1") else (str,))
@@ -150,3 +155,4 @@ _PATTERNS = {
     "sha256": "[0-9a-f]{64}",
 }
 _PREPROCESSING = {"image_size", "crop_pct", "interpolation", "mean", "std"}
+_TRANSPLANT = {"images", "held_out_images", "steps", "explained_variance"}

@@ -3,6 +3,7 @@
 from keras_spm.layers.batch_normalization import BatchNormalization
 from keras_spm.layers.convolution import Conv2D, DepthwiseConv2D
 from keras_spm.layers.dense import Dense
+from keras_spm.layers.gated_merging import GatedMerging
 from keras_spm.layers.guided_local_enhancement import GuidedLocalEnhancement
 from keras_spm.layers.image_normalization import ImageNormalization
 from keras_spm.layers.layer_normalization import LayerNormalization
@@ -26,6 +27,7 @@ __all__ = [
     "Dense",
     "DepthwiseConv2D",
     "DropPath",
+    "GatedMerging",
     "GuidedLocalEnhancement",
     "ImageNormalization",
     "LayerNormalization",

@@ -90,7 +90,15 @@ class GuidedLocalEnhancement(CompositeLayer):
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         refuse_training(self, training)
-        return self.output_norm(self._attend(*self._guides_and_tokens(inputs, training)))
+        return self.output_norm(self.attend(inputs, training))
+
+    def attend(self, inputs: Tensor, training: bool = False) -> Tensor:
+        """Returns the attention output of each guide token, before the last normalization.
+
+        Args:
+            inputs, training: as of the layer.
+        """
+        return self._attend(*self._guides_and_tokens(inputs, training))
 
     def attention_weights(self, inputs: Tensor) -> Tensor:
         """Returns the attention of each guide token, the mean over heads, as in inference.

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_spm.arguments import check_epsilon, check_integer, check_odd
 from keras_spm.layers.composite import CompositeLayer
@@ -55,6 +56,15 @@ class PatchEmbedding(CompositeLayer):
     def call(self, inputs: Tensor) -> Tensor:
         maps = inputs if self._padding else pad_to_multiple(inputs, self.patch_size)
         return self.norm(self.projection(maps))
+
+    @property
+    def output_norm(self) -> LayerNormalization:
+        """The normalization of the outputs."""
+        return self.norm
+
+    def as_convolution(self) -> tuple[np.ndarray, int]:
+        """Returns (kernel, padding) of the convolution before the norm, without its bias."""
+        return keras.ops.convert_to_numpy(self.projection.kernel), self._padding
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, _ = input_shape

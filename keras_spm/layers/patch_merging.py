@@ -3,6 +3,7 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_spm.arguments import check_epsilon, check_integer
@@ -54,6 +55,16 @@ class PatchMerging(CompositeLayer):
         maps = pad_to_multiple(inputs, WINDOW)
         merged = [maps[:, row::WINDOW, column::WINDOW] for row, column in _WINDOW_OFFSETS]
         return self.reduction(self.norm(ops.concatenate(merged, axis=-1)))
+
+    def as_convolution(self) -> tuple[np.ndarray, int]:
+        """Returns (kernel, padding) of the linear map of windows, but for their normalization."""
+        kernel, scale = map(ops.convert_to_numpy, (self.reduction.kernel, self.norm.gamma))
+        channels = len(scale) // len(_WINDOW_OFFSETS)
+        windows = np.empty((WINDOW, WINDOW, channels, self.output_dim), kernel.dtype)
+        parts = np.split(kernel * scale[:, None], len(_WINDOW_OFFSETS))
+        for (row, column), part in zip(_WINDOW_OFFSETS, parts, strict=True):
+            windows[row, column] = part
+        return windows, 0
 
     def _merged_shape(self, input_shape: Shape) -> Shape:
         batch, height, width, channels = input_shape

@@ -75,18 +75,32 @@ class Stage(CompositeLayer):
             build_once(layer, input_shape)
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        for layer in (*self._embedding_layers, *self._token_layers):
-            inputs = layer(inputs)  # Keras passes `training` to the layers that take it.
+        # Keras passes `training` to the layers that take it.
+        return self.after_merging(inputs if self.merging is None else self.merging(inputs))
+
+    def after_merging(self, inputs: Tensor) -> Tensor:
+        """Returns the outputs of the stage for the map that its merging gives."""
+        if self.position_embedding is not None:
+            inputs = self.position_embedding(inputs)
+        for layer in self._token_layers:
+            inputs = layer(inputs)
         return inputs
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return self.shape_after_merging(self._merged_shape(input_shape))
+
+    def shape_after_merging(self, maps_shape: Shape) -> Shape:
+        """Returns the shape of what `after_merging` returns."""
+        return maps_shape
+
+    def _merged_shape(self, input_shape: Shape) -> Shape:
         if self.merging is None:
             return input_shape
         return self.merging.compute_output_shape(input_shape)
 
     def macs(self, input_shape: Shape) -> int:
         total = 0 if self.merging is None else macs(self.merging, input_shape)
-        tokens_shape = self._tokens_shape(Stage.compute_output_shape(self, input_shape))
+        tokens_shape = self._tokens_shape(self._merged_shape(input_shape))
         return total + sum(macs(block, tokens_shape) for block in self.blocks)
 
     def _tokens_shape(self, maps_shape: Shape) -> Shape:
@@ -112,15 +126,15 @@ class ClassTokenStage(Stage):
         return [*super().before_blocks, self.class_token, self.class_position]
 
     def build(self, input_shape: Shape) -> None:
-        channels = Stage.compute_output_shape(self, input_shape)[-1]
+        channels = self._merged_shape(input_shape)[-1]
         for name in ("class_token", "class_position"):
             weight = self.add_weight(name=name, shape=(channels,), initializer=dense_initializer())
             setattr(self, name, weight)
         super().build(input_shape)
 
-    def call(self, inputs: Tensor, training: bool = False) -> tuple[Tensor, Tensor]:
-        for layer in self._embedding_layers:
-            inputs = layer(inputs)
+    def after_merging(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        if self.position_embedding is not None:
+            inputs = self.position_embedding(inputs)
         batch, height, width, channels = ops.shape(inputs)
         class_token = ops.convert_to_tensor(self.class_token) + self.class_position
         class_tokens = ops.broadcast_to(class_token, (batch, 1, 1, channels))
@@ -134,6 +148,5 @@ class ClassTokenStage(Stage):
         batch, height, width, channels = maps_shape
         return (batch, 1 + height * width, 1, channels)
 
-    def compute_output_shape(self, input_shape: Shape) -> tuple[Shape, Shape]:
-        maps_shape = super().compute_output_shape(input_shape)
+    def shape_after_merging(self, maps_shape: Shape) -> tuple[Shape, Shape]:
         return maps_shape, (maps_shape[0], maps_shape[-1])

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.backbones.merging import GATED, MERGING_PATH, copy_shared_variables
 from keras_spm.converters.conversion import (
     detect_layout,
     load_torch_weights,
@@ -22,16 +23,16 @@ from keras_spm.presets.sources import Source, Weights, find_source
 from keras_spm.registry import BACKBONES, HEADS, TASKS, lookup
 from keras_spm.tasks.graph import adapt_statistics
 from keras_spm.tasks.image_task import ImageTask
+from keras_spm.transplantation import transplant
 from keras_spm.types import PathLike
 from keras_spm.version import __version__
 from keras_spm.weights import cache, state_dict
 from keras_spm.weights.errors import FormatError, WeightsError, shorten
 from keras_spm.weights.key_mapping import OWN_FORMAT
 
-# In the paths of the layers that differ between the values of `merging`.
-_MERGING = "/merging/"
-# Argument of backbones that tasks take for theirs.
 _IMAGE_SHAPE = "image_shape"
+# Arguments of backbones that tasks take for theirs.
+_OF_BACKBONE = (_IMAGE_SHAPE, "merging")
 
 
 def load_preset(
@@ -40,6 +41,7 @@ def load_preset(
     load_weights: bool,
     weights_file: PathLike | None,
     arguments: dict[str, Any],
+    images: Any = None,
 ) -> keras.Model:
     """Builds a backbone or task from a preset; see `from_preset` of the model."""
     is_backbone = issubclass(cls, PyramidBackbone)
@@ -64,17 +66,24 @@ def load_preset(
     except TypeError as error:
         _check_known(task or backbone_class, arguments, error)
         raise
+    original = None
     if load_weights:
-        set_report(model, _load(model, source, weights, build, whole))
+        report, original = _load(model, source, weights, build, whole)
+        set_report(model, report)
         missing = set(model.load_report.missing_keys)
         if whole and "num_classes" not in arguments and missing & set(predictor_paths(model)):
             raise FormatError(
                 f"{source.name} has weights for other classes than its configuration."
             )
         _warn_of_license(source)
-        _warn_of_merging(model.load_report, source)
+        if images is None:
+            _warn_of_merging(model, source)
     if weights_file is not None:
-        load_torch_weights(model, weights_file)
+        original = _load_file(model, weights_file, build, images is not None)
+    if images is not None:
+        model.transplant_report = transplant(model, images, _teacher_of(model, original))
+    if load_weights:
+        getattr(model, "backbone", model).preset = source.name  # For `keras_spm.transplant`.
     return model
 
 
@@ -116,13 +125,16 @@ def _warn_of_license(source):
         )
 
 
-def _warn_of_merging(report, source):
-    stages = {path.partition("/")[0] for path in report.missing_keys if _MERGING in path}
+def _warn_of_merging(model, source):
+    report, backbone = model.load_report, getattr(model, "backbone", model)
+    if getattr(backbone, "merging", None) == GATED:
+        return  # The gates are closed.
+    stages = {path.partition("/")[0] for path in report.missing_keys if MERGING_PATH in path}
     if stages:
         warnings.warn(
             f"{source.name}: no weights are published with this merging. The other layers are "
             f"loaded from {source.config.backbone}; the mergings of {', '.join(sorted(stages))} "
-            "are randomly initialized.",
+            "are randomly initialized. `transplant=images` gives them a pretrained start.",
             stacklevel=4,  # The caller of `from_preset`.
         )
 
@@ -174,9 +186,8 @@ def _build(task, backbone_class, source, arguments, whole, **backbone_arguments)
     if task is None:
         return backbone_class(**{**given, **arguments, **backbone_arguments})
     arguments = dict(arguments)
-    if _IMAGE_SHAPE in arguments:
-        given[_IMAGE_SHAPE] = arguments.pop(_IMAGE_SHAPE)
-    backbone = backbone_class(**given)
+    given |= {name: arguments.pop(name) for name in _OF_BACKBONE if name in arguments}
+    backbone = backbone_class(**{**given, **backbone_arguments})
     return task(backbone, **_task_arguments(task, source, arguments, whole, backbone))
 
 
@@ -278,28 +289,50 @@ def _convert(source: Source) -> dict[str, np.ndarray]:
 
 
 def _load(model, source, weights, build, whole):
-    """Loads the weights of a backbone, of a whole task, or of the backbone of another task."""
+    """Loads the weights of a backbone, of a whole task, or of the backbone of another task.
+
+    Returns (report, original): the latter has the merging of the weights, if that differs.
+    """
     if hasattr(model, "backbone") and not whole:
         shape = {_IMAGE_SHAPE: model.backbone.image_shape}
         build_backbone = functools.partial(_build, None, type(model.backbone), source, shape, False)
-        report = _load(model.backbone, source, weights, build_backbone, whole)
+        report, original = _load(model.backbone, source, weights, build_backbone, whole)
         loaded = variables_of(model.backbone)
-        return report.without([path for path in variables_of(model) if path not in loaded])
+        added = [path for path in variables_of(model) if path not in loaded]
+        return report.without(added), original
     default = BACKBONES[source.config.backbone].default_merging
     saved_merging = source.config.arguments.get("merging", default)
     merging = getattr(getattr(model, "backbone", model), "merging", saved_merging)
     if merging == saved_merging:
-        return _assign(model, source, weights)
+        return _assign(model, source, weights), None
     # Load into a model with the saved merging, then copy all variables except the mergings'.
     original = build(merging=saved_merging)
     report = _assign(original, source, weights)
-    values, missing = variables_of(original), []
-    for path, variable in variables_of(model).items():
-        if _MERGING in path:
-            missing.append(path)
-        else:
-            variable.assign(values[path])
-    return report.without(missing)
+    return report.without(copy_shared_variables(model, original)), original
+
+
+def _load_file(model, path, build, with_original):
+    """Loads a file of PyTorch weights.
+
+    Returns the model with the family's own mergings if `with_original`: then the file has those.
+    """
+    if not with_original:
+        load_torch_weights(model, path)
+        return None
+    original = build(merging="default")
+    report = load_torch_weights(original, path)
+    set_report(model, report.without(copy_shared_variables(model, original)))
+    return original
+
+
+def _teacher_of(model, original):
+    """Returns the teacher of a transplant, `None` if the model contains it."""
+    if original is None and getattr(model, "backbone", model).merging != GATED:
+        raise ValueError(
+            "`transplant` must be `None` unless weights with the mergings of the family are "
+            "loaded, into a model with others. Received: transplant with no such weights"
+        )
+    return original
 
 
 def _assign(model, source, weights):

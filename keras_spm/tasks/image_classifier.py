@@ -20,6 +20,7 @@ from keras_spm.tasks.checks import (
     check_multi_labels,
     from_arguments,
 )
+from keras_spm.tasks.distillation import DistillationMixin
 from keras_spm.tasks.graph import channels_of, connect_backbone, default_statistics, to_data_format
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.tasks.inference import flips
@@ -31,7 +32,7 @@ from keras_spm.visualize import plot_images
 _TOP = 5  # Of top-5 accuracy.
 
 
-class ImageClassifier(ImageTask):
+class ImageClassifier(DistillationMixin, ImageTask):
     """Raw images in, class logits out.
 
     Images are (batch, height, width, channels) with pixels in [0, 255], normalized inside the

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.backbones.merging import MERGINGS
 from keras_spm.data import ImagePreprocessing, load_dataset
 from keras_spm.data.pipeline import training_batches
 from keras_spm.data.readers import readers_of
@@ -41,6 +42,11 @@ from keras_spm.trainer.recipe import (
     Range,
     Recipe,
     Setup,
+)
+from keras_spm.trainer.teachers import (
+    distill,
+    prepare_transplant,
+    without_warning_of_random_mergings,
 )
 from keras_spm.visualize import plot_confusion_matrix
 
@@ -83,6 +89,16 @@ class ClassificationRecipe(Recipe):
 
     Attributes:
         load_weights: whether the backbone starts from the preset's published weights.
+        merging: patch merging of the backbone, as in its constructor; empty for the preset's own.
+        transplant_images: number of training images from which mergings without published weights
+            learn to replace those of the published network before the training, see
+            `keras_spm.transplant`; 0 for none.
+        transplant_steps: steps of each of its two phases.
+        distill_from: preset of a classifier with the same classes, whose outputs the model learns
+            beside the labels, see `ImageClassifier.distill`; empty for none.
+        distill_weight: share of the teacher in the loss of the logits.
+        distill_temperature: temperature of the logits.
+        distill_maps_weight: weight of the loss of the maps.
         frozen_stages: number of frozen stages of the backbone; 4 for a linear probe.
         verify_images: whether all files are decoded before the training to find invalid ones.
         class_weights: `"none"`, or `"balanced"` for weights inversely proportional to the
@@ -109,6 +125,13 @@ class ClassificationRecipe(Recipe):
     """
 
     load_weights: bool = False
+    merging: str = ""
+    transplant_images: int = 0
+    transplant_steps: int = 200
+    distill_from: str = ""
+    distill_weight: float = 0.5
+    distill_temperature: float = 1.0
+    distill_maps_weight: float = 0.0
     frozen_stages: int = 0
     verify_images: bool = True
     class_weights: str = "none"
@@ -137,14 +160,17 @@ class ClassificationRecipe(Recipe):
     default = "classification_folder"
     ranges: ClassVar[dict[str, Range]] = {
         **Recipe.ranges,
-        **dict.fromkeys(("flip", "random_erasing", "translation"), PROBABILITY),
+        **dict.fromkeys(("flip", "random_erasing", "translation", "distill_weight"), PROBABILITY),
         **dict.fromkeys(("label_smoothing", "zoom"), BELOW_ONE),
         **dict.fromkeys(("crop_pct", "crop_scale", "layer_decay"), ABOVE_ZERO_TO_ONE),
         **dict.fromkeys(("mixup", "cutmix"), NOT_NEGATIVE),
         **dict.fromkeys(("warmup_learning_rate", "min_learning_rate"), NOT_NEGATIVE),
         **dict.fromkeys(("image_size", "repeated_augmentation"), COUNT),
         "warmup_epochs": COUNT_OR_ZERO,
-        "epsilon": POSITIVE,
+        "transplant_images": COUNT_OR_ZERO,
+        "transplant_steps": COUNT,
+        **dict.fromkeys(("epsilon", "distill_temperature"), POSITIVE),
+        "distill_maps_weight": NOT_NEGATIVE,
         "rotation": Range(0, 180),
         "randaugment_magnitude": Range(0, 10),
         "frozen_stages": Range(0, 4),
@@ -152,6 +178,7 @@ class ClassificationRecipe(Recipe):
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         **Recipe.choices,
         "class_weights": ("none", "balanced"),
+        "merging": ("", *MERGINGS),
         "schedule": ("cosine", *_COSINES),
     }
 
@@ -194,7 +221,11 @@ class ClassificationRecipe(Recipe):
             loss, validation = pipeline.loss(), pipeline.validation_batches()
             monitor = ("val_average_precision" if multi_label else "val_accuracy", "max")
         model.compile(optimizer=self._optimizer(model, steps), loss=loss)
-        return Setup(model, batches, steps, data, validation, monitor)
+        distill(self, model)
+        # Images in memory have the size of the training; files and examples are preprocessed.
+        images = splits.train.images if in_memory else data.train
+        prepare = prepare_transplant(self, model, images)
+        return Setup(model, batches, steps, data, validation, monitor, prepare=prepare)
 
     def splits(self) -> DataSplits:
         """Reads all splits of the data set."""
@@ -246,14 +277,17 @@ class ClassificationRecipe(Recipe):
         multi_label: bool = False,
     ) -> ImageClassifier:
         """Builds the classifier."""
-        backbone = PyramidBackbone.from_preset(
-            self.preset,
-            load_weights=self.load_weights,
-            drop_path_rate=self.drop_path_rate,
-            image_shape=self.image_shape,
-            dtype=self.dtype_policy,
-            gradient_checkpointing=self.gradient_checkpointing,
-        )
+        merging = {"merging": self.merging} if self.merging else {}
+        with without_warning_of_random_mergings(self):
+            backbone = PyramidBackbone.from_preset(
+                self.preset,
+                load_weights=self.load_weights,
+                drop_path_rate=self.drop_path_rate,
+                image_shape=self.image_shape,
+                dtype=self.dtype_policy,
+                gradient_checkpointing=self.gradient_checkpointing,
+                **merging,
+            )
         model = ImageClassifier(
             backbone,
             len(class_names),

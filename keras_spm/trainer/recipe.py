@@ -6,7 +6,7 @@ import math
 import pathlib
 import reprlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import keras
@@ -14,7 +14,7 @@ import keras
 from keras_spm.data.classes import parse_class_names
 from keras_spm.data.readers import INVALID_CHOICES
 from keras_spm.data.splits import AUTO, DataSplits
-from keras_spm.optimizers import LinearWarmup
+from keras_spm.optimizers import GATE_MULTIPLIER, LinearWarmup
 from keras_spm.registry import RECIPES, lookup
 
 _DRAWN_PREDICTIONS = 6
@@ -111,6 +111,8 @@ class Setup:
         monitor: (metric, `"min"` or `"max"`) that selects the best epoch.
         callbacks: callbacks of `fit`. Their metrics in the logs are recorded.
         notes: lines about values of the recipe that were adapted to the data.
+        prepare: optional function (verbose) that is called before a new training, but not when
+            a run is resumed.
     """
 
     model: keras.Model
@@ -121,6 +123,7 @@ class Setup:
     monitor: tuple[str, str] = ("val_loss", "min")
     callbacks: tuple[keras.callbacks.Callback, ...] = ()
     notes: tuple[str, ...] = ()
+    prepare: Callable[[bool], None] | None = None
 
     def first_batch(self) -> tuple[Any, Any]:
         """Returns (images, targets), arrays, of the first step."""
@@ -153,6 +156,8 @@ class Recipe:
         batch_size: images per step.
         learning_rate: peak learning rate.
         weight_decay: of the kernels.
+        gate_multiplier: learning rate of the gates of `merging="default+spm"`, as a multiple of
+            `learning_rate`; they are not decayed.
         global_clipnorm: largest global norm of the gradients; 0 for no clipping.
         gradient_accumulation_steps: batches per update. Averages and clipping are per update.
         ema_decay: momentum of the weights' moving average, which is validated, tested and
@@ -187,6 +192,7 @@ class Recipe:
     batch_size: int
     learning_rate: float
     weight_decay: float = 0.0
+    gate_multiplier: float = GATE_MULTIPLIER
     global_clipnorm: float = 0.0
     gradient_accumulation_steps: int = 1
     ema_decay: float = 0.0
@@ -203,6 +209,7 @@ class Recipe:
         **dict.fromkeys(("epochs", "batch_size", "channels"), COUNT),
         "gradient_accumulation_steps": COUNT,
         **dict.fromkeys(("learning_rate", "weight_decay", "global_clipnorm"), NOT_NEGATIVE),
+        "gate_multiplier": NOT_NEGATIVE,
         **dict.fromkeys(("drop_path_rate", "ema_decay", "validation_share"), BELOW_ONE),
         "seed": Range(0, 2**32 - 1),
         "checkpoint_steps": COUNT_OR_ZERO,
@@ -249,6 +256,7 @@ class Recipe:
         accumulation = self.gradient_accumulation_steps
         arguments = {
             "weight_decay": self.weight_decay,
+            "gate_multiplier": self.gate_multiplier,
             "global_clipnorm": self.global_clipnorm or None,
             "gradient_accumulation_steps": accumulation if accumulation > 1 else None,
         }

@@ -143,6 +143,8 @@ def train(
     with _started(folder, recipe) as path:
         history = History(path, setup.monitor)
         checkpoints = Checkpoints(path / "checkpoints", history.best_model)
+        if setup.prepare is not None and checkpoints.last() is None:
+            setup.prepare(bool(verbose))
         backup = BackupAndRestore(batches, checkpoints, history, steps, recipe.checkpoint_steps)
         callbacks = [
             # Uses the averages of the weights during validation.
