@@ -33,8 +33,8 @@ ALLOWED = {
     "converters": {"registry", "weights", "keras", "numpy"},
     "parity": {"keras", "numpy"},
     "presets": {
-        *("registry", "backbones", "tasks", "converters", "weights", "cards", "version"),
-        *("keras", "numpy"),
+        *("registry", "layers", "backbones", "tasks", "converters", "weights", "cards"),
+        *("version", "keras", "numpy"),
     },
     "cards": {"weights"},
     "version": set(),

@@ -19,7 +19,12 @@ from keras_spm.backend.gradient import gradient
 from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
 from keras_spm.backend.resizing import pad, resize_bilinear, resize_on_host
 from keras_spm.backend.trainer import SafeTrainer, scale_for_replicas, state_scope
-from keras_spm.backend.training import bytes_kept_for_gradient, random_state, set_random_state
+from keras_spm.backend.training import (
+    bytes_kept_for_gradient,
+    random_state,
+    set_random_state,
+    track_again,
+)
 
 __all__ = [
     "SafeTrainer",
@@ -47,4 +52,5 @@ __all__ = [
     "scale_for_replicas",
     "set_random_state",
     "state_scope",
+    "track_again",
 ]

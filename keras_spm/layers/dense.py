@@ -10,12 +10,15 @@ from keras_spm.arguments import check_integer
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.types import Tensor
 
+_LORA = ("lora_kernel_a", "lora_kernel_b")
+
 
 @keras.saving.register_keras_serializable("keras_spm")
 class Dense(keras.layers.Dense):
     """`keras.layers.Dense`, computed by the fastest formulation of each backend.
 
-    `quantize` and `enable_lora` work as in Keras.
+    `quantize` and `enable_lora` work as in Keras, but LoRA is saved as it is, not merged into the
+    kernel, so that it can be trained further.
 
     Args:
         units: int, channels of the output.
@@ -46,6 +49,40 @@ class Dense(keras.layers.Dense):
     def quantize(
         self, mode: str | None = None, type_check: bool = True, config: Any = None
     ) -> None:
+        if self.lora_enabled:
+            raise ValueError(f"{self.path} has LoRA: merge it into the kernel before `quantize`.")
         # Keras's type check accepts its own class only: a subclass may change `call`.
         type_check = type_check and type(self) is not Dense
         super().quantize(mode, type_check=type_check, config=config)
+
+    # === LoRA ===
+
+    def enable_lora(self, rank: int, lora_alpha: float | None = None, **kwargs: Any) -> None:
+        # Keras's `build` passes the constructor's rank alone.
+        super().enable_lora(rank, self.lora_alpha if lora_alpha is None else lora_alpha, **kwargs)
+
+    def save_own_variables(self, store: Any) -> None:
+        if not self.lora_enabled:
+            super().save_own_variables(store)
+            return
+        # Keras saves the merged kernel. LoRA would start again from zero after loading, where
+        # both of its gradients are zero.
+        self.lora_enabled = False
+        try:
+            super().save_own_variables(store)
+        finally:
+            self.lora_enabled = True
+        for name in _LORA:
+            store[name] = getattr(self, name)
+
+    def load_own_variables(self, store: Any) -> None:
+        if not self.lora_enabled:
+            super().load_own_variables(store)
+            return
+        first = ops.convert_to_numpy(self.lora_kernel_a)
+        super().load_own_variables(store)  # Sets both to zero.
+        if _LORA[0] in store:
+            for name in _LORA:
+                getattr(self, name).assign(store[name])
+        else:  # Of the layer without LoRA.
+            self.lora_kernel_a.assign(first)

@@ -84,6 +84,8 @@ class ClassificationRecipe(Recipe):
     Attributes:
         load_weights: whether the backbone starts from the preset's published weights.
         frozen_stages: number of frozen stages of the backbone; 4 for a linear probe.
+        lora_rank: rank of LoRA, see `enable_lora` of the model; 0 for none.
+        lora_alpha: scale of LoRA; 0 for `lora_rank`.
         verify_images: whether all files are decoded before the training to find invalid ones.
         class_weights: `"none"`, or `"balanced"` for weights inversely proportional to the
             number of images of a class.
@@ -110,6 +112,8 @@ class ClassificationRecipe(Recipe):
 
     load_weights: bool = False
     frozen_stages: int = 0
+    lora_rank: int = 0
+    lora_alpha: float = 0.0
     verify_images: bool = True
     class_weights: str = "none"
     image_size: int = 224
@@ -140,10 +144,10 @@ class ClassificationRecipe(Recipe):
         **dict.fromkeys(("flip", "random_erasing", "translation"), PROBABILITY),
         **dict.fromkeys(("label_smoothing", "zoom"), BELOW_ONE),
         **dict.fromkeys(("crop_pct", "crop_scale", "layer_decay"), ABOVE_ZERO_TO_ONE),
-        **dict.fromkeys(("mixup", "cutmix"), NOT_NEGATIVE),
+        **dict.fromkeys(("mixup", "cutmix", "lora_alpha"), NOT_NEGATIVE),
         **dict.fromkeys(("warmup_learning_rate", "min_learning_rate"), NOT_NEGATIVE),
         **dict.fromkeys(("image_size", "repeated_augmentation"), COUNT),
-        "warmup_epochs": COUNT_OR_ZERO,
+        **dict.fromkeys(("warmup_epochs", "lora_rank"), COUNT_OR_ZERO),
         "epsilon": POSITIVE,
         "rotation": Range(0, 180),
         "randaugment_magnitude": Range(0, 10),
@@ -262,6 +266,8 @@ class ClassificationRecipe(Recipe):
             multi_label=multi_label,
         )
         backbone.freeze(self.frozen_stages)
+        if self.lora_rank:
+            model.enable_lora(self.lora_rank, self.lora_alpha or None)
         return model
 
     def preprocessing(self) -> ImagePreprocessing:
