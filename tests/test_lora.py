@@ -9,11 +9,18 @@ from safetensors.numpy import load_file, save_file
 
 import keras_spm
 from keras_spm import fuse
-from keras_spm.layers.adaptation import lora_layers
+from keras_spm.layers.adaptation import adapted_layers, lora_layers
 from keras_spm.optimizers import LayerwiseAdamW
 from tests import contract, golden
-from tests.helpers import check_equal, check_round_trips, difference, error_message, randomize
-from tests.helpers import random_array, to_numpy
+from tests.helpers import (
+    check_equal,
+    check_round_trips,
+    difference,
+    error_message,
+    random_array,
+    randomize,
+    to_numpy,
+)
 
 ONLY_TORCH = pytest.mark.only("torch")
 RANK, ALPHA = 3, 6.0
@@ -53,9 +60,7 @@ def _trained(model):
 def test_against_the_closed_form(name, layers):
     """W + A B alpha / rank, in the queries, keys, values and MLPs of every block; merged too."""
     model, batch, expected = contract.reference(contract.MODELS[name])
-    adapted, changed = (
-        randomize(type(model).from_config(model.get_config())) for _ in range(2)
-    )
+    adapted, changed = (randomize(type(model).from_config(model.get_config())) for _ in range(2))
     adapted.enable_lora(RANK, ALPHA)
     contract.check_equal(contract.evaluated(adapted, batch), expected)
     backbone = getattr(model, "backbone", model)
@@ -149,7 +154,7 @@ def test_the_file_of_a_task(tmp_path):
     other.load_lora_weights(path)
     check_equal(model, other, batch)
     assert _trained(other) == _trained(model)
-    assert other.get_config() == model.get_config()
+    assert adapted_layers(other) == adapted_layers(model)
 
 
 @ONLY_TORCH
@@ -192,7 +197,7 @@ def _other_layer(arrays, metadata):
         (_rename, "missing"),
         (_cut, "shape"),
         (_not_finite, "NaN or infinity"),
-        (_other_layer, "which the model does not have"),
+        (_other_layer, "stage1/block"),
         (lambda arrays, metadata: metadata.clear(), "not a file of `save_lora_weights`"),
     ],
 )
@@ -232,6 +237,7 @@ def test_lora_on_quantized_kernels(tmp_path):
     outputs = contract.evaluated(model, batch)
     model.enable_lora(RANK)
     contract.check_equal(contract.evaluated(model, batch), outputs)
+    model.compile(keras.optimizers.Adam(0.01))
     history = model.fit(batch, LABELS, epochs=3, verbose=0)
     assert history.history["loss"][-1] < history.history["loss"][0]
     model.save(tmp_path / "model.keras")
@@ -286,9 +292,8 @@ def test_errors(tmp_path):
     assert "call `merge_lora` before `quantize`" in error_message(model.quantize, mode="int8")
     with pytest.raises(ValueError, match="has quantized layers or LoRA"):
         keras_spm.to_torch_state_dict(model)
-    with pytest.raises(keras_spm.weights.WeightsError, match="rank 2 and alpha 2"):
-        _with_lora(other := _classifier()).save_lora_weights(tmp_path / "lora.safetensors")
-        assert other is not model
+    _with_lora(_classifier()).save_lora_weights(tmp_path / "lora.safetensors")
+    with pytest.raises(keras_spm.weights.WeightsError, match="rank 3, alpha 6 in the file, rank 2"):
         model.load_lora_weights(tmp_path / "lora.safetensors")
 
 

@@ -10,8 +10,15 @@ import keras_spm
 from keras_spm import fuse, layers
 from keras_spm.layers.adaptation import dense_sublayers
 from tests import contract, golden
-from tests.helpers import check_equal, check_round_trips, difference, error_message, random_array
-from tests.helpers import randomize, randomize_task, to_numpy
+from tests.helpers import (
+    check_equal,
+    check_round_trips,
+    difference,
+    error_message,
+    random_array,
+    randomize,
+    to_numpy,
+)
 
 ONLY_TORCH = pytest.mark.only("torch")
 BACKBONES = (
@@ -86,7 +93,6 @@ def test_round_trips(mode, tmp_path):
     outputs = contract.evaluated(model, batch)
     bound = {"int8": 0.05, "int4": 0.3, "float8": 0.2}[mode] * np.abs(expected).max()
     assert 0 < difference(outputs, expected) <= bound
-    assert json.loads(json.dumps(model.get_config())) == model.get_config()
     check_round_trips(model, batch, tmp_path)
     model.save_to_preset(tmp_path / "preset")
     check_equal(model, keras_spm.ImageClassifier.from_preset(tmp_path / "preset"), batch)
@@ -105,7 +111,8 @@ def test_presets(tmp_path):
     assert other.load_report.missing_keys == ("head/kernel", "head/bias")
     assert other.get_layer("head").quantization_mode is None
     check_equal(other.backbone, backbone, batch)
-    other = keras_spm.PVTv2SPM.from_preset(folder, merging="default")
+    with pytest.warns(UserWarning, match="randomly initialized"):
+        other = keras_spm.PVTv2SPM.from_preset(folder, merging="default")
     assert other.get_layer("stage2").blocks[0].mlp.fc1.quantization_mode == "int8"
     assert other.get_layer("stage2").merging.quantization_mode is None
     other = keras_spm.ImageClassifier.from_preset(folder, load_weights=False)
@@ -154,7 +161,7 @@ def test_training_continues(tmp_path):
     labels = np.arange(len(batch))
     model.fit(batch, labels, verbose=0)
     model.quantize("int8", filters="^(?!head)")
-    kernel = model.get_layer("stage1").blocks[0].mlp.fc1.kernel
+    kernel = model.backbone.get_layer("stage1").blocks[0].mlp.fc1.kernel
     before = to_numpy(kernel)
     history = model.fit(batch, labels, epochs=2, verbose=0)
     assert history.history["loss"][1] < history.history["loss"][0]
@@ -177,13 +184,14 @@ def test_filters():
     assert modes(["/query$", "/key_value$"], "int4") == {
         path for path in dense if path.endswith(("/query", "/key_value"))
     }
-    merging = model.get_layer("stage2").merging
+    merging = model.backbone.get_layer("stage2").merging
     projections = [id(each) for each in dense_sublayers(merging).values()]
     assert modes(lambda layer: id(layer) in projections, "float8") == {
         path for path in dense if "/merging/" in path
     }
     # All that are left.
-    assert modes(None) == {"head", *(path for path in dense if "/mlp/" in path or "/attention/p" in path)}
+    rest = {path for path in dense if "/mlp/" in path or path.endswith("attention/projection")}
+    assert modes(None) == {"head", *rest}
 
 
 @ONLY_TORCH

@@ -1,5 +1,6 @@
 """Quantization and low-rank adaptation of models."""
 
+import gc
 from typing import Any, ClassVar
 
 import keras
@@ -80,8 +81,13 @@ class AdaptableModel:
                 f"The layers must not be quantized yet. Received: {path!r} with "
                 f"{selected[path].quantization_mode}"
             )
-        for dense in changed.values():
-            dense.quantize(mode, config=config)
+        # Keras collects garbage after each layer. Frozen, existing objects are not visited.
+        gc.freeze()
+        try:
+            for dense in changed.values():
+                dense.quantize(mode, config=config)
+        finally:
+            gc.unfreeze()
         self._update_after_adaptation()
 
     # === LoRA ===

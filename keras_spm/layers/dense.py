@@ -8,8 +8,9 @@ from keras import ops
 from keras_spm import backend
 from keras_spm.arguments import check_integer
 from keras_spm.layers.initializers import dense_initializer
-from keras_spm.types import Tensor
+from keras_spm.types import Shape, Tensor
 
+_FLOAT = ("kernel", "bias")
 _LORA = ("lora_kernel_a", "lora_kernel_b")
 
 
@@ -40,6 +41,12 @@ class Dense(keras.layers.Dense):
             kernel_initializer = dense_initializer()
         units = check_integer("units", units)
         super().__init__(units, activation, use_bias, kernel_initializer, **kwargs)
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        if self.quantization_mode == "float8":
+            # Keras creates these first here, but last in `quantize`.
+            self._trainable_variables.sort(key=lambda variable: variable.name not in _FLOAT)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         bias = ops.convert_to_tensor(self.bias) if self.use_bias else None

@@ -44,11 +44,9 @@ def load_lora(model: keras.Model, path: PathLike) -> None:
     arrays, source = read_arrays(path, prefixes=())
     metadata = read_metadata(path) if str(path).endswith(".safetensors") else {}
     groups = _read_groups(metadata, source)
-    if (enabled := _groups(model)) and enabled != groups:
-        raise MismatchError(
-            f"{source} is for {_describe(groups)}, the model has {_describe(enabled)}. Call "
-            "`merge_lora`, or enable the same LoRA."
-        )
+    enabled = _groups(model)
+    if enabled:
+        _check_same(_by_layer(groups), _by_layer(enabled), source)
     # All checks come before LoRA is enabled.
     layers = dense_sublayers(model)
     expected = {
@@ -106,12 +104,23 @@ def _read_groups(metadata: dict[str, str], source: str) -> list[dict[str, Any]]:
         raise FormatError(f"{source} is not a file of `save_lora_weights`.") from error
 
 
-def _describe(groups):
-    return ", ".join(
-        f"rank {group['lora_rank']} and alpha {group['lora_alpha']:g} in "
-        f"{len(group['layers'])} layers"
+def _by_layer(groups):
+    """Returns {path: description} of the layers with LoRA."""
+    return {
+        path: f"rank {group['lora_rank']}, alpha {group['lora_alpha']:g}"
         for group in groups
-    )
+        for path in group["layers"]
+    }
+
+
+def _check_same(found, enabled, source):
+    for path in sorted(found.keys() | enabled.keys()):
+        if found.get(path) != enabled.get(path):
+            raise MismatchError(
+                f"{source} has other LoRA than the model, which can be merged by `merge_lora`. For "
+                f"{path}: {found.get(path, 'none')} in the file, "
+                f"{enabled.get(path, 'none')} in the model."
+            )
 
 
 def _shapes(layers, name, rank, source):

@@ -105,7 +105,8 @@ class ImageClassifier(ImageTask):
         _, features = connect_backbone(backbone, normalization(images))
         outputs = head(dropout_layer(features))
         if activation is not keras.activations.linear:
-            outputs = keras.layers.Activation(activation, dtype="float32", name="activation")(outputs)
+            activate = keras.layers.Activation(activation, dtype="float32", name="activation")
+            outputs = activate(outputs)
         super().__init__(
             inputs=images,
             outputs=outputs,
