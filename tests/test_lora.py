@@ -105,7 +105,6 @@ def test_only_lora_and_the_head_are_trained(tmp_path):
     assert int(model.optimizer.iterations) == 4
 
 
-@ONLY_TORCH
 def test_freezing():
     model = _classifier()
     everything = _trained(model)

@@ -215,7 +215,9 @@ class PyramidBackbone(AdaptableModel, PresetMixin, SafeTrainer, keras.Model):
         freeze_for_lora(self)
 
     def _refreeze(self) -> None:
-        self.freeze(self.frozen_stages, self.frozen_batch_normalization)
+        arguments = self.frozen_stages, self.frozen_batch_normalization
+        self.freeze()  # On TensorFlow, a trained stage does not pass its setting on.
+        self.freeze(*arguments)
 
     def macs(self, input_shape: Shape) -> int:
         """Returns the multiply-accumulate operations of one image.
