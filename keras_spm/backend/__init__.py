@@ -13,7 +13,7 @@ from keras_spm.backend.convolution import (
     depthwise_scales_are_faster,
     depthwise_supports_xla,
 )
-from keras_spm.backend.dense import dense, grouped_pointwise
+from keras_spm.backend.dense import dense, grouped_pointwise, has_slow_int8_product, int8_product
 from keras_spm.backend.elementwise import fused_elementwise, gelu
 from keras_spm.backend.gradient import gradient
 from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
@@ -43,6 +43,8 @@ __all__ = [
     "gelu",
     "gradient",
     "grouped_pointwise",
+    "has_slow_int8_product",
+    "int8_product",
     "layer_normalization",
     "normalize",
     "pad",

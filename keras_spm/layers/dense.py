@@ -62,6 +62,32 @@ class Dense(keras.layers.Dense):
         type_check = type_check and type(self) is not Dense
         super().quantize(mode, type_check=type_check, config=config)
 
+    def _int8_call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        if not backend.has_slow_int8_product(inputs):
+            return super()._int8_call(inputs, training)
+
+        @ops.custom_gradient
+        def product(inputs, kernel, scale):
+            def gradients(*args, upstream=None):
+                upstream = args[0] if upstream is None else upstream
+                return ops.matmul(upstream, ops.transpose(kernel / scale)), None, None
+
+            if self.inputs_quantizer is None:
+                return backend.dense(inputs, ops.cast(kernel, inputs.dtype)) / scale, gradients
+            rows, row_scale = self.inputs_quantizer(inputs, axis=-1)
+            outputs = backend.int8_product(rows, kernel) / (scale * row_scale)
+            return ops.cast(outputs, inputs.dtype), gradients
+
+        kernel, scale = (ops.convert_to_tensor(each) for each in (self._kernel, self.kernel_scale))
+        outputs = product(inputs, kernel, scale)
+        if self.lora_enabled:
+            adapted = ops.matmul(ops.matmul(inputs, self.lora_kernel_a), self.lora_kernel_b)
+            adapted = adapted * (self.lora_alpha / self.lora_rank)
+            outputs = ops.add(outputs, ops.cast(adapted, outputs.dtype))
+        if self.bias is not None:
+            outputs = ops.add(outputs, self.bias)
+        return self.activation(outputs)
+
     # === LoRA ===
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None, **kwargs: Any) -> None:
