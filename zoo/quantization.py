@@ -24,10 +24,11 @@ KERNELS = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
 
 def file_size(model: keras.Model) -> int:
     """Returns the bytes of the saved model, without the state of an optimizer."""
+    optimizer, model.optimizer = model.optimizer, None
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "model.keras")
-        model.optimizer = None
         model.save(path)
+        model.optimizer = optimizer
         return path.stat().st_size
 
 
