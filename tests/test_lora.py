@@ -92,17 +92,15 @@ def test_only_lora_and_the_head_are_trained(tmp_path):
     assert _trained(model) == {"head/kernel", "head/bias", *lora}
     assert len(lora) == 2 * len(lora_layers(model))
     check_round_trips(model, batch, tmp_path)
-    for _ in range(2):
-        before = {variable.path: to_numpy(variable) for variable in model.weights}
-        model.fit(batch, LABELS, epochs=2, verbose=0)
-        changed = {v.path for v in model.weights if difference(v, before[v.path]) > 0}
-        assert changed == _trained(model)
-        model.save(tmp_path / "model.keras")
-        loaded = keras.saving.load_model(tmp_path / "model.keras")
-        check_equal(model, loaded, batch)
-        assert _trained(loaded) == _trained(model)
-        model = loaded
-    assert int(model.optimizer.iterations) == 4
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert _trained(loaded) == _trained(model)
+    loaded.fit(batch, LABELS, epochs=2, verbose=0)
+    pairs = zip(model.weights, loaded.weights, strict=True)
+    assert {v.path for v, other in pairs if difference(v, other) > 0} == _trained(model)
+    loaded.save(tmp_path / "again.keras")
+    again = keras.saving.load_model(tmp_path / "again.keras")
+    check_equal(loaded, again, batch)
+    assert int(again.optimizer.iterations) == 2
 
 
 def test_freezing():
