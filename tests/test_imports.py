@@ -37,9 +37,8 @@ ALLOWED = {
         *("keras", "numpy"),
     },
     "presets": {
-        *("registry", "backbones", "tasks", "converters", "weights", "cards", "version"),
-        "transplantation",
-        *("keras", "numpy"),
+        *("registry", "layers", "backbones", "tasks", "converters", "weights", "cards"),
+        *("transplantation", "version", "keras", "numpy"),
     },
     "cards": {"weights"},
     "version": set(),

@@ -14,9 +14,10 @@ from keras_spm.arguments import (
     check_number,
     check_rate,
 )
+from keras_spm.backbones.adaptation import AdaptableModel, freeze_for_lora
 from keras_spm.backbones.connection import Connection
 from keras_spm.backend import SafeTrainer
-from keras_spm.layers.composite import policy_with_quantization
+from keras_spm.layers.adaptation import ADAPTED_LAYERS
 from keras_spm.layers.macs import macs
 from keras_spm.registry import BACKBONES, PresetMixin, lookup
 from keras_spm.types import Shape
@@ -26,7 +27,7 @@ _ANY_SIZE = {"channels_last": (None, None, 3), "channels_first": (3, None, None)
 _CHANNEL_AXES = {"channels_last": 2, "channels_first": 0}  # In the shape of an image.
 
 
-class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
+class PyramidBackbone(AdaptableModel, PresetMixin, SafeTrainer, keras.Model):
     """A hierarchical vision transformer: a stem, then stages that halve the feature map.
 
     A family's class creates the stem and the stages and passes them to this constructor,
@@ -181,7 +182,8 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
 
         The final normalization, if there is one, is frozen with the last stage, and the
         normalization of a pyramid level with its stage. Frozen batch normalization layers run in
-        inference mode. A compiled model must be compiled again to take the change into account.
+        inference mode. With LoRA, only LoRA is trained in later stages. A compiled model must be
+        compiled again to take the change into account.
 
         Args:
             up_to_stage: int, the number of frozen stages; `None` for all of them. 0 freezes
@@ -210,6 +212,12 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
             if level in self._pyramid_norms:
                 self._pyramid_norms[level].trainable = number > up_to_stage
         self.frozen_batch_normalization = batch_normalization
+        freeze_for_lora(self)
+
+    def _refreeze(self) -> None:
+        arguments = self.frozen_stages, self.frozen_batch_normalization
+        self.freeze()  # On TensorFlow, a trained stage does not pass its setting on.
+        self.freeze(*arguments)
 
     def macs(self, input_shape: Shape) -> int:
         """Returns the multiply-accumulate operations of one image.
@@ -245,16 +253,22 @@ class PyramidBackbone(PresetMixin, SafeTrainer, keras.Model):
             **{name: getattr(self, name) for name in self._family_arguments},
             "image_shape": self.image_shape,
             "data_format": self.data_format,
-            "dtype": keras.dtype_policies.serialize(policy_with_quantization(self)),
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "frozen_stages": self.frozen_stages,
             "frozen_batch_normalization": self.frozen_batch_normalization,
             "gradient_checkpointing": self.gradient_checkpointing,
             "name": self.name,
+            **self._adaptation_config(),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PyramidBackbone":
-        return cls(**config)
+        config = dict(config)
+        groups = config.pop(ADAPTED_LAYERS, None)
+        backbone = cls(**config)
+        if groups:
+            backbone.adapt(groups)
+        return backbone
 
 
 def spatial_sizes(

@@ -13,13 +13,18 @@ from keras_spm.backend.convolution import (
     depthwise_scales_are_faster,
     depthwise_supports_xla,
 )
-from keras_spm.backend.dense import dense, grouped_pointwise
+from keras_spm.backend.dense import dense, grouped_pointwise, has_slow_int8_product, int8_product
 from keras_spm.backend.elementwise import fused_elementwise, gelu
 from keras_spm.backend.gradient import gradient
 from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
 from keras_spm.backend.resizing import pad, resize_bilinear, resize_on_host
 from keras_spm.backend.trainer import SafeTrainer, scale_for_replicas, state_scope
-from keras_spm.backend.training import bytes_kept_for_gradient, random_state, set_random_state
+from keras_spm.backend.training import (
+    bytes_kept_for_gradient,
+    random_state,
+    set_random_state,
+    track_again,
+)
 
 __all__ = [
     "SafeTrainer",
@@ -38,6 +43,8 @@ __all__ = [
     "gelu",
     "gradient",
     "grouped_pointwise",
+    "has_slow_int8_product",
+    "int8_product",
     "layer_normalization",
     "normalize",
     "pad",
@@ -47,4 +54,5 @@ __all__ = [
     "scale_for_replicas",
     "set_random_state",
     "state_scope",
+    "track_again",
 ]

@@ -1,4 +1,4 @@
-"""Training: memory for the gradient, and random state outside of Keras."""
+"""Training: memory for the gradient, random state outside of Keras, and parameters."""
 
 import math
 from typing import Any
@@ -46,6 +46,14 @@ def set_random_state(states: dict[str, np.ndarray]) -> None:
             torch.set_rng_state(torch.from_numpy(state))
         elif int(device.removeprefix("cuda:")) < torch.cuda.device_count():
             torch.cuda.set_rng_state(torch.from_numpy(state), device)
+
+
+def track_again(layer: keras.layers.Layer) -> None:
+    """Updates the parameters that PyTorch knows, after variables were added or removed."""
+    if keras.config.backend() == "torch":
+        for each in layer._flatten_layers():
+            if hasattr(each, "_torch_params"):  # Not in models that are built without memory.
+                each._track_variables()
 
 
 def _loss(model, images, targets):

@@ -204,9 +204,11 @@ def variables_of(model_or_layer: AnyModel) -> dict[str, Tensor]:
 
 
 def values_of(model_or_layer: AnyModel) -> dict[str, np.ndarray]:
-    """Returns {path: float32 array} of all variables, see `variables_of`."""
+    """Returns {path: float32 array, int8 if it is quantized} of all `variables_of`."""
     return {
-        path: keras.ops.convert_to_numpy(variable).astype(np.float32)
+        path: keras.ops.convert_to_numpy(variable).astype(
+            np.int8 if variable.dtype == "int8" else np.float32
+        )
         for path, variable in variables_of(model_or_layer).items()
     }
 
@@ -223,6 +225,12 @@ def _candidates(model_or_layer, layout):
             f"{model_or_layer.name!r} is fused, unlike PyTorch models. Convert the original, "
             "then call `keras_spm.fuse`."
         )
+    for each in model_or_layer._flatten_layers():
+        if each.quantization_mode is not None or getattr(each, "lora_enabled", False):
+            raise ValueError(
+                f"{model_or_layer.name!r} has quantized layers or LoRA, unlike PyTorch models: "
+                f"{each.path}. Call `merge_lora`, or convert the model before `quantize`."
+            )
     candidates = _torch_layouts(model_or_layer)
     if layout == "auto":
         return candidates

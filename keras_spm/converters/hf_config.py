@@ -40,6 +40,7 @@ class ModelConfig:
         task_arguments: of the task's constructor, without the backbone.
         task_layers: names of the task's own layers that have weights.
         sha256: of the weight file, if known.
+        adapted_layers: see `keras_spm.layers.adaptation.adapted_layers`.
     """
 
     layout: str
@@ -50,6 +51,7 @@ class ModelConfig:
     task_arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
     task_layers: tuple[str, ...] = ()
     sha256: str | None = None
+    adapted_layers: tuple[dict[str, Any], ...] = ()
 
 
 # (class name of the backbone, variant or None, constructor arguments)
@@ -163,6 +165,7 @@ def read_config(folder: PathLike) -> ModelConfig:
         raise FormatError(f"{path}: {shorten(error)}") from error
     check_arguments(config.arguments, path)
     check_arguments(config.task_arguments, path)
+    check_arguments({"adapted_layers": config.adapted_layers}, path)
     return config
 
 
@@ -171,12 +174,21 @@ def _own_config(contents):
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ValueError(f"`sha256` cannot be {sha256!r}")
     class_name, arguments = _checked_name(backbone["class"]), dict(backbone["config"])
-    config = ModelConfig(OWN_FORMAT, class_name, arguments, sha256=sha256)
+    groups = tuple(map(_checked_group, contents.get("adapted_layers", ())))
+    config = ModelConfig(OWN_FORMAT, class_name, arguments, sha256=sha256, adapted_layers=groups)
     if task is None:
         return config
     name, layers = _checked_name(task["class"]), tuple(map(_checked_name, task["layers"]))
     task_arguments = dict(task["config"])
     return dataclasses.replace(config, task=name, task_arguments=task_arguments, task_layers=layers)
+
+
+def _checked_group(group):
+    """Returns a group of adapted layers; the values are checked when they are adapted."""
+    unknown = group.keys() - {"layers", "quantization", "lora_rank", "lora_alpha"}
+    if unknown or not all(isinstance(path, str) for path in group["layers"]):
+        raise ValueError(f"`adapted_layers` cannot have {join_names(map(repr, sorted(group)))}")
+    return group
 
 
 def _checked_name(name):

@@ -5,10 +5,11 @@ from typing import Any, ClassVar
 import keras
 
 from keras_spm.arguments import check_integer
+from keras_spm.layers.adaptation import AdaptedSublayers
 from keras_spm.registry import HEADS
 
 
-class Head(keras.layers.Layer):
+class Head(AdaptedSublayers, keras.layers.Layer):
     """A layer from a backbone's pyramid to the outputs of a task.
 
     A subclass is registered under its class name, for Keras's serialization and presets. It

@@ -10,7 +10,7 @@ from keras_spm.backend.resizing import resize_bilinear
 from keras_spm.heads.feature_pyramid import FeaturePyramid, sorted_levels
 from keras_spm.heads.head import Head
 from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
-from keras_spm.layers.initializers import dense_initializer
+from keras_spm.layers.dense import Dense
 from keras_spm.layers.macs import macs
 from keras_spm.types import Shape, Tensor
 
@@ -75,12 +75,7 @@ class SemanticFPN(Head):
             self.dropout, dtype=self.dtype_policy, name="dropout"
         )
         # float32 under every policy: half precision is too coarse for the loss.
-        self.classifier = keras.layers.Dense(
-            self.num_classes,
-            kernel_initializer=dense_initializer(),
-            dtype="float32",
-            name="classifier",
-        )
+        self.classifier = Dense(self.num_classes, dtype="float32", name="classifier")
         self.classifier.build((None, None, None, self.channels))
 
     def _block(self, name, number):

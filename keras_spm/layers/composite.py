@@ -5,15 +5,15 @@ from typing import Any
 import keras
 
 from keras_spm.arguments import argument_error, check_each
+from keras_spm.layers.adaptation import AdaptedSublayers
 from keras_spm.types import Shape, Tensor
 
 
-class CompositeLayer(keras.layers.Layer):
+class CompositeLayer(AdaptedSublayers, keras.layers.Layer):
     """Base class of layers that contain other layers; by default they keep the map's shape.
 
     A child is built by its parent, which gives its variables their paths. Children that
     are constructor arguments are therefore serialized without their build shapes.
-    `quantize` changes children one by one, so their dtype policies are part of the config.
     """
 
     # Names of the constructor arguments that are plain values, and of those that are layers,
@@ -34,7 +34,6 @@ class CompositeLayer(keras.layers.Layer):
 
     def get_config(self) -> dict:
         config = super().get_config()
-        config["dtype"] = keras.dtype_policies.serialize(policy_with_quantization(self))
         for name in self.child_arguments:
             child = keras.saving.serialize_keras_object(getattr(self, name))
             config[name] = _without_build_shapes(child)
@@ -83,19 +82,6 @@ def build_once(layer: keras.layers.Layer, input_shape: Shape) -> None:
     """Builds a layer unless it is built: Keras refuses to build a layer twice."""
     if not layer.built:
         layer.build(input_shape)
-
-
-def policy_with_quantization(layer: keras.layers.Layer) -> keras.dtype_policies.DTypePolicy:
-    """Returns the dtype policy that recreates the layer with its quantized sublayers."""
-    policy = layer.dtype_policy
-    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-        return policy
-    quantized = {
-        sublayer.path: sublayer.dtype_policy
-        for sublayer in layer._flatten_layers(include_self=False)
-        if sublayer.quantization_mode is not None
-    }
-    return keras.dtype_policies.DTypePolicyMap(policy.name, quantized) if quantized else policy
 
 
 def check_layer(name: str, value: Any) -> keras.layers.Layer:

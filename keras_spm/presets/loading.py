@@ -250,8 +250,13 @@ def _check_config(source, saved_task, weights):
         model.__init__(backbone, **task_arguments)
         return model
 
+    def build_adapted():
+        model = build()
+        _adapt(model, source)
+        return model
+
     try:
-        model = build_without_memory(build)
+        model = build_without_memory(build_adapted)
         if weights is None:
             check_size(model, source.name)
         else:
@@ -308,6 +313,7 @@ def _load(model, source, weights, build, whole):
     # Load into a model with the saved merging, then copy all variables except the mergings'.
     original = build(merging=saved_merging)
     report = _assign(original, source, weights)
+    _adapt(model, source, with_mergings=False)
     return report.without(copy_shared_variables(model, original)), original
 
 
@@ -336,15 +342,40 @@ def _teacher_of(model, original):
 
 
 def _assign(model, source, weights):
+    _adapt(model, source)
     layout = _layout(model, source, weights)
     return state_dict.load(variables_of(model), weights.arrays, layout, weights.source)
+
+
+def _adapt(model, source, with_mergings=True):
+    """Quantizes layers and enables LoRA as in the source, if the model has these layers."""
+    left_out = _other_layers(model, source)
+
+    def is_adapted(path):
+        is_other = any(path == layer or path.startswith(f"{layer}/") for layer in left_out)
+        return not is_other and (with_mergings or MERGING_PATH not in path)
+
+    groups = (
+        {**group, "layers": [path for path in group["layers"] if is_adapted(path)]}
+        for group in source.config.adapted_layers
+    )
+    if groups := [group for group in groups if group["layers"]]:
+        model.adapt(groups)
+
+
+def _other_layers(model, source):
+    """Returns the source's layers that the model lacks, or has for other classes."""
+    if not hasattr(model, "backbone"):
+        return source.config.task_layers
+    saved = source.config.task_arguments.get("num_classes")
+    if getattr(model, "num_classes", saved) == saved:
+        return ()
+    return tuple(layer.path for layer in model.class_predictors())
 
 
 def _layout(model, source, weights):
     if weights.layout != OWN_FORMAT:
         return detect_layout(model, weights.arrays, weights.source)
-    optional = ()
-    if not hasattr(model, "backbone"):  # The source may have a task's layers, too.
-        prefixes = tuple(f"{layer}/" for layer in source.config.task_layers)
-        optional = tuple(name for name in weights.arrays if name.startswith(prefixes))
-    return own_layout(model, optional)
+    prefixes = tuple(f"{layer}/" for layer in _other_layers(model, source))
+    optional = tuple(name for name in weights.arrays if name.startswith(prefixes))
+    return own_layout(model, optional if prefixes else ())

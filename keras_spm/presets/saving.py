@@ -13,6 +13,7 @@ import numpy as np
 from keras_spm.converters.conversion import find_layouts, values_of, variables_of
 from keras_spm.converters.hf_config import CONFIG
 from keras_spm.converters.validation import check_arguments
+from keras_spm.layers.adaptation import ADAPTED_LAYERS, adapted_layers
 from keras_spm.presets.sources import WEIGHTS, folder_source
 from keras_spm.registry import HEADS
 from keras_spm.types import PathLike
@@ -22,8 +23,9 @@ from keras_spm.weights.errors import FormatError
 from keras_spm.weights.formats import sha256_of, write_safetensors
 from keras_spm.weights.key_mapping import OWN_FORMAT, Layout, SamePath, same_name
 
-# Not saved: the names of layers and models, and the backbone, which is saved separately.
-_NOT_SAVED = ("name", "trainable", "backbone")
+# Not saved: the names of layers and models. The backbone and the adapted layers are saved
+# separately.
+_NOT_SAVED = ("name", "trainable", "backbone", ADAPTED_LAYERS)
 
 # Files of a preset's folder.
 _README_NAME = "README.md"
@@ -142,11 +144,18 @@ def _config(model, sha256):
         layers = {path.partition("/")[0] for path in variables_of(model) if path not in own}
         check_arguments(config, type(model).__name__)
         task = {"class": type(model).__name__, "config": config, "layers": sorted(layers)}
+    groups = adapted_layers(model)
+    if any("quantization_config" in group for group in groups):
+        raise ValueError(
+            f"{model.name!r} must be quantized with the default configuration of its mode for a "
+            "preset. `model.save` saves it with any."
+        )
     return {
         "format": OWN_FORMAT,
         "version": __version__,
         "backbone": {"class": type(backbone).__name__, "config": backbone_config},
         "task": task,
+        **({ADAPTED_LAYERS: groups} if groups else {}),
         "weights": {"sha256": sha256},
     }
 
@@ -156,7 +165,7 @@ def _constructor_config(model):
 
 
 def _head_config(head):
-    config = dict(head.get_config())
+    config = {key: each for key, each in head.get_config().items() if key != ADAPTED_LAYERS}
     if isinstance(config.get("dtype"), dict):  # A Keras object, which presets do not contain.
         config["dtype"] = head.dtype_policy.name
     name = next((name for name, cls in HEADS.items() if cls is type(head)), None)

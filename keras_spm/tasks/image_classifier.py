@@ -10,8 +10,8 @@ from keras_spm.arguments import check_integer, check_number
 from keras_spm.data.batching import ImageGeometry
 from keras_spm.data.pipeline import EvaluationBatches
 from keras_spm.data.preprocessing import ImagePreprocessing, stack_images
+from keras_spm.layers.dense import Dense
 from keras_spm.layers.image_normalization import ImageNormalization
-from keras_spm.layers.initializers import dense_initializer
 from keras_spm.layers.macs import macs
 from keras_spm.tasks.checks import (
     as_images,
@@ -98,25 +98,24 @@ class ImageClassifier(DistillationMixin, ImageTask):
         )
         dropout_layer = keras.layers.Dropout(dropout, dtype=policy, name="dropout")
         # float32 under every policy: half precision is too coarse for the loss.
-        head = keras.layers.Dense(
-            num_classes,
-            activation=activation,
-            kernel_initializer=dense_initializer(),
-            dtype="float32",
-            name="head",
-        )
+        head = Dense(num_classes, dtype="float32", name="head")
+        activation = keras.activations.get(activation)
 
         # === Functional Model ===
         images = keras.Input(backbone.image_shape, name="images")
         _, features = connect_backbone(backbone, normalization(images))
+        outputs = head(dropout_layer(features))
+        if activation is not keras.activations.linear:
+            activate = keras.layers.Activation(activation, dtype="float32", name="activation")
+            outputs = activate(outputs)
         super().__init__(
             inputs=images,
-            outputs=head(dropout_layer(features)),
+            outputs=outputs,
             backbone=backbone,
             config={
                 "num_classes": num_classes,
                 "class_names": class_names,
-                "activation": keras.activations.get(activation),
+                "activation": activation,
                 "dropout": dropout,
                 "mean": tuple(mean),
                 "std": tuple(std),
@@ -330,10 +329,7 @@ class ImageClassifier(DistillationMixin, ImageTask):
         return self._stack([self._read(image)]), geometry
 
     def class_logits(self) -> keras.KerasTensor:
-        if self._outputs_logits:
-            return self.output
-        head = self.get_layer("head")
-        return keras.ops.matmul(head.input, head.kernel) + head.bias
+        return self.get_layer("head").output
 
     def macs(self, input_shape: Shape) -> int:
         pooled_shape = self.backbone.pooled_output.shape

@@ -8,8 +8,10 @@ import numpy as np
 from keras import ops
 
 from keras_spm.backbones import PyramidBackbone
+from keras_spm.backbones.adaptation import AdaptableModel
 from keras_spm.backend import SafeTrainer
 from keras_spm.data.first_batch import FirstBatch
+from keras_spm.layers.adaptation import ADAPTED_LAYERS, dense_sublayers
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.optimizers import AdamW, build_optimizer
 from keras_spm.registry import TASKS, PresetMixin
@@ -19,7 +21,7 @@ from keras_spm.tasks.graph import data_format_of
 from keras_spm.types import Shape
 
 
-class ImageTask(PresetMixin, CommandMixin, SafeTrainer, keras.Model):
+class ImageTask(AdaptableModel, PresetMixin, CommandMixin, SafeTrainer, keras.Model):
     """A functional model from raw images to the outputs of a task, around a backbone.
 
     A subclass builds the graph, passes it to this constructor, overrides `compile` with
@@ -118,12 +120,23 @@ class ImageTask(PresetMixin, CommandMixin, SafeTrainer, keras.Model):
                 "a whole, `up_to_stage=None`, or not at all, 0. Received: "
                 f"up_to_stage={up_to_stage}, batch_normalization={batch_normalization}"
             )
+        self._recompile()
+
+    def _recompile(self) -> None:
+        """Compiles the model again, if it is compiled, after other variables became trainable."""
         if self.compiled:
             optimizer = self._compile_again.keywords["optimizer"]
             if optimizer is not None:
                 # Its slots are those of the variables that were trainable before.
                 optimizer = type(optimizer).from_config(optimizer.get_config())
             self._compile_again(optimizer=optimizer)
+
+    def _update_after_adaptation(self) -> None:
+        super()._update_after_adaptation()
+        self._recompile()
+
+    def _refreeze(self) -> None:
+        self.backbone._refreeze()
 
     def get_compile_config(self) -> dict[str, Any]:
         config = super().get_compile_config()
@@ -208,7 +221,14 @@ class ImageTask(PresetMixin, CommandMixin, SafeTrainer, keras.Model):
             **{name: _serialized(getattr(self, name)) for name in self._task_arguments},
             "name": self.name,
             "trainable": self.trainable,
+            **self._adaptation_config(without=self._adapted_by_backbone()),
         }
+
+    def _adapted_by_backbone(self):
+        """Returns the dense layers whose changes are part of the backbone's configuration."""
+        if isinstance(self.backbone, PyramidBackbone):
+            return list(dense_sublayers(self.backbone).values())
+        return []
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "ImageTask":
@@ -218,10 +238,14 @@ class ImageTask(PresetMixin, CommandMixin, SafeTrainer, keras.Model):
             for layer in backbone.layers:
                 layer.trainable = False
         config = {**config, "backbone": backbone}
+        groups = config.pop(ADAPTED_LAYERS, None)
         head = cls.head_argument
         if head is not None:
             config[head] = keras.saving.deserialize_keras_object(config[head])
-        return cls(**config)
+        task = cls(**config)
+        if groups:
+            task.adapt(groups)
+        return task
 
 
 def _checked_names(config):

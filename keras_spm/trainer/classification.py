@@ -100,6 +100,8 @@ class ClassificationRecipe(Recipe):
         distill_temperature: temperature of the logits.
         distill_maps_weight: weight of the loss of the maps.
         frozen_stages: number of frozen stages of the backbone; 4 for a linear probe.
+        lora_rank: rank of LoRA, see `enable_lora` of the model; 0 for none.
+        lora_alpha: scale of LoRA; 0 for `lora_rank`.
         verify_images: whether all files are decoded before the training to find invalid ones.
         class_weights: `"none"`, or `"balanced"` for weights inversely proportional to the
             number of images of a class.
@@ -133,6 +135,8 @@ class ClassificationRecipe(Recipe):
     distill_temperature: float = 1.0
     distill_maps_weight: float = 0.0
     frozen_stages: int = 0
+    lora_rank: int = 0
+    lora_alpha: float = 0.0
     verify_images: bool = True
     class_weights: str = "none"
     image_size: int = 224
@@ -163,11 +167,10 @@ class ClassificationRecipe(Recipe):
         **dict.fromkeys(("flip", "random_erasing", "translation", "distill_weight"), PROBABILITY),
         **dict.fromkeys(("label_smoothing", "zoom"), BELOW_ONE),
         **dict.fromkeys(("crop_pct", "crop_scale", "layer_decay"), ABOVE_ZERO_TO_ONE),
-        **dict.fromkeys(("mixup", "cutmix"), NOT_NEGATIVE),
+        **dict.fromkeys(("mixup", "cutmix", "lora_alpha"), NOT_NEGATIVE),
         **dict.fromkeys(("warmup_learning_rate", "min_learning_rate"), NOT_NEGATIVE),
         **dict.fromkeys(("image_size", "repeated_augmentation"), COUNT),
-        "warmup_epochs": COUNT_OR_ZERO,
-        "transplant_images": COUNT_OR_ZERO,
+        **dict.fromkeys(("warmup_epochs", "lora_rank", "transplant_images"), COUNT_OR_ZERO),
         "transplant_steps": COUNT,
         **dict.fromkeys(("epsilon", "distill_temperature"), POSITIVE),
         "distill_maps_weight": NOT_NEGATIVE,
@@ -296,6 +299,8 @@ class ClassificationRecipe(Recipe):
             multi_label=multi_label,
         )
         backbone.freeze(self.frozen_stages)
+        if self.lora_rank:
+            model.enable_lora(self.lora_rank, self.lora_alpha or None)
         return model
 
     def preprocessing(self) -> ImagePreprocessing:

@@ -111,10 +111,12 @@ def strip_prefixes(
     return stripped, f"{source} without the prefix {removed!r}"
 
 
-def write_safetensors(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
+def write_safetensors(
+    path: PathLike, arrays: dict[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
     """Writes {name: array} to a `.safetensors` file; no partial file is left on failure.
 
-    The metadata declare PyTorch tensors, which transformers requires.
+    The metadata also declare PyTorch tensors, which transformers requires.
     """
     from safetensors.numpy import save
 
@@ -123,7 +125,15 @@ def write_safetensors(path: PathLike, arrays: dict[str, np.ndarray]) -> None:
         raise FormatError(f"`path` must end in .safetensors. Received: {path}")
     with atomic_write(path) as temporary:
         # Not `save_file`, which makes files that only their owner can read.
-        temporary.write_bytes(save(arrays, metadata={"format": "pt"}))
+        temporary.write_bytes(save(arrays, metadata={"format": "pt", **(metadata or {})}))
+
+
+def read_metadata(path: PathLike) -> dict[str, str]:
+    """Returns the metadata of a `.safetensors` file that `read_arrays` accepted."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
 
 
 def sha256_of(path: PathLike) -> str:

@@ -15,6 +15,8 @@ from keras_spm.weights.transforms import RGB
 # Buffers that PyTorch code saves with the weights, but derives from the architecture.
 _BUFFER = re.compile(r"(.*\.)?(num_batches_tracked|relative_position_index|attn_mask)")
 
+# Dtype of quantized kernels, also of packed 4-bit ones. All other variables are floats.
+_QUANTIZED = "int8"
 # Limit for tables that are resized: the rows of a 1,024 x 1,024 grid.
 _MAX_ROWS = 1 << 20
 
@@ -110,7 +112,7 @@ def match(
         errors.append(f"unexpected: {join_names(unexpected)}")
     for binding in bindings:
         if used.issuperset(binding.names) and arrays.keys() >= set(binding.names):
-            errors += _compare(binding, shapes, arrays, resized, adapted)
+            errors += _compare(binding, variables, arrays, resized, adapted)
     _raise_if(errors, source, layout)
     missing = [each for group, is_missing in loaded if is_missing for each in group]
     missing_keys = [path for binding in missing for path in binding.paths]
@@ -143,7 +145,11 @@ def load(
         unexpected_keys=found.unexpected_keys,
         resized=found.resized,
         adapted_channels=found.adapted_channels,
-        upcast=tuple(name for name in used if arrays[name].dtype.itemsize < 4),
+        upcast=tuple(
+            name
+            for name in used
+            if arrays[name].dtype.itemsize < 4 and arrays[name].dtype.name != _QUANTIZED
+        ),
     )
 
 
@@ -243,10 +249,12 @@ def _raise_if(errors, source, layout):
         )
 
 
-def _compare(binding, shapes, arrays, resized, adapted):
+def _compare(binding, variables, arrays, resized, adapted):
     """Returns the errors of a binding's shapes and dtypes; adds to `resized` and `adapted`."""
     transform = binding.transform
-    expected_shapes = transform.source_shapes([shapes[path] for path in binding.paths])
+    own = [variables[path] for path in binding.paths]
+    expected_shapes = transform.source_shapes([tuple(variable.shape) for variable in own])
+    is_quantized = own[0].dtype == _QUANTIZED
     errors = []
     for name, expected in zip(binding.names, expected_shapes, strict=True):
         array = arrays[name]
@@ -255,7 +263,9 @@ def _compare(binding, shapes, arrays, resized, adapted):
                 f"shape: {name} is {array.shape}, {' and '.join(binding.paths)} "
                 f"needs {tuple(expected)}"
             )
-        elif array.dtype.kind != "f" and array.dtype.name != "bfloat16":
+        elif is_quantized and array.dtype.name != _QUANTIZED:
+            errors.append(f"dtype: {name} is {array.dtype}, not {_QUANTIZED}")
+        elif not is_quantized and array.dtype.kind != "f" and array.dtype.name != "bfloat16":
             errors.append(f"dtype: {name} is {array.dtype}, not a float")
         elif array.shape == tuple(expected):
             continue

@@ -102,6 +102,17 @@ def test_a_linear_probe_trains_only_the_head(photos, tmp_path):
 
 
 @pytest.mark.only("torch")
+def test_lora_trains_low_rank_matrices_and_the_head(photos):
+    model = _overridden("classification_lora", f"data_folder={photos}", "lora_rank=2").setup().model
+    trained = [each.path for each in model.trainable_variables if "/lora_kernel_" not in each.path]
+    assert trained == ["head/kernel", "head/bias"]
+    # Two matrices of four layers of each block.
+    assert len(model.trainable_variables) == 2 * 4 * 2 + 2
+    shapes = {tuple(each.shape) for each in model.trainable_variables if "_b" in each.path}
+    assert {shape[0] for shape in shapes if len(shape) == 2} == {2}
+
+
+@pytest.mark.only("torch")
 def test_the_same_seed_gives_the_same_curve(photos, tmp_path):
     curves = []
     for name in ("first", "again"):

@@ -1,0 +1,87 @@
+"""Compares full fine-tuning, LoRA and the linear probe on handwritten digits.
+
+    python training/fine_tuning.py            all runs, then the table
+    python training/fine_tuning.py --seeds 0  fewer
+
+A backbone is trained on the digits 0 to 4 from random weights. Each recipe then trains it further
+on the digits 5 to 9. Finished runs in `runs/fine_tuning` are not trained again.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+
+import keras
+import numpy as np
+from PIL import Image
+
+import keras_spm
+from keras_spm.cli import main as run_command
+
+FOLDER = pathlib.Path(__file__).parents[1] / "runs" / "fine_tuning"
+DIGITS = {"first": range(5), "second": range(5, 10)}
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
+RECIPES = ("classification_folder", "classification_lora", "classification_linear_probe")
+# Of all runs: digits are small and have a direction, and there are few of them.
+SETTINGS = ("image_size=32", "crop_pct=1", "crop_scale=0.7", "flip=0", "epochs=15")
+START = (*SETTINGS, "preset=pvt_v2_b0", "load_weights=false", "layer_decay=1")
+
+
+def write_photos() -> None:
+    """Writes the digits as PNG files, a folder for each split and class."""
+    splits = keras_spm.data.load_dataset("digits")
+    for name, digits in DIGITS.items():
+        for folder, split in SPLITS.items():
+            images, labels = getattr(splits, split)
+            for index in np.flatnonzero(np.isin(labels, digits)):
+                path = FOLDER / name / folder / str(labels[index]) / f"{index:04}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(images[index]).save(path)
+
+
+def train(recipe: str, name: str, *settings: str) -> pathlib.Path:
+    """Trains by a recipe unless the run exists. Returns the run folder."""
+    folder = FOLDER / f"{name}-{keras.config.backend()}"
+    if not folder.exists():
+        pairs = [part for setting in settings for part in ("--set", setting)]
+        if run_command(["train", recipe, "--output", str(folder), *pairs]):
+            raise SystemExit(f"{recipe} failed.")
+    return folder
+
+
+def trained_parameters(folder: pathlib.Path) -> int:
+    """Returns the number of parameters that the best model of a run trains."""
+    model = keras.saving.load_model(folder / "best.keras")
+    return sum(math.prod(variable.shape) for variable in model.trainable_weights)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Compares kinds of fine-tuning on digits.")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    seeds = parser.parse_args().seeds
+    write_photos()
+    run = train("classification_folder", "start", f"data_folder={FOLDER / 'first'}", *START)
+    preset = run / "backbone"
+    if not preset.exists():
+        keras.saving.load_model(run / "best.keras").backbone.save_to_preset(preset)
+    second = (*SETTINGS, f"data_folder={FOLDER / 'second'}", f"preset={preset}")
+    runs: dict[str, list[pathlib.Path]] = {recipe: [] for recipe in RECIPES}
+    for seed in seeds:
+        for recipe in RECIPES:
+            runs[recipe].append(train(recipe, f"{recipe}-{seed}", *second, f"seed={seed}"))
+    lines = [
+        "| recipe | trained parameters | test accuracy, mean | of each seed |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for recipe, folders in runs.items():
+        results = [json.loads((each / "result.json").read_text()) for each in folders]
+        shares = [100 * result["test_accuracy"] for result in results]
+        each = ", ".join(f"{share:.1f} %" for share in shares)
+        parameters = trained_parameters(folders[0])
+        lines.append(f"| `{recipe}` | {parameters:,} | {np.mean(shares):.1f} % | {each} |")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

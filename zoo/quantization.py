@@ -1,0 +1,80 @@
+"""Accuracy and file size of a trained model before and after quantization.
+
+    python zoo/quantization.py runs/classification_digits-jax-seed0
+    python zoo/quantization.py birds.keras --data photos --filters "^(?!head)"
+    python zoo/quantization.py pvt_v2_b1 --random
+
+With `--random`, only file sizes are measured, of a classifier of 1,000 classes on a preset.
+"""
+
+import argparse
+import math
+import pathlib
+import tempfile
+from collections.abc import Callable
+
+import keras
+
+import keras_spm
+from keras_spm import trainer
+
+MODES = ("float32", "int8", "int8 kernels", "int4", "float8")
+KERNELS = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
+
+
+def file_size(model: keras.Model) -> int:
+    """Returns the bytes of the saved model, without the state of an optimizer."""
+    optimizer, model.optimizer = model.optimizer, None
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "model.keras")
+        model.save(path)
+        model.optimizer = optimizer
+        return path.stat().st_size
+
+
+def dense_share(model: keras.Model) -> float:
+    """Returns the share of the parameters that are kernels of dense layers."""
+    dense = [each for each in model._flatten_layers() if isinstance(each, keras.layers.Dense)]
+    kernels = sum(math.prod(each.kernel.shape) for each in dense)
+    return kernels / model.count_params()
+
+
+def measure(build: Callable[[], keras.Model], recipe: trainer.Recipe | None, filters: str) -> None:
+    """Prints a Markdown table."""
+    print(f"{dense_share(build()):.1%} of the parameters are kernels of dense layers.\n")
+    print("| | file, MB | of float32 | metrics |\n| --- | ---: | ---: | --- |")
+    whole = None
+    for mode in MODES:
+        model = build()
+        if mode != "float32":
+            config = KERNELS if mode == "int8 kernels" else None
+            model.quantize(mode.split()[0], config, filters=filters)
+        metrics = {} if recipe is None else trainer.evaluate(model, recipe)
+        text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        size = file_size(model)
+        whole = whole or size
+        print(f"| {mode} | {size / 1e6:.2f} | {size / whole:.2f} | {text} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measures quantized models.")
+    parser.add_argument("model", help="run folder, .keras file or preset")
+    parser.add_argument("--data", help="folder of the data to evaluate on")
+    parser.add_argument("--filters", help="regular expression of the layers to quantize")
+    parser.add_argument("--random", action="store_true", help="random weights: sizes only")
+    options = parser.parse_args()
+    if options.random:
+
+        def build():
+            preset = keras_spm.backbones.PyramidBackbone.from_preset
+            return keras_spm.ImageClassifier(preset(options.model, load_weights=False), 1000)
+
+        measure(build, None, options.filters)
+        return
+    model = trainer.load_task(options.model)
+    recipe = trainer.find_recipe(model, options.model, data_folder=options.data)
+    measure(lambda: trainer.load_task(options.model), recipe, options.filters)
+
+
+if __name__ == "__main__":
+    main()
