@@ -58,7 +58,9 @@ class Anchors(keras.layers.Layer):
     def _level_anchors(self, level, maps):
         stride = 2 ** level_number(level)
         lengths = ops.shape(maps)[1:3]
-        rows, columns = (ops.cast(ops.arange(length) * stride, "float32") for length in lengths)
+        rows, columns = (
+            ops.cast(ops.arange(length, dtype="int32") * stride, "float32") for length in lengths
+        )
         rows, columns = ops.meshgrid(rows, columns, indexing="ij")
         centers = ops.reshape(ops.stack([columns, rows, columns, rows], axis=-1), (-1, 1, 4))
         return ops.reshape(centers + self._base_anchors(stride), (-1, 4))

@@ -63,16 +63,22 @@ def non_max_suppression(
 def top_scores(scores: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
     """Returns the highest scores and their indices, (batch, count) each, or as many as there are.
 
-    NaN, which some backends sort as the largest number, becomes minus infinity.
+    NaN, which some backends sort as the largest number, becomes minus infinity. In exports, the
+    count is fixed: missing scores are minus infinity, with a valid index.
 
     Args:
         scores: (batch, scores) floats.
         count: int.
     """
     size = ops.shape(scores)[1]  # A graph may not know it yet.
+    scores = ops.where(ops.isnan(scores), -math.inf, scores)
+    if backend.is_exporting():
+        missing = ops.full((ops.shape(scores)[0], count), -math.inf, scores.dtype)
+        scores, indices = ops.top_k(ops.concatenate([scores, missing], axis=1), count)
+        return scores, ops.minimum(indices, backend.scalar(size - 1, "int32"))
     is_known = isinstance(size, int) and isinstance(count, int)
     count = min(count, size) if is_known else ops.minimum(count, size)
-    return ops.top_k(ops.where(ops.isnan(scores), -math.inf, scores), count)
+    return ops.top_k(scores, count)
 
 
 def _whole_tiles(boxes, scores, labels):
@@ -91,31 +97,31 @@ def _kept_indices(boxes, scores, labels, iou_threshold, max_detections):
     """
     batch, count = ops.shape(scores)
     tiles = count // _TILE
-    slots = ops.arange(max_detections, dtype="int32")
-    offsets = ops.arange(_TILE, dtype="int32")
-    is_earlier = offsets[:, None] < offsets[None, :]
 
     def overlap(first_boxes, first_labels, second_boxes, second_labels):
         """(batch, first, second) bool: whether boxes suppress each other."""
         iou = bounding_boxes.compute_iou(first_boxes, second_boxes, "xyxy")
         return (iou > iou_threshold) & (first_labels[:, :, None] == second_labels[:, None, :])
 
-    def is_unfinished(tile, kept, counts):
+    def is_unfinished(tile, kept, counts, boxes, scores, labels):
         # Scores descend: if the first of a tile is padding, so is all that follows.
         first = ops.minimum(tile, tiles - 1) * _TILE
-        has_candidates = ops.slice(scores, (0, first), (batch, 1))[:, 0] > 0
+        has_candidates = backend.rows_from(scores, first, 1)[:, 0] > 0
         return (tile < tiles) & ops.any(has_candidates & (counts < max_detections))
 
-    def process_tile(tile, kept, counts):
+    def process_tile(tile, kept, counts, boxes, scores, labels):
+        slots = ops.arange(max_detections, dtype="int32")
+        offsets = ops.arange(_TILE, dtype="int32")
         start = tile * _TILE
-        tile_boxes = ops.slice(boxes, (0, start, 0), (batch, _TILE, 4))
-        tile_labels = ops.slice(labels, (0, start), (batch, _TILE))
+        tile_boxes, tile_labels, tile_scores = (
+            backend.rows_from(each, start, _TILE) for each in (boxes, labels, scores)
+        )
         kept_boxes = ops.take_along_axis(boxes, kept[..., None], axis=1)
         kept_labels = ops.take_along_axis(labels, kept, axis=1)
         by_kept = overlap(kept_boxes, kept_labels, tile_boxes, tile_labels)
         by_kept = by_kept & (slots < counts[:, None])[:, :, None]
-        candidates = ops.slice(scores, (0, start), (batch, _TILE)) > 0
-        candidates = candidates & ~ops.any(by_kept, axis=1)
+        candidates = (tile_scores > 0) & ~ops.any(by_kept, axis=1)
+        is_earlier = offsets[:, None] < offsets[None, :]
         within = overlap(tile_boxes, tile_labels, tile_boxes, tile_labels) & is_earlier
         keep = _greedy(within, candidates)
         # Position k of the kept boxes is filled by the box that is the k-th to be kept.
@@ -126,7 +132,9 @@ def _kept_indices(boxes, scores, labels, iou_threshold, max_detections):
 
     kept = ops.zeros((batch, max_detections), "int32")
     state = (ops.convert_to_tensor(0, "int32"), kept, ops.zeros((batch,), "int32"))
-    _, kept, counts = ops.while_loop(is_unfinished, process_tile, state)
+    _, kept, counts = backend.while_loop(
+        is_unfinished, process_tile, state, (boxes, scores, labels)
+    )
     return kept, ops.minimum(counts, max_detections)
 
 
@@ -141,11 +149,13 @@ def _greedy(overlaps, candidates):
         candidates: (batch, boxes) bool.
     """
 
-    def is_changing(keep, previous):
+    def is_changing(keep, previous, overlaps, candidates):
         return ops.any(keep != previous)
 
-    def step(keep, previous):
+    def step(keep, previous, overlaps, candidates):
         return candidates & ~ops.any(overlaps & keep[:, :, None], axis=1), keep
 
-    keep, _ = ops.while_loop(is_changing, step, step(candidates, candidates))
+    constants = (overlaps, candidates)
+    state = step(candidates, candidates, *constants)
+    keep, _ = backend.while_loop(is_changing, step, state, constants)
     return keep

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.arguments import check_integer, check_number
 from keras_spm.heads.anchors import Anchors, num_anchors
 from keras_spm.heads.box_coder import BoxCoder, clip_boxes
@@ -219,8 +220,11 @@ class RetinaNet(Head):
         """Returns boxes, scores and labels of the best (anchor, class) pairs of a level."""
         logits, deltas = outputs["logits"][level], outputs["deltas"][level]
         # The best pairs are among the anchors with the best classes: far fewer to sort.
-        _, anchors = top_scores(ops.max(logits, axis=-1), self.candidates_per_level)
+        best, anchors = top_scores(ops.max(logits, axis=-1), self.candidates_per_level)
         logits = ops.take_along_axis(logits, anchors[..., None], axis=1)
+        if backend.is_exporting():
+            # Where there are fewer anchors, the last one is repeated.
+            logits = ops.where(ops.isfinite(best)[..., None], logits, -math.inf)
         pairs = ops.reshape(logits, (ops.shape(logits)[0], -1))
         logits, pairs = top_scores(pairs, self.candidates_per_level)
         anchors = ops.take_along_axis(anchors, pairs // self.num_classes, axis=1)
