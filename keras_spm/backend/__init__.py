@@ -24,6 +24,8 @@ from keras_spm.backend.exporting import (
     rows_from,
     scalar,
     switch,
+    take,
+    take_along_rows,
     while_loop,
 )
 from keras_spm.backend.gradient import gradient
@@ -66,5 +68,7 @@ __all__ = [
     "set_random_state",
     "state_scope",
     "switch",
+    "take",
+    "take_along_rows",
     "while_loop",
 ]

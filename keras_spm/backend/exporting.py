@@ -77,14 +77,36 @@ def roll(maps: Tensor, shifts: Sequence[int | Tensor]) -> Tensor:
         length = ops.shape(maps)[axis]
         size = scalar(length, "int32")
         positions = ops.arange(length, dtype="int32")
-        maps = ops.take(maps, (positions + size - shift) % size, axis=axis)
+        maps = take(maps, (positions + size - shift) % size, axis=axis)
     return maps
+
+
+def take(array: Tensor, indices: Tensor, axis: int) -> Tensor:
+    """`ops.take` of indices of at least 0 along an axis."""
+    if not (is_exporting() and keras.config.backend() == "torch"):
+        return ops.take(array, indices, axis=axis)
+    import torch
+
+    # Keras squeezes an axis whose length an exporter does not know.
+    shape = (*array.shape[:axis], *indices.shape, *array.shape[axis + 1 :])
+    return torch.index_select(array, axis, indices.reshape(-1)).reshape(shape)
+
+
+def take_along_rows(array: Tensor, indices: Tensor) -> Tensor:
+    """`ops.take_along_axis` along axis 1, of indices that are 1 in size along all later axes."""
+    if not (is_exporting() and keras.config.backend() == "torch"):
+        return ops.take_along_axis(array, indices, axis=1)
+    import torch
+
+    # PyTorch's own function fixes all sizes.
+    indices = indices.long().expand(*indices.shape[:2], *array.shape[2:])
+    return torch.gather(array, 1, indices)
 
 
 def rows_from(array: Tensor, start: Tensor, count: int) -> Tensor:
     """Returns `array[:, start : start + count]` for a scalar tensor `start`."""
     if is_exporting():
-        return ops.take(array, start + ops.arange(count, dtype="int32"), axis=1)
+        return take(array, start + ops.arange(count, dtype="int32"), axis=1)
     first, *rest = ops.shape(array)[0], *ops.shape(array)[2:]
     starts = (0, start, *(0 for _ in rest))
     return ops.slice(array, starts, (first, count, *rest))
@@ -116,10 +138,11 @@ def while_loop(
     from torch._higher_order_ops.while_loop import while_loop_op
 
     def copied(*arrays):
-        # A result must not be one of the inputs.
+        # No tensor may be two of the inputs and results.
         return tuple(torch.clone(each) for each in body(*arrays))
 
-    return tuple(while_loop_op(condition, copied, tuple(state), tuple(constants)))
+    state = tuple(torch.clone(each) for each in state)
+    return tuple(while_loop_op(condition, copied, state, tuple(constants)))
 
 
 def switch(

@@ -35,8 +35,7 @@ class Request:
     @property
     def sample_shape(self) -> tuple[int, int, int, int]:
         """The shape of images to trace with; sizes that may differ are distinct numbers."""
-        sizes = (2, 3 * SMALLEST, 4 * SMALLEST)
-        batch, height, width = sizes
+        batch, height, width = 2, 5 * SMALLEST, 9 * SMALLEST  # No level has a size of 1.
         sample = (batch, 0, height, width) if self.is_channels_first else (batch, height, width, 0)
         pairs = zip(self.spec.shape, sample, strict=True)
         return tuple(used if size is None else size for size, used in pairs)

@@ -7,7 +7,9 @@ from typing import Any
 
 from keras_spm.export import onnx_files
 from keras_spm.export.files import METADATA
-from keras_spm.export.request import SMALLEST, Request
+from keras_spm.export.request import Request
+
+_NO_SIDE_OF_1 = 129  # Of level P7, of stride 128.
 
 
 def write_program(request: Request, path: pathlib.Path) -> None:
@@ -27,10 +29,24 @@ def write_onnx(request: Request, path: pathlib.Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = torch.onnx.export(
-            program, dynamo=True, verbose=False, optimize=True, **request.options
+            program,
+            dynamo=True,
+            verbose=False,
+            custom_translation_table={torch.ops.aten.sort.stable: _sort},
+            **request.options,
         )
     exported.save(path)
     onnx_files.finish(request, path)
+
+
+def _sort(
+    values: Any, stable: bool = True, dim: int = -1, descending: bool = False
+) -> tuple[Any, Any]:
+    """A stable sort as TopK, where the lower of two equal values' indices comes first."""
+    from onnxscript import opset18
+
+    count = opset18.Gather(opset18.Shape(values), opset18.Constant(value_ints=[dim]))
+    return opset18.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
 
 
 def _program(request: Request, **options: Any) -> Any:
@@ -45,8 +61,10 @@ def _program(request: Request, **options: Any) -> Any:
         def forward(self, images):
             return self.served(images)
 
+    # From this size on, no map has a side of 1, which PyTorch treats as a case of its own.
     dims = {
-        axis: torch.export.Dim(name, min=SMALLEST) for name, axis in request.unknown_sizes.items()
+        axis: torch.export.Dim(name, min=_NO_SIDE_OF_1)
+        for name, axis in request.unknown_sizes.items()
     }
     if request.spec.shape[0] is None:
         dims[0] = torch.export.Dim("batch", min=1)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_spm.arguments import check_each, check_integer, check_number
@@ -74,7 +73,7 @@ class Anchors(keras.layers.Layer):
             for ratio in self.aspect_ratios
             for side in sides
         ]
-        return np.array([(-x, -y, x, y) for x, y in halves], "float32")
+        return ops.convert_to_tensor([(-x, -y, x, y) for x, y in halves], "float32")
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> dict[str, Shape]:
         count = self.anchors_per_position

@@ -149,5 +149,5 @@ def _upsample_nearest(maps, size):
     """Position i of the larger map takes floor(i * ratio) of the smaller one."""
     for axis, length in zip((1, 2), size, strict=True):
         positions = ops.arange(length, dtype="int32") * ops.shape(maps)[axis] // length
-        maps = ops.take(maps, positions, axis=axis)
+        maps = backend.take(maps, positions, axis=axis)
     return maps

@@ -118,7 +118,8 @@ def _windows(boxes, sizes, names, bins, sampling_ratio):
     levels = ops.cast(ops.clip(levels, 0, len(names) - 1), "int32")
 
     def of_level(values, dtype="int32"):
-        return ops.take(ops.stack([backend.scalar(value, dtype) for value in values]), levels)
+        values = ops.stack([backend.scalar(value, dtype) for value in values])
+        return backend.take(values, levels, axis=0)
 
     heights, widths = (of_level(each) for each in zip(*sizes, strict=True))
     starts = [0]
