@@ -20,9 +20,9 @@ class Classifier:
     def __init__(self, path: str) -> None:
         self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         metadata = self.session.get_modelmeta().custom_metadata_map
-        self.class_names = json.loads(metadata.get("class_names", "null"))
-        self.preprocessing = json.loads(metadata.get("preprocessing", "null"))
-        (self.output,) = json.loads(metadata["outputs"])
+        keys = ("class_names", "preprocessing", "multi_label", "outputs")
+        values = [json.loads(metadata.get(key, "null")) for key in keys]
+        self.class_names, self.preprocessing, self.multi_label, (self.output,) = values
 
     def __call__(self, data: bytes, top: int = 5) -> list[tuple[str, float]]:
         """Returns the most probable classes of an image file."""
@@ -31,21 +31,22 @@ class Classifier:
             image = preprocess(image, **self.preprocessing)
         batch = np.asarray(image, "float32")[None]
         (values,) = self.session.run([self.output], {"images": batch})[0]
-        if self.output == "logits":
-            values = np.exp(values - values.max())
-            values = values / values.sum()
+        if self.output == "logits":  # To probabilities.
+            values = np.exp(values - (0 if self.multi_label else values.max()))
+            values = values / (values + 1 if self.multi_label else values.sum())
         order = np.argsort(-values)[:top]
         names = self.class_names or [str(number) for number in range(len(values))]
         return [(names[index], float(values[index])) for index in order]
 
 
-def preprocess(image, image_size, crop_pct=None, interpolation="bicubic", **_):
+def preprocess(image, image_size, crop_pct=None, interpolation="bicubic", **_) -> Image.Image:
     """Resizes an image to cover the size divided by `crop_pct`, and crops the center."""
     height, width = (int(length / (crop_pct or 1) + 1e-6) for length in image_size)
     if crop_pct is not None:  # The aspect ratio is kept.
-        scale = max(height / image.height, width / image.width)
-        height = max(height, int(image.height * scale + 1e-6))
-        width = max(width, int(image.width * scale + 1e-6))
+        height, width = (
+            max(height, width * image.height // image.width),
+            max(width, height * image.width // image.height),
+        )
     image = image.resize((width, height), Image.Resampling[interpolation.upper()])
     top, left = (round((a - b) / 2) for a, b in zip((height, width), image_size, strict=True))
     return image.crop((left, top, left + image_size[1], top + image_size[0]))

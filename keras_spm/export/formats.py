@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import Any
 
 import keras
 
@@ -63,12 +62,7 @@ def _saved_model(request, path):
 def _by_keras(request, path, name, options):
     # The method of Keras: that of a task would write a task.
     keras.Model.export(
-        request.served,
-        path,
-        format=name,
-        verbose=False,
-        input_signature=[request.spec],
-        **options,
+        request.served, path, format=name, verbose=False, input_signature=[request.spec], **options
     )
 
 
@@ -132,15 +126,10 @@ def _stablehlo(request, path):
 
 FORMATS = {
     "tf_saved_model": Format("", {"tensorflow": _saved_model, "jax": _saved_model}),
-    "onnx": Format(
-        ".onnx", {"tensorflow": _tensorflow_onnx, "torch": torch_programs.write_onnx}
-    ),
+    "onnx": Format(".onnx", {"tensorflow": _tensorflow_onnx, "torch": torch_programs.write_onnx}),
     "openvino": Format(
         ".xml",
-        {
-            "tensorflow": _openvino(_tensorflow_onnx),
-            "torch": _openvino(torch_programs.write_onnx),
-        },
+        {"tensorflow": _openvino(_tensorflow_onnx), "torch": _openvino(torch_programs.write_onnx)},
     ),
     "litert": Format(".tflite", {"tensorflow": _litert}),
     "torch": Format(".pt2", {"torch": torch_programs.write_program}),

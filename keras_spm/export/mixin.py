@@ -101,7 +101,9 @@ def _errors(format):
         raise ExportError(f"The model cannot be exported to {format!r}: {lines[0]}") from error
 
 
-def input_spec(model, input_signature):
+def input_spec(
+    model: keras.Model, input_signature: Sequence[keras.InputSpec] | None
+) -> keras.InputSpec:
     """Returns the shape and dtype of the images, as the model takes them by default."""
     known = tuple(model.input.shape)
     if input_signature is None:
@@ -126,4 +128,3 @@ def _describe_input(model, spec):
         "pixels": "raw, from 0 to 255",
         "data_format": getattr(getattr(model, "backbone", model), "data_format", None),
     }
-

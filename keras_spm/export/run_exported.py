@@ -19,9 +19,7 @@ def open_onnx(path: str) -> Run:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(
-        zip(names, session.run(names, {"images": images}), strict=True)
-    )
+    return lambda images: dict(zip(names, session.run(names, {"images": images}), strict=True))
 
 
 def open_openvino(path: str) -> Run:

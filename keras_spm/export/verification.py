@@ -52,9 +52,7 @@ def verify(
     served = ServedModel(model, raw_outputs)
     largest = 0.0
     for batch, outputs in zip(batches, _run(filepath, format, batches), strict=True):
-        expected = {
-            name: keras.ops.convert_to_numpy(each) for name, each in served(batch).items()
-        }
+        expected = {name: keras.ops.convert_to_numpy(each) for name, each in served(batch).items()}
         if set(outputs) != set(expected):
             raise ExportError(f"The outputs are {sorted(outputs)}, not {sorted(expected)}.")
         for name, values in expected.items():

@@ -149,7 +149,9 @@ def _iou(first, second):
         ops.minimum(first[..., 2:], second[..., 2:]) - ops.maximum(first[..., :2], second[..., :2])
     )
     intersections = sides[..., 1] * sides[..., 0]
-    areas = [(each[..., 3] - each[..., 1]) * (each[..., 2] - each[..., 0]) for each in (first, second)]
+    areas = [
+        (each[..., 3] - each[..., 1]) * (each[..., 2] - each[..., 0]) for each in (first, second)
+    ]
     return intersections / (areas[0] + areas[1] - intersections + keras.config.epsilon())
 
 

@@ -149,9 +149,7 @@ class GuidedLocalEnhancement(CompositeLayer):
             return ops.matmul(mixed, value_kernel)  # (heads, windows, head_dim)
 
         outputs = backend.chunked_by_head(attend, query, key_kernel, value_kernel)
-        outputs = ops.reshape(
-            ops.transpose(outputs, (1, 0, 2)), (batch, rows, columns, channels)
-        )
+        outputs = ops.reshape(ops.transpose(outputs, (1, 0, 2)), (batch, rows, columns, channels))
         _, _, value_bias = ops.split(ops.convert_to_tensor(self.qkv_bias), 3)
         return outputs + value_bias
 
@@ -212,7 +210,8 @@ def _padding_bias(maps: Tensor, guides: Tensor) -> Tensor:
     # The guide gets the offset of the window's first token, which is always inside the map.
     row_offsets, column_offsets = zip((0, 0), (0, 0), (0, 1), (1, 0), (1, 1), strict=True)
     token_rows, token_columns = (
-        ops.expand_dims(ops.arange(count, dtype="int32") * WINDOW, 1) + ops.convert_to_tensor(offsets)
+        ops.expand_dims(ops.arange(count, dtype="int32") * WINDOW, 1)
+        + ops.convert_to_tensor(offsets)
         for count, offsets in ((rows, row_offsets), (columns, column_offsets))
     )
     inside = ops.logical_and(

@@ -20,6 +20,11 @@ from keras_spm.tasks.command_mixin import CommandMixin
 from keras_spm.tasks.graph import data_format_of
 from keras_spm.types import Shape, Tensor
 
+# Constructor arguments of some tasks that the metadata of an exported file has.
+_EXPORTED_ARGUMENTS = (
+    *("class_names", "multi_label", "preprocessing", "batching", "bounding_box_format"),
+)
+
 
 class ImageTask(PresetMixin, CommandMixin, ExportMixin, SafeTrainer, keras.Model):
     """A functional model from raw images to the outputs of a task, around a backbone.
@@ -220,7 +225,7 @@ class ImageTask(PresetMixin, CommandMixin, ExportMixin, SafeTrainer, keras.Model
 
     def export_metadata(self) -> dict[str, Any]:
         metadata = {**super().export_metadata(), "backbone": type(self.backbone).__name__}
-        for name in ("class_names", "preprocessing", "batching", "bounding_box_format"):
+        for name in _EXPORTED_ARGUMENTS:
             metadata[name] = _serialized(getattr(self, name, None))
         return metadata
 

@@ -124,8 +124,12 @@ def _verified(rows, name, task):
             row["result"]
             for row in rows
             if (row["backend"], row["format"]) == (backend, name)
-            and (row["model"].partition(",")[0] == task or task is None and "," not in row["model"]
-                 and row["model"] not in TASKS)
+            and (
+                row["model"].partition(",")[0] == task
+                or task is None
+                and "," not in row["model"]
+                and row["model"] not in TASKS
+            )
         }
         if results == {"right"}:
             found.append(title)
@@ -138,7 +142,12 @@ def _cases(formats):
     for name in formats:
         if backend not in FORMATS[name].writers:
             build = TASKS["ImageClassifier"]
-            yield name, "any", "plain", lambda folder, name=name: refuse(name, build, folder)
+            yield (
+                name,
+                "any",
+                "plain",
+                lambda folder, name=name, build=build: refuse(name, build, folder),
+            )
             continue
         for model, build in MODELS.items():
             for form in ("plain", "fused") if can_be_fused(build) else ("plain",):
