@@ -26,7 +26,7 @@ test-all: lint lower-bounds
 	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.hostile_files
 	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.downloads
 	$(VENV)/bin/python -m tests.campaigns.kills
-	for campaign in interruptions surroundings memory half_precision; do \
+	for campaign in interruptions surroundings memory half_precision export_formats; do \
 		for backend in torch jax tensorflow; do \
 			KERAS_BACKEND=$$backend $(VENV)/bin/python -m tests.campaigns.$$campaign || exit 1; \
 		done; \
@@ -39,6 +39,7 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff format --check .
 	KERAS_BACKEND=torch $(VENV)/bin/python zoo/table.py --check
 	$(VENV)/bin/python training/compare.py --check
+	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.export_formats --check
 
 $(BACKEND_TESTS): test-%: $(VENV)/.installed-test
 	KERAS_BACKEND=$* $(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist worksteal \

@@ -36,7 +36,7 @@ def test_export_equals_to_torch_state_dict(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["model.keras", "weights.safetensors", "--layout=tim"], "layout='tim'"),
-        (["model.keras", "weights.pth"], "must end in .safetensors"),
+        (["model.keras", "weights.pth"], "Unknown suffix '.pth'"),
         (["nowhere.keras", "weights.safetensors"], "nowhere.keras"),
         (["model.keras", "no folder/weights.safetensors"], "no folder"),
     ],
@@ -53,7 +53,7 @@ def test_errors_of_export(tmp_path, monkeypatch, capsys, arguments, message):
 def test_a_missing_extra_is_reported(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "grain", None)
     assert main(["train", "classification_digits", "--dry-run"]) == 2
-    assert 'pip install "keras-spm[coco,data,plot]"' in capsys.readouterr().err
+    assert 'pip install "keras-spm[coco,data,export,plot]"' in capsys.readouterr().err
 
 
 OWN_RECIPE = """
@@ -149,7 +149,10 @@ def test_the_file_of_metrics_is_checked_before_the_evaluation(tmp_path, monkeypa
 
     monkeypatch.setattr(trainer, "load_task", load)
     monkeypatch.setattr(trainer, "load_keras_file", load)
-    for arguments in (["evaluate", "model", "--output"], ["export", "model.keras"]):
+    for arguments in (
+        ["evaluate", "model", "--output"],
+        ["export", "model.keras", "--format", "torch-weights"],
+    ):
         for path, message in (
             (tmp_path, f"{tmp_path} is a folder"),
             (tmp_path / "new/file", f"{tmp_path}/new is not a folder"),

@@ -18,7 +18,8 @@ ALLOWED = {
     "types": set(),
     "backend": {"keras", "numpy"},
     "layers": {"backend", "registry", "keras", "numpy"},
-    "backbones": {"backend", "layers", "registry", "keras", "numpy"},
+    "export": {"backend", "registry", "version", "keras", "numpy"},
+    "backbones": {"backend", "export", "layers", "registry", "keras", "numpy"},
     "fusion": {"backbones", "keras"},
     "optimizers": {"keras"},
     "heads": {"backend", "layers", "losses", "registry", "keras", "numpy"},
@@ -26,7 +27,7 @@ ALLOWED = {
     "metrics": {"keras", "numpy"},
     "callbacks": {"metrics", "keras"},
     "tasks": {
-        *("backbones", "backend", "data", "heads", "layers", "losses", "metrics"),
+        *("backbones", "backend", "data", "export", "heads", "layers", "losses", "metrics"),
         *("callbacks", "optimizers", "registry", "visualize", "keras", "numpy"),
     },
     "weights": {"ml_dtypes", "numpy"},
@@ -47,7 +48,8 @@ ALLOWED = {
     "visualize": {"backend", "data", "layers", "registry", "terminal", "keras", "numpy"},
     "prediction": {"data", "tasks", "terminal", "numpy"},
     "cli": {
-        *("converters", "data", "prediction", "registry", "terminal", "trainer", "weights"),
+        *("converters", "data", "export", "fusion", "prediction", "registry", "terminal"),
+        *("trainer", "weights"),
         "keras",
     },
     "trainer": {
@@ -63,12 +65,12 @@ FREE = {"arguments", "files", "types"}
 LAZY = {
     *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),
     *("filelock", "pycocotools", "sklearn", "PIL", "matplotlib", "safetensors", "tensorboard"),
-    "yaml",
+    *("yaml", "onnx", "onnxruntime", "openvino", "ai_edge_litert"),
 }
 # A framework may be imported here alone (weights reads .pth files with torch's reader, data
-# maps tf.data sets).
+# maps tf.data sets, export writes their formats).
 FRAMEWORKS = {"tensorflow", "jax", "torch"}
-MAY_USE_A_FRAMEWORK = {"backend", "data", "weights"}
+MAY_USE_A_FRAMEWORK = {"backend", "data", "export", "weights"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -17,6 +17,7 @@ from keras_spm.arguments import (
 from keras_spm.backbones.adaptation import AdaptableModel, freeze_for_lora
 from keras_spm.backbones.connection import Connection
 from keras_spm.backend import SafeTrainer
+from keras_spm.export import ExportMixin
 from keras_spm.layers.adaptation import ADAPTED_LAYERS
 from keras_spm.layers.macs import macs
 from keras_spm.registry import BACKBONES, PresetMixin, lookup
@@ -27,7 +28,7 @@ _ANY_SIZE = {"channels_last": (None, None, 3), "channels_first": (3, None, None)
 _CHANNEL_AXES = {"channels_last": 2, "channels_first": 0}  # In the shape of an image.
 
 
-class PyramidBackbone(AdaptableModel, PresetMixin, SafeTrainer, keras.Model):
+class PyramidBackbone(AdaptableModel, PresetMixin, ExportMixin, SafeTrainer, keras.Model):
     """A hierarchical vision transformer: a stem, then stages that halve the feature map.
 
     A family's class creates the stem and the stages and passes them to this constructor,
@@ -247,6 +248,10 @@ class PyramidBackbone(AdaptableModel, PresetMixin, SafeTrainer, keras.Model):
                 shape, _ = shape  # With the shape of the class token.
             shapes[level] = shape
         return shapes
+
+    def serving_function(self, raw_outputs: bool = False) -> Callable:
+        outputs = {**self.pyramid_outputs, "pooled_output": self.pooled_output}
+        return keras.Model(self.input, outputs)
 
     def get_config(self) -> dict[str, Any]:
         return {

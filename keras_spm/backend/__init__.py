@@ -15,6 +15,19 @@ from keras_spm.backend.convolution import (
 )
 from keras_spm.backend.dense import dense, grouped_pointwise, has_slow_int8_product, int8_product
 from keras_spm.backend.elementwise import fused_elementwise, gelu
+from keras_spm.backend.exporting import (
+    export_mode,
+    is_exporting,
+    max_size,
+    min_size,
+    roll,
+    rows_from,
+    scalar,
+    switch,
+    take,
+    take_along_rows,
+    while_loop,
+)
 from keras_spm.backend.gradient import gradient
 from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
 from keras_spm.backend.resizing import pad, resize_bilinear, resize_on_host
@@ -39,20 +52,31 @@ __all__ = [
     "depthwise_scales_are_faster",
     "depthwise_supports_xla",
     "dot_product_attention",
+    "export_mode",
     "fused_elementwise",
     "gelu",
     "gradient",
     "grouped_pointwise",
     "has_slow_int8_product",
     "int8_product",
+    "is_exporting",
     "layer_normalization",
+    "max_size",
+    "min_size",
     "normalize",
     "pad",
     "random_state",
     "resize_bilinear",
     "resize_on_host",
+    "roll",
+    "rows_from",
+    "scalar",
     "scale_for_replicas",
     "set_random_state",
     "state_scope",
+    "switch",
+    "take",
+    "take_along_rows",
     "track_again",
+    "while_loop",
 ]

@@ -18,6 +18,7 @@ import math
 import keras
 from keras import ops
 
+from keras_spm.backend.exporting import is_exporting
 from keras_spm.types import Tensor
 
 _SCORES_PER_BLOCK = 2**19  # Scores of one head in float32: 2 MB.
@@ -36,23 +37,31 @@ def dot_product_attention(
     backend = keras.config.backend()
     if backend == "torch":
         return _torch(query, key, value, bias)
-    if backend == "jax":
+    if backend == "jax" and not is_exporting():
         return _jax_attention()(query, key, value, bias)
-    return _tensorflow(query, key, value, bias)
+    return _plain(query, key, value, bias)
 
 
-def _tensorflow(query, key, value, bias):
-    import tensorflow as tf
-
+def _plain(query, key, value, bias):
     query = ops.swapaxes(query / math.sqrt(query.shape[-1]), 1, 2)
     key, value = ops.transpose(key, (0, 2, 3, 1)), ops.swapaxes(value, 1, 2)
     scores = ops.matmul(query, key)
     scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))
     if bias is not None:
         scores = scores + ops.cast(bias, scores.dtype)
-    # Keras's softmax would warn about a single key, which small maps have.
-    weights = ops.cast(tf.nn.softmax(scores), value.dtype)
+    weights = ops.cast(_softmax(scores), value.dtype)
     return ops.swapaxes(ops.matmul(weights, value), 1, 2)
+
+
+def _softmax(scores):
+    """Keras's softmax would warn about a single key, which small maps have."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.nn.softmax(scores)
+    import jax
+
+    return jax.nn.softmax(scores)
 
 
 def _torch(query, key, value, bias):

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import keras
 
+from keras_spm.backend.exporting import is_exporting
 from keras_spm.types import Tensor
 
 # Size of the widest map of an image below which chunking has no benefit.
@@ -31,14 +32,15 @@ def chunked_by_image(
     formulation = {"torch": _torch, "jax": _jax}.get(keras.config.backend())
     # PyTorch's compiler plans memory itself, and would unroll the loop over images. This is
     # checked before the size, as the comparison would make it compile once per size.
-    if formulation is None or _torch_compiles() or hidden_bytes is None:
+    if formulation is None or is_exporting() or _torch_compiles() or hidden_bytes is None:
         return function(images)
     return formulation(function, images) if hidden_bytes >= _MIN_BYTES else function(images)
 
 
 def chunked_by_head(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
     """Like `chunked_by_image` for a function of arrays (heads, …), computed head by head."""
-    return _jax(function, *arrays) if keras.config.backend() == "jax" else function(*arrays)
+    is_faster = keras.config.backend() == "jax" and not is_exporting()
+    return _jax(function, *arrays) if is_faster else function(*arrays)
 
 
 def _torch_compiles():

@@ -25,6 +25,7 @@ from keras import ops
 
 from keras_spm.backend import shifted_products
 from keras_spm.backend.dense import add_bias, dense
+from keras_spm.backend.exporting import is_exporting
 from keras_spm.backend.resizing import pad
 from keras_spm.types import Tensor
 
@@ -50,7 +51,9 @@ def conv2d(
 
         kernel = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
         return _torch_conv2d(inputs, kernel, strides, padding, bias)
-    if keras.config.backend() == "jax" and not padding and kernel.shape[:2] == (strides, strides):
+    # The slices of maps of unknown size have an unknown size.
+    as_dense = keras.config.backend() == "jax" and not is_exporting()
+    if as_dense and not padding and kernel.shape[:2] == (strides, strides):
         return _dense_patches(inputs, kernel, bias)
     # With stride 1, "same" pads all sides of an odd kernel equally, without a padded copy.
     is_same = strides == 1 and tuple(kernel.shape[:2]) == (2 * padding + 1,) * 2

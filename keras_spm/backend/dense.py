@@ -18,6 +18,7 @@ PyTorch is equally fast in groups.
 import keras
 from keras import ops
 
+from keras_spm.backend.exporting import is_exporting
 from keras_spm.types import Tensor
 
 
@@ -28,7 +29,8 @@ def dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
 
         return torch.nn.functional.linear(inputs, kernel.t(), bias)
     *leading, channels = ops.shape(inputs)
-    product = _tensorflow_product if keras.config.backend() == "tensorflow" else ops.matmul
+    has_own_gradient = keras.config.backend() == "tensorflow" and not is_exporting()
+    product = _tensorflow_product if has_own_gradient else ops.matmul
     outputs = add_bias(product(ops.reshape(inputs, (-1, channels)), kernel), bias)
     return ops.reshape(outputs, (*leading, kernel.shape[1]))
 
@@ -76,7 +78,7 @@ def grouped_pointwise(inputs: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     """
     scales, groups, width = kernel.shape
     leading = ops.shape(inputs)[:-2]
-    if keras.config.backend() == "torch":
+    if keras.config.backend() == "torch" and not is_exporting():
         outputs = ops.einsum("bhwkl,klj->bhwlj", inputs, kernel)
         return ops.reshape(outputs, (*leading, groups * width)) + bias
     same_group = ops.expand_dims(ops.eye(groups, dtype=kernel.dtype), -1)
@@ -91,6 +93,9 @@ def add_bias(maps: Tensor, bias: Tensor | None) -> Tensor:
     if keras.config.backend() != "tensorflow":
         return maps + bias
     import tensorflow as tf
+
+    if is_exporting():
+        return tf.nn.bias_add(maps, tf.convert_to_tensor(bias))
 
     @tf.custom_gradient
     def biased(maps, bias):

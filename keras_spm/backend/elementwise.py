@@ -13,17 +13,22 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
+from keras_spm.backend.exporting import is_exporting
 from keras_spm.types import Tensor
 
 
-@functools.cache
 def fused_elementwise(function: Callable) -> Callable:
     """Returns the function of tensors; under TensorFlow compiled by XLA, once per shape.
 
     It must be defined at module level, as compiled functions are cached.
     """
-    if keras.config.backend() != "tensorflow":
+    if keras.config.backend() != "tensorflow" or is_exporting():
         return function
+    return _compiled(function)
+
+
+@functools.cache
+def _compiled(function):
     import tensorflow as tf
 
     return tf.function(function, jit_compile=True, reduce_retracing=True)
@@ -40,12 +45,20 @@ def gelu(inputs: Tensor) -> Tensor:
         return ops.gelu(inputs, approximate=False)
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     values = ops.cast(inputs, keras.backend.result_type(dtype, "float32"))
-    outputs = _tensorflow_gelu(values) if backend == "tensorflow" else _gelu(values)
+    if is_exporting():
+        outputs = _exported_gelu(values)
+    else:
+        outputs = _tensorflow_gelu(values) if backend == "tensorflow" else _gelu(values)
     return ops.cast(outputs, dtype)
 
 
 def _gelu(values):
     return values * _normal_cdf(values)
+
+
+def _exported_gelu(values):
+    """In the order of operations that LiteRT and ONNX Runtime know as GELU."""
+    return 0.5 * values * (1.0 + ops.erf(values * math.sqrt(0.5)))
 
 
 def _normal_cdf(values):

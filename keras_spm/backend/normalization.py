@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_spm.backend.dense import sum_of_positions
 from keras_spm.backend.elementwise import fused_elementwise
+from keras_spm.backend.exporting import is_exporting
 from keras_spm.types import Tensor
 
 
@@ -53,6 +54,8 @@ def layer_normalization(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: fl
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     compute_dtype = keras.backend.result_type(dtype, "float32")
     inputs, gamma, beta = (ops.cast(each, compute_dtype) for each in (inputs, gamma, beta))
+    if is_exporting():
+        return ops.cast(_layer_outputs(inputs, gamma, beta, epsilon), dtype)
     return ops.cast(_tensorflow_layer(inputs, gamma, beta, epsilon), dtype)
 
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_spm.arguments import check_each, check_integer, check_number
@@ -58,7 +57,9 @@ class Anchors(keras.layers.Layer):
     def _level_anchors(self, level, maps):
         stride = 2 ** level_number(level)
         lengths = ops.shape(maps)[1:3]
-        rows, columns = (ops.cast(ops.arange(length) * stride, "float32") for length in lengths)
+        rows, columns = (
+            ops.cast(ops.arange(length, dtype="int32") * stride, "float32") for length in lengths
+        )
         rows, columns = ops.meshgrid(rows, columns, indexing="ij")
         centers = ops.reshape(ops.stack([columns, rows, columns, rows], axis=-1), (-1, 1, 4))
         return ops.reshape(centers + self._base_anchors(stride), (-1, 4))
@@ -72,7 +73,7 @@ class Anchors(keras.layers.Layer):
             for ratio in self.aspect_ratios
             for side in sides
         ]
-        return np.array([(-x, -y, x, y) for x, y in halves], "float32")
+        return ops.convert_to_tensor([(-x, -y, x, y) for x, y in halves], "float32")
 
     def compute_output_shape(self, input_shape: dict[str, Shape]) -> dict[str, Shape]:
         count = self.anchors_per_position

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from keras import ops
 from keras.utils import bounding_boxes
 
+from keras_spm import backend
 from keras_spm.arguments import check_each, check_number
 from keras_spm.types import Tensor
 
@@ -71,7 +72,7 @@ def clip_boxes(
         scores: (...).
         image_size: (height, width).
     """
-    height, width = (ops.cast(length, "float32") for length in image_size)
+    height, width = (backend.scalar(length, "float32") for length in image_size)
     boxes = ops.clip(boxes, 0, ops.stack([width, height, width, height]))
     # A box outside the image has no area left.
     has_area = ops.all(boxes[..., 2:] > boxes[..., :2], axis=-1)

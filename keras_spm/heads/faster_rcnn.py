@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.arguments import check_integer, check_number
 from keras_spm.heads.box_coder import BoxCoder, clip_boxes
 from keras_spm.heads.feature_pyramid import FeaturePyramid
@@ -307,8 +308,8 @@ class FasterRCNN(Head):
             ops.reshape(probabilities, (batch, -1)), self.max_proposals * most
         )
         deltas = ops.reshape(deltas, (batch, -1, 4))
-        deltas = ops.take_along_axis(deltas, pairs[..., None], axis=1)
-        proposals = ops.take_along_axis(proposals, pairs[..., None] // self.num_classes, axis=1)
+        deltas = backend.take_along_rows(deltas, pairs[..., None])
+        proposals = backend.take_along_rows(proposals, pairs[..., None] // self.num_classes)
         boxes = self.box_coder.decode(proposals, deltas)
         boxes, scores = clip_boxes(boxes, scores, image_size)
         scores = ops.where(scores > self.score_threshold, scores, 0.0)

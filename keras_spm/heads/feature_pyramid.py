@@ -148,6 +148,6 @@ def level_number(level: str) -> int:
 def _upsample_nearest(maps, size):
     """Position i of the larger map takes floor(i * ratio) of the smaller one."""
     for axis, length in zip((1, 2), size, strict=True):
-        positions = ops.arange(length) * ops.shape(maps)[axis] // length
-        maps = ops.take(maps, positions, axis=axis)
+        positions = ops.arange(length, dtype="int32") * ops.shape(maps)[axis] // length
+        maps = backend.take(maps, positions, axis=axis)
     return maps

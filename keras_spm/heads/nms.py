@@ -2,8 +2,8 @@
 
 import math
 
+import keras
 from keras import ops
-from keras.utils import bounding_boxes
 
 from keras_spm import backend
 from keras_spm.arguments import check_integer, check_number
@@ -45,14 +45,14 @@ def non_max_suppression(
     # Backends sort NaN differently.
     scores = ops.where(scores > 0, scores, 0.0)
     order = ops.argsort(-scores, axis=1)
-    scores = ops.take_along_axis(scores, order, axis=1)
-    boxes = ops.take_along_axis(boxes, order[..., None], axis=1)
-    labels = ops.take_along_axis(labels, order, axis=1)
+    scores = backend.take_along_rows(scores, order)
+    boxes = backend.take_along_rows(boxes, order[..., None])
+    labels = backend.take_along_rows(labels, order)
     kept, counts = _kept_indices(boxes, scores, labels, iou_threshold, max_detections)
     is_kept = ops.arange(max_detections) < counts[:, None]
-    boxes = ops.take_along_axis(boxes, kept[..., None], axis=1)
-    scores = ops.take_along_axis(scores, kept, axis=1)
-    labels = ops.take_along_axis(labels, kept, axis=1)
+    boxes = backend.take_along_rows(boxes, kept[..., None])
+    scores = backend.take_along_rows(scores, kept)
+    labels = backend.take_along_rows(labels, kept)
     return (
         ops.where(is_kept[..., None], boxes, 0.0),
         ops.where(is_kept, scores, 0.0),
@@ -63,16 +63,22 @@ def non_max_suppression(
 def top_scores(scores: Tensor, count: int | Tensor) -> tuple[Tensor, Tensor]:
     """Returns the highest scores and their indices, (batch, count) each, or as many as there are.
 
-    NaN, which some backends sort as the largest number, becomes minus infinity.
+    NaN, which some backends sort as the largest number, becomes minus infinity. In exports, the
+    count is fixed: missing scores are minus infinity, with a valid index.
 
     Args:
         scores: (batch, scores) floats.
         count: int.
     """
     size = ops.shape(scores)[1]  # A graph may not know it yet.
+    scores = ops.where(ops.isnan(scores), -math.inf, scores)
+    if backend.is_exporting():
+        missing = ops.full((ops.shape(scores)[0], count), -math.inf, scores.dtype)
+        scores, indices = ops.top_k(ops.concatenate([scores, missing], axis=1), count)
+        return scores, ops.minimum(indices, backend.scalar(size - 1, "int32"))
     is_known = isinstance(size, int) and isinstance(count, int)
     count = min(count, size) if is_known else ops.minimum(count, size)
-    return ops.top_k(ops.where(ops.isnan(scores), -math.inf, scores), count)
+    return ops.top_k(scores, count)
 
 
 def _whole_tiles(boxes, scores, labels):
@@ -91,43 +97,62 @@ def _kept_indices(boxes, scores, labels, iou_threshold, max_detections):
     """
     batch, count = ops.shape(scores)
     tiles = count // _TILE
-    slots = ops.arange(max_detections, dtype="int32")
-    offsets = ops.arange(_TILE, dtype="int32")
-    is_earlier = offsets[:, None] < offsets[None, :]
 
     def overlap(first_boxes, first_labels, second_boxes, second_labels):
         """(batch, first, second) bool: whether boxes suppress each other."""
-        iou = bounding_boxes.compute_iou(first_boxes, second_boxes, "xyxy")
-        return (iou > iou_threshold) & (first_labels[:, :, None] == second_labels[:, None, :])
+        same_label = first_labels[:, :, None] == second_labels[:, None, :]
+        return (_iou(first_boxes, second_boxes) > iou_threshold) & same_label
 
-    def is_unfinished(tile, kept, counts):
+    def is_unfinished(tile, kept, counts, boxes, scores, labels):
         # Scores descend: if the first of a tile is padding, so is all that follows.
-        first = ops.minimum(tile, tiles - 1) * _TILE
-        has_candidates = ops.slice(scores, (0, first), (batch, 1))[:, 0] > 0
+        # After the last tile, the first one is read, which makes no difference.
+        first = tile % tiles * _TILE
+        has_candidates = backend.rows_from(scores, first, 1)[:, 0] > 0
         return (tile < tiles) & ops.any(has_candidates & (counts < max_detections))
 
-    def process_tile(tile, kept, counts):
+    def process_tile(tile, kept, counts, boxes, scores, labels):
+        slots = ops.arange(max_detections, dtype="int32")
+        offsets = ops.arange(_TILE, dtype="int32")
         start = tile * _TILE
-        tile_boxes = ops.slice(boxes, (0, start, 0), (batch, _TILE, 4))
-        tile_labels = ops.slice(labels, (0, start), (batch, _TILE))
-        kept_boxes = ops.take_along_axis(boxes, kept[..., None], axis=1)
-        kept_labels = ops.take_along_axis(labels, kept, axis=1)
+        tile_boxes, tile_labels, tile_scores = (
+            backend.rows_from(each, start, _TILE) for each in (boxes, labels, scores)
+        )
+        kept_boxes = backend.take_along_rows(boxes, kept[..., None])
+        kept_labels = backend.take_along_rows(labels, kept)
         by_kept = overlap(kept_boxes, kept_labels, tile_boxes, tile_labels)
         by_kept = by_kept & (slots < counts[:, None])[:, :, None]
-        candidates = ops.slice(scores, (0, start), (batch, _TILE)) > 0
-        candidates = candidates & ~ops.any(by_kept, axis=1)
+        candidates = (tile_scores > 0) & ~ops.any(by_kept, axis=1)
+        is_earlier = offsets[:, None] < offsets[None, :]
         within = overlap(tile_boxes, tile_labels, tile_boxes, tile_labels) & is_earlier
         keep = _greedy(within, candidates)
         # Position k of the kept boxes is filled by the box that is the k-th to be kept.
         ranks = counts[:, None] + ops.cumsum(ops.cast(keep, "int32"), axis=1) - 1
         fills = keep[:, None, :] & (ranks[:, None, :] == slots[:, None])
-        kept = kept + ops.sum(ops.where(fills, start + offsets, 0), axis=2)
+        kept = kept + ops.sum(ops.cast(fills, "int32") * (start + offsets), axis=2)
         return tile + 1, kept, counts + ops.sum(ops.cast(keep, "int32"), axis=1)
 
     kept = ops.zeros((batch, max_detections), "int32")
     state = (ops.convert_to_tensor(0, "int32"), kept, ops.zeros((batch,), "int32"))
-    _, kept, counts = ops.while_loop(is_unfinished, process_tile, state)
+    _, kept, counts = backend.while_loop(
+        is_unfinished, process_tile, state, (boxes, scores, labels)
+    )
     return kept, ops.minimum(counts, max_detections)
+
+
+def _iou(first, second):
+    """Returns the intersection over union of boxes, (batch, first, second).
+
+    As `keras.utils.bounding_boxes.compute_iou`, whose constants a loop in an export cannot have.
+    """
+    first, second = first[:, :, None], second[:, None]
+    sides = ops.relu(
+        ops.minimum(first[..., 2:], second[..., 2:]) - ops.maximum(first[..., :2], second[..., :2])
+    )
+    intersections = sides[..., 1] * sides[..., 0]
+    areas = [
+        (each[..., 3] - each[..., 1]) * (each[..., 2] - each[..., 0]) for each in (first, second)
+    ]
+    return intersections / (areas[0] + areas[1] - intersections + keras.config.epsilon())
 
 
 def _greedy(overlaps, candidates):
@@ -141,11 +166,13 @@ def _greedy(overlaps, candidates):
         candidates: (batch, boxes) bool.
     """
 
-    def is_changing(keep, previous):
+    def is_changing(keep, previous, overlaps, candidates):
         return ops.any(keep != previous)
 
-    def step(keep, previous):
+    def step(keep, previous, overlaps, candidates):
         return candidates & ~ops.any(overlaps & keep[:, :, None], axis=1), keep
 
-    keep, _ = ops.while_loop(is_changing, step, step(candidates, candidates))
+    constants = (overlaps, candidates)
+    state = step(candidates, candidates, *constants)
+    keep, _ = backend.while_loop(is_changing, step, state, constants)
     return keep

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.heads.anchors import Anchors, num_anchors
 from keras_spm.heads.box_coder import BoxCoder, clip_boxes
 from keras_spm.heads.feature_pyramid import level_number, sorted_levels
@@ -134,7 +135,7 @@ class RegionProposalNetwork(keras.layers.Layer):
                 for name in ("objectness", "deltas")
             )
             logits, anchors = top_scores(logits, candidates_per_level)
-            deltas = ops.take_along_axis(deltas, anchors[..., None], axis=1)
+            deltas = backend.take_along_rows(deltas, anchors[..., None])
             anchors = ops.take(outputs["anchors"][level], anchors, axis=0)
             levels = ops.full_like(logits, level_number(level), dtype="int32")
             candidates.append((self.box_coder.decode(anchors, deltas), logits, levels))

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.arguments import check_integer, check_number
 from keras_spm.heads.anchors import Anchors, num_anchors
 from keras_spm.heads.box_coder import BoxCoder, clip_boxes
@@ -172,8 +173,8 @@ class RetinaNet(Head):
         positive = ops.cast(matches >= 0, "float32")
         counted = ops.cast(matches != IGNORE, "float32")
         indices = ops.maximum(matches, 0)
-        classes = ops.one_hot(ops.take_along_axis(labels, indices, axis=1), self.num_classes)
-        boxes = ops.take_along_axis(boxes, indices[..., None], axis=1)
+        classes = ops.one_hot(backend.take_along_rows(labels, indices), self.num_classes)
+        boxes = backend.take_along_rows(boxes, indices[..., None])
 
         focal = sigmoid_focal_loss(classes * positive[..., None], logits)
         losses = {
@@ -219,12 +220,15 @@ class RetinaNet(Head):
         """Returns boxes, scores and labels of the best (anchor, class) pairs of a level."""
         logits, deltas = outputs["logits"][level], outputs["deltas"][level]
         # The best pairs are among the anchors with the best classes: far fewer to sort.
-        _, anchors = top_scores(ops.max(logits, axis=-1), self.candidates_per_level)
-        logits = ops.take_along_axis(logits, anchors[..., None], axis=1)
+        best, anchors = top_scores(ops.max(logits, axis=-1), self.candidates_per_level)
+        logits = backend.take_along_rows(logits, anchors[..., None])
+        if backend.is_exporting():
+            # Where there are fewer anchors, the last one is repeated.
+            logits = ops.where(ops.isfinite(best)[..., None], logits, -math.inf)
         pairs = ops.reshape(logits, (ops.shape(logits)[0], -1))
         logits, pairs = top_scores(pairs, self.candidates_per_level)
-        anchors = ops.take_along_axis(anchors, pairs // self.num_classes, axis=1)
-        deltas = ops.take_along_axis(deltas, anchors[..., None], axis=1)
+        anchors = backend.take_along_rows(anchors, pairs // self.num_classes)
+        deltas = backend.take_along_rows(deltas, anchors[..., None])
         boxes = self.box_coder.decode(ops.take(outputs["anchors"][level], anchors, axis=0), deltas)
         return boxes, ops.sigmoid(logits), pairs % self.num_classes
 

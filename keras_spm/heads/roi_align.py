@@ -2,6 +2,7 @@
 
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.arguments import check_integer
 from keras_spm.heads.box_coder import check_boxes
 from keras_spm.heads.feature_pyramid import level_number, sorted_levels
@@ -117,7 +118,8 @@ def _windows(boxes, sizes, names, bins, sampling_ratio):
     levels = ops.cast(ops.clip(levels, 0, len(names) - 1), "int32")
 
     def of_level(values, dtype="int32"):
-        return ops.take(ops.stack([ops.cast(value, dtype) for value in values]), levels)
+        values = ops.stack([backend.scalar(value, dtype) for value in values])
+        return backend.take(values, levels, axis=0)
 
     heights, widths = (of_level(each) for each in zip(*sizes, strict=True))
     starts = [0]
@@ -203,14 +205,12 @@ def _most_cells(sizes):
     On all levels but the coarsest, a box has an area of at most 28 * 28 cells. With the
     borders, its samples touch less than (height + 3) * (width + 3) cells.
     """
-    is_known = all(isinstance(length, int) for size in sizes for length in size)
-    least, most = (min, max) if is_known else (ops.minimum, ops.maximum)
     limit = 2 * _FINEST_SIDE // 4
     *finer, (height, width) = sizes
     result = height * width
     for height, width in finer:
-        bound = (limit + 3) ** 2 + 3 * most(height, width)
-        result = most(result, least(height * width, bound))
+        bound = (limit + 3) ** 2 + 3 * backend.max_size(height, width)
+        result = backend.max_size(result, backend.min_size(height * width, bound))
     return result
 
 
@@ -219,8 +219,15 @@ def _pool(windows, cells, most):
     numbers = [-(-most * share // _SHARES[-1]) for share in _SHARES]
     needed = ops.max(windows["cells"])
     choice = sum(ops.cast(needed > number, "int32") for number in numbers[:-1])
-    branches = [_pooling(windows, number) for number in numbers]
-    return ops.switch(choice, branches, cells)
+    names = tuple(windows)
+    if not backend.is_exporting():
+        # TensorFlow would compute the gradient of all operands.
+        return ops.switch(choice, [_pooling(windows, number) for number in numbers], cells)
+
+    def pool(number, cells, *arrays):
+        return _pooling(dict(zip(names, arrays, strict=True)), number)(cells)
+
+    return backend.switch(choice, pool, numbers, (cells, *windows.values()))
 
 
 def _pooling(windows, number):

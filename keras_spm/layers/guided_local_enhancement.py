@@ -137,27 +137,27 @@ class GuidedLocalEnhancement(CompositeLayer):
 
     def _tokens(self, maps: Tensor, guides: Tensor) -> Tensor:
         """Returns (batch, rows, columns, 5, channels): the guide, then its window."""
-        _, rows, columns, channels = ops.shape(guides)
+        batch, rows, columns, channels = ops.shape(guides)
         maps = pad_to_multiple(maps, WINDOW)
-        maps = ops.reshape(maps, (-1, rows, WINDOW, columns, WINDOW, channels))
+        maps = ops.reshape(maps, (batch, rows, WINDOW, columns, WINDOW, channels))
         # One transposition, as the gradient of four slices would be four whole maps.
         windows = ops.transpose(maps, (0, 1, 3, 2, 4, 5))
-        windows = ops.reshape(windows, (-1, rows, columns, WINDOW * WINDOW, channels))
+        windows = ops.reshape(windows, (batch, rows, columns, WINDOW * WINDOW, channels))
         return ops.concatenate([ops.expand_dims(guides, 3), windows], axis=3)
 
     def _attend(self, guides: Tensor, tokens: Tensor, bias: Tensor | float) -> Tensor:
         """Returns the attention output of each guide, (batch, rows, columns, channels)."""
-        _, rows, columns, channels = ops.shape(guides)
+        batch, rows, columns, channels = ops.shape(guides)
         query, key_kernel, value_kernel = self._projections(guides)
         tokens = _flat(tokens)
 
         def attend(query, key_kernel, value_kernel):
             weights = _weights(query, key_kernel, tokens, bias)
-            mixed = ops.einsum("hwt,wtc->hwc", ops.cast(weights, tokens.dtype), tokens)
+            mixed = _mix(ops.cast(weights, tokens.dtype), tokens)
             return ops.matmul(mixed, value_kernel)  # (heads, windows, head_dim)
 
         outputs = backend.chunked_by_head(attend, query, key_kernel, value_kernel)
-        outputs = ops.reshape(ops.transpose(outputs, (1, 0, 2)), (-1, rows, columns, channels))
+        outputs = ops.reshape(ops.transpose(outputs, (1, 0, 2)), (batch, rows, columns, channels))
         _, _, value_bias = ops.split(ops.convert_to_tensor(self.qkv_bias), 3)
         return outputs + value_bias
 
@@ -192,8 +192,23 @@ def _flat(tokens: Tensor) -> Tensor:
 def _weights(query: Tensor, key_kernel: Tensor, tokens: Tensor, bias: Tensor | float) -> Tensor:
     """Returns the attention of each guide to its tokens, (heads, windows, 5) float32."""
     projected_query = ops.matmul(query, key_kernel)  # (heads, windows, channels)
-    scores = ops.einsum("hwc,wtc->hwt", projected_query, tokens)
+    if backend.is_exporting():
+        scores = _matmul(projected_query, ops.swapaxes(tokens, 1, 2))
+    else:
+        scores = ops.einsum("hwc,wtc->hwt", projected_query, tokens)
     return ops.softmax(ops.cast(scores, "float32") + bias)
+
+
+def _mix(weights: Tensor, tokens: Tensor) -> Tensor:
+    """Returns the weighted sums of tokens, (heads, windows, channels)."""
+    if backend.is_exporting():
+        return _matmul(weights, tokens)
+    return ops.einsum("hwt,wtc->hwc", weights, tokens)
+
+
+def _matmul(left: Tensor, right: Tensor) -> Tensor:
+    """(heads, windows, i) times (windows, i, j): most runtimes are slow at an einsum."""
+    return ops.swapaxes(ops.matmul(ops.swapaxes(left, 0, 1), right), 0, 1)
 
 
 def _padding_bias(maps: Tensor, guides: Tensor) -> Tensor:
@@ -203,7 +218,8 @@ def _padding_bias(maps: Tensor, guides: Tensor) -> Tensor:
     # The guide gets the offset of the window's first token, which is always inside the map.
     row_offsets, column_offsets = zip((0, 0), (0, 0), (0, 1), (1, 0), (1, 1), strict=True)
     token_rows, token_columns = (
-        ops.expand_dims(ops.arange(count) * WINDOW, 1) + ops.convert_to_tensor(offsets)
+        ops.expand_dims(ops.arange(count, dtype="int32") * WINDOW, 1)
+        + ops.convert_to_tensor(offsets)
         for count, offsets in ((rows, row_offsets), (columns, column_offsets))
     )
     inside = ops.logical_and(

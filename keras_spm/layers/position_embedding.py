@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.arguments import check_each, check_integer
 from keras_spm.layers.initializers import dense_initializer
 from keras_spm.types import Shape, Tensor
@@ -39,7 +40,10 @@ class PositionEmbedding(keras.layers.Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         embedding = ops.convert_to_tensor(self.embedding)
-        if tuple(inputs.shape[1:3]) != self.grid:
+        sizes = tuple(inputs.shape[1:3])
+        # A symbolic size must not be compared: it would be fixed.
+        is_known = all(isinstance(size, int) for size in sizes)
+        if not is_known or sizes != self.grid:
             _, height, width, _ = ops.shape(inputs)
             rows, columns = (
                 _interpolation_matrix(length, size, inputs.dtype)
@@ -58,7 +62,7 @@ class PositionEmbedding(keras.layers.Layer):
 
 def _interpolation_matrix(length: int | Tensor, size: int, dtype: str) -> Tensor:
     """Returns the (length, size) matrix that interpolates `size` values to `length`."""
-    scale = size / ops.cast(length, "float32")
+    scale = size / backend.scalar(length, "float32")
     centers = (ops.arange(length, dtype="float32") + 0.5) * scale - 0.5
     centers = ops.expand_dims(ops.clip(centers, 0, size - 1), 1)
     distances = ops.abs(centers - ops.arange(size, dtype="float32"))

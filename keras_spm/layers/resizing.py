@@ -46,12 +46,15 @@ def ceil_divide(size: int | Tensor | None, divisor: int) -> int | Tensor | None:
 
 def is_multiple(maps: Tensor, multiple: int) -> bool:
     """Returns whether height and width of (batch, height, width, channels) are known multiples."""
-    return all(size is not None and size % multiple == 0 for size in maps.shape[1:3])
+    return all(isinstance(size, int) and size % multiple == 0 for size in maps.shape[1:3])
 
 
 def pad_to_multiple(maps: Tensor, multiple: int) -> Tensor:
     """Pads (batch, height, width, channels) with zeros at the bottom and right to multiples."""
     if is_multiple(maps, multiple):
         return maps
-    _, height, width, _ = ops.shape(maps)
-    return backend.pad(maps, ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0)))
+    # Without a remainder: compilers of symbolic sizes see that the padded size is a multiple.
+    rows, columns = (
+        (0, ceil_divide(size, multiple) * multiple - size) for size in ops.shape(maps)[1:3]
+    )
+    return backend.pad(maps, ((0, 0), rows, columns, (0, 0)))

@@ -1,5 +1,6 @@
 """Self-attention to a spatially reduced map."""
 
+import math
 from typing import Any
 
 import keras
@@ -87,10 +88,12 @@ class SpatialReductionAttention(CompositeLayer):
         self._check_size(inputs.shape)
         batch, height, width, channels = ops.shape(inputs)
         heads = (self.num_heads, channels // self.num_heads)
-        query = ops.reshape(self.query(inputs), (batch, -1, *heads))
+        query = ops.reshape(self.query(inputs), (batch, height * width, *heads))
+        reduced = self._reduce(inputs)
+        keys = math.prod(ops.shape(reduced)[1:3])
         key, value = (
-            ops.reshape(maps, (batch, -1, *heads))
-            for maps in ops.split(self.key_value(self._reduce(inputs)), 2, axis=-1)
+            ops.reshape(maps, (batch, keys, *heads))
+            for maps in ops.split(self.key_value(reduced), 2, axis=-1)
         )
         outputs = backend.dot_product_attention(query, key, value)
         return self.projection(ops.reshape(outputs, (batch, height, width, channels)))
@@ -147,6 +150,6 @@ def _averaging_matrix(length: int | Tensor, size: int, dtype: str) -> Tensor:
     cells = ops.expand_dims(ops.arange(size), 1)
     starts = cells * length // size
     stops = ((cells + 1) * length - 1) // size + 1
-    positions = ops.expand_dims(ops.arange(length), 0)
+    positions = ops.expand_dims(ops.arange(length, dtype="int32"), 0)
     inside = ops.logical_and(positions >= starts, positions < stops)
     return ops.cast(inside, dtype) / ops.cast(stops - starts, dtype)

@@ -1,5 +1,6 @@
 """Self-attention within windows, which may be shifted."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -78,10 +79,10 @@ class WindowAttention(CompositeLayer):
         maps = pad_to_multiple(inputs, self.window_size)
         shift = self._shift(height, width)
         if self.shifted:
-            maps = ops.roll(maps, (-shift, -shift), axis=(1, 2))
+            maps = backend.roll(maps, (-shift, -shift))
         maps = self._attend(maps, shift)
         if self.shifted:
-            maps = ops.roll(maps, (shift, shift), axis=(1, 2))
+            maps = backend.roll(maps, (shift, shift))
         return maps[:, :height, :width]
 
     def _shift(self, height: int | Tensor, width: int | Tensor) -> int | Tensor:
@@ -90,23 +91,39 @@ class WindowAttention(CompositeLayer):
             return half
         if isinstance(height, int) and isinstance(width, int):
             return half if min(height, width) > self.window_size else 0
+        height, width = (backend.scalar(size, "int32") for size in (height, width))
         return ops.where(ops.minimum(height, width) > self.window_size, half, 0)
 
     def _attend(self, maps: Tensor, shift: int | Tensor) -> Tensor:
-        _, height, width, channels = ops.shape(maps)
+        batch, height, width, channels = ops.shape(maps)
+        size = self.window_size
+        rows, columns = height // size, width // size
+        query, key, value = self._windows(self.qkv(maps))
+        bias = self._bias(height, width, shift)
+        outputs = backend.dot_product_attention(query, key, value, bias)
+        outputs = ops.reshape(outputs, (batch, size, size, rows, columns, channels))
+        outputs = ops.transpose(outputs, (0, 3, 1, 4, 2, 5))
+        return self.projection(ops.reshape(outputs, (batch, height, width, channels)))
+
+    def _windows(self, qkv: Tensor) -> Sequence[Tensor]:
+        """Returns queries, keys and values, each (batch, positions, windows * heads, channels).
+
+        Windows are part of the heads' axis, not of the batch: so the bias, which differs
+        between windows, is not repeated for every image.
+        """
+        batch, height, width, channels = ops.shape(qkv)
         size, heads = self.window_size, self.num_heads
         rows, columns = height // size, width // size
-        # Windows are part of the heads' axis, not of the batch: so the bias, which differs
-        # between windows, is not repeated for every image.
-        head_dim = channels // heads
-        qkv = ops.reshape(self.qkv(maps), (-1, rows, size, columns, size, 3, heads, head_dim))
+        shape = (batch, size * size, rows * columns * heads, channels // (3 * heads))
+        if backend.is_exporting():
+            # LiteRT transposes at most six axes.
+            axes = (batch, rows, size, columns, size, channels // 3)
+            parts = [ops.reshape(part, axes) for part in ops.split(qkv, 3, axis=-1)]
+            return [ops.reshape(ops.transpose(each, (0, 2, 4, 1, 3, 5)), shape) for each in parts]
+        qkv = ops.reshape(qkv, (batch, rows, size, columns, size, 3, heads, shape[-1]))
         qkv = ops.transpose(qkv, (5, 0, 2, 4, 1, 3, 6, 7))
-        qkv = ops.reshape(qkv, (3, -1, size * size, rows * columns * heads, head_dim))
-        bias = self._bias(height, width, shift)
-        outputs = backend.dot_product_attention(qkv[0], qkv[1], qkv[2], bias)
-        outputs = ops.reshape(outputs, (-1, size, size, rows, columns, channels))
-        outputs = ops.transpose(outputs, (0, 3, 1, 4, 2, 5))
-        return self.projection(ops.reshape(outputs, (-1, height, width, channels)))
+        qkv = ops.reshape(qkv, (3, *shape))
+        return [qkv[part] for part in range(3)]
 
     def _bias(self, height: int | Tensor, width: int | Tensor, shift: int | Tensor) -> Tensor:
         """Returns the bias of the scores, (1, windows * heads, positions, positions)."""
@@ -142,7 +159,7 @@ class WindowAttention(CompositeLayer):
         size = self.window_size
 
         def regions(length):
-            index = ops.arange(length)
+            index = ops.arange(length, dtype="int32")
             starts = (length - size, length - shift)
             return sum(ops.cast(index >= start, "int32") for start in starts)
 

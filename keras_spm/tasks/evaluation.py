@@ -154,7 +154,7 @@ class _Pass(SafeTrainer, keras.Model):
             "losses": {
                 name: ops.broadcast_to(ops.sum(loss), (count,)) for name, loss in losses.items()
             },
-            "detections": self.detector.detections(outputs, images),
+            "detections": self.detector.decode_outputs(outputs, images),
             "targets": _flat(targets),
         }
 

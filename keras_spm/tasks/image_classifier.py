@@ -169,6 +169,10 @@ class ImageClassifier(DistillationMixin, ImageTask):
     def _outputs_logits(self):
         return self.activation is keras.activations.linear
 
+    @property
+    def output_name(self) -> str:
+        return "logits" if self._outputs_logits else "probabilities"
+
     def multi_label_metrics(self) -> list[keras.metrics.Metric]:
         """Returns `accuracy`, over all classes, and `average_precision`, the mean over classes."""
         threshold = 0.0 if self._outputs_logits else 0.5

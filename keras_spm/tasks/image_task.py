@@ -1,6 +1,7 @@
 """The base class of all tasks: raw images in, a backbone inside, compiled by default."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
@@ -11,6 +12,7 @@ from keras_spm.backbones import PyramidBackbone
 from keras_spm.backbones.adaptation import AdaptableModel
 from keras_spm.backend import SafeTrainer
 from keras_spm.data.first_batch import FirstBatch
+from keras_spm.export import ExportMixin
 from keras_spm.layers.adaptation import ADAPTED_LAYERS, dense_sublayers
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.optimizers import AdamW, build_optimizer
@@ -18,10 +20,15 @@ from keras_spm.registry import TASKS, PresetMixin
 from keras_spm.tasks.checks import check_batch
 from keras_spm.tasks.command_mixin import CommandMixin
 from keras_spm.tasks.graph import data_format_of
-from keras_spm.types import Shape
+from keras_spm.types import Shape, Tensor
+
+# Constructor arguments of some tasks that the metadata of an exported file has.
+_EXPORTED_ARGUMENTS = (
+    *("class_names", "multi_label", "preprocessing", "batching", "bounding_box_format"),
+)
 
 
-class ImageTask(AdaptableModel, PresetMixin, CommandMixin, SafeTrainer, keras.Model):
+class ImageTask(AdaptableModel, PresetMixin, CommandMixin, ExportMixin, SafeTrainer, keras.Model):
     """A functional model from raw images to the outputs of a task, around a backbone.
 
     A subclass builds the graph, passes it to this constructor, overrides `compile` with
@@ -45,6 +52,8 @@ class ImageTask(AdaptableModel, PresetMixin, CommandMixin, SafeTrainer, keras.Mo
     pipeline_tag: ClassVar[str] = "image-feature-extraction"
     # Name of the constructor argument that is a head, if there is one.
     head_argument: ClassVar[str | None] = None
+    # Of an exported model, where outputs have no names.
+    output_name: ClassVar[str] = "outputs"
     class_names: list[str] | None = None
     # Of the optimizer "auto".
     _weight_decay: ClassVar[float] = 1e-4
@@ -212,6 +221,26 @@ class ImageTask(AdaptableModel, PresetMixin, CommandMixin, SafeTrainer, keras.Mo
     def macs(self, input_shape: Shape) -> int:
         """Returns the multiply-accumulate operations of one image; see `PyramidBackbone.macs`."""
         raise TypeError(f"{type(self).__name__} does not count its operations.")
+
+    # === Export ===
+
+    def decode_outputs(self, outputs: Any, images: Tensor) -> Any:
+        """Returns what `predict` returns for raw outputs of the graph; by default the same."""
+        return outputs
+
+    def serving_function(self, raw_outputs: bool = False) -> Callable[[Tensor], dict]:
+        def serve(images):
+            outputs = self(images, training=False)
+            outputs = outputs if raw_outputs else self.decode_outputs(outputs, images)
+            return outputs if isinstance(outputs, dict) else {self.output_name: outputs}
+
+        return serve
+
+    def export_metadata(self) -> dict[str, Any]:
+        metadata = {**super().export_metadata(), "backbone": type(self.backbone).__name__}
+        for name in _EXPORTED_ARGUMENTS:
+            metadata[name] = _serialized(getattr(self, name, None))
+        return metadata
 
     # === Serialization ===
 

@@ -199,13 +199,13 @@ class ObjectDetector(DenseTask):
         outputs = super().predict_step(*args)
         images = data[0] if isinstance(data, (tuple, list)) else data
         if not state:
-            return self.detections(outputs, images)
+            return self.decode_outputs(outputs, images)
         outputs, updated = outputs
         # A two-stage detector has layers that decode.
         with state_scope(self, *state):
-            return self.detections(outputs, images), updated
+            return self.decode_outputs(outputs, images), updated
 
-    def detections(self, outputs: Any, images: Tensor) -> dict[str, Tensor]:
+    def decode_outputs(self, outputs: Any, images: Tensor) -> dict[str, Tensor]:
         """Returns the detections in raw outputs of the model for a batch of images."""
         detections = self.detector.decode(outputs, self.image_size(images))
         boxes = bounding_boxes.convert_format(detections["boxes"], "xyxy", self.bounding_box_format)

@@ -78,6 +78,7 @@ class SemanticSegmenter(DenseTask):
 
     pipeline_tag = "image-segmentation"
     head_argument = "decoder"
+    output_name = "logits"
     default_output = "predictions"
     prediction_formats = SEGMENTATION_FORMATS
     _class_weights: tuple[float, ...] | None = None

@@ -1,0 +1,137 @@
+"""The formats of `export`: which backend writes which, and how."""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+
+import keras
+
+from keras_spm.export import onnx_files, torch_programs
+from keras_spm.export.files import METADATA, append_metadata, write_metadata
+from keras_spm.export.request import SMALLEST, Request
+from keras_spm.registry import lookup
+from keras_spm.types import PathLike
+
+Writer = Callable[[Request, pathlib.Path], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format that an exported model can have.
+
+    Attributes:
+        suffix: of the file's name; empty for a folder.
+        writers: {backend: function (request, path)}.
+    """
+
+    suffix: str
+    writers: dict[str, Writer]
+
+
+def find_writer(name: str, path: PathLike) -> Writer:
+    """Returns the function that writes a format on this backend.
+
+    Raises:
+        ValueError: for an unknown format, one that this backend does not write, or a path with
+            another suffix.
+    """
+    found = lookup("format", name, FORMATS)
+    backend = keras.config.backend()
+    if backend not in found.writers:
+        others = " or ".join(found.writers)
+        raise ValueError(
+            f"`format` {name!r} cannot be written on the {backend} backend. Save the model as a "
+            f".keras file and export it with KERAS_BACKEND={others}."
+        )
+    if pathlib.Path(path).suffix != found.suffix and found.suffix:
+        raise ValueError(f"`filepath` must end in {found.suffix}. Received: filepath={path}")
+    return found.writers[backend]
+
+
+def _saved_model(request, path):
+    options = dict(request.options)
+    if keras.config.backend() == "jax":
+        # Keras names the sizes of an image a and b.
+        sizes = zip(("a", "b"), request.unknown_sizes, strict=False)
+        constraints = [f"{name} >= {SMALLEST}" for name, _ in sizes]
+        options.setdefault("jax2tf_kwargs", {}).setdefault("polymorphic_constraints", constraints)
+    _by_keras(request, path, "tf_saved_model", options)
+    write_metadata(path / METADATA, request.metadata)
+
+
+def _by_keras(request, path, name, options):
+    # The method of Keras: that of a task would write a task.
+    keras.Model.export(
+        request.served, path, format=name, verbose=False, input_signature=[request.spec], **options
+    )
+
+
+def _litert(request, path):
+    options = {
+        # Neither TensorFlow's own operations, which need another runtime, nor variables.
+        "target_spec": {"supported_ops": _litert_operations()},
+        "experimental_enable_resource_variables": False,
+        **request.options,
+    }
+    _by_keras(request, str(path), "litert", options)
+    append_metadata(path, request.metadata)
+
+
+def _litert_operations():
+    import tensorflow as tf
+
+    return [tf.lite.OpsSet.TFLITE_BUILTINS]
+
+
+def _tensorflow_onnx(request, path):
+    _by_keras(request, str(path), "onnx", request.options)
+    onnx_files.finish(request, path)
+
+
+def _openvino(write_onnx):
+    """Returns a writer by way of ONNX, which OpenVINO reads from every backend."""
+
+    def write(request, path):
+        import openvino
+
+        onnx_path = path.with_suffix(".onnx")
+        write_onnx(request, onnx_path)
+        model = openvino.convert_model(onnx_path)
+        for name, value in request.metadata_strings.items():
+            model.set_rt_info(value, ["model_info", name])
+        openvino.save_model(model, path, compress_to_fp16=False)
+        onnx_path.unlink()
+
+    return write
+
+
+def _stablehlo(request, path):
+    import jax
+
+    names = ("batch", "height", "width", "channels")
+    if request.is_channels_first:
+        names = ("batch", "channels", "height", "width")
+    shape = [
+        name if size is None else str(size)
+        for name, size in zip(names, request.spec.shape, strict=True)
+    ]
+    constraints = [f"{name} >= {SMALLEST}" for name in ("height", "width") if name in shape]
+    shape = jax.export.symbolic_shape(", ".join(shape), constraints=constraints)
+    images = jax.ShapeDtypeStruct(shape, request.spec.dtype)
+    options = {"platforms": ("cpu", "cuda", "tpu"), **request.options}
+    exported = jax.export.export(jax.jit(request.served), **options)(images)
+    path.write_bytes(exported.serialize())
+    write_metadata(path.with_name(f"{path.name}.json"), request.metadata)
+
+
+FORMATS = {
+    "tf_saved_model": Format("", {"tensorflow": _saved_model, "jax": _saved_model}),
+    "onnx": Format(".onnx", {"tensorflow": _tensorflow_onnx, "torch": torch_programs.write_onnx}),
+    "openvino": Format(
+        ".xml",
+        {"tensorflow": _openvino(_tensorflow_onnx), "torch": _openvino(torch_programs.write_onnx)},
+    ),
+    "litert": Format(".tflite", {"tensorflow": _litert}),
+    "torch": Format(".pt2", {"torch": torch_programs.write_program}),
+    "stablehlo": Format(".stablehlo", {"jax": _stablehlo}),
+}

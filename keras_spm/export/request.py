@@ -1,0 +1,57 @@
+"""What is to be exported."""
+
+import dataclasses
+from typing import Any
+
+import keras
+
+from keras_spm.export.files import as_strings
+from keras_spm.export.served import ServedModel
+
+# Height and width of the smallest image of all backbones.
+SMALLEST = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is to be exported, whatever the format.
+
+    Attributes:
+        served: the function of images.
+        spec: shape and dtype of the images; `None` for a size that may differ.
+        about: metadata, values that JSON can hold.
+        options: of the format.
+    """
+
+    served: ServedModel
+    spec: keras.InputSpec
+    about: dict[str, Any]
+    options: dict[str, Any]
+
+    @property
+    def is_channels_first(self) -> bool:
+        return self.about["input"]["data_format"] == "channels_first"
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int, int]:
+        """The shape of images to trace with; sizes that may differ are distinct numbers."""
+        batch, height, width = 2, 5 * SMALLEST, 9 * SMALLEST  # No level has a size of 1.
+        sample = (batch, 0, height, width) if self.is_channels_first else (batch, height, width, 0)
+        pairs = zip(self.spec.shape, sample, strict=True)
+        return tuple(used if size is None else size for size, used in pairs)
+
+    @property
+    def unknown_sizes(self) -> dict[str, int]:
+        """{"height": axis, "width": axis}, where they may differ."""
+        first = 2 if self.is_channels_first else 1
+        axes = {"height": first, "width": first + 1}
+        return {name: axis for name, axis in axes.items() if self.spec.shape[axis] is None}
+
+    @property
+    def metadata_strings(self) -> dict[str, str]:
+        return as_strings(self.metadata)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the file says of the model; complete after the model was traced."""
+        return {**self.about, "outputs": list(self.served.names)}

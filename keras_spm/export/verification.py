@@ -1,0 +1,134 @@
+"""Comparison of an exported file with the model, in the file's own runtime."""
+
+import pathlib
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_spm.export.errors import ExportError
+from keras_spm.export.files import atomic_export
+from keras_spm.export.mixin import input_spec
+from keras_spm.export.served import ServedModel
+from keras_spm.types import PathLike
+
+# (batch, height, width) of the images: two sizes that no stride divides, and three batches.
+SHAPES = ((1, 64, 64), (2, 65, 47), (3, 33, 32), (1, 256, 320))
+_SCRIPT = pathlib.Path(__file__).with_name("run_exported.py")
+_LAST_LINES = 3
+
+
+def verify(
+    model: keras.Model,
+    filepath: PathLike,
+    format: str,
+    input_signature: Sequence[keras.InputSpec] | None = None,
+    raw_outputs: bool = False,
+    shapes: Sequence[tuple[int, int, int]] = SHAPES,
+    seed: int = 0,
+) -> float:
+    """Runs an exported file in a new process, without this package, and compares its outputs.
+
+    Args:
+        model: task or backbone that was exported.
+        filepath, format, input_signature, raw_outputs: as in its `export`.
+        shapes: (batch, height, width) of the random images; sizes that the file fixes are
+            replaced.
+        seed: int, of the images.
+
+    Returns:
+        The largest absolute difference of an output, divided by the largest value of that output
+        if that is above 1.
+
+    Raises:
+        ExportError: if the runtime fails, or an output is missing, or has another shape.
+    """
+    spec = input_spec(model, input_signature)
+    generator = np.random.default_rng(seed)
+    batches = [_images(model, spec, shape, generator) for shape in dict.fromkeys(shapes)]
+    served = ServedModel(model, raw_outputs)
+    largest = 0.0
+    for batch, outputs in zip(batches, _run(filepath, format, batches), strict=True):
+        expected = {name: keras.ops.convert_to_numpy(each) for name, each in served(batch).items()}
+        if set(outputs) != set(expected):
+            raise ExportError(f"The outputs are {sorted(outputs)}, not {sorted(expected)}.")
+        for name, values in expected.items():
+            largest = max(largest, _difference(name, outputs[name], values))
+    return largest
+
+
+def _images(model, spec, shape, generator):
+    channels_first = getattr(getattr(model, "backbone", model), "data_format", "") == (
+        "channels_first"
+    )
+    axes = (0, 2, 3) if channels_first else (0, 1, 2)
+    sizes = list(spec.shape)
+    for axis, size in zip(axes, shape, strict=True):
+        sizes[axis] = size if sizes[axis] is None else sizes[axis]
+    return generator.integers(0, 256, sizes).astype(spec.dtype)
+
+
+def _run(filepath, format, batches):
+    """Returns {name: array} for each batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        inputs, outputs = (pathlib.Path(folder, name) for name in ("in.npz", "out.npz"))
+        np.savez(inputs, **{str(number): batch for number, batch in enumerate(batches)})
+        # -I: modules of this package or of the working directory are not found by name.
+        command = [sys.executable, "-I", _SCRIPT, format, filepath, inputs, outputs]
+        result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        if result.returncode:
+            lines = result.stderr.strip().splitlines()[-_LAST_LINES:]
+            raise ExportError(f"The exported file does not run: {' '.join(lines)}")
+        with np.load(outputs) as arrays:
+            results = [{} for _ in batches]
+            for key, array in arrays.items():
+                number, name = key.split("/")
+                results[int(number)][name] = array
+    return results
+
+
+def _difference(name, values, expected):
+    if values.shape != expected.shape:
+        raise ExportError(f"{name} is {values.shape}, not {expected.shape}.")
+    values, expected = values.astype("float64"), expected.astype("float64")
+    scale = max(np.abs(expected).max(initial=0), 1)
+    difference = float(np.abs(values - expected).max(initial=0) / scale)
+    return difference if np.isfinite(difference) else np.inf
+
+
+def export_verified(
+    model: keras.Model,
+    filepath: PathLike,
+    format: str,
+    dtype: str = "float32",
+    raw_outputs: bool = False,
+    tolerance: float = 1e-4,
+) -> float:
+    """Exports a model, and keeps the file only if its runtime computes what the model does.
+
+    Args:
+        model: task or backbone.
+        filepath, format, raw_outputs: as in its `export`.
+        dtype: of the images.
+        tolerance: float, largest value of `verify`.
+
+    Returns:
+        The result of `verify`.
+
+    Raises:
+        ExportError: if it is above the tolerance, or as in `verify`.
+        ValueError: as in `export`.
+    """
+    signature = [keras.InputSpec(dtype=dtype, shape=model.input.shape)]
+    with atomic_export(filepath) as temporary:
+        model.export(temporary, format, False, signature, raw_outputs)
+        difference = verify(model, temporary, format, signature, raw_outputs)
+        if not difference <= tolerance:
+            raise ExportError(
+                f"The exported model differs by {difference:.2g}, more than the tolerance, "
+                f"{tolerance:g}: {filepath} was not written."
+            )
+    return difference
