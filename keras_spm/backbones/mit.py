@@ -11,7 +11,8 @@ import keras
 
 from keras_spm.arguments import check_epsilon
 from keras_spm.backbones.pvt_v2 import make_layers
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone, per_stage
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone
+from keras_spm.backbones.stages import per_stage
 
 
 def _variant(embed_dims, depths):

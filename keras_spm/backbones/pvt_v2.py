@@ -12,7 +12,8 @@ import keras
 
 from keras_spm.arguments import check_bool, check_epsilon
 from keras_spm.backbones.merging import make_merging
-from keras_spm.backbones.pyramid_backbone import PyramidBackbone, make_blocks, per_stage
+from keras_spm.backbones.pyramid_backbone import PyramidBackbone
+from keras_spm.backbones.stages import make_blocks, per_stage
 from keras_spm.layers.layer_normalization import LayerNormalization
 from keras_spm.layers.mlp import ConvolutionalMLP
 from keras_spm.layers.patch_embedding import OverlappingPatchEmbedding
