@@ -72,8 +72,13 @@ def error_message(function, **arguments):
     raise AssertionError(f"{function} accepts {arguments}")
 
 
-def check_equal(model, *others, inputs):
-    """Checks that models have the same variable paths, and the same outputs to the bit."""
+def check_equal(model, other, inputs):
+    """Checks that two models have the same variable paths, and the same outputs to the bit."""
+    check_all_equal(model, [other], inputs)
+
+
+def check_all_equal(model, others, inputs):
+    """The same for several models."""
     expected = keras.tree.flatten(model(inputs))
     for other in others:
         assert [v.path for v in other.weights] == [v.path for v in model.weights]
@@ -92,7 +97,8 @@ def check_round_trips(model, inputs, folder):
     for clone in clones:
         clone.set_weights(model.get_weights())
     saved = keras.saving.load_model(folder / "model.keras")
-    check_equal(model, saved, pickle.loads(pickle.dumps(model)), *clones, inputs=inputs)
+    others = (saved, pickle.loads(pickle.dumps(model)), *clones)
+    check_all_equal(model, others, inputs)
 
 
 def gradients(layer, inputs, cotangent):

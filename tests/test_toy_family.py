@@ -64,7 +64,7 @@ def test_presets_and_converters(tmp_path):
     keras_spm.load_torch_weights(other, keras_spm.to_torch_state_dict(model, "toy"))
     for again in other, *(cls.from_preset(tmp_path / "toy") for cls in (ToyNet, PyramidBackbone)):
         assert type(again) is ToyNet
-        check_equal(model, again, inputs=random_array(1, 32, 32, 3))
+        check_equal(model, again, random_array(1, 32, 32, 3))
 
 
 def test_commands(tmp_path, capsys):

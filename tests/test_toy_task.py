@@ -66,7 +66,7 @@ def test_presets(tmp_path):
     model.save_to_preset(tmp_path / "task")
     for again in (cls.from_preset(tmp_path / "task") for cls in (BrightnessRegressor, ImageTask)):
         assert type(again) is BrightnessRegressor
-        check_equal(model, again, inputs=random_array(1, 32, 32, 3))
+        check_equal(model, again, random_array(1, 32, 32, 3))
 
 
 def test_commands(tmp_path, capsys):

@@ -77,7 +77,7 @@ def test_training_saving_loading_and_predicting(tmp_path, name, channels):
     assert np.isfinite(loss)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
-    check_equal(model, loaded, inputs=images.astype("float32"))
+    check_equal(model, loaded, images.astype("float32"))
     assert loaded.mean == model.mean and loaded.std == model.std
     assert len(model.mean) == len(model.std) == channels
     assert loaded.get_config() == model.get_config()

@@ -133,7 +133,7 @@ def test_subclasses_of_tasks(name, cls, tmp_path):
         model.temperature = 2.0
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
-    check_equal(model, again, inputs=IMAGES)
+    check_equal(model, again, IMAGES)
     assert type(again) is cls and again.get_config() == model.get_config()
     assert type(_optimizer(again)) is type(_optimizer(model))
 
@@ -270,7 +270,7 @@ def test_models_without_optimizer(model, tmp_path):
     model.save(tmp_path / "model.keras")
     again = keras.saving.load_model(tmp_path / "model.keras")
     assert again.optimizer is None
-    check_equal(model, again, inputs=IMAGES)
+    check_equal(model, again, IMAGES)
     model.freeze(2)
     assert model.optimizer is None
     model.freeze(0)
