@@ -100,7 +100,8 @@ def test_gates_are_closed_at_first():
     gated = classifier(merging="default+spm")
     keras_spm.backbones.merging.copy_shared_variables(gated, teacher)
     images = smooth_images(8)
-    assert difference(gated.predict_on_batch(images), teacher.predict_on_batch(images)) == 0
+    # Eagerly: XLA rounds differently when it fuses other operations.
+    assert difference(gated(images), teacher(images)) == 0
 
 
 # Families and tasks

@@ -24,7 +24,7 @@ def transplant(
     student: keras.Model,
     images: Any,
     teacher: keras.Model | None = None,
-    steps: int | tuple[int, int] = 200,
+    steps: int | tuple[int, int] = 100,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     validation_split: float = 0.125,
