@@ -132,7 +132,7 @@ def transplant(
 
 
 @contextlib.contextmanager
-def _all_or_nothing(*models) -> Iterator[None]:
+def _all_or_nothing(*models: keras.Model) -> Iterator[None]:
     """Restores the weights of models if the block fails or is interrupted."""
     before = [(model, model.get_weights()) for model in models]
     try:
