@@ -45,6 +45,7 @@ BACKBONES = {
     "PVTv2SPM": _of_golden("pvt_v2_spm"),
     "PVTv2SPM-msa": _of_golden("pvt_v2_spm", merging="msa"),
     "PVTv2SPM-gle": _of_golden("pvt_v2_spm", merging="gle"),
+    "PVTv2-gated": _of_golden("pvt_v2", merging="default+spm"),
     "Swin": _of_golden("timm_swin"),
     "SwinSPM": _of_golden("swin_spm"),
 }

@@ -50,6 +50,10 @@ _STAGE = (
 LAYERS = {
     layers.BatchNormalization: ({}, {"momentum": SHARE, "epsilon": EPSILON}),
     layers.ClassTokenStage: _STAGE,
+    layers.GatedMerging: (
+        {"default": layers.PatchMerging(8), "spm": layers.StepwisePatchMerging(8)},
+        {"default": LAYER, "spm": LAYER},
+    ),
     layers.Conv2D: (
         {"filters": 4, "kernel_size": 3},
         {

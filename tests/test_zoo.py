@@ -18,7 +18,7 @@ from keras_spm.registry import BACKBONES
 from keras_spm.weights import FormatError
 from keras_spm.weights.formats import sha256_of
 from tests import golden
-from tests.helpers import randomize
+from tests.helpers import randomize, to_numpy
 from zoo import port, verify
 
 pytestmark = pytest.mark.only("torch")  # Independent of the backend.
@@ -107,6 +107,36 @@ def test_port_a_file(tmp_path, checkpoint, capsys):
     card = read_card_file(tmp_path / "mini/card.json")
     # Other fields are unknown for a file of the user.
     assert card == Card(sha256=sha256_of(checkpoint))
+
+
+def test_port_with_transplanted_mergings(tmp_path, checkpoint, monkeypatch, capsys):
+    generator = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for number in range(8):
+        pixels = generator.integers(0, 256, (40, 40, 3), "uint8")
+        Image.fromarray(pixels).save(tmp_path / f"photos/{number}.png")
+    monkeypatch.setitem(
+        keras_spm.presets.loading.load_preset.__globals__,
+        "transplant",
+        lambda model, images, teacher: keras_spm.transplant(
+            model, images, teacher, steps=1, image_size=32, verbose=False
+        ),
+    )
+    options = ["--source", str(checkpoint), "--classes", str(tmp_path / "classes.txt")]
+    folder, photos = tmp_path / "spm", str(tmp_path / "photos")
+    arguments = ["pvt_v2_spm_mini", str(folder), "--transplant", photos, *options]
+    assert port.main(arguments) == 0
+    card = read_card_file(folder / "card.json")
+    assert card.sha256 == sha256_of(checkpoint) and card.transplant["images"] == 6
+    assert set(card.transplant["explained_variance"]) == {"stage2", "stage3", "stage4"}
+    model = keras_spm.ImageClassifier.from_preset(folder)
+    assert model.backbone.merging == "spm" and model.class_names == ["heron", "crane", "ibis"]
+    state = load_file(checkpoint)
+    np.testing.assert_array_equal(to_numpy(model.get_layer("head").bias), state["head.bias"])
+    # Nothing is replaced in the original family.
+    arguments = ["pvt_v2_mini", str(tmp_path / "same"), "--transplant", photos, *options]
+    assert port.main(arguments) == 2
+    assert "must have other mergings" in capsys.readouterr().err
 
 
 def test_incomplete_checkpoints_are_not_ported(tmp_path, checkpoint, capsys):

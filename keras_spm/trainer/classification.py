@@ -129,7 +129,7 @@ class ClassificationRecipe(Recipe):
     load_weights: bool = False
     merging: str = ""
     transplant_images: int = 0
-    transplant_steps: int = 200
+    transplant_steps: int = 100
     distill_from: str = ""
     distill_weight: float = 0.5
     distill_temperature: float = 1.0

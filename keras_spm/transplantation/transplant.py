@@ -24,7 +24,7 @@ def transplant(
     student: keras.Model,
     images: Any,
     teacher: keras.Model | None = None,
-    steps: int | tuple[int, int] = 200,
+    steps: int | tuple[int, int] = 100,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     validation_split: float = 0.125,
@@ -132,7 +132,7 @@ def transplant(
 
 
 @contextlib.contextmanager
-def _all_or_nothing(*models) -> Iterator[None]:
+def _all_or_nothing(*models: keras.Model) -> Iterator[None]:
     """Restores the weights of models if the block fails or is interrupted."""
     before = [(model, model.get_weights()) for model in models]
     try:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 
 FOLDER, COCO, ADE20K = "classification_folder", "detection_coco", "segmentation_ade20k"
 # Names that are looked up when the data and the model are built, and paths.
-OPEN = {"preset", "dataset", "data_folder", "class_names", "label_map"}
+OPEN = {"preset", "dataset", "data_folder", "class_names", "label_map", "distill_from"}
 
 
 @pytest.mark.parametrize("kind", ["classification", "detection", "instances", "segmentation"])
