@@ -201,6 +201,15 @@ class AdaptableModel:
             self._refreeze()
         self._update_after_adaptation()
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> keras.Model:
+        config = dict(config)
+        groups = config.pop(ADAPTED_LAYERS, None)
+        model = cls(**config)
+        if groups:
+            model.adapt(groups)
+        return model
+
     def _adaptation_config(self, without=()):
         """Returns the part of the configuration that is not a constructor argument."""
         groups = adapted_layers(self, without)
