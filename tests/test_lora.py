@@ -164,7 +164,7 @@ def test_the_file_of_a_backbone(tmp_path):
     check_equal(model.backbone, backbone, contract.images(*contract.USUAL) / 255)
     assert path.stat().st_size < 4 * sum(v.size for v in map(to_numpy, backbone.weights)) / 2
     other = golden.two_stage_backbone("pvt_v2_spm")
-    with pytest.warns(UserWarning, match="trained on a model with other kernels"):
+    with pytest.warns(UserWarning, match="trained on a backbone with other weights"):
         other.load_lora_weights(path)
 
 

@@ -154,6 +154,7 @@ def test_fused_models(tmp_path):
     check_equal(fused, keras.saving.load_model(tmp_path / "model.keras"), batch)
 
 
+@ONLY_TORCH
 def test_training_continues(tmp_path):
     """The optimizer is a new one, for the variables that are left; both are saved."""
     model, batch = _classifier(), contract.images(*contract.USUAL)

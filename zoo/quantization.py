@@ -1,6 +1,6 @@
 """Accuracy and file size of a trained model before and after quantization.
 
-    python zoo/quantization.py runs/classification_digits-jax-seed0
+    python zoo/quantization.py runs/classification_digits-torch-seed0
     python zoo/quantization.py birds.keras --data photos --filters "^(?!head)"
     python zoo/quantization.py pvt_v2_b1 --random
 

@@ -133,8 +133,8 @@ class AdaptableModel:
         missing = getattr(getattr(backbone, "load_report", None), "missing_keys", ())
         if fresh := [path for path in missing if path in paths]:
             raise ValueError(
-                f"{self.name!r} must be trained as a whole first: LoRA would freeze layers without "
-                f"loaded weights, such as {fresh[0]}."
+                f"LoRA would freeze layers of {self.name!r} that have random weights, such as "
+                f"{fresh[0]}. Train the whole model first, and load it from its file."
             )
         if any(dense.quantization_mode == "float8" for dense in selected.values()):
             raise ValueError("`filters` must not match layers in float8, which has no LoRA.")
@@ -176,8 +176,8 @@ class AdaptableModel:
         """Reads a file of `save_lora_weights` into a model of the same kind.
 
         LoRA is enabled as in the file, unless the model has it. The file is checked as a whole
-        first: if it does not fit, the model does not change. There is a warning if the kernels
-        differ from those that LoRA was trained on.
+        first: if it does not fit, the model does not change. There is a warning if the backbone
+        has other weights than the one that LoRA was trained on.
 
         Args:
             path: of the file.
@@ -200,6 +200,15 @@ class AdaptableModel:
         if lora_layers(self):
             self._refreeze()
         self._update_after_adaptation()
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> keras.Model:
+        config = dict(config)
+        groups = config.pop(ADAPTED_LAYERS, None)
+        model = cls(**config)
+        if groups:
+            model.adapt(groups)
+        return model
 
     def _adaptation_config(self, without=()):
         """Returns the part of the configuration that is not a constructor argument."""

@@ -10,7 +10,6 @@ from keras_spm.backbones.adaptation import AdaptableModel, freeze_for_lora
 from keras_spm.backbones.connection import Connection
 from keras_spm.backend import SafeTrainer
 from keras_spm.export import ExportMixin
-from keras_spm.layers.adaptation import ADAPTED_LAYERS
 from keras_spm.layers.macs import macs
 from keras_spm.registry import BACKBONES, PresetMixin, lookup
 from keras_spm.types import Shape
@@ -257,15 +256,6 @@ class PyramidBackbone(AdaptableModel, PresetMixin, ExportMixin, SafeTrainer, ker
             "name": self.name,
             **self._adaptation_config(),
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "PyramidBackbone":
-        config = dict(config)
-        groups = config.pop(ADAPTED_LAYERS, None)
-        backbone = cls(**config)
-        if groups:
-            backbone.adapt(groups)
-        return backbone
 
 
 def spatial_sizes(

@@ -18,7 +18,8 @@ from keras_spm.weights.formats import read_arrays, read_metadata, write_safetens
 from keras_spm.weights.key_mapping import Layout, SamePath
 
 # Keys of the file's metadata.
-_LAYERS, _KERNELS = "lora_layers", "kernels_sha256"
+_LAYERS, _BACKBONE = "lora_layers", "backbone_sha256"
+_MATRICES = ("lora_kernel_a", "lora_kernel_b")
 _LAYOUT = Layout("lora", rules=(SamePath(without=()),))
 
 
@@ -33,7 +34,7 @@ def save_lora(model: keras.Model, path: PathLike) -> None:
     arrays = {name: _to_saved(array) for name, array in arrays.items()}
     metadata = {
         _LAYERS: json.dumps(_groups(model)),
-        _KERNELS: _hash_kernels(lora_layers(model).values()),
+        _BACKBONE: _hash_backbone(model),
         "keras_spm": __version__,
     }
     write_safetensors(path, arrays, metadata)
@@ -61,10 +62,9 @@ def load_lora(model: keras.Model, path: PathLike) -> None:
     state_dict.match(expected, arrays, _LAYOUT, source)
     if invalid := [name for name, array in arrays.items() if not np.isfinite(array).all()]:
         raise MismatchError(f"{source}: {invalid[0]} has NaN or infinity.")
-    adapted = [layers[name] for group in groups for name in group["layers"]]
-    if metadata.get(_KERNELS) != _hash_kernels(adapted):
+    if metadata.get(_BACKBONE) != _hash_backbone(model):
         warnings.warn(
-            f"{source}: LoRA was trained on a model with other kernels, so the outputs differ.",
+            f"{source}: LoRA was trained on a backbone with other weights, so the outputs differ.",
             stacklevel=4,  # The caller of `load_lora_weights`.
         )
     if not enabled:
@@ -127,14 +127,16 @@ def _shapes(layers, name, rank, source):
     """Returns {matrix: shape} of the LoRA of a dense layer."""
     if name not in layers:
         raise MismatchError(f"{source} has LoRA of {name!r}, which the model does not have.")
-    kernel_a = (layers[name].input_spec.axes[-1], rank)
-    return {"lora_kernel_a": kernel_a, "lora_kernel_b": (rank, layers[name].units)}
+    inputs, outputs = layers[name].input_spec.axes[-1], layers[name].units
+    return dict(zip(_MATRICES, ((inputs, rank), (rank, outputs)), strict=True))
 
 
-def _hash_kernels(layers):
+def _hash_backbone(model):
+    """Returns the sha256 of the backbone's weights without LoRA."""
     digest = hashlib.sha256()
-    for dense in layers:
-        digest.update(np.ascontiguousarray(keras.ops.convert_to_numpy(dense._kernel)))
+    for path, variable in sorted(variables_of(getattr(model, "backbone", model)).items()):
+        if not path.endswith(_MATRICES):
+            digest.update(_to_saved(keras.ops.convert_to_numpy(variable)).tobytes())
     return digest.hexdigest()
 
 

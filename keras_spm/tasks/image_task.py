@@ -13,7 +13,7 @@ from keras_spm.backbones.adaptation import AdaptableModel
 from keras_spm.backend import SafeTrainer
 from keras_spm.data.first_batch import FirstBatch
 from keras_spm.export import ExportMixin
-from keras_spm.layers.adaptation import ADAPTED_LAYERS, dense_sublayers
+from keras_spm.layers.adaptation import dense_sublayers
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.optimizers import AdamW, build_optimizer
 from keras_spm.registry import TASKS, PresetMixin
@@ -267,14 +267,10 @@ class ImageTask(AdaptableModel, PresetMixin, CommandMixin, ExportMixin, SafeTrai
             for layer in backbone.layers:
                 layer.trainable = False
         config = {**config, "backbone": backbone}
-        groups = config.pop(ADAPTED_LAYERS, None)
         head = cls.head_argument
         if head is not None:
             config[head] = keras.saving.deserialize_keras_object(config[head])
-        task = cls(**config)
-        if groups:
-            task.adapt(groups)
-        return task
+        return super().from_config(config)
 
 
 def _checked_names(config):
