@@ -18,21 +18,25 @@ from keras_spm.converters.conversion import (
     variables_of,
 )
 from keras_spm.converters.validation import build_without_memory, check_backbone, check_size
+from keras_spm.presets.building import (
+    IMAGE_SHAPE,
+    adapted_statistics,
+    backbone_arguments_of,
+    backbone_class_of,
+    build_model,
+    saved_task_of,
+    task_class_of,
+    with_head,
+)
 from keras_spm.presets.saving import own_arrays, own_layout, predictor_paths
 from keras_spm.presets.sources import Source, Weights, find_source
-from keras_spm.registry import BACKBONES, HEADS, TASKS, lookup
-from keras_spm.tasks.graph import adapt_statistics
-from keras_spm.tasks.image_task import ImageTask
+from keras_spm.registry import BACKBONES, lookup
 from keras_spm.transplantation import transplant
 from keras_spm.types import PathLike
 from keras_spm.version import __version__
 from keras_spm.weights import cache, state_dict
 from keras_spm.weights.errors import FormatError, WeightsError, shorten
 from keras_spm.weights.key_mapping import OWN_FORMAT
-
-_IMAGE_SHAPE = "image_shape"
-# Arguments of backbones that tasks take for theirs.
-_OF_BACKBONE = (_IMAGE_SHAPE, "merging")
 
 
 def load_preset(
@@ -51,8 +55,8 @@ def load_preset(
     if load_weights and not source.is_untrusted:  # The preset is known, but not on the hub.
         _warn_of_random_weights(source)
         load_weights = False
-    backbone_class, saved_task = _backbone_class(source), _saved_task(source)
-    task = None if is_backbone else _task_class(cls, saved_task, source)
+    backbone_class, saved_task = backbone_class_of(source), saved_task_of(source)
+    task = None if is_backbone else task_class_of(cls, saved_task, source)
     # A task of another class gets only the backbone's weights.
     whole = None not in (task, saved_task) and (
         issubclass(task, saved_task) or issubclass(saved_task, task)
@@ -60,7 +64,7 @@ def load_preset(
     weights = _read_weights(source) if load_weights else None
     if source.is_untrusted:
         _check_config(source, saved_task if whole else None, weights)
-    build = functools.partial(_build, task, backbone_class, source, arguments, whole)
+    build = functools.partial(build_model, task, backbone_class, source, arguments, whole)
     try:
         model = build()
     except TypeError as error:
@@ -139,94 +143,7 @@ def _warn_of_merging(model, source):
         )
 
 
-# Classes
-
-
-def _backbone_class(source):
-    """Returns the class found, or the SPM subclass of it that is wanted."""
-    found = _registered(BACKBONES, source.config.backbone, source)
-    if issubclass(found, source.wanted):
-        return found
-    if issubclass(source.wanted, found):
-        return source.wanted
-    raise FormatError(f"{source.name} has a {found.__name__}, not a {source.wanted.__name__}.")
-
-
-def _saved_task(source):
-    name = source.config.task
-    return None if name is None else _registered(TASKS, name, source)
-
-
-def _registered(registry, name, source):
-    try:
-        return registry[name]
-    except ValueError as error:
-        raise FormatError(
-            f"{source.name}: {shorten(error)} A class of your own must be defined first."
-        ) from error
-
-
-def _task_class(cls, saved_task, source):
-    """Returns the wanted class, or the subclass of it that was saved."""
-    if saved_task is not None and issubclass(saved_task, cls):
-        return saved_task
-    if cls is ImageTask:
-        raise ValueError(f"{source.name} has a backbone without a task.")
-    return cls
-
-
 # Building
-
-
-def _build(task, backbone_class, source, arguments, whole, **backbone_arguments):
-    """Builds the source's model with the caller's arguments; a backbone if `task` is None."""
-    given = {**_backbone_arguments(source), **backbone_arguments}
-    if backbone_class.__name__ != source.config.backbone and not backbone_arguments:
-        given.pop("merging", None)  # The wanted class has its own default.
-    if task is None:
-        return backbone_class(**{**given, **arguments, **backbone_arguments})
-    arguments = dict(arguments)
-    given |= {name: arguments.pop(name) for name in _OF_BACKBONE if name in arguments}
-    backbone = backbone_class(**{**given, **backbone_arguments})
-    return task(backbone, **_task_arguments(task, source, arguments, whole, backbone))
-
-
-def _backbone_arguments(source):
-    presets = BACKBONES[source.config.backbone].presets
-    return {**presets.get(source.config.variant, {}), **source.config.arguments}
-
-
-def _statistics(saved, backbone):
-    """Returns saved `mean` and `std`, which may be those of RGB images."""
-    return {key: adapt_statistics(saved[key], backbone) for key in ("mean", "std") if key in saved}
-
-
-def _task_arguments(task, source, arguments, whole, backbone):
-    """Returns the saved arguments, overridden by the caller's."""
-    saved = source.config.task_arguments
-    statistics = _statistics(saved, backbone)
-    saved = {**saved, **statistics} if whole else statistics
-    merged = {**_with_head(task, saved, arguments), **arguments}
-    has_classes = task.class_predictors is not ImageTask.class_predictors
-    if has_classes and "num_classes" not in merged:
-        given = ", ".join(arguments) or "no arguments"
-        raise ValueError(
-            f"`num_classes` must be given: {source.name} has no {task.__name__}. Received: {given}"
-        )
-    if saved.get("num_classes") != merged.get("num_classes") and "class_names" not in arguments:
-        merged.pop("class_names", None)
-    return merged
-
-
-def _with_head(task, saved, arguments):
-    """Returns saved arguments with the head object that they describe."""
-    name = task.head_argument
-    if saved.get(name) is None or name in arguments:
-        return saved
-    config = dict(saved[name]["config"])
-    if "num_classes" in config:
-        config["num_classes"] = arguments.get("num_classes", config["num_classes"])
-    return {**saved, name: HEADS[saved[name]["class"]].from_config(config)}
 
 
 def _check_config(source, saved_task, weights):
@@ -234,7 +151,7 @@ def _check_config(source, saved_task, weights):
 
     So a configuration cannot make this package allocate more than the weights need.
     """
-    arguments = _backbone_arguments(source)
+    arguments = backbone_arguments_of(source)
     check_backbone(arguments, weights and weights.arrays, source.name)
 
     def build():
@@ -242,8 +159,8 @@ def _check_config(source, saved_task, weights):
         if saved_task is None:
             return backbone
         saved = source.config.task_arguments
-        saved = {**saved, **_statistics(saved, backbone)}
-        task_arguments = _with_head(saved_task, saved, {})
+        saved = {**saved, **adapted_statistics(saved, backbone)}
+        task_arguments = with_head(saved_task, saved, {})
         # Not compiled: an optimizer has variables with values, which need memory.
         model = saved_task.__new__(saved_task, backbone, **task_arguments)
         object.__setattr__(model, "compile", lambda *args, **kwargs: None)
@@ -286,9 +203,9 @@ def _read_weights(source: Source) -> Weights:
 
 
 def _convert(source: Source) -> dict[str, np.ndarray]:
-    weights, task = source.read(), _saved_task(source)
+    weights, task = source.read(), saved_task_of(source)
     _check_config(source, task, weights)
-    model = _build(task, BACKBONES[source.config.backbone], source, {}, whole=task is not None)
+    model = build_model(task, BACKBONES[source.config.backbone], source, {}, whole=task is not None)
     _assign(model, source, weights)
     return own_arrays(model)
 
@@ -299,8 +216,10 @@ def _load(model, source, weights, build, whole):
     Returns (report, original): the latter has the merging of the weights, if that differs.
     """
     if hasattr(model, "backbone") and not whole:
-        shape = {_IMAGE_SHAPE: model.backbone.image_shape}
-        build_backbone = functools.partial(_build, None, type(model.backbone), source, shape, False)
+        shape = {IMAGE_SHAPE: model.backbone.image_shape}
+        build_backbone = functools.partial(
+            build_model, None, type(model.backbone), source, shape, False
+        )
         report, original = _load(model.backbone, source, weights, build_backbone, whole)
         loaded = variables_of(model.backbone)
         added = [path for path in variables_of(model) if path not in loaded]
