@@ -12,7 +12,7 @@ SMALL_RCNN = {
     "box_head_channels": 8,
     "max_proposals": 50,
     "max_detections": 10,
-    "score_threshold": 0.3,
+    "score_threshold": 0.05,
 }
 
 

@@ -65,7 +65,7 @@ FREE = {"arguments", "files", "types"}
 LAZY = {
     *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),
     *("filelock", "pycocotools", "sklearn", "PIL", "matplotlib", "safetensors", "tensorboard"),
-    *("yaml", "onnx", "onnxruntime", "openvino", "ai_edge_litert"),
+    *("yaml", "onnx", "onnxruntime", "onnxscript", "openvino", "ai_edge_litert"),
 }
 # A framework may be imported here alone (weights reads .pth files with torch's reader, data
 # maps tf.data sets, export writes their formats).

@@ -39,6 +39,7 @@ def test_public_names():
         "compare",
         "converters",
         "data",
+        "export",
         "fuse",
         "heads",
         "layers",

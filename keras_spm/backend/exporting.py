@@ -6,7 +6,6 @@ control flow that depends on values. Outside of `export_mode`, nothing here chan
 """
 
 import contextlib
-import functools
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -143,56 +142,3 @@ def while_loop(
 
     state = tuple(torch.clone(each) for each in state)
     return tuple(while_loop_op(condition, copied, state, tuple(constants)))
-
-
-def switch(
-    index: Tensor,
-    function: Callable[..., Tensor],
-    sizes: Sequence[int | Tensor],
-    operands: Sequence[Tensor],
-) -> Tensor:
-    """Returns `function(sizes[index], *operands)`; only that call is computed.
-
-    Formats choose between two branches alone. In PyTorch's exports, the function must not use
-    other tensors.
-
-    Args:
-        index: scalar int tensor.
-        function: its results have the same shape and dtype for all sizes.
-        sizes: ints, or sizes that a graph does not know yet.
-        operands: tensors.
-    """
-    backend = keras.config.backend()
-    if is_exporting() and backend == "torch":
-        return _torch_switch(index, function, sizes, operands)
-    if is_exporting() and backend == "tensorflow":
-        return _tensorflow_switch(index, function, sizes, operands)
-    branches = [functools.partial(function, size) for size in sizes]
-    return ops.switch(index, branches, *operands)
-
-
-def _tensorflow_switch(index, function, sizes, operands):
-    first, *others = sizes
-    if not others:
-        return function(first, *operands)
-    return ops.cond(
-        index <= 0,
-        lambda: function(first, *operands),
-        lambda: _tensorflow_switch(index - 1, function, others, operands),
-    )
-
-
-def _torch_switch(index, function, sizes, operands):
-    from torch._higher_order_ops.cond import cond_op
-
-    first, *others = sizes
-    if not others:
-        return function(first, *operands)
-
-    def of_first(_, first, *rest):
-        return function(first, *rest[len(others) :])
-
-    def of_others(index, _, *rest):
-        return _torch_switch(index - 1, function, rest[: len(others)], rest[len(others) :])
-
-    return cond_op(index <= 0, of_first, of_others, (index, first, *others, *operands))

@@ -7,7 +7,8 @@ from typing import Any
 
 from keras_spm.export import onnx_files
 from keras_spm.export.files import METADATA
-from keras_spm.export.request import Request
+from keras_spm.export.request import SMALLEST, Request
+from keras_spm.export.served import INPUT
 
 _NO_SIDE_OF_1 = 129  # Of level P7, of stride 128.
 
@@ -16,13 +17,14 @@ def write_program(request: Request, path: pathlib.Path) -> None:
     """Writes a `.pt2` file."""
     import torch
 
-    program = _program(request, **request.options)
+    program = _for_any_size(_program(request, **request.options), request)
     extra_files = {METADATA: json.dumps(request.metadata)}
     torch.export.save(program, path, extra_files=extra_files)
 
 
 def write_onnx(request: Request, path: pathlib.Path) -> None:
     """Writes a `.onnx` file."""
+    import onnxscript  # noqa: F401  PyTorch needs it, after minutes of tracing.
     import torch
 
     program = _program(request)
@@ -37,6 +39,26 @@ def write_onnx(request: Request, path: pathlib.Path) -> None:
         )
     exported.save(path)
     onnx_files.finish(request, path)
+
+
+def _for_any_size(program: Any, request: Request) -> Any:
+    """Removes what PyTorch asserts of sizes because the program was traced with large images."""
+    import torch
+    from torch.utils._sympy.numbers import int_oo
+    from torch.utils._sympy.value_ranges import ValueRanges
+
+    graph = program.graph_module.graph
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten._assert_scalar.default:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    program.graph_module.recompile()
+    (images,) = (node for node in graph.nodes if node.op == "placeholder" and node.name == INPUT)
+    for axis in request.unknown_sizes.values():
+        symbol = images.meta["val"].shape[axis].node.expr
+        program.range_constraints[symbol] = ValueRanges(SMALLEST, int_oo)
+    program._guards_code.clear()
+    return program
 
 
 def _sort(

@@ -216,18 +216,14 @@ def _most_cells(sizes):
 
 def _pool(windows, cells, most):
     """Returns the sums over the cells under boxes, (batch, boxes, bins * bins * channels)."""
+    if backend.is_exporting():
+        # Formats have no such branches, or not of arrays of unknown size.
+        return _pooling(windows, most)(cells)
     numbers = [-(-most * share // _SHARES[-1]) for share in _SHARES]
     needed = ops.max(windows["cells"])
     choice = sum(ops.cast(needed > number, "int32") for number in numbers[:-1])
-    names = tuple(windows)
-    if not backend.is_exporting():
-        # TensorFlow would compute the gradient of all operands.
-        return ops.switch(choice, [_pooling(windows, number) for number in numbers], cells)
-
-    def pool(number, cells, *arrays):
-        return _pooling(dict(zip(names, arrays, strict=True)), number)(cells)
-
-    return backend.switch(choice, pool, numbers, (cells, *windows.values()))
+    branches = [_pooling(windows, number) for number in numbers]
+    return ops.switch(choice, branches, cells)
 
 
 def _pooling(windows, number):

@@ -105,38 +105,34 @@ def write(rows):
 
 
 def table(rows):
-    """Returns the Markdown table: the backends from which each task is verified."""
+    """Returns the Markdown table: the backends on which tasks, and a backbone, are verified."""
+    columns = (*TASKS, "PVTv2SPM")
     lines = [
-        f"| format | {' | '.join(f'`{task}`' for task in TASKS)} | backbones |",
-        f"| --- | {' | '.join(['---'] * (len(TASKS) + 1))} |",
+        f"| format | {' | '.join(f'`{name}`' for name in columns)} |",
+        f"| --- | {' | '.join(['---'] * len(columns))} |",
     ]
     for name, title in FILES.items():
-        cells = [_verified(rows, name, task) for task in (*TASKS, None)]
+        cells = [_verified(rows, name, task) for task in columns]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _verified(rows, name, task):
-    """The backends on which all models of a task are right."""
+    """The backends on which every recorded model of a task is right, and how many those are."""
     found = []
     for backend, title in BACKENDS.items():
-        results = {
+        results = [
             row["result"]
             for row in rows
             if (row["backend"], row["format"]) == (backend, name)
-            and (
-                row["model"].partition(",")[0] == task
-                or task is None
-                and "," not in row["model"]
-                and row["model"] not in TASKS
-            )
-        }
-        if results == {"right"}:
-            found.append(title)
+            and (row["model"].partition(",")[0] if row["model"] != "any" else "") == task
+        ]
+        if results and set(results) == {"right"}:
+            found.append(f"{title} ({len(results)})")
     return ", ".join(found) or "–"
 
 
-def _cases(formats):
+def _cases(formats, models):
     """Yields (format, model, form, function of a folder)."""
     backend = keras.config.backend()
     for name in formats:
@@ -149,7 +145,8 @@ def _cases(formats):
                 lambda folder, name=name, build=build: refuse(name, build, folder),
             )
             continue
-        for model, build in MODELS.items():
+        for model in models:
+            build = MODELS[model]
             for form in ("plain", "fused") if can_be_fused(build) else ("plain",):
                 yield (
                     *(name, model, form),
@@ -163,10 +160,13 @@ def main():
     """Runs the campaign on this backend, or checks the table, and returns the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("formats", nargs="*", help="all by default")
+    parser.add_argument("--model", action="append", help="of a row; all by default")
     parser.add_argument("--check", action="store_true", help="only compare the table")
     options = parser.parse_args()
     results, wrong = read(), 0
-    for name, model, form, run in () if options.check else _cases(options.formats or FORMATS):
+    for name, model, form, run in (
+        () if options.check else _cases(options.formats or FORMATS, options.model or MODELS)
+    ):
         with tempfile.TemporaryDirectory() as folder:
             row = run(pathlib.Path(folder))
         key = (keras.config.backend(), name, model, form)
