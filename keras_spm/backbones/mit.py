@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from keras_spm.arguments import check_epsilon
-from keras_spm.backbones.pvt_v2 import make_layers
+from keras_spm.backbones.pvt_v2_layers import make_layers
 from keras_spm.backbones.pyramid_backbone import PyramidBackbone
 from keras_spm.backbones.stages import per_stage
 

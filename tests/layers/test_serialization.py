@@ -36,6 +36,14 @@ def _stage(stage_class, name=None, **kwargs):
     return stage_class([_block(**kwargs)], merging, norm, positions, name=name, **kwargs)
 
 
+def _gated(name=None, **kwargs):
+    default = layers.PatchMerging(8, name="default", **kwargs)
+    spm = layers.StepwisePatchMerging(
+        8, (3, 5), num_heads=2, guide_kernel_size=3, name="spm", **kwargs
+    )
+    return layers.GatedMerging(default, spm, name=name, **kwargs)
+
+
 # name → (function (**kwargs) → layer, structure of input shapes without the batch)
 ROWS = {
     "BatchNormalization": (layers.BatchNormalization, MAPS),
@@ -45,6 +53,7 @@ ROWS = {
     "Dense": (functools.partial(layers.Dense, 6, "relu"), MAPS),
     "DepthwiseConv2D": (functools.partial(layers.DepthwiseConv2D, 3, 2), MAPS),
     "DropPath": (functools.partial(layers.DropPath, 0.5), MAPS),
+    "GatedMerging": (_gated, MAPS),
     "GuidedLocalEnhancement": (functools.partial(layers.GuidedLocalEnhancement, 4, 3), (5, 6, 8)),
     "ImageNormalization": (layers.ImageNormalization, (4, 6, 3)),
     "LayerNormalization": (layers.LayerNormalization, MAPS),
