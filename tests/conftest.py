@@ -39,7 +39,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "only(backend): runs on this backend only")
+    config.addinivalue_line("markers", "only(*backends): runs on these backends only")
     config.addinivalue_line("markers", "release: runs with --all only")
 
 
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(config, items):
 def _is_selected(item, config):
     only = item.get_closest_marker("only")
     for_release = item.get_closest_marker("release") is not None
-    if only is not None and only.args[0] != keras.config.backend():
+    if only is not None and keras.config.backend() not in only.args:
         return False
     return config.getoption("--all") or not for_release
 

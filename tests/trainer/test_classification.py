@@ -56,8 +56,10 @@ def _run(recipe, output, *overrides):
     return result, keras.saving.load_model(output / "best.keras")
 
 
+# On TensorFlow it takes minutes; tests/test_optimizers.py checks each of them there, too.
+@pytest.mark.only("torch", "jax")
 def test_all_optimizer_settings_at_once(photos, tmp_path):
-    """Layer decay, accumulation, clipping and averages, on every backend."""
+    """Layer decay, accumulation, clipping and averages."""
     result, model = _run(
         "classification_folder",
         tmp_path / "run",
