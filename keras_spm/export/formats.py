@@ -49,13 +49,7 @@ def find_writer(name: str, path: PathLike) -> Writer:
 
 
 def _saved_model(request, path):
-    options = dict(request.options)
-    if keras.config.backend() == "jax":
-        # Keras names the sizes of an image a and b.
-        sizes = zip(("a", "b"), request.unknown_sizes, strict=False)
-        constraints = [f"{name} >= {SMALLEST}" for name, _ in sizes]
-        options.setdefault("jax2tf_kwargs", {}).setdefault("polymorphic_constraints", constraints)
-    _by_keras(request, path, "tf_saved_model", options)
+    _by_keras(request, path, "tf_saved_model", request.options)
     write_metadata(path / METADATA, request.metadata)
 
 
@@ -125,7 +119,8 @@ def _stablehlo(request, path):
 
 
 FORMATS = {
-    "tf_saved_model": Format("", {"tensorflow": _saved_model, "jax": _saved_model}),
+    # JAX's programs have operations that TensorFlow's older version of StableHLO cannot read.
+    "tf_saved_model": Format("", {"tensorflow": _saved_model}),
     "onnx": Format(".onnx", {"tensorflow": _tensorflow_onnx, "torch": torch_programs.write_onnx}),
     "openvino": Format(
         ".xml",

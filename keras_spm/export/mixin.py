@@ -10,7 +10,7 @@ from keras_spm.arguments import argument_error, check_bool
 from keras_spm.backend import export_mode
 from keras_spm.export.errors import ExportError
 from keras_spm.export.files import atomic_export
-from keras_spm.export.formats import find_writer
+from keras_spm.export.formats import FORMATS, find_writer
 from keras_spm.export.request import Request
 from keras_spm.export.served import INPUT, ServedModel
 from keras_spm.types import PathLike, Tensor
@@ -43,7 +43,7 @@ class ExportMixin:
                 or not at all if the export fails.
             format: one of
 
-                - `"tf_saved_model"` (TensorFlow and JAX backends);
+                - `"tf_saved_model"` (TensorFlow backend);
                 - `"onnx"`, a `.onnx` file, and `"openvino"`, a `.xml` and a `.bin` file
                   (TensorFlow and PyTorch);
                 - `"litert"`, a `.tflite` file (TensorFlow);
@@ -98,7 +98,11 @@ def _errors(format):
         raise
     except Exception as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ExportError(f"The model cannot be exported to {format!r}: {lines[0]}") from error
+        others = [name for name in FORMATS[format].writers if name != keras.config.backend()]
+        hint = f" The .keras file may export with KERAS_BACKEND={' or '.join(others)}."
+        raise ExportError(
+            f"The model cannot be exported to {format!r}: {lines[0]}{hint if others else ''}"
+        ) from error
 
 
 def input_spec(
