@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_spm.arguments import argument_error
-from keras_spm.backbones.merging import GATED
+from keras_spm.backbones.merging import GATED, MERGING_PATH
 
 
 def fuse(model: keras.Model) -> keras.Model:
@@ -76,7 +76,7 @@ def spm_only(model: keras.Model) -> keras.Model:
     backbone = getattr(model, "backbone", model)
     if getattr(backbone, "merging", None) != GATED:
         raise argument_error("model", f'a backbone or task with merging="{GATED}"', model)
-    gated = [stage.merging for stage in backbone.stages if stage.merging is not None]
+    gated = _mergings(backbone)
     shares = [float(keras.ops.convert_to_numpy(layer.default_share)) for layer in gated]
     if any(shares):
         raise ValueError(
@@ -91,16 +91,19 @@ def spm_only(model: keras.Model) -> keras.Model:
     result = keras.saving.deserialize_keras_object(config, safe_mode=False)
     values = {variable.path: variable for variable in model.weights}
     for variable in result.weights:
-        path = variable.path.replace("/merging/", "/merging/spm/")
+        path = variable.path.replace(MERGING_PATH, f"{MERGING_PATH}spm/")
         variable.assign(keras.ops.convert_to_numpy(values[path]))
-    stages = getattr(result, "backbone", result).stages
-    mergings = [stage.merging for stage in stages if stage.merging is not None]
+    mergings = _mergings(getattr(result, "backbone", result))
     for merging, layer in zip(mergings, gated, strict=True):
         scale = 1 + keras.ops.convert_to_numpy(layer.gate)
         norm = merging.guided_local_enhancement.output_norm
         for variable in (norm.gamma, norm.beta):
             variable.assign(scale * keras.ops.convert_to_numpy(variable))
     return result
+
+
+def _mergings(backbone):
+    return [stage.merging for stage in backbone.stages if stage.merging is not None]
 
 
 def _set_fused(config: Any) -> Iterator[bool]:

@@ -223,7 +223,7 @@ class AdaptableModel:
 
     def _refreeze(self) -> None:
         """Freezes the layers as the model's arguments say."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement `_refreeze`.")
 
 
 def freeze_for_lora(backbone: keras.Model) -> None:

@@ -93,7 +93,7 @@ def copy_shared_variables(target: keras.Model, source: keras.Model) -> list[str]
     for variable in target.weights:
         path = variable.path
         if has_default:
-            path = path.replace("/merging/default/", "/merging/")
+            path = path.replace(f"{MERGING_PATH}default/", MERGING_PATH)
         is_other = MERGING_PATH in variable.path and path == variable.path
         value = None if is_other else values.get(path)
         if value is None or tuple(value.shape) != tuple(variable.shape):

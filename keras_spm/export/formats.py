@@ -102,12 +102,9 @@ def _openvino(write_onnx):
 def _stablehlo(request, path):
     import jax
 
-    names = ("batch", "height", "width", "channels")
-    if request.is_channels_first:
-        names = ("batch", "channels", "height", "width")
     shape = [
         name if size is None else str(size)
-        for name, size in zip(names, request.spec.shape, strict=True)
+        for name, size in zip(request.size_names, request.spec.shape, strict=True)
     ]
     constraints = [f"{name} >= {SMALLEST}" for name in ("height", "width") if name in shape]
     shape = jax.export.symbolic_shape(", ".join(shape), constraints=constraints)

@@ -11,7 +11,7 @@ from keras_spm.backend import export_mode
 from keras_spm.export.errors import ExportError
 from keras_spm.export.files import atomic_export
 from keras_spm.export.formats import FORMATS, find_writer
-from keras_spm.export.request import Request
+from keras_spm.export.request import Request, data_format_of
 from keras_spm.export.served import INPUT, ServedModel
 from keras_spm.types import PathLike, Tensor
 from keras_spm.version import __version__
@@ -130,5 +130,5 @@ def _describe_input(model, spec):
         "shape": list(spec.shape),
         "dtype": spec.dtype,
         "pixels": "raw, from 0 to 255",
-        "data_format": getattr(getattr(model, "backbone", model), "data_format", None),
+        "data_format": data_format_of(model),
     }

@@ -43,11 +43,8 @@ def _output_names(graph, names):
 
 
 def _name_sizes(images, request):
-    names = ["batch", "height", "width", "channels"]
-    if request.is_channels_first:
-        names = ["batch", "channels", "height", "width"]
-    sizes = zip(images.type.tensor_type.shape.dim, names, request.spec.shape, strict=True)
-    for dim, name, size in sizes:
+    dims = images.type.tensor_type.shape.dim
+    for dim, name, size in zip(dims, request.size_names, request.spec.shape, strict=True):
         if size is None:
             dim.dim_param = name
 

@@ -12,6 +12,11 @@ from keras_spm.export.served import ServedModel
 SMALLEST = 32
 
 
+def data_format_of(model: keras.Model) -> str | None:
+    """Returns the data format of the images of a task or backbone, if it has one."""
+    return getattr(getattr(model, "backbone", model), "data_format", None)
+
+
 @dataclasses.dataclass(frozen=True)
 class Request:
     """What is to be exported, whatever the format.
@@ -33,6 +38,13 @@ class Request:
         return self.about["input"]["data_format"] == "channels_first"
 
     @property
+    def size_names(self) -> tuple[str, str, str, str]:
+        """The names of the sizes of a batch, in their order."""
+        if self.is_channels_first:
+            return "batch", "channels", "height", "width"
+        return "batch", "height", "width", "channels"
+
+    @property
     def sample_shape(self) -> tuple[int, int, int, int]:
         """The shape of images to trace with; sizes that may differ are distinct numbers."""
         batch, height, width = 2, 5 * SMALLEST, 9 * SMALLEST  # No level has a size of 1.
@@ -43,8 +55,7 @@ class Request:
     @property
     def unknown_sizes(self) -> dict[str, int]:
         """{"height": axis, "width": axis}, where they may differ."""
-        first = 2 if self.is_channels_first else 1
-        axes = {"height": first, "width": first + 1}
+        axes = {name: self.size_names.index(name) for name in ("height", "width")}
         return {name: axis for name, axis in axes.items() if self.spec.shape[axis] is None}
 
     @property

@@ -12,6 +12,7 @@ import numpy as np
 from keras_spm.export.errors import ExportError
 from keras_spm.export.files import atomic_export
 from keras_spm.export.mixin import input_spec
+from keras_spm.export.request import data_format_of
 from keras_spm.export.served import ServedModel
 from keras_spm.types import PathLike
 
@@ -61,9 +62,7 @@ def verify(
 
 
 def _images(model, spec, shape, generator):
-    channels_first = getattr(getattr(model, "backbone", model), "data_format", "") == (
-        "channels_first"
-    )
+    channels_first = data_format_of(model) == "channels_first"
     axes = (0, 2, 3) if channels_first else (0, 1, 2)
     sizes = list(spec.shape)
     for axis, size in zip(axes, shape, strict=True):

@@ -167,7 +167,7 @@ class _EarlyStop(keras.callbacks.EarlyStopping):
         )
         self._first = {"val_loss": model.evaluate(held_out, verbose=0)}
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         super().on_train_begin(logs)
         self.on_epoch_end(-1, self._first)
 
@@ -185,18 +185,18 @@ class _Progress(keras.callbacks.Callback):
         self._last = {}
         self.steps = 0
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict | None = None) -> None:
         if self._verbose:
             print(self._title)
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.steps += 1
         self._update(logs)
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         self._last = {"val_loss": logs["val_loss"]} if "val_loss" in logs else {}
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict | None = None) -> None:
         # After an early stop, the bar is finished where it is.
         self._bar.target = max(self.steps, 1)
         self._update({}, finalize=True)
