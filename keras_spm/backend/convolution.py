@@ -8,8 +8,10 @@ takes 23 ms instead of 36, a depthwise 3x3 over 512 channels of 56x56 maps 56 in
 
 JAX: XLA on CPU has a slow gradient for convolutions of non-overlapping patches, which are
 computed as dense layers. Its grouped convolution is naive: 1083 ms for the depthwise 3x3,
-against 66 ms as a sum of shifted products with a custom gradient. On GPU and TPU the
-convolution is the right form, so a program chooses when it is lowered.
+against 66 ms as a sum of shifted products with a custom gradient. The gradient of a wide
+kernel is slow too: 979 ms for a 3x3 over 256 channels of 256 maps of 14x14, where the
+convolution takes 315; as one matrix product per tap, 441. On GPU and TPU the convolution is
+the right form, so a program chooses when it is lowered.
 
 TensorFlow: the depthwise kernel is fast (28 ms), but XLA replaces it (1037 ms): on a CPU, XLA
 is the wrong choice for the whole model.
@@ -28,6 +30,9 @@ from keras_spm.backend.dense import add_bias, dense
 from keras_spm.backend.exporting import is_exporting
 from keras_spm.backend.resizing import pad
 from keras_spm.types import Tensor
+
+# Channels from which one product per tap is faster, with JAX on a CPU.
+_WIDE = 128
 
 
 def conv2d(
@@ -52,11 +57,13 @@ def conv2d(
         kernel = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
         return _torch_conv2d(inputs, kernel, strides, padding, bias)
     # The slices of maps of unknown size have an unknown size.
-    as_dense = keras.config.backend() == "jax" and not is_exporting()
-    if as_dense and not padding and kernel.shape[:2] == (strides, strides):
+    has_own_form = keras.config.backend() == "jax" and not is_exporting()
+    if has_own_form and not padding and kernel.shape[:2] == (strides, strides):
         return _dense_patches(inputs, kernel, bias)
     # With stride 1, "same" pads all sides of an odd kernel equally, without a padded copy.
     is_same = strides == 1 and tuple(kernel.shape[:2]) == (2 * padding + 1,) * 2
+    if has_own_form and is_same and kernel.shape[2] >= _WIDE:
+        return add_bias(_jax_wide()(inputs, kernel), bias)
     if padding and not is_same:
         inputs = pad(inputs, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     mode = "same" if is_same else "valid"
@@ -156,7 +163,7 @@ def _jax_depthwise():
             inputs,
             kernel,
             cpu=lambda *arrays: shifted_products.forward(*arrays, strides, padding),
-            default=lambda *arrays: _jax_convolution(*arrays, strides, padding),
+            default=lambda *arrays: _jax_depthwise_convolution(*arrays, strides, padding),
         )
 
     def forward(inputs, kernel, strides, padding):
@@ -171,7 +178,9 @@ def _jax_depthwise():
             )
 
         def by_convolution(inputs, kernel, cotangent):
-            convolution = functools.partial(_jax_convolution, strides=strides, padding=padding)
+            convolution = functools.partial(
+                _jax_depthwise_convolution, strides=strides, padding=padding
+            )
             return jax.vjp(convolution, inputs, kernel)[1](cotangent)
 
         return jax.lax.platform_dependent(
@@ -182,14 +191,53 @@ def _jax_depthwise():
     return depthwise
 
 
-def _jax_convolution(inputs, kernel, strides, padding):
+@functools.cache
+def _jax_wide():
+    """As `_jax_depthwise`, for a "same" convolution with stride 1 of many channels."""
+    import jax
+
+    @jax.custom_vjp
+    @jax.jit
+    def convolution(inputs, kernel):
+        return _jax_convolution(inputs, kernel, 1, kernel.shape[0] // 2)
+
+    def forward(inputs, kernel):
+        return convolution(inputs, kernel), (inputs, kernel)
+
+    @jax.jit
+    def backward(residuals, cotangent):
+        inputs, kernel = residuals
+        plain = functools.partial(_jax_convolution, strides=1, padding=kernel.shape[0] // 2)
+        _, input_gradient = jax.vjp(lambda inputs: plain(inputs, kernel), inputs)
+
+        def by_convolution(inputs, kernel, cotangent):
+            return jax.vjp(lambda kernel: plain(inputs, kernel), kernel)[1](cotangent)[0]
+
+        kernel_gradient = jax.lax.platform_dependent(
+            inputs,
+            kernel,
+            cotangent,
+            cpu=shifted_products.dense_kernel_gradient,
+            default=by_convolution,
+        )
+        return *input_gradient(cotangent), kernel_gradient
+
+    convolution.defvjp(forward, backward)
+    return convolution
+
+
+def _jax_depthwise_convolution(inputs, kernel, strides, padding):
+    return _jax_convolution(inputs, kernel.swapaxes(2, 3), strides, padding, inputs.shape[-1])
+
+
+def _jax_convolution(inputs, kernel, strides, padding, groups=1):
     import jax
 
     return jax.lax.conv_general_dilated(
         inputs,
-        kernel.swapaxes(2, 3),
+        kernel,
         (strides, strides),
         [(padding, padding), (padding, padding)],
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=inputs.shape[-1],
+        feature_group_count=groups,
     )

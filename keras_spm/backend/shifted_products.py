@@ -1,11 +1,11 @@
-"""Depthwise convolution as a sum of shifted products, for JAX on CPU.
+"""Convolutions as sums of shifted products, for JAX on CPU.
 
-The gradient of the inputs is the same stencil with the kernel flipped; that of the kernel
-is one reduction per tap. Both are written out, since the automatic gradient is slow: it
-pads and adds a whole map per tap.
+The gradient of the inputs of a depthwise convolution is the same stencil with the kernel
+flipped; that of the kernel is one reduction per tap. Both are written out, since the automatic
+gradient is slow: it pads and adds a whole map per tap.
 
-Arrays are JAX arrays, with the shapes of `keras_spm.backend.depthwise_conv2d`. Sums are
-computed in float32.
+Arrays are JAX arrays, with the shapes of `keras_spm.backend.depthwise_conv2d` and `conv2d`.
+Sums are computed in float32.
 """
 
 from keras_spm.types import Tensor
@@ -83,6 +83,26 @@ def kernel_gradient(
     padded = _pad(inputs, (padding, padding), (padding, padding))
     total, _ = jax.lax.scan(add_image, start, (padded, cotangent))
     return total[..., None].astype(kernel.dtype)
+
+
+def dense_kernel_gradient(inputs: Tensor, kernel: Tensor, cotangent: Tensor) -> Tensor:
+    """Returns the kernel's gradient in a "same" convolution with stride 1: a product per tap."""
+    from jax import numpy as jnp
+
+    rows, columns = kernel.shape[:2]
+    _, height, width, _ = inputs.shape
+    padded = _pad(inputs, (rows // 2, rows // 2), (columns // 2, columns // 2))
+    products = [
+        jnp.einsum(
+            "bhwc,bhwf->cf",
+            _window(padded, row, column, height, width, 1),
+            cotangent,
+            preferred_element_type="float32",
+        )
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    return jnp.stack(products).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _sum_of_taps(inputs, kernel, strides, padding):
