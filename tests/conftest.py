@@ -41,6 +41,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     config.addinivalue_line("markers", "only(*backends): runs on these backends only")
     config.addinivalue_line("markers", "release: runs with --all only")
+    config.addinivalue_line("markers", "graph: TensorFlow compiles its functions, as users do")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -56,6 +57,15 @@ def _is_selected(item, config):
     if only is not None and keras.config.backend() not in only.args:
         return False
     return config.getoption("--all") or not for_release
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """TensorFlow runs eagerly where a graph would run only a few times: tracing takes longer."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.run_functions_eagerly(item.get_closest_marker("graph") is None)
 
 
 def pytest_report_header(config):

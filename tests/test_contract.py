@@ -57,6 +57,7 @@ def test_keras_round_trip(name, tmp_path):
     contract.check_keras_round_trip(contract.MODELS[name], tmp_path)
 
 
+@pytest.mark.graph
 @of(contract.COMPILED)
 def test_eager_equals_compiled(name):
     contract.check_eager_equals_compiled(contract.MODELS[name])

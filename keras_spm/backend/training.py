@@ -84,7 +84,9 @@ def _tensorflow_bytes(model, images, targets):
         for tensor in operation.inputs
         if tensor.op in forward
     }
-    return sum(math.prod(tensor.shape) * tensor.dtype.size for tensor in kept.values())
+    # One result of a fused batch normalization, empty but on GPUs, has no known shape.
+    kept = [tensor for tensor in kept.values() if tensor.shape.rank is not None]
+    return sum(math.prod(tensor.shape) * tensor.dtype.size for tensor in kept)
 
 
 def _jax_bytes(model, images, targets):

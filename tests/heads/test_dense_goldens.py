@@ -95,6 +95,7 @@ def test_losses(detector, number):
         assert to_numpy(losses[name]).sum() == pytest.approx(expected, rel=1e-5), name
 
 
+@pytest.mark.graph
 @pytest.mark.filterwarnings("ignore:The first images have negative pixels")
 @inputs
 def test_detections(detector, number):

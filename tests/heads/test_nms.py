@@ -119,6 +119,7 @@ def test_no_boxes():
     assert (to_numpy(found[2]) == -1).all()
 
 
+@pytest.mark.graph
 @pytest.mark.only("tensorflow")  # JAX always compiles both with XLA.
 @pytest.mark.parametrize("tile", [256, 8])
 def test_matching_and_suppression_compile_with_xla(tile, monkeypatch):

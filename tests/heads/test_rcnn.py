@@ -225,6 +225,7 @@ def test_sample_weights_and_crowds():
         assert difference(weighted[name], found[name] * [2, 0]) <= 1e-6
 
 
+@pytest.mark.graph
 @pytest.mark.only("torch")  # tests/tasks/test_instance_segmenter.py trains on all backends.
 def test_images_without_objects():
     """Also if there is no entry for an object, of a number that the graph does not know."""

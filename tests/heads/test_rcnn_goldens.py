@@ -123,6 +123,7 @@ def _detections(arrays, number):
     }
 
 
+@pytest.mark.graph
 @pytest.mark.filterwarnings("ignore:The first images have negative pixels")
 @inputs
 def test_detections(task, number):

@@ -191,6 +191,7 @@ def test_values_that_are_no_numbers_take_no_place(name):
 # Losses
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("compiled", [False] if TORCH else [False, True])
 def test_no_entry_for_an_object(compiled):
     """The losses are those of a batch whose only entry is padding."""

@@ -109,6 +109,7 @@ def test_mask_crops_are_the_definition():
         assert difference(found[image, number], expected) <= 1e-5
 
 
+@pytest.mark.graph
 @pytest.mark.only("tensorflow")  # JAX has static shapes, and compiles with XLA, in any case.
 @pytest.mark.parametrize("xla", [True, False])
 def test_compiled(xla, monkeypatch):

@@ -64,6 +64,7 @@ def _torch_loader(images, labels):
 
 
 # Keras warns about every finite Grain data set.
+@pytest.mark.graph
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.parametrize(
     "source",
@@ -83,6 +84,7 @@ def test_fit_and_evaluate_accept_all_kinds_of_data_sets(trained, source):
     assert difference(trained.get_layer("head").kernel, before) > 0
 
 
+@pytest.mark.graph
 @pytest.mark.only("tensorflow")
 def test_the_training_step_is_traced_once(monkeypatch):
     """TensorFlow traces a step that creates variables twice, which takes long."""
@@ -98,6 +100,7 @@ def test_the_training_step_is_traced_once(monkeypatch):
     assert len(traces) == 1
 
 
+@pytest.mark.graph
 def test_training_lowers_the_loss(trained):
     images, labels = _examples()
     before = trained.evaluate(images, labels, batch_size=4, verbose=0)[0]

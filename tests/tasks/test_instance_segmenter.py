@@ -54,6 +54,7 @@ def _batch(scenes, max_objects=7):
     return DetectionBatching(ImageBatching(), max_objects)(scenes)
 
 
+@pytest.mark.graph
 def test_training(scenes):
     model = _segmenter()
     images, targets = _batch(scenes)
@@ -76,6 +77,7 @@ def test_training(scenes):
     assert (logs["rpn_box_loss"], logs["box_loss"], logs["mask_loss"]) == ([0], [0], [0])
 
 
+@pytest.mark.graph
 def test_predictions_use_the_present_weights(scenes):
     """The detector's layers decode, too: on JAX their values are arguments of the program."""
     model = _random_segmenter()

@@ -45,6 +45,7 @@ class _Interruption(keras.callbacks.Callback):
     on_train_batch_end = on_test_batch_end = on_predict_batch_end = _interrupt
 
 
+@pytest.mark.graph
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
 @pytest.mark.parametrize("kind", ["callback", "data"])
 def test_an_interrupted_training_keeps_its_complete_steps(model, kind):

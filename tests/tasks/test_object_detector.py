@@ -285,12 +285,14 @@ for variable, gradient in zip(variables, gradients):
 """
 
 
+@pytest.mark.graph
 @pytest.mark.only("tensorflow")
 def test_two_replicas():
     """Loss and gradients are the means over the replicas."""
     subprocess.run([sys.executable, "-c", _ON_TWO_REPLICAS], check=True)
 
 
+@pytest.mark.graph
 def test_training_lowers_the_loss():
     """Also through decoded boxes."""
     images, targets = _examples()
@@ -300,6 +302,7 @@ def test_training_lowers_the_loss():
     assert losses[1] < losses[0]
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize(
     "policy",
     # float16 has the smaller range: on every backend.
@@ -346,6 +349,7 @@ def test_predictions_are_decoded_raw_outputs(model):
             assert np.abs(boxes[image][matches] - box).max(axis=-1).min() <= 1e-4
 
 
+@pytest.mark.graph
 @pytest.mark.only("torch")
 def test_detect_returns_boxes_in_pixels_of_the_original_image(model, tmp_path):
     """In an image of twice the size, boxes are twice as large."""

@@ -26,6 +26,7 @@ def trained():
     return model
 
 
+@pytest.mark.graph
 def test_fit_and_evaluate_with_defaults(trained):
     metrics = trained.evaluate(*_examples(), verbose=0, return_dict=True)
     assert set(metrics) == {"loss", "mean_iou", "pixel_accuracy"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from keras_spm import environment
+from keras_spm import environment, layers
 from keras_spm.backend import bytes_kept_for_gradient
 from keras_spm.trainer import Setup
 from keras_spm.trainer.callbacks import DrawSamples, TensorBoard
@@ -118,11 +118,13 @@ def test_the_revision_of_the_package(tmp_path, monkeypatch):
     assert environment.git_revision() is None
 
 
-def test_memory_of_a_step():
+@pytest.mark.parametrize("norms", [0, 1])
+def test_memory_of_a_step(norms):
     """Each layer keeps its inputs, and tanh its outputs: 5 and 700 floats."""
     model = keras.Sequential(
         [
             keras.Input((5,)),
+            *(layers.BatchNormalization() for _ in range(norms)),
             keras.layers.Dense(700, activation="tanh"),
             keras.layers.Dense(700, activation="tanh"),
         ]
@@ -131,10 +133,10 @@ def test_memory_of_a_step():
     images, targets = np.ones((3, 5), "float32"), np.ones((3, 700), "float32")
     kept = [bytes_kept_for_gradient(model, images[:n], targets[:n]) for n in (1, 3)]
     # The loss keeps its 700 differences, and possibly the squares.
-    minimum = 4 * (5 + 700 + 700 + 700)
+    minimum = 4 * (5 * (1 + norms) + 700 + 700 + 700)
     assert minimum <= (kept[1] - kept[0]) / 2 <= minimum + 4 * 2 * 700
     model_bytes, image_bytes = step_bytes(model, images, targets)
-    weights = 5 * 700 + 700 + 700 * 700 + 700
-    # Weights, gradients and both moments; a few counters.
+    weights = 2 * 5 * norms + 5 * 700 + 700 + 700 * 700 + 700
+    # Weights, gradients and both moments; a few counters, and the statistics of the norm.
     assert 0 <= model_bytes - 4 * 4 * weights <= 100
     assert image_bytes == pytest.approx((kept[1] - kept[0]) / 2, rel=0.01)
