@@ -394,7 +394,7 @@ def test_gated_preset(tmp_path):
 def test_recipe_transplants_before_the_training(tmp_path):
     teacher = randomize(classifier())
     teacher.backbone.save_to_preset(tmp_path / "teacher")
-    settings = [f"preset={tmp_path / 'teacher'}", "merging=spm", "load_weights=true"]
+    settings = [f"preset={tmp_path / 'teacher'}", "merging=spm", "load_weights=True"]
     settings += ["transplant_images=16", "transplant_steps=1", "drop_path_rate=0"]
     recipe = keras_spm.trainer.load_recipe("classification_digits", settings)
     setup = recipe.setup()

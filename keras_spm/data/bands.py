@@ -1,6 +1,7 @@
 """Images in arrays, and of any number of channels, which Pillow does not have."""
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ import numpy as np
 from keras_spm.types import PathLike
 
 RGB = 3  # Channels.
+# NumPy parses the header of a file with `ast`, which fails in threads on Python 3.11
+# (python/cpython#106905).
+_NPY_HEADER = threading.Lock()
 
 
 class Bands:
@@ -134,7 +138,8 @@ def is_array_file(image: object) -> bool:
 def load_array(path: PathLike) -> np.ndarray:
     """Returns the array of a `.npy` file."""
     # Mapped, so that a header cannot make NumPy allocate more than the file has.
-    return np.load(os.fsdecode(path), mmap_mode="r", allow_pickle=False)
+    with _NPY_HEADER:
+        return np.load(os.fsdecode(path), mmap_mode="r", allow_pickle=False)
 
 
 def invalid_array(path: PathLike, min_side: int) -> str | None:

@@ -167,7 +167,7 @@ def _parse_overrides(recipe_class, overrides, data_folder):
 
 def _parse_value(key, text):
     try:
-        return json.loads(text)
+        return json.loads({"True": "true", "False": "false"}.get(text, text))
     except (ValueError, RecursionError):
         raise ValueError(
             f"Recipe key {key!r} must be a number, true or false. Received: {reprlib.repr(text)}"
