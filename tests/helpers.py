@@ -61,6 +61,22 @@ def outputs_of(model, inputs):
     return model.predict(inputs, verbose=0)
 
 
+def compiled(function):
+    """Returns a function of arrays as one program on JAX, without effects on variables.
+
+    Otherwise JAX compiles every operation by itself.
+    """
+    if keras.config.backend() != "jax":
+        return function
+    import jax
+
+    def stateless(*arrays):
+        with keras.StatelessScope():
+            return function(*arrays)
+
+    return jax.jit(stateless)
+
+
 def error_message(function, **arguments):
     """Returns the message of the `ValueError` of a call, which must be one line."""
     try:

@@ -6,7 +6,7 @@ import pytest
 
 from keras_spm.heads import Anchors, RetinaNet
 from tests.heads.boxes import greedy_suppression
-from tests.helpers import difference, random_array, randomize, to_numpy
+from tests.helpers import compiled, difference, random_array, randomize, to_numpy
 
 TORCH = keras.config.backend() == "torch"
 LEVELS = ["P3", "P4", "P5", "P6", "P7"]
@@ -67,8 +67,8 @@ def test_predictions_are_those_of_plain_convolutions():
     maps = _maps()
     head.build({level: each.shape for level, each in maps.items()})
     randomize(head)
-    outputs = head(maps)
-    pyramid = head.feature_pyramid(maps)
+    outputs = compiled(head)(maps)
+    pyramid = compiled(head.feature_pyramid)(maps)
     assert list(pyramid) == LEVELS
     for name, tower, outputs_per_anchor in ("logits", "class", 3), ("deltas", "box", 4):
         weights = [to_numpy(v) for v in head.weights if f"/{tower}_" in v.path]
@@ -106,6 +106,12 @@ def _raw_outputs(num_classes=3):
     return {"logits": logits, "deltas": deltas, "anchors": Anchors()(maps)}
 
 
+def _detections(outputs, **arguments):
+    head = RetinaNet(3, **arguments)
+    detections = compiled(lambda outputs: head.decode(outputs, (64, 48)))(outputs)
+    return {name: to_numpy(each) for name, each in detections.items()}
+
+
 def _decoded(outputs, image, candidates_per_level, score_threshold, iou_threshold, most):
     """The definition: the best pairs of each level, their boxes, greedy suppression."""
     boxes, scores, labels = [], [], []
@@ -133,8 +139,7 @@ def _decoded(outputs, image, candidates_per_level, score_threshold, iou_threshol
 def test_detections_are_the_definition(arguments):
     outputs = _raw_outputs()
     names = ("candidates_per_level", "score_threshold", "iou_threshold", "max_detections")
-    head = RetinaNet(3, **dict(zip(names, arguments, strict=True)))
-    found = {name: to_numpy(each) for name, each in head.decode(outputs, (64, 48)).items()}
+    found = _detections(outputs, **dict(zip(names, arguments, strict=True)))
     for image in range(2):
         boxes, scores, labels = _decoded(outputs, image, *arguments)
         count = len(labels)
@@ -149,11 +154,11 @@ def test_scores_must_be_above_the_threshold():
     outputs = _raw_outputs()
     logits = {level: np.full_like(each, -9.0) for level, each in outputs["logits"].items()}
     logits["P5"][0, 7, 1] = 0.0
-    detections = RetinaNet(3, score_threshold=0.5).decode({**outputs, "logits": logits}, (64, 48))
-    assert (to_numpy(detections["labels"]) == -1).all()
+    detections = _detections({**outputs, "logits": logits}, score_threshold=0.5)
+    assert (detections["labels"] == -1).all()
     logits["P5"][0, 7, 1] = 0.1
-    detections = RetinaNet(3, score_threshold=0.5).decode({**outputs, "logits": logits}, (64, 48))
-    assert to_numpy(detections["labels"])[:, :2].tolist() == [[1, -1], [-1, -1]]
+    detections = _detections({**outputs, "logits": logits}, score_threshold=0.5)
+    assert detections["labels"][:, :2].tolist() == [[1, -1], [-1, -1]]
 
 
 def test_boxes_outside_the_image_are_dropped():
@@ -162,8 +167,8 @@ def test_boxes_outside_the_image_are_dropped():
     deltas = {level: np.zeros_like(each) for level, each in outputs["deltas"].items()}
     logits["P3"][:, 200, 2] = 3.0
     deltas["P3"][1, 200] = [-9, 0, 0, 0]
-    detections = RetinaNet(3).decode({**outputs, "logits": logits, "deltas": deltas}, (64, 48))
-    assert to_numpy(detections["labels"])[:, :2].tolist() == [[2, -1], [-1, -1]]
+    detections = _detections({**outputs, "logits": logits, "deltas": deltas})
+    assert detections["labels"][:, :2].tolist() == [[2, -1], [-1, -1]]
 
 
 @pytest.mark.parametrize("name", ["logits", "deltas"])
@@ -173,18 +178,17 @@ def test_values_that_are_no_numbers_take_no_place(name):
     broken = {level: each.copy() for level, each in outputs[name].items()}
     for level in LEVELS:
         broken[level][0, ::2] = np.nan
-    head = RetinaNet(3, candidates_per_level=4, max_detections=30)
-    found = head.decode({**outputs, name: broken}, (64, 48))
-    found = {key: to_numpy(each) for key, each in found.items()}
+    arguments = {"candidates_per_level": 4, "max_detections": 30}
+    found = _detections({**outputs, name: broken}, **arguments)
     assert all(np.isfinite(each).all() for each in found.values())
     without = {level: each.copy() for level, each in outputs["logits"].items()}
     for level in LEVELS:
         without[level][0, ::2] = -99
     if name == "logits":
-        expected = head.decode({**outputs, "logits": without}, (64, 48))
+        expected = _detections({**outputs, "logits": without}, **arguments)
         assert all(difference(found[key], expected[key]) == 0 for key in found)
     # The other image is not affected.
-    expected = head.decode(outputs, (64, 48))
+    expected = _detections(outputs, **arguments)
     assert all(difference(found[key][1], expected[key][1]) == 0 for key in found)
 
 
@@ -192,8 +196,8 @@ def test_values_that_are_no_numbers_take_no_place(name):
 
 
 @pytest.mark.graph
-@pytest.mark.parametrize("compiled", [False] if TORCH else [False, True])
-def test_no_entry_for_an_object(compiled):
+@pytest.mark.parametrize("as_program", [False] if TORCH else [False, True])
+def test_no_entry_for_an_object(as_program):
     """The losses are those of a batch whose only entry is padding."""
     outputs = _raw_outputs()
     head = RetinaNet(3)
@@ -202,7 +206,7 @@ def test_no_entry_for_an_object(compiled):
         targets = {"boxes": boxes, "labels": labels, "crowd": labels > 0}
         return head.compute_losses(outputs, targets)
 
-    if compiled:
+    if as_program:
         losses = _compiled(losses)
     expected = losses(np.zeros((2, 1, 4), "float32"), np.full((2, 1), -1, "int32"))
     found = losses(np.zeros((2, 0, 4), "float32"), np.zeros((2, 0), "int32"))

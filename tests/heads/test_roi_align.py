@@ -10,7 +10,7 @@ import pytest
 from keras_spm.heads import roi_align
 from keras_spm.heads.roi_align import crop_masks
 from tests.heads.boxes import roi_weights
-from tests.helpers import difference, random_array, to_numpy
+from tests.helpers import compiled, difference, random_array, to_numpy
 from tests.losses.differences import value_and_gradient
 
 TORCH = keras.config.backend() == "torch"
@@ -62,7 +62,8 @@ def _pyramid(channels=3):
 def test_features_are_the_definition(bins, sampling_ratio, count):
     pyramid, boxes = _pyramid(), _boxes(count, seed=bins)
     assert len({_level(box) for image in boxes for box in image}) >= 3
-    found = roi_align(pyramid, boxes, bins, sampling_ratio)
+    align = compiled(lambda pyramid, boxes: roi_align(pyramid, boxes, bins, sampling_ratio))
+    found = align(pyramid, boxes)
     assert tuple(found.shape) == (2, count, bins, bins, 3)
     assert difference(found, _expected(pyramid, boxes, bins, sampling_ratio)) <= 2e-5
 
@@ -102,7 +103,8 @@ def test_mask_crops_are_the_definition():
     masks = generator.random((2, 3, 40, 50)) < 0.5
     boxes = _boxes(12) / 3
     indices = generator.integers(0, 3, (2, 12))
-    found = to_numpy(crop_masks(masks, boxes, indices, 28))
+    crop = compiled(lambda *arrays: crop_masks(*arrays, 28))
+    found = to_numpy(crop(masks, boxes, indices))
     for image, number in np.ndindex(2, 12):
         weights = roi_weights(boxes[image, number], 1, (40, 50), 28, 0)
         expected = np.einsum("ijyx,yx->ij", weights, masks[image, indices[image, number]])
