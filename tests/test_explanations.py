@@ -9,7 +9,7 @@ import keras_spm
 from keras_spm.data import ImageBatching, ImagePreprocessing
 from keras_spm.visualize import attention_map, grad_cam
 from tests import golden
-from tests.helpers import difference, error_message, randomize, to_numpy
+from tests.helpers import difference, error_message, outputs_of, randomize, to_numpy
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype="uint8")
 
@@ -64,12 +64,12 @@ def test_the_gradient_equals_finite_differences(task, request):
     """The mean gradient of a channel is the change of the logit with the whole channel."""
     model = request.getfixturevalue(task)
     feature_map = model.get_layer("stage3").output
-    maps = to_numpy(keras.Model(model.input, feature_map)(IMAGE[None]))
+    maps = to_numpy(outputs_of(keras.Model(model.input, feature_map), IMAGE[None]))
     rest = keras.Model([model.input, feature_map], model.output)
     channels, step = maps.shape[-1], 0.05
     changes = np.concatenate([np.eye(channels), -np.eye(channels)]).astype("float32") * step
     inputs = [np.repeat(IMAGE[None], 2 * channels, axis=0), maps + changes[:, None, None]]
-    logits = to_numpy(rest([*map(keras.ops.convert_to_tensor, inputs)])).astype("float64")
+    logits = to_numpy(outputs_of(rest, inputs)).astype("float64")
     logits = logits.reshape(2 * channels, -1, logits.shape[-1]).sum(axis=1)[:, 1]
     weights = logits[:channels] - logits[channels:]
     heat = grad_cam(model, IMAGE, "1", layer="stage3")
@@ -119,7 +119,7 @@ def test_attention_is_that_of_the_layer(classifier, stage, tmp_path):
     assert weights.shape == (64 // stride, 96 // stride, 5) and weights.dtype == "float32"
     assert difference(weights.sum(-1), np.ones(weights.shape[:2])) <= 1e-6
     before = classifier.get_layer(f"stage{stage - 1}").output
-    maps = keras.Model(classifier.input, before)(IMAGE[None])
+    maps = outputs_of(keras.Model(classifier.input, before), IMAGE[None])
     merging = classifier.backbone.stages[stage - 1].merging
     maps = merging.multi_scale_aggregation(maps)
     expected = merging.guided_local_enhancement.attention_weights(maps)

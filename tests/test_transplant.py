@@ -64,6 +64,7 @@ def settings_of(model):
     return [(each.path, each.trainable) for each in (*model._flatten_layers(), *model.variables)]
 
 
+@pytest.mark.graph
 def test_every_phase_explains_more(tmp_path):
     student, teacher = pair(drop_path_rate=0.1)
     student.freeze(1, batch_normalization=True)

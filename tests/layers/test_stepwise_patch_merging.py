@@ -7,7 +7,7 @@ from keras_spm import load_torch_weights
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
 from keras_spm.layers import GuidedLocalEnhancement, MultiScaleAggregation, StepwisePatchMerging
 from tests import golden
-from tests.helpers import difference, gradients, random_array, randomize, to_numpy
+from tests.helpers import compiled, difference, gradients, random_array, randomize, to_numpy
 
 goldens = pytest.mark.parametrize("name", golden.LAYERS)
 
@@ -96,12 +96,12 @@ def test_guided_local_enhancement_equals_its_definition(size, heads):
     maps = random_array(2, *size, 16)
     layer.build(maps.shape)
     randomize(layer)
-    guides = layer.guide_depthwise(_exact_gelu(to_numpy(layer.guide_norm(maps))))
+    guides = compiled(layer.guide_depthwise)(_exact_gelu(to_numpy(layer.guide_norm(maps))))
     expected, expected_weights = _plain_attention(
         layer, maps.astype("float64"), to_numpy(guides).astype("float64")
     )
-    assert difference(layer(maps), expected) <= 1e-5
-    weights = to_numpy(layer.attention_weights(maps))
+    assert difference(compiled(layer)(maps), expected) <= 1e-5
+    weights = to_numpy(compiled(layer.attention_weights)(maps))
     assert difference(weights, expected_weights) <= 1e-6
     assert difference(weights.sum(-1), np.ones(weights.shape[:-1])) <= 1e-6
 
