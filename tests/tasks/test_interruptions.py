@@ -122,6 +122,7 @@ def _detector():
     return ObjectDetector(tiny_backbone(), 3, head)
 
 
+@pytest.mark.graph
 @pytest.mark.parametrize("method", ["classify", "detect"])
 def test_predictions_in_several_threads(model, method):
     predict = getattr(model if method == "classify" else _detector(), method)
