@@ -31,6 +31,7 @@ from keras_spm.tasks.prediction_formats import (
     PredictedImage,
     write_segmentation_map,
 )
+from keras_spm.tasks.replicated_loss import share_of_loss
 from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_segmentations
 
@@ -204,7 +205,7 @@ class SemanticSegmenter(DenseTask):
         if auxiliary_logits is not None and self._compile_loss is not None:
             auxiliary_loss = self._compile_loss(y, auxiliary_logits, weight_copy)
             loss = loss + self.decoder.auxiliary_weight * auxiliary_loss
-        return loss
+        return loss * share_of_loss(self.loss, y)
 
     def compute_metrics(
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None

@@ -1,0 +1,180 @@
+"""Trainings on one device and on several, in a process of their own, and their differences.
+
+`python -m tests.distributed NAME…` runs comparisons on the simulated devices of the process, or
+in all processes that `torchrun` started, and prints a JSON object {name: differences}.
+"""
+
+import json
+import sys
+
+import keras
+import numpy as np
+
+import keras_spm
+from keras_spm import backend
+from keras_spm.backend import replicas
+from tests import golden
+from tests.helpers import conv_backbone, to_numpy
+
+BATCH, STEPS, SIDE, CLASSES, OBJECTS = 4, 3, 32, 3, 4
+HEAD = {"pyramid_channels": 8, "score_threshold": 0.01}
+
+
+def classifier():
+    return keras_spm.ImageClassifier(golden.two_stage_backbone("pvt_v2_spm"), CLASSES)
+
+
+def segmenter():
+    decoder = keras_spm.heads.UPerNet(channels=8, auxiliary_channels=8, dropout=0.0)
+    return keras_spm.SemanticSegmenter(conv_backbone(), CLASSES, decoder)
+
+
+def detector():
+    head = keras_spm.heads.RetinaNet(**HEAD, channels=8, num_convs=1, max_detections=5)
+    return keras_spm.ObjectDetector(conv_backbone(), CLASSES, head)
+
+
+def instances():
+    # As many samples as there can be, so that none are chosen at random.
+    head = keras_spm.heads.MaskRCNN(
+        **HEAD,
+        rpn_channels=8,
+        box_head_channels=8,
+        mask_head_channels=8,
+        max_proposals=20,
+        num_samples=128,
+        max_detections=5,
+    )
+    return keras_spm.InstanceSegmenter(conv_backbone(), CLASSES, head)
+
+
+TASKS = {
+    "classifier": classifier,
+    "segmenter": segmenter,
+    "detector": detector,
+    "instances": instances,
+}
+
+
+def images_of(count, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), "uint8")
+
+
+def data(task, count=BATCH * STEPS):
+    """Returns (images, targets): few objects or pixels in most images, none in the last batch."""
+    generator = np.random.default_rng(1)
+    images = images_of(count)
+    if task == "classifier":
+        return images, generator.integers(0, CLASSES, count)
+    if task == "segmenter":
+        maps = generator.integers(0, CLASSES, (count, SIDE, SIDE))
+        for number, image in enumerate(maps):
+            image[(number % BATCH) * 9 :, 2:] = 255
+        maps[2 * BATCH : 3 * BATCH] = 255
+        return images, maps
+    corner = generator.integers(0, 16, (count, OBJECTS, 2))
+    size = generator.integers(8, 16, (count, OBJECTS, 2))
+    boxes = np.concatenate([corner, corner + size], axis=-1).astype("float32")
+    labels = generator.integers(0, CLASSES, (count, OBJECTS))
+    for number, row in enumerate(labels):
+        row[max(0, OBJECTS - 2 * (number % BATCH)) :] = -1
+    labels[2 * BATCH : 3 * BATCH] = -1
+    targets = {"boxes": boxes, "labels": labels}
+    if task == "instances":
+        rows = np.arange(SIDE)
+        inside = [(rows >= boxes[..., i, None]) & (rows < boxes[..., i + 2, None]) for i in (0, 1)]
+        targets["masks"] = inside[1][..., :, None] & inside[0][..., None, :]
+    return images, targets
+
+
+def train(task, seed=0, learning_rate=0.05):
+    """Returns a task after three steps of gradient descent, and its logs after each."""
+    keras.utils.set_random_seed(seed)
+    model = TASKS[task]()
+    model.compile(optimizer=keras.optimizers.SGD(learning_rate))
+    steps = []
+    callback = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: steps.append(dict(logs))
+    )
+    images, targets = data(task)
+    arguments = {"batch_size": BATCH, "shuffle": False, "verbose": 0, "callbacks": [callback]}
+    model.fit(images, targets, **arguments)
+    logs = {name: [float(each[name]) for each in steps] for name in steps[0]}
+    return model, logs
+
+
+def results(task):
+    """Returns {kind: list of arrays} of a training, and of the trained model."""
+    model, logs = train(task)
+    state = {"weights": model.trainable_variables, "statistics": model.non_trainable_variables}
+    found = {
+        kind: [to_numpy(each) for each in variables if "seed" not in each.path]
+        for kind, variables in state.items()
+    }
+    found["logs"] = [np.array(each) for each in logs.values()]
+    for count in (1, 7, 9):
+        images, targets = data(task, count)
+        metrics = model.evaluate(images, targets, batch_size=8, verbose=0, return_dict=True)
+        found[f"evaluate {count}"] = [np.array(each) for each in metrics.values()]
+        outputs = model.predict(images, batch_size=8, verbose=0)
+        found[f"predict {count}"] = keras.tree.flatten(outputs)
+        predicted = model.predict_images(list(images), batch_size=8)
+        found[f"predict_images {count}"] = keras.tree.flatten(predicted)
+    return found
+
+
+def difference(found, expected):
+    """Returns the largest difference of arrays, infinite for other shapes."""
+    largest = 0.0
+    for one, other in zip(found, expected, strict=True):
+        one, other = (np.asarray(each, "float64") for each in (one, other))
+        if one.shape != other.shape:
+            return float("inf")
+        if one.size:
+            largest = max(largest, float(np.abs(one - other).max()))
+    return largest
+
+
+def differences(found, expected):
+    return {kind: difference(found[kind], expected[kind]) for kind in expected}
+
+
+def _local_count(count, examples):
+    return keras.ops.maximum(count, 1)
+
+
+# {negative control: (module, attribute, what replaces it)}
+CONTROLS = {
+    "counts": (backend, "count_per_replica", _local_count),
+    "gradients": (replicas, "average_gradients", list),
+}
+
+
+def compare(task, devices, control=None):
+    """Returns the differences of a task between one device and several."""
+    expected = results(task)
+    synchronized = control != "statistics"
+    if control in CONTROLS:
+        module, name, replacement = CONTROLS[control]
+        setattr(module, name, replacement)
+    with keras_spm.data_parallel(devices, synchronized) as active:
+        found = results(task)
+        arrays = keras.tree.flatten(found)
+        gathered = replicas.gathered([each.tobytes() for each in arrays])
+    return {
+        **differences(found, expected),
+        "devices": active.count,
+        "ranks equal": all(each == gathered[0] for each in gathered),
+    }
+
+
+def main():
+    found = {}
+    for name in sys.argv[1:]:
+        task, devices, *control = name.split(":")
+        found[name] = compare(task, int(devices), *control)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
