@@ -45,7 +45,9 @@ def instances():
         num_samples=128,
         max_detections=5,
     )
-    return keras_spm.InstanceSegmenter(conv_backbone(), CLASSES, head)
+    model = keras_spm.InstanceSegmenter(conv_backbone(), CLASSES, head)
+    head.rpn.sampler.num_samples = 512
+    return model
 
 
 TASKS = {
@@ -168,7 +170,18 @@ def compare(task, devices, control=None):
     }
 
 
+def _make_tensorflow_devices(count):
+    import tensorflow as tf
+
+    (device,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        device, [tf.config.LogicalDeviceConfiguration()] * count
+    )
+
+
 def main():
+    if keras.config.backend() == "tensorflow":
+        _make_tensorflow_devices(4)
     found = {}
     for name in sys.argv[1:]:
         task, devices, *control = name.split(":")

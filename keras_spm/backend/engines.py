@@ -1,5 +1,6 @@
 """The engines of the frameworks that train on several devices."""
 
+import atexit
 import contextlib
 import datetime
 import os
@@ -140,14 +141,14 @@ def _torch(devices, synchronized, timeout) -> Iterator[Replicas]:
     import torch
 
     gpus = torch.cuda.device_count()
-    started = False
     if not torch.distributed.is_initialized() and is_started_by_torchrun():
         if gpus:
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         torch.distributed.init_process_group(
             "nccl" if gpus else "gloo", timeout=datetime.timedelta(seconds=timeout)
         )
-        started = True
+        # Not earlier: a group that is made anew may find the addresses of the old one.
+        atexit.register(_end_torch_processes)
     is_group = torch.distributed.is_initialized()
     processes = torch.distributed.get_world_size() if is_group else 1
     process = torch.distributed.get_rank() if is_group else 0
@@ -165,9 +166,12 @@ def _torch(devices, synchronized, timeout) -> Iterator[Replicas]:
             f"Received: devices={devices}"
         )
     replicas = Replicas(processes, max(processes, gpus), process, processes, synchronized)
-    try:
-        with activated(replicas):
-            yield replicas
-    finally:
-        if started:
-            torch.distributed.destroy_process_group()
+    with activated(replicas):
+        yield replicas
+
+
+def _end_torch_processes():
+    import torch
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -6,6 +6,7 @@ PyTorch it sees the part of one replica: sums over the batch are sums over the r
 
 import contextlib
 import dataclasses
+import math
 import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -138,10 +139,13 @@ def sum_over_replicas(*tensors: Tensor) -> list[Tensor]:
     """
     if not has_parts():
         return list(tensors)
-    sizes = [int(np.prod(tensor.shape)) for tensor in tensors]
-    flat = ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors])
-    parts = ops.split(_all_reduce(flat), np.cumsum(sizes)[:-1].tolist())
-    return [ops.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    flat = _all_reduce(ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors]))
+    sums, start = [], 0
+    for tensor in tensors:
+        end = start + math.prod(tensor.shape)
+        sums.append(ops.reshape(flat[start:end], tensor.shape))
+        start = end
+    return sums
 
 
 def count_per_replica(count: Tensor, examples: Tensor | int) -> Tensor:
@@ -301,6 +305,29 @@ def without_padding(outputs: Any, size: int, count: int) -> Any:
     """
     padded = -(-size // count) * count
     return keras.tree.map_structure(lambda array: array[: array.shape[0] // padded * size], outputs)
+
+
+def filled(batch: Any) -> tuple[Any, Tensor]:
+    """Returns a batch of at least one row, and the number of rows that it had, on TensorFlow.
+
+    A replica may have no rows of a small batch, and XLA refuses them.
+    """
+    import tensorflow as tf
+
+    rows = tf.shape(next(leaf for leaf in tf.nest.flatten(batch) if leaf is not None))[0]
+
+    def fill(tensor):
+        padding = [[0, tf.maximum(1 - rows, 0)]] + [[0, 0]] * (len(tensor.shape) - 1)
+        filled = tf.pad(tf.cast(tensor, "uint8") if tensor.dtype == tf.bool else tensor, padding)
+        return tf.cast(filled, tensor.dtype)
+
+    return _map(fill, batch), rows
+
+
+def rows_of(outputs: Any, rows: Tensor) -> Any:
+    """Returns the outputs for the rows that a batch had before it was `filled`."""
+    # Outputs may have several rows for each row of the batch.
+    return _map(lambda tensor: tensor[: ops.shape(tensor)[0] * ops.minimum(rows, 1)], outputs)
 
 
 def joined(outputs: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -28,6 +28,7 @@ class ReplicatedTrainer:
         super().__init__(*args, **kwargs)
         self._made_within = replicas.current()
         self._steps_on_parts = False  # Whether a training step gets the rows of this process.
+        self._fills_parts = False  # Whether replicas without rows compute one.
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         active = replicas.current()
@@ -58,7 +59,9 @@ class ReplicatedTrainer:
         if part is not None:
             if not part.counts:
                 self.reset_metrics()
-            logs = {name: float(value) for name, value in self.get_metrics_result().items()}
+            # In the order of Keras.
+            results = sorted(self.get_metrics_result().items())
+            logs = {name: float(value) for name, value in results}
         return logs if as_dict else self._flatten_metrics_in_order(logs)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
@@ -112,23 +115,55 @@ class ReplicatedTrainer:
 
     def test_step(self, *args: Any) -> Any:
         *state, data = args
-        return super().test_step(*state, spread(data))
+        self._fills_parts = replicas.has_parts() and keras.config.backend() == "tensorflow"
+        try:
+            return super().test_step(*state, spread(data))
+        finally:
+            self._fills_parts = False
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if not self._fills_parts:
+            return super().call(inputs, training=training, mask=mask)
+        filled, rows = replicas.filled(inputs)
+        return replicas.rows_of(super().call(filled, training=training, mask=mask), rows)
 
     def predict_step(self, *args: Any) -> Any:
+        """Computes `predict_part` on all replicas."""
         *state, data = args
-        return super().predict_step(*state, spread(data))
+        if replicas.has_torch_processes():
+            active = replicas.current()
+            part, size = replicas.padded_part_of(data, active.process, active.processes)
+            outputs = replicas.joined(self.predict_part(part))
+            return replicas.without_padding(outputs, size, active.processes)
+        if replicas.has_parts():
+            filled, rows = replicas.filled(data)
+            return replicas.rows_of(self.predict_part(filled), rows)
+        return self.predict_part(*state, spread(data))
 
-    def make_predict_function(self, force: bool = False) -> Any:
-        is_made = self.predict_function is not None and not force
-        super().make_predict_function(force)
-        if keras.config.backend() == "torch" and not is_made:
-            self.predict_function = _on_parts(self.predict_function)
+    def predict_part(self, *args: Any) -> Any:
+        """Returns the outputs of `predict` for the rows of this replica, as `predict_step`."""
+        return super().predict_step(*args)
 
     def _initialize_ddp(self) -> None:
         """Does not wrap the model, as Keras does from 3.16 on if there is a process group.
 
         Gradients would be sent twice, and evaluation would wait for batches of other processes.
         """
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        """Builds the metrics on TensorFlow; Keras adds batches up, which parts may not allow."""
+        active = replicas.current()
+        if active is None or self._made_within is not active:
+            super()._maybe_symbolic_build(iterator, data_batch)
+            return
+        if iterator is not None:
+            _, _, batches = next(iter(iterator))
+            data_batch = next(batches)
+        data_batch = keras.tree.map_structure(
+            lambda value: active.engine.experimental_local_results(value)[0], data_batch
+        )
+        with active.engine.scope():
+            self._symbolic_build(data_batch=data_batch)
 
     # === Preparation ===
 
@@ -196,18 +231,3 @@ class ReplicatedTrainer:
             yield
         finally:
             del optimizer.apply
-
-
-def _on_parts(function: Callable) -> Callable:
-    """Returns a PyTorch predict function that computes a part of a batch in each process."""
-
-    def predict(batches):
-        if not replicas.has_torch_processes():
-            return function(batches)
-        active = replicas.current()
-        (batch,) = batches
-        part, size = replicas.padded_part_of(batch, active.process, active.processes)
-        rows = replicas.joined(function([part]))
-        return replicas.without_padding(rows, size, active.processes)
-
-    return predict

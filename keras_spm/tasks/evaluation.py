@@ -162,13 +162,13 @@ class _Pass(SafeTrainer, keras.Model):
             "targets": _flat(targets),
         }
 
-    def predict_step(self, *args: Any) -> Any:
+    def predict_part(self, *args: Any) -> Any:
         *state, data = args
         if len(data) == 1 and isinstance(data[0], (tuple, list)):  # Of `predict_on_batch`.
             (data,) = data
         if len(data) < 2:
             raise ValueError("`evaluate` needs images and targets. Received: images only.")
-        return super().predict_step(*state, (data,))
+        return super().predict_part(*state, (data,))
 
 
 def _flat(targets):
