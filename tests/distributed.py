@@ -12,7 +12,7 @@ import numpy as np
 
 import keras_spm
 from keras_spm import backend
-from keras_spm.backend import replicas
+from keras_spm.backend import processes
 from tests import golden
 from tests.helpers import conv_backbone, to_numpy
 
@@ -148,7 +148,7 @@ def _local_count(count, examples):
 # {negative control: (module, attribute, what replaces it)}
 CONTROLS = {
     "counts": (backend, "count_per_replica", _local_count),
-    "gradients": (replicas, "average_gradients", list),
+    "gradients": (processes, "average_gradients", list),
 }
 
 
@@ -162,7 +162,7 @@ def compare(task, devices, control=None):
     with keras_spm.data_parallel(devices, synchronized) as active:
         found = results(task)
         arrays = keras.tree.flatten(found)
-        gathered = replicas.gathered([each.tobytes() for each in arrays])
+        gathered = processes.gathered([each.tobytes() for each in arrays])
     return {
         **differences(found, expected),
         "devices": active.count,

@@ -4,7 +4,11 @@ import atexit
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator
+import pathlib
+import signal
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
 
 import keras
 
@@ -18,6 +22,69 @@ _POD_HOSTS = "TPU_WORKER_HOSTNAMES"
 def is_started_by_torchrun() -> bool:
     """Whether this is one of several processes that `torchrun` started."""
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and "RANK" in os.environ
+
+
+def is_one_of_several() -> bool:
+    """Whether the environment says that this is one of several processes that train together."""
+    if keras.config.backend() == "jax":
+        return _has_several_jax_processes()
+    return is_started_by_torchrun()
+
+
+def needs_processes(devices: int | None) -> bool:
+    """Whether processes must be started, of which each trains on one device: on PyTorch.
+
+    Args:
+        devices: number, or None for all.
+    """
+    if keras.config.backend() != "torch" or is_started_by_torchrun():
+        return False
+    return devices is None or devices > 1
+
+
+def planned(devices: int | None) -> Replicas:
+    """Returns the replicas of processes that are not started."""
+    available = num_devices()
+    return Replicas(check_devices(devices, available), available)
+
+
+def launch(command: Sequence[str], devices: int | None) -> int:
+    """Runs a Python command in a PyTorch process for each device.
+
+    Args:
+        command: arguments of the Python interpreter.
+        devices: number, or None for all GPUs.
+
+    Returns:
+        0, or 1 if a process failed, which is printed.
+    """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    count = check_devices(devices, num_devices())
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=count,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    # Of a clone that is not installed.
+    package = str(pathlib.Path(__file__).parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join([package, os.environ.get("PYTHONPATH", "")])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    try:
+        elastic_launch(config, sys.executable)(*command)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            ended = signal.Signals(-failure.exitcode).name
+            print(f"error: process {rank} was ended by {ended}; all others too", file=sys.stderr)
+        return 1
+    return 0
 
 
 def num_devices() -> int:
@@ -86,16 +153,18 @@ def _jax(devices, synchronized, timeout) -> Iterator[Replicas]:
         keras.distribution.set_distribution(before)
 
 
+def _has_several_jax_processes():
+    several = int(os.environ.get(_KERAS_PROCESSES, 1)) > 1
+    return several or "," in os.environ.get(_POD_HOSTS, "")
+
+
 def _start_jax_processes(timeout):
     import jax
 
-    if jax.distributed.is_initialized():
-        return
-    several = int(os.environ.get(_KERAS_PROCESSES, 1)) > 1
-    if not several and "," not in os.environ.get(_POD_HOSTS, ""):
+    if jax.distributed.is_initialized() or not _has_several_jax_processes():
         return
     arguments = {}
-    if several:
+    if _KERAS_PROCESSES in os.environ:
         addresses = os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES", "")
         arguments = {
             "coordinator_address": addresses.partition(",")[0],
@@ -127,7 +196,9 @@ def _tensorflow(devices, synchronized, timeout) -> Iterator[Replicas]:
         )
     names = _tensorflow_devices()
     count = check_devices(devices, len(names))
-    strategy = tf.distribute.MirroredStrategy(names[:count])
+    # On CPUs, TensorFlow's default may pair sums of different tensors.
+    reduction = None if "GPU" in names[0] else tf.distribute.ReductionToOneDevice()
+    strategy = tf.distribute.MirroredStrategy(names[:count], reduction)
     replicas = Replicas(count, len(names), 0, 1, synchronized, strategy)
     with strategy.scope(), activated(replicas):
         yield replicas

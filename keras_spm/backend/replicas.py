@@ -7,12 +7,10 @@ PyTorch it sees the part of one replica: sums over the batch are sums over the r
 import contextlib
 import dataclasses
 import math
-import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_spm.types import Tensor
@@ -58,9 +56,6 @@ class Replicas:
             )
 
 
-# Between the seeds of two processes.
-_SEED_DISTANCE = 1_000_003
-
 _active: list[Replicas] = []
 _independent: list[bool] = []
 _local_batches: list[bool] = []
@@ -69,6 +64,11 @@ _local_batches: list[bool] = []
 def current() -> Replicas | None:
     """Returns the replicas of the innermost `data_parallel`, or None outside of it."""
     return _active[-1] if _active else None
+
+
+def count() -> int:
+    """Returns the number of devices of `data_parallel`, 1 outside of it."""
+    return current().count if _active else 1
 
 
 @contextlib.contextmanager
@@ -212,190 +212,3 @@ def _torch_all_reduce(tensor):
             return Sum.forward(context, gradient)
 
     return Sum.apply(tensor)
-
-
-# === Processes ===
-
-
-def gathered(value: Any) -> list[Any]:
-    """Returns a value of every process, in their order; all of them must call this.
-
-    Args:
-        value: object that can be pickled.
-    """
-    replicas = current()
-    if replicas is None or replicas.processes == 1:
-        return [value]
-    if keras.config.backend() == "torch":
-        import torch
-
-        values = [None] * replicas.processes
-        torch.distributed.all_gather_object(values, value)
-        return values
-    from jax.experimental.multihost_utils import process_allgather
-
-    data = np.frombuffer(pickle.dumps(value), "uint8")
-    sizes = process_allgather(np.int32(len(data)))
-    padded = process_allgather(np.pad(data, (0, int(sizes.max()) - len(data))))
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(padded, sizes, strict=True)]
-
-
-def of_first_process(value: Any) -> Any:
-    """Returns the value of the first process; all of them must call this."""
-    return gathered(value if is_writer() else None)[0]
-
-
-@contextlib.contextmanager
-def failing_together(error_type: type[Exception]) -> Iterator[None]:
-    """Context manager that raises the error of one process on all of them.
-
-    Args:
-        error_type: type of the error on processes without an error of their own.
-    """
-    own = None
-    try:
-        yield
-    except Exception as error:
-        own = error
-    messages = gathered(None if own is None else str(own) or repr(own))
-    if own is not None:
-        raise own
-    for message in filter(None, messages):
-        raise error_type(message)
-
-
-# === Parts of batches ===
-
-
-def part_of(batch: Any, index: int, count: int) -> Any:
-    """Returns the rows of one of `count` parts of a batch.
-
-    Raises:
-        ValueError: if the batch has no equal parts.
-    """
-
-    def rows(array):
-        size = array.shape[0]
-        if size % count:
-            raise ValueError(
-                f"Every batch of `fit` must be a multiple of the {count} devices. Received: a "
-                f"batch of {size} examples. Choose another `batch_size`, or leave {size % count} "
-                "out."
-            )
-        return array[index * size // count : (index + 1) * size // count]
-
-    return _map(rows, batch)
-
-
-def padded_part_of(batch: Any, index: int, count: int) -> tuple[Any, int]:
-    """Returns the rows of one of `count` parts of a batch of any size, and the size.
-
-    The last parts are filled up with the first row of the batch.
-    """
-    size = next(leaf for leaf in keras.tree.flatten(batch) if leaf is not None).shape[0]
-    rows = np.arange(index * -(-size // count), (index + 1) * -(-size // count))
-    rows = np.where(rows < size, rows, 0)
-    return _map(lambda array: array[rows], batch), size
-
-
-def without_padding(outputs: Any, size: int, count: int) -> Any:
-    """Returns the outputs for all rows of a batch that `padded_part_of` filled up.
-
-    Outputs may have several rows for each row of the batch.
-    """
-    padded = -(-size // count) * count
-    return keras.tree.map_structure(lambda array: array[: array.shape[0] // padded * size], outputs)
-
-
-def filled(batch: Any) -> tuple[Any, Tensor]:
-    """Returns a batch of at least one row, and the number of rows that it had, on TensorFlow.
-
-    A replica may have no rows of a small batch, and XLA refuses them.
-    """
-    import tensorflow as tf
-
-    rows = tf.shape(next(leaf for leaf in tf.nest.flatten(batch) if leaf is not None))[0]
-
-    def fill(tensor):
-        padding = [[0, tf.maximum(1 - rows, 0)]] + [[0, 0]] * (len(tensor.shape) - 1)
-        filled = tf.pad(tf.cast(tensor, "uint8") if tensor.dtype == tf.bool else tensor, padding)
-        return tf.cast(filled, tensor.dtype)
-
-    return _map(fill, batch), rows
-
-
-def rows_of(outputs: Any, rows: Tensor) -> Any:
-    """Returns the outputs for the rows that a batch had before it was `filled`."""
-    # Outputs may have several rows for each row of the batch.
-    return _map(lambda tensor: tensor[: ops.shape(tensor)[0] * ops.minimum(rows, 1)], outputs)
-
-
-def joined(outputs: Any) -> Any:
-    """Returns tensors of all PyTorch processes, one after the other along the first axis."""
-    import torch
-
-    def join(tensor):
-        tensor = tensor.contiguous()
-        parts = [torch.empty_like(tensor) for _ in range(current().processes)]
-        torch.distributed.all_gather(parts, tensor)
-        return torch.cat(parts)
-
-    return keras.tree.map_structure(join, outputs)
-
-
-# === PyTorch: one model in every process ===
-
-
-def average_gradients(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Returns the means of gradients over all processes, sent as one tensor."""
-    import torch
-
-    present = [gradient for gradient in gradients if gradient is not None]
-    groups: dict[Any, list] = {}
-    for gradient in present:
-        groups.setdefault((gradient.dtype, gradient.device), []).append(gradient)
-    for group in groups.values():
-        flat = torch._utils._flatten_dense_tensors(group)
-        torch.distributed.all_reduce(flat)
-        flat /= current().processes
-        parts = torch._utils._unflatten_dense_tensors(flat, group)
-        torch._foreach_copy_(group, list(parts))
-    return list(gradients)
-
-
-def broadcast(variables: Sequence[keras.Variable]) -> None:
-    """Assigns the values of the first PyTorch process to the variables of all."""
-    import torch
-
-    with torch.no_grad():
-        for variable in variables:
-            torch.distributed.broadcast(variable.value.data, 0)
-
-
-def summed(variables: Sequence[keras.Variable]) -> list[Tensor]:
-    """Returns the sums of variables over all PyTorch processes."""
-    import torch
-
-    with torch.no_grad():
-        values = [variable.value.detach().clone() for variable in variables]
-        for value in values:
-            torch.distributed.all_reduce(value)
-    return values
-
-
-def separate_random_numbers(model: keras.Model) -> None:
-    """Gives every PyTorch process random numbers of its own, from a state that all have."""
-    import torch
-
-    if not has_torch_processes():
-        return
-    process = current().process
-    for variable in model.variables:
-        if variable.path.endswith("seed_generator_state"):
-            distance = [process * _SEED_DISTANCE, 0]
-            variable.assign(variable + ops.convert_to_tensor(distance, variable.dtype))
-    torch.manual_seed(int(torch.randint(2**31, ())) + process)
-
-
-def _map(function, batch):
-    return keras.tree.map_structure(lambda array: None if array is None else function(array), batch)

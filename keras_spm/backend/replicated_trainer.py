@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_spm.backend import replicas, sharded_data
+from keras_spm.backend import parts, processes, replicas, sharded_data
 from keras_spm.backend.placement import spread
 
 _SIGNATURES = {
@@ -73,8 +73,7 @@ class ReplicatedTrainer:
         arguments = self._bound("train_on_batch", args, kwargs)
         if replicas.has_torch_processes():
             for name in {"x", "y", "sample_weight"} & arguments.keys():
-                part = replicas.part_of(arguments[name], active.process, active.processes)
-                arguments[name] = part
+                arguments[name] = parts.own_part(arguments[name])
         with self._training_together():
             return super().train_on_batch(**arguments)
 
@@ -88,20 +87,20 @@ class ReplicatedTrainer:
             return super().predict_on_batch(x)
         if self.distribute_strategy is not active.engine:  # It was made before.
             return super().predict_on_batch(x)
-        parts = [replicas.padded_part_of(x, i, active.count) for i in range(active.count)]
+        rows = [parts.padded_part_of(x, i, active.count) for i in range(active.count)]
         values = active.engine.experimental_distribute_values_from_function(
             lambda context: keras.tree.map_structure(
-                keras.ops.convert_to_tensor, parts[context.replica_id_in_sync_group][0]
+                keras.ops.convert_to_tensor, rows[context.replica_id_in_sync_group][0]
             )
         )
-        return replicas.without_padding(super().predict_on_batch(values), parts[0][1], active.count)
+        return parts.without_padding(super().predict_on_batch(values), rows[0][1], active.count)
 
     def get_metrics_result(self) -> dict[str, Any]:
         if not replicas.has_torch_processes():
             return super().get_metrics_result()
         variables = self.metrics_variables
         results: dict[str, Any] = {}
-        with keras.StatelessScope(zip(variables, replicas.summed(variables), strict=True)):
+        with keras.StatelessScope(zip(variables, processes.summed(variables), strict=True)):
             for metric in self.metrics:
                 result = metric.result()
                 results.update(result if isinstance(result, dict) else {metric.name: result})
@@ -124,20 +123,20 @@ class ReplicatedTrainer:
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if not self._fills_parts:
             return super().call(inputs, training=training, mask=mask)
-        filled, rows = replicas.filled(inputs)
-        return replicas.rows_of(super().call(filled, training=training, mask=mask), rows)
+        filled, rows = parts.filled(inputs)
+        return parts.rows_of(super().call(filled, training=training, mask=mask), rows)
 
     def predict_step(self, *args: Any) -> Any:
         """Computes `predict_part` on all replicas."""
         *state, data = args
         if replicas.has_torch_processes():
             active = replicas.current()
-            part, size = replicas.padded_part_of(data, active.process, active.processes)
-            outputs = replicas.joined(self.predict_part(part))
-            return replicas.without_padding(outputs, size, active.processes)
+            part, size = parts.padded_part_of(data, active.process, active.processes)
+            outputs = processes.joined(self.predict_part(part))
+            return parts.without_padding(outputs, size, active.processes)
         if replicas.has_parts():
-            filled, rows = replicas.filled(data)
-            return replicas.rows_of(self.predict_part(filled), rows)
+            filled, rows = parts.filled(data)
+            return parts.rows_of(self.predict_part(filled), rows)
         return self.predict_part(*state, spread(data))
 
     def predict_part(self, *args: Any) -> Any:
@@ -219,12 +218,12 @@ class ReplicatedTrainer:
             yield
             return
         optimizer = self.optimizer
-        replicas.broadcast([*self.variables, *optimizer.variables])
-        replicas.separate_random_numbers(self)
+        processes.broadcast([*self.variables, *optimizer.variables])
+        processes.separate_random_numbers(self)
         apply = optimizer.apply
 
         def apply_means(gradients, *args, **kwargs):
-            return apply(replicas.average_gradients(gradients), *args, **kwargs)
+            return apply(processes.average_gradients(gradients), *args, **kwargs)
 
         optimizer.apply = apply_means
         try:

@@ -8,15 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_spm.backend.replicas import (
-    current,
-    gathered,
-    has_local_batches,
-    has_torch_processes,
-    independent,
-    of_first_process,
-    part_of,
-)
+from keras_spm.backend.parts import own_part
+from keras_spm.backend.processes import gathered, of_first_process
+from keras_spm.backend.replicas import current, has_local_batches, has_torch_processes, independent
 
 _BATCH_SIZE = 32  # Keras's default.
 
@@ -133,13 +127,10 @@ def training_part(x: Any) -> Any:
     if active.processes == 1 or has_local_batches():
         return x
 
-    def rows(batch):
-        return part_of(batch, active.process, active.processes)
-
     if isinstance(x, keras.utils.PyDataset):
-        return _Batches(x, rows)
+        return _Batches(x, own_part)
     if isinstance(x, types.GeneratorType):
-        return (rows(batch) for batch in x)
+        return (own_part(batch) for batch in x)
     if hasattr(x, "collate_fn"):  # A torch DataLoader.
         if getattr(x.sampler, "num_replicas", None) != active.processes:
             raise ValueError(
@@ -148,8 +139,8 @@ def training_part(x: Any) -> Any:
             )
         return x
     if hasattr(x, "element_spec"):  # A tf.data.Dataset.
-        return x.map(lambda *parts: rows(parts))
-    return x.map(rows)  # Of Grain.
+        return x.map(lambda *parts: own_part(parts))
+    return x.map(own_part)  # Of Grain.
 
 
 def evaluation_part(x: Any, y: Any, weight: Any, batch_size: int | None) -> EvaluationPart | None:

@@ -1,0 +1,155 @@
+"""Processes that train together: what they tell each other, and one model in all of them."""
+
+import contextlib
+import json
+import pickle
+import reprlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_spm.backend.replicas import current, has_torch_processes, is_writer
+from keras_spm.types import Tensor
+
+# Between the seeds of two processes.
+_SEED_DISTANCE = 1_000_003
+
+
+def gathered(value: Any) -> list[Any]:
+    """Returns a value of every process, in their order; all of them must call this.
+
+    Args:
+        value: object that can be pickled.
+    """
+    replicas = current()
+    if replicas is None or replicas.processes == 1:
+        return [value]
+    if keras.config.backend() == "torch":
+        import torch
+
+        values = [None] * replicas.processes
+        torch.distributed.all_gather_object(values, value)
+        return values
+    from jax.experimental.multihost_utils import process_allgather
+
+    data = np.frombuffer(pickle.dumps(value), "uint8")
+    sizes = process_allgather(np.int32(len(data)))
+    padded = process_allgather(np.pad(data, (0, int(sizes.max()) - len(data))))
+    return [pickle.loads(row[:size].tobytes()) for row, size in zip(padded, sizes, strict=True)]
+
+
+def of_first_process(value: Any) -> Any:
+    """Returns the value of the first process; all of them must call this."""
+    return gathered(value if is_writer() else None)[0]
+
+
+def check_same(name: str, values: dict[str, Any]) -> None:
+    """Raises a `ValueError` on all processes if they have different values.
+
+    Args:
+        name: of the values, for the message.
+        values: {key: value that JSON can hold}.
+    """
+    texts = {key: json.dumps(value, sort_keys=True) for key, value in values.items()}
+    every = gathered(texts)
+    for process, other in enumerate(every):
+        for key in sorted(other.keys() | every[0].keys()):
+            found, expected = (reprlib.repr(each.get(key)) for each in (other, every[0]))
+            if other.get(key) != every[0].get(key):
+                error = ValueError(
+                    f"All processes must have the same {name}. Received: {key}={expected} in "
+                    f"process 0, {key}={found} in process {process}"
+                )
+                error.is_reported = not is_writer()
+                raise error
+
+
+@contextlib.contextmanager
+def failing_together(error_type: type[Exception]) -> Iterator[None]:
+    """Context manager that raises the error of one process on all of them.
+
+    Args:
+        error_type: type of the error on processes without an error of their own.
+    """
+    own = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    messages = gathered(None if own is None else str(own) or repr(own))
+    if own is not None:
+        raise own
+    for message in filter(None, messages):
+        error = error_type(message)
+        error.is_reported = True  # By the process that has it.
+        raise error
+
+
+# === PyTorch ===
+
+
+def joined(outputs: Any) -> Any:
+    """Returns tensors of all PyTorch processes, one after the other along the first axis."""
+    import torch
+
+    def join(tensor):
+        tensor = tensor.contiguous()
+        parts = [torch.empty_like(tensor) for _ in range(current().processes)]
+        torch.distributed.all_gather(parts, tensor)
+        return torch.cat(parts)
+
+    return keras.tree.map_structure(join, outputs)
+
+
+def average_gradients(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Returns the means of gradients over all processes, sent as one tensor."""
+    import torch
+
+    present = [gradient for gradient in gradients if gradient is not None]
+    groups: dict[Any, list] = {}
+    for gradient in present:
+        groups.setdefault((gradient.dtype, gradient.device), []).append(gradient)
+    for group in groups.values():
+        flat = torch._utils._flatten_dense_tensors(group)
+        torch.distributed.all_reduce(flat)
+        flat /= current().processes
+        parts = torch._utils._unflatten_dense_tensors(flat, group)
+        torch._foreach_copy_(group, list(parts))
+    return list(gradients)
+
+
+def broadcast(variables: Sequence[keras.Variable]) -> None:
+    """Assigns the values of the first PyTorch process to the variables of all."""
+    import torch
+
+    with torch.no_grad():
+        for variable in variables:
+            torch.distributed.broadcast(variable.value.data, 0)
+
+
+def summed(variables: Sequence[keras.Variable]) -> list[Tensor]:
+    """Returns the sums of variables over all PyTorch processes."""
+    import torch
+
+    with torch.no_grad():
+        values = [variable.value.detach().clone() for variable in variables]
+        for value in values:
+            torch.distributed.all_reduce(value)
+    return values
+
+
+def separate_random_numbers(model: keras.Model) -> None:
+    """Gives every PyTorch process random numbers of its own, from a state that all have."""
+    import torch
+
+    if not has_torch_processes():
+        return
+    process = current().process
+    for variable in model.variables:
+        if variable.path.endswith("seed_generator_state"):
+            distance = [process * _SEED_DISTANCE, 0]
+            variable.assign(variable + ops.convert_to_tensor(distance, variable.dtype))
+    torch.manual_seed(int(torch.randint(2**31, ())) + process)
