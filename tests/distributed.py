@@ -100,12 +100,14 @@ def train(task, seed=0, learning_rate=0.05):
     )
     images, targets = data(task)
     arguments = {"batch_size": BATCH, "shuffle": False, "verbose": 0, "callbacks": [callback]}
-    model.fit(images, targets, **arguments)
-    logs = {name: [float(each[name]) for each in steps] for name in steps[0]}
+    history = model.fit(images, targets, **arguments).history
+    # After a step, TensorFlow logs the mean of the replicas' metrics; those of epochs are right.
+    losses = [[each[name] for each in steps] for name in steps[0] if name.endswith("loss")]
+    logs = {"epoch": [values[0] for values in history.values()], "steps": losses}
     return model, logs
 
 
-def results(task):
+def results(task, counts=()):
     """Returns {kind: list of arrays} of a training, and of the trained model."""
     model, logs = train(task)
     state = {"weights": model.trainable_variables, "statistics": model.non_trainable_variables}
@@ -113,8 +115,8 @@ def results(task):
         kind: [to_numpy(each) for each in variables if "seed" not in each.path]
         for kind, variables in state.items()
     }
-    found["logs"] = [np.array(each) for each in logs.values()]
-    for count in (1, 7, 9):
+    found["logs"] = [np.array(each, "float64") for each in logs.values()]
+    for count in counts:
         images, targets = data(task, count)
         metrics = model.evaluate(images, targets, batch_size=8, verbose=0, return_dict=True)
         found[f"evaluate {count}"] = [np.array(each) for each in metrics.values()]
@@ -153,14 +155,23 @@ CONTROLS = {
 
 
 def compare(task, devices, control=None):
-    """Returns the differences of a task between one device and several."""
-    expected = results(task)
+    """Returns the differences of a task between one device and several.
+
+    Args:
+        task: name.
+        devices: int.
+        control: name of a negative control, or numbers of images to evaluate, such as "1,7,9".
+    """
+    counts = []
+    if control is not None and control not in (*CONTROLS, "statistics"):
+        counts = [int(count) for count in control.split(",")]
+    expected = results(task, counts)
     synchronized = control != "statistics"
     if control in CONTROLS:
         module, name, replacement = CONTROLS[control]
         setattr(module, name, replacement)
     with keras_spm.data_parallel(devices, synchronized) as active:
-        found = results(task)
+        found = results(task, counts)
         arrays = keras.tree.flatten(found)
         gathered = processes.gathered([each.tobytes() for each in arrays])
     return {
@@ -182,11 +193,12 @@ def _make_tensorflow_devices(count):
 def main():
     if keras.config.backend() == "tensorflow":
         _make_tensorflow_devices(4)
-    found = {}
+    with keras_spm.data_parallel():  # JAX's processes must start before anything is computed.
+        pass
     for name in sys.argv[1:]:
         task, devices, *control = name.split(":")
-        found[name] = compare(task, int(devices), *control)
-    print(json.dumps(found))
+        found = compare(task, int(devices), *control)
+        print(json.dumps({name: found}), flush=True)
 
 
 if __name__ == "__main__":
