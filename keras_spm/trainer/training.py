@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import pathlib
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterable
 from typing import Any
@@ -20,11 +21,12 @@ from keras_spm.files import atomic_write
 from keras_spm.terminal import printable
 from keras_spm.trainer.backup import BackupAndRestore, last_checkpoint
 from keras_spm.trainer.callbacks import DrawSamples, History, ProgressLines, TensorBoard, write_csv
-from keras_spm.trainer.checkpoints import Checkpoints, TrainingError
+from keras_spm.trainer.checkpoints import Checkpoints, TrainingError, describe_newest
 from keras_spm.trainer.dry_run import describe_setup
 from keras_spm.trainer.nan_debug import CheckFiniteLoss, explain_errors
 from keras_spm.trainer.recipe import Recipe, Setup
 from keras_spm.trainer.run_folder import RunFolder
+from keras_spm.trainer.watchdog import Watchdog
 from keras_spm.visualize import plot_training_curves
 
 
@@ -161,7 +163,13 @@ def train(
             CheckFiniteLoss(backup.step_of),
             backup,
         ]
-        with explain_errors(model, batches, checkpoints, lambda: backup.step, setup.validation):
+        watchdog = Watchdog(
+            path / "processes", lambda: backup.step, lambda: describe_newest(path / "checkpoints")
+        )
+        explained = explain_errors(
+            model, batches, checkpoints, lambda: backup.step, setup.validation
+        )
+        with watchdog, explained:
             start, end = backup.prepare(model), recipe.epochs * steps
             if start and verbose:
                 print(f"{path}: resuming after step {start} of {end}.")
@@ -182,6 +190,8 @@ def train(
                 start = backup.step
                 if start < end:
                     backup.prepare(model)
+        if replicas.is_writer():
+            shutil.rmtree(path / "processes", ignore_errors=True)
         return Training(history.metrics, history.best_epoch, history.best_model, backup.seconds)
 
 
