@@ -13,9 +13,11 @@ import numpy as np
 import keras_spm
 from keras_spm import backend
 from keras_spm.backend import processes
+from keras_spm.backend.placement import placed, replicated
 from tests import golden
 from tests.helpers import conv_backbone, to_numpy
 
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
 BATCH, STEPS, SIDE, CLASSES, OBJECTS = 4, 3, 32, 3, 4
 HEAD = {"pyramid_channels": 8, "score_threshold": 0.01}
 
@@ -181,6 +183,44 @@ def compare(task, devices, control=None):
     }
 
 
+def lower(task):
+    """Returns what JAX makes of a training step on a mesh of all devices.
+
+    The platforms and the number of devices of a step that is exported for TPUs, and the
+    collective operations in the program that XLA makes of the step on CPUs.
+    """
+    import jax
+
+    with keras_spm.data_parallel():
+        model = TASKS[task]()
+        images, targets = data(task, BATCH)
+        model.fit(images, targets, batch_size=BATCH, epochs=0, verbose=0)  # Builds all variables.
+        model.optimizer.build(model.trainable_variables)
+        if task in ("classifier", "segmenter"):
+            outputs = model.compute_output_shape(images.shape)
+            logits = keras.ops.zeros(outputs)
+            model.compute_metrics(None, targets, logits)
+        groups = (
+            *(model.trainable_variables, model.non_trainable_variables),
+            *(model.optimizer.variables, model.metrics_variables),
+        )
+        state = tuple([each.value for each in group] for group in groups)
+        step = jax.jit(model.train_step, out_shardings=replicated())
+        arguments = placed(state, (images, targets), False)
+        exported = jax.export.export(step, platforms=["tpu"])(*arguments)
+        text = step.lower(*arguments).compile().as_text()
+    # Loops over the images, which are faster on CPUs, gather them.
+    lines = [line for line in text.splitlines() if "branch_0_fun" not in line]
+    norms = (keras.layers.BatchNormalization,)
+    return {
+        **{name: sum(f" {name}(" in line for line in lines) for name in COLLECTIVES},
+        "norms": sum(isinstance(layer, norms) for layer in model._flatten_layers()),
+        "variables": len(model.trainable_variables),
+        "devices": exported.nr_devices,
+        "platforms": exported.platforms,
+    }
+
+
 def _make_tensorflow_devices(count):
     import tensorflow as tf
 
@@ -197,7 +237,7 @@ def main():
         pass
     for name in sys.argv[1:]:
         task, devices, *control = name.split(":")
-        found = compare(task, int(devices), *control)
+        found = lower(task) if devices == "lower" else compare(task, int(devices), *control)
         print(json.dumps({name: found}), flush=True)
 
 

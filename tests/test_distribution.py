@@ -80,6 +80,7 @@ def test_three_steps_equal_those_of_one_device(found, name):
     check(dict(found[name]))
 
 
+@pytest.mark.only("torch")
 @pytest.mark.parametrize("name", CONTROLS)
 def test_nothing_can_be_left_out(found, name):
     assert fails(found[name])
@@ -93,6 +94,20 @@ def test_three_steps_in_a_release(name):
         assert fails(differences)
     else:
         check(differences)
+
+
+@pytest.mark.only("jax")
+def test_a_step_sends_gradients_once_and_nothing_but_sums():
+    tasks = ("classifier", "segmenter", "detector")
+    found = run([f"{task}:lower" for task in tasks], 4)
+    for task in tasks:
+        step = found[f"{task}:lower"]
+        assert (step["platforms"], step["devices"]) == (["tpu"], 4)
+        others = [step[name] for name in ("all-gather", "all-to-all", "collective-permute")]
+        assert others == [0, 0, 0]
+        # Of gradients, of counts and metrics, and of the statistics and their gradients.
+        assert step["all-reduce"] <= 3 + 3 * step["norms"] < step["variables"]
+    assert found["detector:lower"]["all-reduce"] == 2
 
 
 # === In this process ===
