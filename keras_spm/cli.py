@@ -16,9 +16,9 @@ from keras_spm.backend import replicas
 from keras_spm.converters import to_torch_state_dict
 from keras_spm.data.report import describe_data, report_text
 from keras_spm.export import FORMATS, ExportError, export_verified, find_writer
-from keras_spm.files import atomic_write
+from keras_spm.files import atomic_write, check_writable
 from keras_spm.fusion import fuse
-from keras_spm.launch import add_devices, run_on_devices
+from keras_spm.launch import add_devices, run_on_devices, writer_output
 from keras_spm.prediction import print_predictions
 from keras_spm.registry import RECIPES, lookup
 from keras_spm.terminal import printable, tolerant_output
@@ -110,16 +110,6 @@ def _import(name):
     except BaseException:
         del sys.modules[path.stem]
         raise
-
-
-def _check_writable(path):
-    """Refuses a file that could not be written after the work."""
-    if path.is_dir() or not path.parent.is_dir():
-        folder = path if path.is_dir() else path.parent
-        found = "is a folder" if path.is_dir() else "is not a folder"
-        raise ValueError(f"{path} must be a file in an existing folder, but {folder} {found}.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(f"{path} cannot be written: permission denied")
 
 
 def _add_model(parser):
@@ -221,7 +211,7 @@ def _add_evaluate_arguments(parser):
 
 def _evaluate(options):
     if options.output:
-        _check_writable(options.output)
+        check_writable(options.output)
     model = trainer.load_task(options.model)
     recipe = trainer.find_recipe(model, options.model, options.recipe, options.data, options.set)
     metrics = trainer.evaluate(model, recipe)
@@ -279,16 +269,17 @@ def _predict(options):
     model = trainer.load_task(options.model)
     names = ("tile", "overlap", "tta")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    unreadable = print_predictions(
-        model,
-        options.images,
-        options.top,
-        options.score_threshold,
-        options.output,
-        options.json,
-        options.format,
-        given,
-    )
+    with writer_output(options.output) as output:
+        unreadable = print_predictions(
+            model,
+            options.images,
+            options.top,
+            options.score_threshold,
+            output,
+            options.json,
+            options.format,
+            given,
+        )
     return int(unreadable > 0)
 
 
@@ -316,7 +307,7 @@ def _export(options):
         return _export_torch_weights(options)
     find_writer(name, options.target)  # Refuses before the model is loaded.
     if FORMATS[name].suffix:
-        _check_writable(options.target)
+        check_writable(options.target)
     model = _load_model(options.model)
     model = fuse(model) if options.fuse else model
     difference = export_verified(
@@ -326,7 +317,7 @@ def _export(options):
 
 
 def _export_torch_weights(options):
-    _check_writable(options.target)
+    check_writable(options.target)
     state = to_torch_state_dict(_load_model(options.model), options.layout)
     write_safetensors(options.target, state)
     text = f"{len(state)} tensors written to {options.target} ({options.layout} layout)"

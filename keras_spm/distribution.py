@@ -9,7 +9,9 @@ from keras_spm.backend import engines, replicas
 
 @contextlib.contextmanager
 def data_parallel(
-    devices: int | None = None, synchronized_batch_normalization: bool = True, timeout: float = 30.0
+    devices: int | None = None,
+    synchronized_batch_normalization: bool = True,
+    timeout: float = 600.0,
 ) -> Iterator[replicas.Replicas]:
     """Context manager in which models are built and trained on several devices.
 
@@ -19,8 +21,8 @@ def data_parallel(
     batch, and metrics are those of all examples. The engines are:
 
     - JAX: `keras.distribution.DataParallel`. With several processes (the variables
-      `KERAS_DISTRIBUTION_…`, see `keras.distribution.initialize`, or a TPU pod), the devices of
-      all of them.
+      `KERAS_DISTRIBUTION_…`, see `keras.distribution.initialize`), the devices of all of them.
+      On a TPU pod, set `KERAS_DISTRIBUTION_NUM_PROCESSES=auto`.
     - TensorFlow: `tf.distribute.MirroredStrategy`.
     - PyTorch: a process for each device, started by `torchrun`. Every process runs the same
       script with the same data, and takes its part of every batch.
@@ -32,7 +34,9 @@ def data_parallel(
         synchronized_batch_normalization: whether the statistics of batch normalization are those
             of the whole batch, as on one device, or of the part of each device. Large batches may
             train better with the latter, as their recipes may have.
-        timeout: seconds after which a process that does not answer ends all of them.
+        timeout: seconds for which a PyTorch process waits for the others. It must be longer than
+            what a single process does meanwhile, such as writing a checkpoint. JAX ends all
+            processes if one does not answer for 30 seconds; see also the recipes' own watchdog.
 
     Yields:
         `Replicas` with the attributes `count`, `process` and `processes`.

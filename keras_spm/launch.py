@@ -3,8 +3,11 @@
 import argparse
 import contextlib
 import os
+import pathlib
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from keras_spm.backend import engines, replicas
 from keras_spm.distribution import data_parallel
@@ -56,3 +59,13 @@ def run_on_devices(
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
         return run(options)
+
+
+@contextlib.contextmanager
+def writer_output(path: Any) -> Iterator[Any]:
+    """Yields the path, or a temporary folder for all processes but the first."""
+    if replicas.is_writer():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield pathlib.Path(folder)

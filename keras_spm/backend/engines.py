@@ -17,6 +17,8 @@ from keras_spm.backend.replicas import Replicas, activated
 # Variables of `keras.distribution.initialize`, and of a TPU pod.
 _KERAS_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 _POD_HOSTS = "TPU_WORKER_HOSTNAMES"
+_AUTO = "auto"  # Instead of the number of processes of a pod.
+_JAX_SILENCE = 30  # Seconds after which JAX ends the processes of one that does not answer.
 
 
 def is_started_by_torchrun() -> bool:
@@ -132,7 +134,7 @@ def engine(
 def _jax(devices, synchronized, timeout) -> Iterator[Replicas]:
     import jax
 
-    _start_jax_processes(timeout)
+    _start_jax_processes()
     processes, available = jax.process_count(), jax.device_count()
     count = check_devices(devices, available)
     if processes > 1 and count < available:
@@ -154,17 +156,17 @@ def _jax(devices, synchronized, timeout) -> Iterator[Replicas]:
 
 
 def _has_several_jax_processes():
-    several = int(os.environ.get(_KERAS_PROCESSES, 1)) > 1
+    several = os.environ.get(_KERAS_PROCESSES, "1") != "1"
     return several or "," in os.environ.get(_POD_HOSTS, "")
 
 
-def _start_jax_processes(timeout):
+def _start_jax_processes():
     import jax
 
     if jax.distributed.is_initialized() or not _has_several_jax_processes():
         return
-    arguments = {}
-    if _KERAS_PROCESSES in os.environ:
+    arguments = {}  # JAX knows those of a pod.
+    if os.environ.get(_KERAS_PROCESSES, _AUTO) != _AUTO:
         addresses = os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES", "")
         arguments = {
             "coordinator_address": addresses.partition(",")[0],
@@ -172,7 +174,7 @@ def _start_jax_processes(timeout):
             "process_id": int(os.environ["KERAS_DISTRIBUTION_PROCESS_ID"]),
         }
     # As `keras.distribution.initialize`, which has no timeout.
-    jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=round(timeout))
+    jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=_JAX_SILENCE)
 
 
 # === TensorFlow ===

@@ -108,17 +108,19 @@ def average_gradients(gradients: Sequence[Tensor | None]) -> list[Tensor | None]
     """Returns the means of gradients over all processes, sent as one tensor."""
     import torch
 
-    present = [gradient for gradient in gradients if gradient is not None]
-    groups: dict[Any, list] = {}
-    for gradient in present:
-        groups.setdefault((gradient.dtype, gradient.device), []).append(gradient)
-    for group in groups.values():
-        flat = torch._utils._flatten_dense_tensors(group)
+    averaged = list(gradients)
+    groups: dict[Any, list[int]] = {}
+    for index, gradient in enumerate(gradients):
+        if gradient is not None:
+            groups.setdefault((gradient.dtype, gradient.device), []).append(index)
+    for indices in groups.values():
+        flat = torch.cat([gradients[index].reshape(-1) for index in indices])
         torch.distributed.all_reduce(flat)
         flat /= current().processes
-        parts = torch._utils._unflatten_dense_tensors(flat, group)
-        torch._foreach_copy_(group, list(parts))
-    return list(gradients)
+        parts = flat.split([gradients[index].numel() for index in indices])
+        for index, part in zip(indices, parts, strict=True):
+            averaged[index] = part.view_as(gradients[index])
+    return averaged
 
 
 def broadcast(variables: Sequence[keras.Variable]) -> None:
@@ -142,14 +144,24 @@ def summed(variables: Sequence[keras.Variable]) -> list[Tensor]:
 
 
 def separate_random_numbers(model: keras.Model) -> None:
-    """Gives every PyTorch process random numbers of its own, from a state that all have."""
-    import torch
+    """Gives every PyTorch process random numbers of its own, from a state that all have.
 
+    Args:
+        model: whose seed generators have the same state in all processes.
+    """
     if not has_torch_processes():
         return
-    process = current().process
+    distance = [current().process * _SEED_DISTANCE, 0]
     for variable in model.variables:
         if variable.path.endswith("seed_generator_state"):
-            distance = [process * _SEED_DISTANCE, 0]
             variable.assign(variable + ops.convert_to_tensor(distance, variable.dtype))
-    torch.manual_seed(int(torch.randint(2**31, ())) + process)
+    separate_generators()
+
+
+def separate_generators() -> None:
+    """Seeds PyTorch's own generator in every process, from its state in the first one."""
+    if not has_torch_processes():
+        return
+    import torch
+
+    torch.manual_seed(of_first_process(int(torch.randint(2**31, ()))) + current().process)

@@ -113,6 +113,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         with processes.failing_together(TrainingError):
             if replicas.is_writer():
                 self._checkpoints.save(step, arrays, progress)
+        processes.separate_generators()  # As when the checkpoint is restored.
 
 
 def last_checkpoint(checkpoints: Checkpoints) -> Checkpoint | None:

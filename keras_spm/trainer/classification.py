@@ -197,8 +197,7 @@ class ClassificationRecipe(Recipe):
         """Returns (recipe, notes) for a number of training images."""
         changes, notes = {}, []
         if self.batch_size > images:
-            size = images - images % replicas.count()
-            changes["batch_size"] = size
+            changes["batch_size"] = size = images - images % replicas.count()
             notes.append(f"batch_size={size} instead of {self.batch_size}: all training images")
         if self.warmup_epochs >= self.epochs:
             changes["warmup_epochs"] = self.epochs - 1
