@@ -2,15 +2,17 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
 import pytest
 
 import keras_spm
-from keras_spm.backend import parts, processes, replicas
+from keras_spm.backend import SafeTrainer, parts, processes, replicas
 from keras_spm.cli import main
 from tests.helpers import tiny_backbone
 
@@ -110,6 +112,48 @@ def test_a_step_sends_gradients_once_and_nothing_but_sums():
     assert found["detector:lower"]["all-reduce"] == 2
 
 
+_RECIPE = (
+    *("classification_digits", "--set", "preset=pvt_v2_mini", "--set", "epochs=3"),
+    *("--set", "warmup_epochs=0", "--set", "drop_path_rate=0.0"),
+)
+
+
+def _train(output, devices=None, until=None):
+    """Trains by the command, until a checkpoint is there, or to the end."""
+    command = [sys.executable, "-m", "keras_spm", "train", *_RECIPE, "--output", str(output)]
+    command += [] if devices is None else ["--devices", str(devices)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if BACKEND == "jax":
+        count = f" --xla_force_host_platform_device_count={devices or 1}"
+        environment["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + count
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    while until is not None and not (output.parent / f"{output.name}-UNFINISHED" / until).exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    if until is not None:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == (0 if until is None else -signal.SIGKILL)
+
+
+@pytest.mark.release
+@pytest.mark.only("torch", "jax")
+def test_a_killed_training_resumes_on_another_number_of_devices(tmp_path):
+    _train(tmp_path / "whole")
+    _train(tmp_path / "run", None, "checkpoints/step-000000019")
+    _train(tmp_path / "run", 2, "checkpoints/step-000000038")
+    _train(tmp_path / "run", 4)
+    tables = [
+        np.genfromtxt(tmp_path / name / "metrics.csv", delimiter=",", names=True)
+        for name in ("whole", "run")
+    ]
+    assert tables[0].dtype == tables[1].dtype and len(tables[0]) == len(tables[1]) == 3
+    for name in tables[0].dtype.names:
+        assert np.abs(tables[0][name] - tables[1][name]).max() <= 1e-5
+    assert not list((tmp_path / "run").glob("processes"))
+
+
 # === In this process ===
 
 
@@ -205,3 +249,15 @@ def test_the_plan_states_the_devices(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("4 of 4 devices, 64 images a step, 16 each\n")
     assert main([*arguments, "--devices", "3", "--output", str(tmp_path / "run")]) == 2
     assert "`batch_size` must be a multiple of the 3 devices" in capsys.readouterr().err
+
+
+@pytest.mark.only("torch")
+def test_keras_does_not_average_gradients_too():
+    class Wrapping:  # As Keras's models from 3.16 on, in a process group.
+        def _initialize_ddp(self):
+            raise AssertionError
+
+    class Trainer(SafeTrainer, Wrapping):
+        pass
+
+    assert Trainer.__new__(Trainer)._initialize_ddp() is None

@@ -2,10 +2,19 @@
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_spm import backend
 from keras_spm.types import Tensor
+
+
+def ignored_class(loss: Any) -> int | None:
+    """Returns the label that a loss ignores, or None."""
+    if not isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
+        return None
+    # From Keras 3.16 on, it is not an attribute.
+    return loss.get_config().get("ignore_class")
 
 
 def share_of_loss(loss: Any, labels: Tensor) -> Tensor | float:
@@ -15,10 +24,10 @@ def share_of_loss(loss: Any, labels: Tensor) -> Tensor | float:
     number over the mean of all replicas.
 
     Args:
-        loss: `keras.losses.Loss`, perhaps with `ignore_class`.
+        loss: as in `compile`.
         labels: of this replica, with the batch as first axis.
     """
-    ignored = getattr(loss, "ignore_class", None)
+    ignored = ignored_class(loss)
     if ignored is None or not backend.has_parts():
         return 1.0
     labels = ops.convert_to_tensor(labels)

@@ -31,7 +31,7 @@ from keras_spm.tasks.prediction_formats import (
     PredictedImage,
     write_segmentation_map,
 )
-from keras_spm.tasks.replicated_loss import share_of_loss
+from keras_spm.tasks.replicated_loss import ignored_class, share_of_loss
 from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_segmentations
 
@@ -165,7 +165,7 @@ class SemanticSegmenter(DenseTask):
         loss = self.loss
         if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
             size = self.image_size(images)
-            check_segmentation_maps(targets, size, self.num_classes, loss.ignore_class)
+            check_segmentation_maps(targets, size, self.num_classes, ignored_class(loss))
 
     def fit(
         self, *args: Any, class_weight: dict[int, float] | None = None, **kwargs: Any

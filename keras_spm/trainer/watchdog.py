@@ -16,7 +16,7 @@ from keras_spm.terminal import printable
 from keras_spm.trainer.checkpoints import TrainingError
 
 # Seconds without a sign of life after which a process is taken for lost.
-LONGEST_SILENCE = 20.0
+LONGEST_SILENCE = 15.0
 _INTERVAL = 1.0  # Seconds between signs of life.
 _STATUS = 1  # Of a process that is ended.
 
@@ -25,7 +25,7 @@ class Watchdog:
     """Signs of life of all processes, as files in a folder that all of them see.
 
     A thread writes the step of its process every second, also while the process waits for the
-    others. If another process ends with an error, or gives no sign of life for 20 seconds, this
+    others. If another process ends with an error, or gives no sign of life for 15 seconds, this
     one prints the process and its last step, and ends. Without other processes nothing happens.
 
     Args:
