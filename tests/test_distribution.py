@@ -120,8 +120,13 @@ _RECIPE = (
 
 def _train(output, devices=None, until=None):
     """Trains by the command, until a checkpoint is there, or to the end."""
-    command = [sys.executable, "-m", "keras_spm", "train", *_RECIPE, "--output", str(output)]
-    command += [] if devices is None else ["--devices", str(devices)]
+    command = ["keras_spm", "train", *_RECIPE, "--output", str(output)]
+    if BACKEND == "torch" and devices == 4:  # More than this machine may have.
+        launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "4")
+        command = [*launcher, "-m", *command]
+    elif devices is not None:
+        command += ["--devices", str(devices)]
+    command = [sys.executable, "-m", *command]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     if BACKEND == "jax":
         count = f" --xla_force_host_platform_device_count={devices or 1}"

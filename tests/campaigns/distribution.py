@@ -12,6 +12,7 @@ import argparse
 import csv
 import dataclasses
 import json
+import operator
 import os
 import pathlib
 import re
@@ -149,6 +150,21 @@ def _modified(path):
     return path.stat().st_mtime if path.exists() else 0
 
 
+def _write(rows):
+    """Writes the rows into the result, in the order of the cases; others are kept."""
+    key = operator.itemgetter("backend", "signal", "phase")
+    found = {}
+    if RESULT.exists():
+        with RESULT.open(newline="") as file:
+            found = {key(row): row for row in csv.DictReader(file)}
+    found |= {key(row): row for row in rows}
+    order = [dataclasses.astuple(case) for case in CASES]
+    with RESULT.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(found[case] for case in order if case in found)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Kills and stops processes of trainings.")
     parser.add_argument("--backend", help="by default all")
@@ -163,17 +179,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(run(case, pathlib.Path(folder)))
         print(rows[-1], flush=True)
-    if options.only is None:
-        old = []
-        if RESULT.exists():
-            with RESULT.open(newline="") as file:
-                old = [row for row in csv.DictReader(file)]
-        new = {(row["backend"], row["signal"], row["phase"]) for row in rows}
-        kept = [row for row in old if (row["backend"], row["signal"], row["phase"]) not in new]
-        with RESULT.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows([*kept, *rows])
+        _write(rows)
     return int(any(row["verdict"] != "right" for row in rows))
 
 
