@@ -221,6 +221,24 @@ def lower(task):
     }
 
 
+def seeds(devices):
+    """Returns the number of seed generators, and of their different states after a step."""
+    images, labels = data("classifier", BATCH)
+    with keras_spm.data_parallel(int(devices)) as active:
+        backbone = golden.two_stage_backbone("pvt_v2", drop_path_rate=0.5)
+        model = keras_spm.ImageClassifier(backbone, CLASSES)
+        model.fit(images, labels, batch_size=BATCH, verbose=0)
+        states = []
+        for variable in model.variables:
+            if variable.path.endswith("seed_generator_state"):
+                copies = [variable.value]
+                if keras.config.backend() == "tensorflow":
+                    copies = active.engine.experimental_local_results(variable.value)
+                states.append([to_numpy(copy).tolist() for copy in copies])
+        found = {str(state) for each in processes.gathered(states) for one in each for state in one}
+    return {"generators": len(states), "states": len(found)}
+
+
 def _make_tensorflow_devices(count):
     import tensorflow as tf
 
@@ -237,7 +255,12 @@ def main():
         pass
     for name in sys.argv[1:]:
         task, devices, *control = name.split(":")
-        found = lower(task) if devices == "lower" else compare(task, int(devices), *control)
+        if devices == "lower":
+            found = lower(task)
+        elif task == "seeds":
+            found = seeds(devices)
+        else:
+            found = compare(task, int(devices), *control)
         print(json.dumps({name: found}), flush=True)
 
 

@@ -29,6 +29,7 @@ CONTROLS = {
     "jax": (),
     "tensorflow": (),
 }[BACKEND]
+SEEDS = () if BACKEND == "jax" else ("seeds:2",)
 LONG = {
     "torch": ("segmenter:2:counts", "segmenter:2:gradients", "classifier:2:1,7,9"),
     "jax": ("classifier:2", "classifier:4:1,7,9", "instances:4", "classifier:4:statistics"),
@@ -74,7 +75,7 @@ def fails(differences):
 
 @pytest.fixture(scope="module")
 def found():
-    return run((*COMPARISONS, *CONTROLS), DEVICES)
+    return run((*COMPARISONS, *CONTROLS, *SEEDS), DEVICES)
 
 
 @pytest.mark.parametrize("name", COMPARISONS)
@@ -86,6 +87,12 @@ def test_three_steps_equal_those_of_one_device(found, name):
 @pytest.mark.parametrize("name", CONTROLS)
 def test_nothing_can_be_left_out(found, name):
     assert fails(found[name])
+
+
+@pytest.mark.only("torch", "tensorflow")
+def test_each_replica_draws_its_own_random_numbers(found):
+    seeds = found["seeds:2"]
+    assert seeds["generators"] > 0 and seeds["states"] == 2 * seeds["generators"]
 
 
 @pytest.mark.release

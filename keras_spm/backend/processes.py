@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_spm.backend.replicas import current, has_torch_processes, is_writer
+from keras_spm.backend.replicas import count, current, has_torch_processes, is_writer
 from keras_spm.types import Tensor
 
 # Between the seeds of two processes.
@@ -144,17 +144,27 @@ def summed(variables: Sequence[keras.Variable]) -> list[Tensor]:
 
 
 def separate_random_numbers(model: keras.Model) -> None:
-    """Gives every PyTorch process random numbers of its own, from a state that all have.
+    """Gives every replica random numbers of its own, from the state of the first one.
+
+    On JAX the random numbers are those of the whole batch.
 
     Args:
         model: whose seed generators have the same state in all processes.
     """
-    if not has_torch_processes():
+    if keras.config.backend() == "jax" or count() == 1:
         return
-    distance = [current().process * _SEED_DISTANCE, 0]
     for variable in model.variables:
-        if variable.path.endswith("seed_generator_state"):
+        if not variable.path.endswith("seed_generator_state"):
+            continue
+        if keras.config.backend() == "torch":
+            distance = [current().process * _SEED_DISTANCE, 0]
             variable.assign(variable + ops.convert_to_tensor(distance, variable.dtype))
+            continue
+        # Each device has a copy, which it updates itself.
+        copies = current().engine.experimental_local_results(variable.value)
+        first = copies[0].numpy()
+        for replica, copy in enumerate(copies):
+            copy.assign(first + np.array([replica * _SEED_DISTANCE, 0], first.dtype))
     separate_generators()
 
 

@@ -6,6 +6,7 @@ PyTorch it sees the part of one replica: sums over the batch are sums over the r
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -193,10 +194,11 @@ def _all_reduce(tensor):
         import tensorflow as tf
 
         return tf.distribute.get_replica_context().all_reduce("SUM", tensor)
-    return _torch_all_reduce(tensor)
+    return _torch_sum().apply(tensor)
 
 
-def _torch_all_reduce(tensor):
+@functools.cache
+def _torch_sum():
     import torch
 
     class Sum(torch.autograd.Function):
@@ -211,4 +213,4 @@ def _torch_all_reduce(tensor):
         def backward(context: Any, gradient: Any) -> Any:
             return Sum.forward(context, gradient)
 
-    return Sum.apply(tensor)
+    return Sum

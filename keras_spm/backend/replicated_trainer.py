@@ -16,6 +16,9 @@ _SIGNATURES = {
 }
 
 
+_MEANS = ("sum_over_batch_size", "mean")  # Reductions of losses.
+
+
 class ReplicatedTrainer:
     """A mixin for `keras.Model` whose steps compute on all replicas.
 
@@ -28,6 +31,7 @@ class ReplicatedTrainer:
         super().__init__(*args, **kwargs)
         self._made_within = replicas.current()
         self._steps_on_parts = False  # Whether a training step gets the rows of this process.
+        self._trains_on_batches = False  # Whether `train_on_batch` was called.
         self._fills_parts = False  # Whether replicas without rows compute one.
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
@@ -74,7 +78,8 @@ class ReplicatedTrainer:
         if replicas.has_torch_processes():
             for name in {"x", "y", "sample_weight"} & arguments.keys():
                 arguments[name] = parts.own_part(arguments[name])
-        with self._training_together():
+        is_first, self._trains_on_batches = not self._trains_on_batches, True
+        with self._training_together(is_first):
             return super().train_on_batch(**arguments)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -182,7 +187,16 @@ class ReplicatedTrainer:
                 f"A model that was made {place} this `data_parallel` cannot be trained here. Make "
                 "or load it, compile it, and call `fit` in the same `with` block."
             )
-        if active is None or keras.config.backend() != "tensorflow" or self.optimizer is None:
+        if active is None or active.count == 1 or keras.config.backend() == "jax":
+            return
+        for loss in keras.tree.flatten(self.loss):
+            if getattr(loss, "reduction", _MEANS[0]) not in _MEANS:
+                raise ValueError(
+                    f"Losses must be means over the batch on several devices, reduction="
+                    f"{_MEANS[0]!r}. Received: a {type(loss).__name__} with reduction="
+                    f"{loss.reduction!r}"
+                )
+        if keras.config.backend() != "tensorflow" or self.optimizer is None:
             return
         optimizer = getattr(self.optimizer, "inner_optimizer", self.optimizer)
         if optimizer._distribution_strategy is not active.engine:
@@ -212,14 +226,17 @@ class ReplicatedTrainer:
         arguments["x"] = sharded_data.training_part(x)
 
     @contextlib.contextmanager
-    def _training_together(self) -> Iterator[None]:
+    def _training_together(self, has_new_weights: bool = True) -> Iterator[None]:
         """Starts PyTorch processes from the same weights, and averages their gradients."""
         if not replicas.has_torch_processes():
+            if has_new_weights:
+                processes.separate_random_numbers(self)
             yield
             return
         optimizer = self.optimizer
-        processes.broadcast([*self.variables, *optimizer.variables])
-        processes.separate_random_numbers(self)
+        if has_new_weights:
+            processes.broadcast([*self.variables, *optimizer.variables])
+            processes.separate_random_numbers(self)
         apply = optimizer.apply
 
         def apply_means(gradients, *args, **kwargs):
