@@ -5,6 +5,7 @@ in all processes that `torchrun` started, and prints a JSON object {name: differ
 """
 
 import json
+import os
 import sys
 
 import keras
@@ -261,7 +262,8 @@ def main():
             found = seeds(devices)
         else:
             found = compare(task, int(devices), *control)
-        print(json.dumps({name: found}), flush=True)
+        if os.environ.get("RANK", "0") == "0":
+            print(json.dumps({name: found}), flush=True)
 
 
 if __name__ == "__main__":
