@@ -8,7 +8,7 @@ import pathlib
 import signal
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import keras
 
@@ -131,7 +131,7 @@ def engine(
 
 
 @contextlib.contextmanager
-def _jax(devices, synchronized, timeout) -> Iterator[Replicas]:
+def _jax(devices, synchronized, timeout):
     import jax
 
     _start_jax_processes()
@@ -188,7 +188,7 @@ def _tensorflow_devices():
 
 
 @contextlib.contextmanager
-def _tensorflow(devices, synchronized, timeout) -> Iterator[Replicas]:
+def _tensorflow(devices, synchronized, timeout):
     import tensorflow as tf
 
     if "TF_CONFIG" in os.environ or is_started_by_torchrun():
@@ -210,7 +210,7 @@ def _tensorflow(devices, synchronized, timeout) -> Iterator[Replicas]:
 
 
 @contextlib.contextmanager
-def _torch(devices, synchronized, timeout) -> Iterator[Replicas]:
+def _torch(devices, synchronized, timeout):
     import torch
 
     gpus = torch.cuda.device_count()
