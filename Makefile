@@ -26,6 +26,7 @@ test-all: lint lower-bounds
 	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.hostile_files
 	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.downloads
 	$(VENV)/bin/python -m tests.campaigns.kills
+	$(VENV)/bin/python -m tests.campaigns.distribution
 	for campaign in interruptions surroundings memory half_precision export_formats; do \
 		for backend in torch jax tensorflow; do \
 			KERAS_BACKEND=$$backend $(VENV)/bin/python -m tests.campaigns.$$campaign || exit 1; \

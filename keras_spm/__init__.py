@@ -26,6 +26,7 @@ from keras_spm import (
 )
 from keras_spm.backbones import PVT, PVTSPM, MiT, MiTSPM, PVTv2, PVTv2SPM, Swin, SwinSPM
 from keras_spm.converters import list_layouts, load_torch_weights, to_torch_state_dict
+from keras_spm.distribution import data_parallel
 from keras_spm.fusion import fuse, spm_only
 from keras_spm.parity import compare
 from keras_spm.presets import list_presets, upload_preset
@@ -51,6 +52,7 @@ __all__ = [
     "compare",
     "converters",
     "data",
+    "data_parallel",
     "export",
     "fuse",
     "heads",

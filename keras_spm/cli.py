@@ -12,11 +12,13 @@ import traceback
 import keras
 
 from keras_spm import trainer
+from keras_spm.backend import replicas
 from keras_spm.converters import to_torch_state_dict
 from keras_spm.data.report import describe_data, report_text
 from keras_spm.export import FORMATS, ExportError, export_verified, find_writer
-from keras_spm.files import atomic_write
+from keras_spm.files import atomic_write, check_writable
 from keras_spm.fusion import fuse
+from keras_spm.launch import add_devices, run_on_devices, writer_output
 from keras_spm.prediction import print_predictions
 from keras_spm.registry import RECIPES, lookup
 from keras_spm.terminal import printable, tolerant_output
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             for name in options.imports:
                 _import(name)
-            return options.run(options) or 0
+            return run_on_devices(options.run, options, arguments) or 0
         except KeyboardInterrupt:
             message = "interrupted"
             if options.run is _train and not options.dry_run:
@@ -51,7 +53,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(message, file=sys.stderr)
             return 130
         except Exception as error:
-            print(f"error: {printable(_message(error), keep=_LINE_BREAK)}", file=sys.stderr)
+            if not getattr(error, "is_reported", False):  # By another process.
+                print(f"error: {printable(_message(error), keep=_LINE_BREAK)}", file=sys.stderr)
             return 2
 
 
@@ -109,16 +112,6 @@ def _import(name):
         raise
 
 
-def _check_writable(path):
-    """Refuses a file that could not be written after the work."""
-    if path.is_dir() or not path.parent.is_dir():
-        folder = path if path.is_dir() else path.parent
-        found = "is a folder" if path.is_dir() else "is not a folder"
-        raise ValueError(f"{path} must be a file in an existing folder, but {folder} {found}.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(f"{path} cannot be written: permission denied")
-
-
 def _add_model(parser):
     text = "run folder, .keras file, or preset: its name, folder or hub address"
     parser.add_argument("model", help=text)
@@ -153,6 +146,7 @@ def _add_train_arguments(parser):
     text = "run folder; by default runs/RECIPE-BACKEND-seedN, with a number after it if there is "
     text += "a run with other settings"
     parser.add_argument("--output", type=pathlib.Path, help=text)
+    add_devices(parser)
     text = "print the report of the data and the plan, draw the first batch, and do not train"
     parser.add_argument("--dry-run", action="store_true", help=text)
 
@@ -161,18 +155,14 @@ def _train(options):
     recipe = trainer.load_recipe(options.recipe, _train_overrides(options))
     name = f"{pathlib.Path(options.recipe).stem}-{keras.config.backend()}-seed{recipe.seed}"
     path = options.output or pathlib.Path("runs", name)
+    if replicas.current() is not None:
+        print(replicas.current().describe(recipe.batch_size), flush=True)
     if options.dry_run:
         picture = path.with_name(f"{path.name}-dry-run.png")
         print(printable(trainer.dry_run(recipe, picture), keep=_LINE_BREAK))
         return
-    if options.output is None:
-        folder = trainer.RunFolder.unused(path, recipe)
-    else:
-        folder = trainer.RunFolder(path)
-        folder.check_recipe(recipe)
-    result = folder.result
+    folder, result = trainer.find_run(path, recipe, options.output is None)
     if result is not None:
-        folder.remove_checkpoints()  # If the process was killed before it removed them.
         print(f"{folder.path} is already finished. Delete it to train again.")
     else:
         result = trainer.run(recipe, folder, verbose=1 if sys.stdout.isatty() else 2)
@@ -216,16 +206,17 @@ def _add_evaluate_arguments(parser):
     _add_overrides(parser)
     text = "JSON file for the metrics"
     parser.add_argument("--output", type=pathlib.Path, metavar="FILE", help=text)
+    add_devices(parser)
 
 
 def _evaluate(options):
     if options.output:
-        _check_writable(options.output)
+        check_writable(options.output)
     model = trainer.load_task(options.model)
     recipe = trainer.find_recipe(model, options.model, options.recipe, options.data, options.set)
     metrics = trainer.evaluate(model, recipe)
     _print_metrics({name: value for name, value in metrics.items() if "/" not in name})
-    if options.output:
+    if options.output and replicas.is_writer():
         source = {"model": options.model, "dataset": recipe.dataset}
         source["data_folder"] = recipe.data_folder
         text = json.dumps({**source, **metrics}, indent=2, ensure_ascii=False)
@@ -262,6 +253,7 @@ def _add_predict_arguments(parser):
     text = "test-time augmentation: `flip` also predicts flipped images"
     parser.add_argument("--tta", help=text)
     parser.add_argument("--json", action="store_true", help="print a JSON object for each image")
+    add_devices(parser)
 
 
 def _tile(text):
@@ -277,16 +269,17 @@ def _predict(options):
     model = trainer.load_task(options.model)
     names = ("tile", "overlap", "tta")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    unreadable = print_predictions(
-        model,
-        options.images,
-        options.top,
-        options.score_threshold,
-        options.output,
-        options.json,
-        options.format,
-        given,
-    )
+    with writer_output(options.output) as output:
+        unreadable = print_predictions(
+            model,
+            options.images,
+            options.top,
+            options.score_threshold,
+            output,
+            options.json,
+            options.format,
+            given,
+        )
     return int(unreadable > 0)
 
 
@@ -314,7 +307,7 @@ def _export(options):
         return _export_torch_weights(options)
     find_writer(name, options.target)  # Refuses before the model is loaded.
     if FORMATS[name].suffix:
-        _check_writable(options.target)
+        check_writable(options.target)
     model = _load_model(options.model)
     model = fuse(model) if options.fuse else model
     difference = export_verified(
@@ -324,7 +317,7 @@ def _export(options):
 
 
 def _export_torch_weights(options):
-    _check_writable(options.target)
+    check_writable(options.target)
     state = to_torch_state_dict(_load_model(options.model), options.layout)
     write_safetensors(options.target, state)
     text = f"{len(state)} tensors written to {options.target} ({options.layout} layout)"

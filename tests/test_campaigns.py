@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.campaigns import downloads, interruptions, kills, published, surroundings
+from tests.campaigns import distribution, downloads, interruptions, kills, published, surroundings
 from tests.trainer import small_training
 
 SAMPLE = (
@@ -47,3 +47,19 @@ def test_an_unusual_system(tmp_path):
     name = "umask 077: export"
     _, complaints = surroundings.Site(tmp_path).run(name, surroundings.CASES[name])
     assert not complaints
+
+
+@pytest.mark.release
+@pytest.mark.only("torch")
+@pytest.mark.parametrize(
+    "case",
+    (
+        distribution.Case("torch", "SIGKILL", "checkpoint"),
+        distribution.Case("torch", "SIGSTOP", "step"),
+        distribution.Case("jax", "SIGKILL", "validation"),
+    ),
+    ids=str,
+)
+def test_processes_do_not_wait_for_one_that_is_lost(tmp_path, case):
+    row = distribution.run(case, tmp_path)
+    assert row["verdict"] == "right", row

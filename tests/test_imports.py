@@ -23,7 +23,7 @@ ALLOWED = {
     "fusion": {"backbones", "keras"},
     "optimizers": {"keras"},
     "heads": {"backend", "layers", "losses", "registry", "keras", "numpy"},
-    "losses": {"keras"},
+    "losses": {"backend", "keras"},
     "metrics": {"keras", "numpy"},
     "callbacks": {"metrics", "keras"},
     "tasks": {
@@ -47,10 +47,12 @@ ALLOWED = {
     "data": {"cards", "registry", "numpy", "keras"},
     "visualize": {"backend", "data", "layers", "registry", "terminal", "keras", "numpy"},
     "prediction": {"data", "tasks", "terminal", "numpy"},
+    "distribution": {"backend"},
+    "launch": {"backend", "distribution"},
+    "__main__": {"cli"},
     "cli": {
-        *("converters", "data", "export", "fusion", "prediction", "registry", "terminal"),
-        *("trainer", "weights"),
-        "keras",
+        *("backend", "converters", "data", "export", "fusion", "launch", "prediction"),
+        *("registry", "terminal", "trainer", "weights", "keras"),
     },
     "trainer": {
         *("backbones", "backend", "callbacks", "data", "environment", "heads", "layers"),

@@ -29,7 +29,9 @@ from keras_spm.backend.exporting import (
 )
 from keras_spm.backend.gradient import gradient
 from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
+from keras_spm.backend.replicas import count_per_replica, has_parts, is_writer, sum_over_replicas
 from keras_spm.backend.resizing import pad, resize_bilinear, resize_on_host
+from keras_spm.backend.sharded_data import evaluated_together
 from keras_spm.backend.trainer import SafeTrainer, scale_for_replicas, state_scope
 from keras_spm.backend.training import (
     bytes_kept_for_gradient,
@@ -45,20 +47,24 @@ __all__ = [
     "chunked_by_head",
     "chunked_by_image",
     "conv2d",
+    "count_per_replica",
     "dense",
     "depthwise_conv2d",
     "depthwise_scales",
     "depthwise_scales_are_faster",
     "depthwise_supports_xla",
     "dot_product_attention",
+    "evaluated_together",
     "export_mode",
     "fused_elementwise",
     "gelu",
     "gradient",
     "grouped_pointwise",
+    "has_parts",
     "has_slow_int8_product",
     "int8_product",
     "is_exporting",
+    "is_writer",
     "layer_normalization",
     "max_size",
     "min_size",
@@ -73,6 +79,7 @@ __all__ = [
     "scale_for_replicas",
     "set_random_state",
     "state_scope",
+    "sum_over_replicas",
     "take",
     "take_along_rows",
     "track_again",

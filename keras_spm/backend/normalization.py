@@ -16,6 +16,13 @@ from keras import ops
 from keras_spm.backend.dense import sum_of_positions
 from keras_spm.backend.elementwise import fused_elementwise
 from keras_spm.backend.exporting import is_exporting
+from keras_spm.backend.replicas import (
+    groups_of_batch,
+    has_parts,
+    mean_over_replicas,
+    sum_over_replicas,
+    synchronizes_statistics,
+)
 from keras_spm.types import Tensor
 
 
@@ -34,10 +41,19 @@ def batch_normalization(
 
     Returns:
         (outputs, mean, variance): like `inputs`, and (channels,) each. The variance is
-        unbiased, `n / (n - 1)` times the one that normalizes; zero for n = 1.
+        unbiased, `n / (n - 1)` times the one that normalizes; zero for n = 1. With replicas that
+        normalize each part of the batch by itself, both are means over the parts.
     """
+    if synchronizes_statistics():
+        return _batch_of_replicas(inputs, gamma, beta, epsilon)
+    groups = groups_of_batch()
+    if groups > 1 and inputs.shape[0] is not None and inputs.shape[0] % groups == 0:
+        return _batch_in_groups(inputs, gamma, beta, epsilon, groups)
     formulations = {"tensorflow": _tensorflow_batch, "jax": _batch, "torch": _torch_batch}
-    return formulations[keras.config.backend()](inputs, gamma, beta, epsilon)
+    outputs, mean, variance = formulations[keras.config.backend()](inputs, gamma, beta, epsilon)
+    if has_parts():
+        mean, variance = mean_over_replicas(mean), mean_over_replicas(variance)
+    return outputs, mean, variance
 
 
 def normalize(
@@ -70,6 +86,30 @@ def _batch(inputs, gamma, beta, epsilon):
     count = ops.cast(math.prod(ops.shape(inputs)[:-1]), "float32")
     outputs = normalize(inputs, mean, variance, gamma, beta, epsilon)
     return outputs, mean, variance * count / ops.maximum(count - 1, 1)
+
+
+def _batch_of_replicas(inputs, gamma, beta, epsilon):
+    """Normalizes a part of a batch by the statistics of all parts: two sums over replicas."""
+    axes = tuple(range(len(inputs.shape) - 1))
+    count = ops.cast(math.prod(ops.shape(inputs)[:-1]), "float32")
+    total, count = sum_over_replicas(ops.sum(inputs, axes), ops.convert_to_tensor(count))
+    mean = total / count
+    (squares,) = sum_over_replicas(ops.sum(ops.square(inputs - mean), axes))
+    outputs = normalize(inputs, mean, squares / count, gamma, beta, epsilon)
+    return outputs, mean, squares / ops.maximum(count - 1, 1)
+
+
+def _batch_in_groups(inputs, gamma, beta, epsilon, groups):
+    """Normalizes each of several parts of a batch by its own statistics."""
+    grouped = ops.reshape(inputs, (groups, -1, *ops.shape(inputs)[1:]))
+    axes = tuple(range(1, len(grouped.shape) - 1))
+    mean = ops.mean(grouped, axes, keepdims=True)
+    variance = ops.mean(ops.square(grouped - mean), axes, keepdims=True)
+    outputs = (grouped - mean) * ops.rsqrt(variance + epsilon) * gamma + beta
+    count = math.prod(ops.shape(grouped)[1:-1])
+    axes = tuple(range(len(grouped.shape) - 1))
+    unbiased = ops.mean(variance, axes) * (count / max(count - 1, 1))
+    return ops.reshape(outputs, ops.shape(inputs)), ops.mean(mean, axes), unbiased
 
 
 def _torch_batch(inputs, gamma, beta, epsilon):

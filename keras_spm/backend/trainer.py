@@ -7,6 +7,9 @@ from typing import Any
 
 import keras
 
+from keras_spm.backend.placement import placed, replicated, undistributed
+from keras_spm.backend.replicated_trainer import ReplicatedTrainer
+
 # Parts of the state of JAX's steps, by their number.
 _STATE = {
     2: ("trainable_variables", "non_trainable_variables"),
@@ -16,6 +19,8 @@ _STATE = {
         *("optimizer_variables", "metrics_variables"),
     ),
 }
+
+_TRAINING_STATE = 4
 
 
 def state_scope(model: keras.Model, state: tuple) -> keras.StatelessScope:
@@ -28,7 +33,7 @@ def state_scope(model: keras.Model, state: tuple) -> keras.StatelessScope:
     return keras.StatelessScope(values)
 
 
-class SafeTrainer:
+class SafeTrainer(ReplicatedTrainer):
     """A mixin for `keras.Model` whose loops leave the model usable after any exception.
 
     On JAX, Keras takes the values from the variables during `fit`, `evaluate` and `predict`,
@@ -52,7 +57,8 @@ class SafeTrainer:
             self.jax_state_sync()
             self._jax_state = None
             try:
-                yield
+                with undistributed():
+                    yield
             finally:
                 self.jax_state_sync()
                 self._jax_state = None
@@ -93,6 +99,8 @@ class SafeTrainer:
 
     def _keeping_state(self, step_function):
         def step(state, data):
+            is_part = self._steps_on_parts and len(state) == _TRAINING_STATE
+            state, data = placed(state, data, is_part)
             results = []
             try:
                 # One call in C: a training step frees its input, so Ctrl-C must not come
@@ -105,6 +113,13 @@ class SafeTrainer:
             return results[0]
 
         return step
+
+    def make_train_function(self, force: bool = False) -> Any:
+        if replicated() is None:
+            return super().make_train_function(force)
+        if self.train_function is None or force:
+            step = self._compiled(self.train_step, donate_argnums=0)
+            self.train_function = self._make_function(step)
 
     def make_test_function(self, force: bool = False) -> Any:
         if keras.config.backend() != "jax":
@@ -124,11 +139,15 @@ class SafeTrainer:
 
             self.predict_function = self._make_function(step, concatenate_outputs=True)
 
-    def _compiled(self, step):
+    def _compiled(self, step, **arguments):
         """Compiles a step that does not free its input, so that an error loses nothing."""
         import jax
 
-        return jax.jit(step) if self.jit_compile and not self.run_eagerly else step
+        if not self.jit_compile or self.run_eagerly:
+            return step
+        if replicated() is not None:
+            arguments["out_shardings"] = replicated()
+        return jax.jit(step, **arguments)
 
 
 def scale_for_replicas(loss: Any) -> Any:

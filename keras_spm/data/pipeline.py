@@ -30,7 +30,8 @@ def repeated_batches(
     """Returns an endless sequence of batches, a Grain `MapDataset`, shuffled in each pass.
 
     Processes that train together draw the same order, and each takes every `shards`-th
-    example. A batch depends only on its number, so a training can resume at any batch.
+    example, or those that `batch_transform` mixes. All their batches together are the batches of a
+    single process. A batch depends only on its number, so a training can resume at any batch.
 
     Args:
         examples: sequence.
@@ -40,12 +41,14 @@ def repeated_batches(
         seed: of order and augmentation.
         repeats: number of successive occurrences of an example, each augmented anew. A pass
             keeps its length, so it contains a random 1/`repeats` of the examples.
-        batch_transform: optional function (batch, `numpy.random.Generator`).
+        batch_transform: optional function (batch, `numpy.random.Generator`) that mixes a batch
+            with itself in reverse order, as `Mixing`.
         shard: index of this process.
         shards: number of processes.
 
     Raises:
-        ValueError: if there are no examples or a number is out of range.
+        ValueError: if there are no examples or a number is out of range, or if several processes
+            mix batches of an odd size.
 
     Reference:
         Repeated augmentation: Hoffer et al., "Augment your batch" (CVPR 2020).
@@ -66,11 +69,42 @@ def repeated_batches(
     if repeats > 1:
         order = grain.MapDataset.mix([order] * repeats)[: len(examples)]
     order = order.repeat(reseed_each_epoch=True).random_map(transform)
-    batches = order[shard::shards].batch(batch_size, batch_fn=collate)
-    if batch_transform is not None:
-        shard_seed = np.random.SeedSequence([seed, shard]).generate_state(1)
-        batches = batches.random_map(batch_transform, seed=int(shard_seed[0]))
-    return batches
+    if batch_transform is None:
+        return order[shard::shards].batch(batch_size, batch_fn=collate)
+    if shards > 1:
+        order = grain.MapDataset.source(_MixedRows(order, batch_size, shard, shards))
+    # All processes mix alike: the batch of all of them is mixed as that of a single one.
+    batch_seed = np.random.SeedSequence([seed, 0]).generate_state(1)
+    batches = order.batch(batch_size, batch_fn=collate)
+    return batches.random_map(batch_transform, seed=int(batch_seed[0]))
+
+
+class _MixedRows:
+    """The rows of one process in every batch: with each row also the one it is mixed with.
+
+    Args:
+        order: sequence of the examples of all processes.
+        batch_size: of one process.
+        shard, shards: index and number of the processes.
+    """
+
+    def __init__(self, order: Sequence, batch_size: int, shard: int, shards: int) -> None:
+        if batch_size % 2:
+            raise ValueError(
+                "`batch_size` of each process must be even to be mixed. "
+                f"Received: batch_size={batch_size}, shards={shards}"
+            )
+        self._order = order
+        self._all = batch_size * shards
+        first = range(shard * batch_size // 2, (shard + 1) * batch_size // 2)
+        self._rows = [*first, *(self._all - 1 - row for row in reversed(first))]
+
+    def __len__(self) -> int:
+        return len(self._order) // self._all * len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:
+        batch, row = divmod(index, len(self._rows))
+        return self._order[batch * self._all + self._rows[row]]
 
 
 def read_ahead(batches: Sequence, start: int = 0) -> Iterable:

@@ -274,7 +274,7 @@ class FasterRCNN(Head):
         classification = ops.sparse_categorical_crossentropy(classes, logits, from_logits=True)
         deltas = take_rows(deltas, samples.labels[..., None])[:, :, 0]
         box_losses = l1_loss(self.box_coder.encode(samples.boxes, samples.true_boxes), deltas)
-        count = ops.maximum(ops.sum(sampled), 1)
+        count = backend.count_per_replica(ops.sum(sampled), ops.shape(sampled)[0])
         return {
             "classification_loss": ops.sum(classification * sampled, axis=1) / count,
             "box_loss": ops.sum(box_losses * positive, axis=1) / count,

@@ -233,7 +233,7 @@ class MaskRCNN(FasterRCNN):
         entropies = ops.binary_crossentropy(true_masks, logits, from_logits=True)
         positive = ops.cast(matches >= 0, "float32")
         mask_losses = ops.mean(entropies, axis=(2, 3)) * positive
-        count = ops.maximum(ops.sum(positive), 1)
+        count = backend.count_per_replica(ops.sum(positive), ops.shape(positive)[0])
         return {**losses, "mask_loss": ops.sum(mask_losses, axis=1) / count}
 
     def decode(

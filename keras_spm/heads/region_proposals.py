@@ -103,7 +103,7 @@ class RegionProposalNetwork(keras.layers.Layer):
         sampled = ops.cast(matches != IGNORE, "float32")
         classification = ops.binary_crossentropy(positive, logits, from_logits=True)
         box_losses = l1_loss(self.box_coder.encode(anchors, boxes), deltas)
-        count = ops.maximum(ops.sum(sampled), 1)
+        count = backend.count_per_replica(ops.sum(sampled), ops.shape(labels)[0])
         return {
             "rpn_classification_loss": ops.sum(classification * sampled, axis=1) / count,
             "rpn_box_loss": ops.sum(box_losses * positive, axis=1) / count,

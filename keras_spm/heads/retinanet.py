@@ -181,7 +181,7 @@ class RetinaNet(Head):
             "classification_loss": ops.sum(ops.sum(focal, axis=-1) * counted, axis=-1),
             "box_loss": ops.sum(self._box_losses(anchors, boxes, deltas) * positive, axis=-1),
         }
-        count = ops.maximum(ops.sum(positive), 1)
+        count = backend.count_per_replica(ops.sum(positive), ops.shape(labels)[0])
         weight = 1.0 if sample_weight is None else sample_weight
         return {name: loss * weight / count for name, loss in losses.items()}
 

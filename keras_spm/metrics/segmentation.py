@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_spm.types import Tensor
 
-_HIGH = 2**30
+_HIGH = 2**24  # So that the sums of many replicas fit into int32.
 
 
 @keras.saving.register_keras_serializable("keras_spm")
@@ -32,7 +32,7 @@ class MeanIoU(keras.metrics.Metric):
         super().__init__(name=name, dtype=dtype)
         self.num_classes = num_classes
         self.ignore_class = ignore_class
-        # Rows are true classes, columns predicted classes. A count is low + high * 2**30: int32
+        # Rows are true classes, columns predicted classes. A count is low + high * 2**24: int32
         # would wrap after 2**31 pixels, a thousand images of Cityscapes, and JAX has no int64.
         self.low, self.high = (
             self.add_variable((num_classes, num_classes), "zeros", dtype="int32", name=name)

@@ -6,7 +6,9 @@ import keras
 from keras import ops
 
 from keras_spm.arguments import argument_error, check_number
+from keras_spm.backend import scale_for_replicas
 from keras_spm.losses.unexplained_variance import unexplained_variance
+from keras_spm.tasks.replicated_loss import share_of_loss
 from keras_spm.types import Tensor
 
 
@@ -72,13 +74,12 @@ class DistillationMixin:
 
         def add_to(loss, inputs):
             targets = others(inputs, training=False)
-            total = (1 - weight) * loss
-            total += weight * _divergence(targets["logits"], outputs["logits"], temperature)
+            added = weight * _divergence(targets["logits"], outputs["logits"], temperature)
             for level in levels:
                 error = unexplained_variance(ops.stop_gradient(targets[level]), outputs[level])
-                total += maps_weight / len(levels) * error
+                added += maps_weight / len(levels) * error
             outputs.clear()
-            return total
+            return (1 - weight) * loss + scale_for_replicas(added)
 
         self._distillation = (call, add_to)
 
@@ -108,6 +109,7 @@ class DistillationMixin:
         training: bool = True,
     ) -> Tensor:
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = loss * share_of_loss(self.loss, y)
         if self._distillation is None or not training:
             return loss
         _, add_to = self._distillation

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_spm import backend
 from keras_spm.backend import SafeTrainer
 from keras_spm.data.first_batch import to_numpy
 from keras_spm.metrics.coco import encode_masks
@@ -45,7 +46,10 @@ class Evaluation:
         if not within_fit:
             callbacks = keras.callbacks.CallbackList(callbacks, model=self._detector)
         callbacks.on_test_begin()
-        values, annotations, detections = self._run(x, 0 if within_fit else verbose, steps)
+        is_silent = within_fit or not backend.is_writer()
+        with backend.evaluated_together(x) as (part, joined):
+            results = self._run(part, 0 if is_silent else verbose, steps)
+            values, annotations, detections = joined(results)
         # In their order: JAX sorts the keys of dicts.
         names = self._detector.detector.loss_names
         losses = {name: float(values[name].mean()) for name in names}
@@ -158,13 +162,13 @@ class _Pass(SafeTrainer, keras.Model):
             "targets": _flat(targets),
         }
 
-    def predict_step(self, *args: Any) -> Any:
+    def predict_part(self, *args: Any) -> Any:
         *state, data = args
         if len(data) == 1 and isinstance(data[0], (tuple, list)):  # Of `predict_on_batch`.
             (data,) = data
         if len(data) < 2:
             raise ValueError("`evaluate` needs images and targets. Received: images only.")
-        return super().predict_step(*state, (data,))
+        return super().predict_part(*state, (data,))
 
 
 def _flat(targets):

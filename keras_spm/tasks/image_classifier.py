@@ -26,6 +26,7 @@ from keras_spm.tasks.image_task import ImageTask
 from keras_spm.tasks.inference import flips
 from keras_spm.tasks.prediction_formats import CLASSIFICATION_FORMATS
 from keras_spm.tasks.probabilities import label_title, most_probable, to_probabilities
+from keras_spm.tasks.replicated_loss import ignored_class
 from keras_spm.types import PathLike, Shape
 from keras_spm.visualize import plot_images
 
@@ -158,7 +159,7 @@ class ImageClassifier(DistillationMixin, ImageTask):
     def check_targets(self, images: np.ndarray, targets: Any) -> None:
         loss = self.loss
         if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
-            check_labels(targets, self.num_classes, loss.ignore_class)
+            check_labels(targets, self.num_classes, ignored_class(loss))
         elif self.multi_label and isinstance(loss, keras.losses.BinaryCrossentropy):
             check_multi_labels(targets, self.num_classes)
 

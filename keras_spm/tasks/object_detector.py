@@ -193,10 +193,10 @@ class ObjectDetector(DenseTask):
 
     # === Detections ===
 
-    def predict_step(self, *args: Any) -> Any:
+    def predict_part(self, *args: Any) -> Any:
         # On JAX: (state, data) → (outputs, part of the state); elsewhere: data → outputs.
         *state, data = args
-        outputs = super().predict_step(*args)
+        outputs = super().predict_part(*args)
         images = data[0] if isinstance(data, (tuple, list)) else data
         if not state:
             return self.decode_outputs(outputs, images)

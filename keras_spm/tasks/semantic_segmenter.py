@@ -31,6 +31,7 @@ from keras_spm.tasks.prediction_formats import (
     PredictedImage,
     write_segmentation_map,
 )
+from keras_spm.tasks.replicated_loss import ignored_class, share_of_loss
 from keras_spm.types import PathLike, Tensor
 from keras_spm.visualize import plot_segmentations
 
@@ -164,7 +165,7 @@ class SemanticSegmenter(DenseTask):
         loss = self.loss
         if isinstance(loss, keras.losses.SparseCategoricalCrossentropy):
             size = self.image_size(images)
-            check_segmentation_maps(targets, size, self.num_classes, loss.ignore_class)
+            check_segmentation_maps(targets, size, self.num_classes, ignored_class(loss))
 
     def fit(
         self, *args: Any, class_weight: dict[int, float] | None = None, **kwargs: Any
@@ -204,7 +205,7 @@ class SemanticSegmenter(DenseTask):
         if auxiliary_logits is not None and self._compile_loss is not None:
             auxiliary_loss = self._compile_loss(y, auxiliary_logits, weight_copy)
             loss = loss + self.decoder.auxiliary_weight * auxiliary_loss
-        return loss
+        return loss * share_of_loss(self.loss, y)
 
     def compute_metrics(
         self, x: Tensor, y: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None

@@ -10,7 +10,7 @@ from keras_spm.trainer.evaluation import evaluate, find_recipe, load_keras_file,
 from keras_spm.trainer.recipe import Range, Recipe, Setup
 from keras_spm.trainer.recipe_files import load_recipe, recipes_folder, recognized_tasks
 from keras_spm.trainer.recipe_help import describe_recipes
-from keras_spm.trainer.run_folder import RunFolder
+from keras_spm.trainer.run_folder import RunFolder, find_run
 from keras_spm.trainer.segmentation import SegmentationRecipe
 from keras_spm.trainer.training import run, train
 
@@ -31,6 +31,7 @@ __all__ = [
     "dry_run",
     "evaluate",
     "find_recipe",
+    "find_run",
     "load_keras_file",
     "load_recipe",
     "load_task",

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import keras
 
+from keras_spm.backend import replicas
 from keras_spm.files import atomic_write
 from keras_spm.trainer.recipe import Setup
 
@@ -70,11 +71,13 @@ class History:
                 f"first epoch: {', '.join(logs)}. Until it is, the last epoch is the best.",
                 stacklevel=2,
             )
-        if self.best_epoch == self._epochs:
+        if self.best_epoch == self._epochs and replicas.is_writer():
             with atomic_write(self.best_model, durable=True) as path:
                 model.save(path)
 
     def _write_table(self):
+        if not replicas.is_writer():
+            return
         # In the format of `keras.callbacks.CSVLogger`.
         names = sorted(self.metrics)
         columns = zip(*(self.metrics[name] for name in names), strict=True)

@@ -157,6 +157,14 @@ def checkpoint_folders(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(filter(_is_checkpoint, folder.glob("step-*")))
 
 
+def describe_newest(folder: pathlib.Path) -> str:
+    """Returns a sentence about the newest checkpoint in a folder, for other processes' errors."""
+    found = checkpoint_folders(folder)
+    if not found:
+        return "There is no checkpoint yet."
+    return f"{found[-1]} was saved: the same command resumes from it."
+
+
 def remove_checkpoints(folder: pathlib.Path) -> None:
     """Removes the checkpoints in a folder, and the folder if nothing else is in it."""
     for path in (*checkpoint_folders(folder), folder / _UNFINISHED):

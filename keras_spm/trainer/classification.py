@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.backbones.merging import MERGINGS
+from keras_spm.backend import parts, replicas
 from keras_spm.data import ImagePreprocessing, load_dataset
 from keras_spm.data.pipeline import training_batches
 from keras_spm.data.readers import readers_of
@@ -196,8 +197,8 @@ class ClassificationRecipe(Recipe):
         """Returns (recipe, notes) for a number of training images."""
         changes, notes = {}, []
         if self.batch_size > images:
-            changes["batch_size"] = images
-            notes.append(f"batch_size={images} instead of {self.batch_size}: all training images")
+            changes["batch_size"] = size = images - images % replicas.count()
+            notes.append(f"batch_size={size} instead of {self.batch_size}: all training images")
         if self.warmup_epochs >= self.epochs:
             changes["warmup_epochs"] = self.epochs - 1
             notes.append(
@@ -217,6 +218,7 @@ class ClassificationRecipe(Recipe):
                 *(splits.train, self.batch_size, self.epochs, self.seed),
                 *(self.rotation, self.zoom, self.translation),
             )
+            batches = batches.map(parts.own_part)
             loss, validation, monitor = "auto", splits.validation, ("val_loss", "min")
         else:
             pipeline = FilePipeline(self, data, model)

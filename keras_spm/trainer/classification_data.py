@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_spm.backend import replicas
 from keras_spm.data import ImagePreprocessing
 from keras_spm.data.classification_augmentation import ClassificationAugmentation, Mixing
 from keras_spm.data.pipeline import EvaluationBatches, repeated_batches
@@ -69,9 +70,11 @@ class FilePipeline:
 
         is_mixed = recipe.mixup or recipe.cutmix
         batches = repeated_batches(
-            *(examples, augment, self._collate, recipe.batch_size, recipe.seed),
-            recipe.repeated_augmentation,
-            Mixing(recipe.mixup, recipe.cutmix) if is_mixed else None,
+            *(examples, augment, self._collate),
+            seed=recipe.seed,
+            repeats=recipe.repeated_augmentation,
+            batch_transform=Mixing(recipe.mixup, recipe.cutmix) if is_mixed else None,
+            **recipe.shard(),
         )
         return batches if self._class_weights is None else batches.map(self._add_weights)
 
@@ -82,6 +85,8 @@ class FilePipeline:
             return {**example, "image": self._model.preprocessing(example["image"])}
 
         examples, batch_size = self._data.validation, self._recipe.batch_size
+        if replicas.has_torch_processes():  # Each evaluates whole batches.
+            batch_size //= replicas.current().processes
         return EvaluationBatches(examples, preprocess, self._collate, batch_size)
 
     def _collate(self, examples):

@@ -68,7 +68,9 @@ class ObjectRecipe(DenseRecipe):
         # Formats that read boxes with their images do not know the number.
         max_objects = self.max_objects or getattr(data.train, "max_objects", _MAX_OBJECTS)
         batching = DetectionBatching(model.batching, max(1, max_objects))
-        batches = repeated_batches(data.train, self._augment, batching, self.batch_size, self.seed)
+        batches = repeated_batches(
+            data.train, self._augment, batching, seed=self.seed, **self.shard()
+        )
         evaluation = self.task.evaluation_callback(data.validation)
         return self.compiled_setup(model, batches, data, evaluation, self.metric)
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_spm.backend import processes, replicas
 from keras_spm.trainer.checkpoints import (
     Checkpoint,
     Checkpoints,
@@ -88,6 +89,8 @@ def explain_errors(
     except Exception as raised:
         if _hides_interrupt(raised):
             raise KeyboardInterrupt from raised
+        if _has_processes() and isinstance(raised, RuntimeError):
+            raise  # Most probably of another process, see `Watchdog`.
         # Each backend wraps the errors of readers in its own way, so the batches are read again.
         step = current_step()
         indexed = hasattr(validation, "__getitem__") and not isinstance(validation, tuple)
@@ -118,7 +121,16 @@ def _hides_interrupt(error):
     return error is not None
 
 
+def _has_processes():
+    active = replicas.current()
+    return active is not None and active.processes > 1
+
+
 def _describe_cause(model, batches, checkpoints, step):
+    if _has_processes():
+        found = processes.gathered(_check_batch(batches[step]))
+        found = [f"{each} in process {number}" for number, each in enumerate(found) if each]
+        return found[0] if found else "train in one process to find the cause"
     checkpoint = checkpoints.last()
     if checkpoint is None:
         return "the weights are already non-finite at initialization"

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import keras
 
+from keras_spm.backend import replicas
 from keras_spm.data.classes import parse_class_names
 from keras_spm.data.readers import INVALID_CHOICES
 from keras_spm.data.splits import AUTO, DataSplits
@@ -153,7 +154,7 @@ class Recipe:
         validation_share: share of the training split that is held out for validation if there
             is no validation split.
         epochs: the model is validated after each epoch, and the best model is kept.
-        batch_size: images per step.
+        batch_size: images per step, on all devices together.
         learning_rate: peak learning rate.
         weight_decay: of the kernels.
         gate_multiplier: learning rate of the gates of `merging="default+spm"`, as a multiple of
@@ -250,6 +251,19 @@ class Recipe:
         if self.allow_outside:
             arguments["allow_outside"] = True
         return arguments
+
+    def shard(self) -> dict[str, int]:
+        """Returns arguments of `repeated_batches`: `shard`, `shards` and its part of the batch.
+
+        Raises:
+            ValueError: if the devices of `data_parallel` do not divide the batch.
+        """
+        active = replicas.current()
+        if active is None:
+            return {"batch_size": self.batch_size}
+        active.check_batch_size(self.batch_size)
+        part = self.batch_size // active.processes
+        return {"batch_size": part, "shard": active.process, "shards": active.processes}
 
     def optimizer_arguments(self) -> dict[str, Any]:
         """Returns the arguments of the optimizer but for the learning rate."""

@@ -7,6 +7,7 @@ import pathlib
 import warnings
 from typing import Any
 
+from keras_spm.backend import processes, replicas
 from keras_spm.environment import BACKENDS, chosen_backend
 from keras_spm.files import TEMPORARY_PREFIX, atomic_write, flush, read_json_object
 from keras_spm.trainer.checkpoints import remove_checkpoints
@@ -144,3 +145,28 @@ def _read_settings(folder):
     except FileNotFoundError:
         return {}
     return {**recipe, "backend": next(filter(environment.get, BACKENDS), None)}
+
+
+def find_run(path: PathLike, recipe: Any, is_default: bool) -> tuple[RunFolder, dict | None]:
+    """Returns (folder, result) of a recipe's run; the result of an unfinished run is None.
+
+    With several processes, the first one chooses the folder.
+
+    Args:
+        path: of the folder.
+        recipe: recipe.
+        is_default: whether a number may be appended to the path.
+
+    Raises:
+        FileExistsError: if the folder has a run of another recipe.
+    """
+    chosen, result = None, None
+    with processes.failing_together(FileExistsError):
+        if replicas.is_writer():
+            folder = RunFolder.unused(path, recipe) if is_default else RunFolder(path)
+            folder.check_recipe(recipe)
+            chosen, result = folder.path, folder.result
+            if result is not None:
+                folder.remove_checkpoints()  # If the process was killed before it removed them.
+    chosen, result = processes.of_first_process((chosen, result))
+    return RunFolder(chosen), result

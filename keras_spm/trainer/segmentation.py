@@ -110,7 +110,7 @@ class SegmentationRecipe(DenseRecipe):
             color_jitter=self.color_jitter,
             channels=self.channels,
         )
-        batches = repeated_batches(data.train, augmentation, _stack, self.batch_size, self.seed)
+        batches = repeated_batches(data.train, augmentation, _stack, seed=self.seed, **self.shard())
         evaluation = SegmentationEvaluation(data.validation)
         return self.compiled_setup(model, batches, data, evaluation, "mean_iou")
 

@@ -5,30 +5,28 @@ import dataclasses
 import functools
 import pathlib
 import platform
-import time
-from collections.abc import Iterable, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 
+from keras_spm.backend import processes, replicas
 from keras_spm.data.pipeline import read_ahead
 from keras_spm.data.report import describe_data
 from keras_spm.data.splits import NO_TEST_SPLIT
 from keras_spm.environment import git_revision, versions
 from keras_spm.files import atomic_write
 from keras_spm.terminal import printable
+from keras_spm.trainer.backup import BackupAndRestore, last_checkpoint
 from keras_spm.trainer.callbacks import DrawSamples, History, ProgressLines, TensorBoard, write_csv
-from keras_spm.trainer.checkpoints import (
-    Checkpoints,
-    get_state,
-    named_variables,
-    non_finite_names,
-    set_state,
-)
+from keras_spm.trainer.checkpoints import Checkpoints, TrainingError, describe_newest
 from keras_spm.trainer.dry_run import describe_setup
-from keras_spm.trainer.nan_debug import CheckFiniteLoss, NonFiniteError, explain_errors
+from keras_spm.trainer.nan_debug import CheckFiniteLoss, explain_errors
 from keras_spm.trainer.recipe import Recipe, Setup
 from keras_spm.trainer.run_folder import RunFolder
+from keras_spm.trainer.watchdog import Watchdog
 from keras_spm.visualize import plot_training_curves
 
 
@@ -51,32 +49,42 @@ def run(recipe: Recipe, folder: RunFolder, verbose: int = 1) -> dict[str, float]
         FileExistsError, TrainingError: as in `train`.
     """
     setup = recipe.setup()
+    processes.check_same("recipe and versions", {**recipe.as_dict(), **versions()})
     path = folder.working_path
     report = None if setup.data is None else describe_data(setup.data)
+    processes.check_same("data", report or {})
     if verbose:
         print(printable(describe_setup(setup, report), keep="\n"))
-    callbacks = [TensorBoard(path / "tensorboard"), DrawSamples(setup, path / "samples.png")]
+    callbacks = []
+    if replicas.is_writer():
+        callbacks = [TensorBoard(path / "tensorboard"), DrawSamples(setup, path / "samples.png")]
     if verbose == 2:
         callbacks.append(ProgressLines())
-    if report is not None:
+    if report is not None and replicas.is_writer():
         write = functools.partial(folder.write, "data.json", report)
         callbacks.append(keras.callbacks.LambdaCallback(on_train_begin=lambda logs: write()))
     training = train(setup, recipe, folder, verbose, callbacks)
-    if setup.model.optimizer.use_ema:
-        _assign_averages(training.best_model)
-    plot_training_curves(training.history, path / "curves.png", _plotted(setup, training.history))
+    with processes.failing_together(TrainingError), _output_of_writer(path) as output:
+        if setup.model.optimizer.use_ema:
+            _assign_averages(training.best_model)
+        plotted = _plotted(setup, training.history)
+        plot_training_curves(training.history, output / "curves.png", plotted)
+    # Other processes read the file of the first one, and predict with it.
     model = keras.saving.load_model(training.best_model)
     split, examples, class_names = _evaluated_split(setup, recipe)
     metrics = recipe.evaluate(model, examples, class_names)
-    _write_class_metrics(metrics, path / "metrics_per_class.csv")
-    recipe.draw(model, examples, path)
+    with processes.failing_together(TrainingError), _output_of_writer(path) as output:
+        _write_class_metrics(metrics, output / "metrics_per_class.csv")
+        recipe.draw(model, examples, output)
     result = {
         **{f"{split}_{name}": value for name, value in metrics.items() if "/" not in name},
         **training.best_validation(),
         "best_epoch": training.best_epoch,
         "seconds": training.seconds,
     }
-    folder.finish(result)
+    with processes.failing_together(TrainingError):
+        if replicas.is_writer():
+            folder.finish(result)
     if split == "validation" and verbose:
         print(NO_TEST_SPLIT)
     return result
@@ -143,7 +151,8 @@ def train(
     with _started(folder, recipe) as path:
         history = History(path, setup.monitor)
         checkpoints = Checkpoints(path / "checkpoints", history.best_model)
-        if setup.prepare is not None and checkpoints.last() is None:
+        if setup.prepare is not None and last_checkpoint(checkpoints) is None:
+            _check_preparation()
             setup.prepare(bool(verbose))
         backup = BackupAndRestore(batches, checkpoints, history, steps, recipe.checkpoint_steps)
         callbacks = [
@@ -154,128 +163,54 @@ def train(
             CheckFiniteLoss(backup.step_of),
             backup,
         ]
-        with explain_errors(model, batches, checkpoints, lambda: backup.step, setup.validation):
+        watchdog = Watchdog(
+            path / "processes", lambda: backup.step, lambda: describe_newest(path / "checkpoints")
+        )
+        explained = explain_errors(
+            model, batches, checkpoints, lambda: backup.step, setup.validation
+        )
+        with watchdog, explained:
             start, end = backup.prepare(model), recipe.epochs * steps
             if start and verbose:
                 print(f"{path}: resuming after step {start} of {end}.")
             while start < end:
                 epoch, finished_steps = divmod(start, steps)
-                model.fit(
-                    read_ahead(batches, start),
-                    shuffle=False,
-                    initial_epoch=epoch,
-                    # The rest of an epoch has its own `fit`, because it has fewer steps.
-                    epochs=epoch + 1 if finished_steps else recipe.epochs,
-                    steps_per_epoch=steps - finished_steps,
-                    validation_data=setup.validation,
-                    callbacks=callbacks,
-                    verbose=verbose,
-                )
+                with replicas.local_batches():
+                    model.fit(
+                        read_ahead(batches, start),
+                        shuffle=False,
+                        initial_epoch=epoch,
+                        # The rest of an epoch has its own `fit`, because it has fewer steps.
+                        epochs=epoch + 1 if finished_steps else recipe.epochs,
+                        steps_per_epoch=steps - finished_steps,
+                        validation_data=setup.validation,
+                        callbacks=callbacks,
+                        verbose=verbose,
+                    )
                 start = backup.step
                 if start < end:
                     backup.prepare(model)
+        if replicas.is_writer():
+            shutil.rmtree(path / "processes", ignore_errors=True)
         return Training(history.metrics, history.best_epoch, history.best_model, backup.seconds)
 
 
-class BackupAndRestore(keras.callbacks.Callback):
-    """Restores the last checkpoint before the first batch of `fit`, and saves checkpoints.
-
-    Before the first batch, everything that draws random numbers or resets a state has run. A
-    new training also restores a checkpoint, of its start, so that an interrupted and an
-    uninterrupted training draw the same random numbers.
-
-    It must be the last callback: its checkpoints include the logs of the others.
-
-    Args:
-        batches: sequence of all batches of the training.
-        checkpoints: checkpoints of the run.
-        history: recorded metrics.
-        steps_per_epoch: int.
-        save_every: steps between checkpoints within an epoch; 0 for none.
-
-    Attributes:
-        step: int, number of finished steps.
-    """
-
-    def __init__(
-        self,
-        batches: Sequence,
-        checkpoints: Checkpoints,
-        history: History,
-        steps_per_epoch: int,
-        save_every: int,
-    ):
-        super().__init__()
-        self._batches = batches
-        self._checkpoints = checkpoints
-        self._history = history
-        self._steps_per_epoch = steps_per_epoch
-        self._save_every = save_every
-        self.step = 0
-
-    def prepare(self, model: keras.Model) -> int:
-        """Reads the last checkpoint, or saves the first one. Returns the step of the next `fit`."""
-        checkpoint = self._checkpoints.last()
-        self._earlier_seconds = checkpoint.progress["seconds"] if checkpoint else 0.0
-        self._started = time.perf_counter()
-        if checkpoint is None:
-            self._history.restore({})
-            self._save(0, self._finite_state(0, model))
-            checkpoint = self._checkpoints.last()
-        self._history.restore(checkpoint.progress["history"])
-        self._arrays, self._first_step = checkpoint.arrays, checkpoint.step
-        self.step = checkpoint.step
-        return checkpoint.step
-
-    def step_of(self, epoch: int, batch: int) -> int:
-        """Returns the step of an epoch's batch in this `fit`, which may start within an epoch."""
-        return max(self._first_step, epoch * self._steps_per_epoch) + batch
-
-    @property
-    def seconds(self) -> float:
-        """Duration of the training, without the steps that were lost."""
-        return round(self._earlier_seconds + time.perf_counter() - self._started, 1)
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        self._epoch = epoch
-
-    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        self.step = self.step_of(self._epoch, batch)
-        if self._arrays is not None:
-            self._restore()
-        elif batch and self._save_every and self.step % self._save_every == 0:
-            self._save(self.step, self._finite_state(self.step, self.model, metrics=True))
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self.step = (epoch + 1) * self._steps_per_epoch
-        arrays = self._finite_state(self.step, self.model)
-        self._history.add(self.model, logs)
-        self._save(self.step, arrays)
-
-    def _restore(self):
-        if self._first_step % self._steps_per_epoch:
-            _build_metrics(self.model, self._batches[self._first_step])
-        set_state(self.model, self._arrays)
-        self._arrays = None
-
-    def _finite_state(self, step, model, metrics=False):
-        arrays = get_state(model, metrics)
-        for name in non_finite_names(arrays):
-            raise NonFiniteError(step - 1, f"{named_variables(model)[name].path} is not finite")
-        return arrays
-
-    def _save(self, step, arrays):
-        progress = {"seconds": self.seconds, "history": self._history.metrics}
-        self._checkpoints.save(step, arrays, progress)
+def _check_preparation():
+    if replicas.count() > 1:
+        raise ValueError(
+            "`transplant_images` must be 0 on several devices. Train with it on one device for an "
+            "epoch, and resume on several."
+        )
 
 
-def _build_metrics(model, batch):
-    """Builds the metrics that Keras builds with the first batch, and resets them."""
-    images, targets, weights = keras.utils.unpack_x_y_sample_weight(batch)
-    shapes = model.compute_output_shape(images.shape)
-    outputs = keras.tree.map_shape_structure(lambda shape: keras.ops.zeros(shape), shapes)
-    model.compute_metrics(images, targets, outputs, weights)
-    model.reset_metrics()
+@contextlib.contextmanager
+def _output_of_writer(path):
+    """Yields the path, or a temporary folder for all processes but the first."""
+    if replicas.is_writer():
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield pathlib.Path(folder)
 
 
 def _as_dataset(batches):
@@ -290,10 +225,12 @@ def _as_dataset(batches):
 @contextlib.contextmanager
 def _started(folder, recipe):
     """Starts a run and returns its working path. If the run fails, the folder is released."""
-    folder.start(recipe)
+    with processes.failing_together(FileExistsError):
+        if replicas.is_writer():
+            folder.start(recipe)
+            environment = {**versions(), "revision": git_revision()}
+            folder.write("environment.json", {**environment, "machine": platform.platform()})
     try:
-        environment = {**versions(), "revision": git_revision(), "machine": platform.platform()}
-        folder.write("environment.json", environment)
         yield folder.working_path
     except BaseException:
         folder.release()
@@ -304,8 +241,9 @@ def _assign_averages(path):
     """Replaces the weights of a saved model by the averages in its optimizer."""
     model = keras.saving.load_model(path)
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    with atomic_write(path, durable=True) as temporary:
-        model.save(temporary)
+    if replicas.is_writer():
+        with atomic_write(path, durable=True) as temporary:
+            model.save(temporary)
 
 
 def _plotted(setup, history):

@@ -80,16 +80,26 @@ def test_position_is_saved_and_restored():
     assert [next(other) for _ in range(10)] == expected
 
 
-def test_batches_are_mixed_differently_in_each_shard():
-    def first(shard, seed):
-        data = repeated_batches(
-            range(COUNT), _numbered, list, 2, seed, batch_transform=_numbered, shard=shard, shards=2
-        )
-        return next(iter(data))[1]
+@pytest.mark.parametrize("shards", [2, 3])
+def test_processes_together_mix_as_one(shards):
+    def mixed(batch, generator):
+        number = int(generator.integers(10**9))
+        return [(example, other, number) for example, other in zip(batch, batch[::-1], strict=True)]
 
-    assert len({first(0, 0), first(1, 0), first(0, 1), first(1, 1)}) == 4
+    def first(batch_size, shard=0, shards=1, seed=0):
+        arguments = {"batch_transform": mixed, "shard": shard, "shards": shards}
+        data = iter(repeated_batches(range(COUNT), _numbered, list, batch_size, seed, **arguments))
+        return [row for _ in range(5) for row in sorted(next(data))]
+
+    whole = first(4 * shards)
+    assert sorted(row for shard in range(shards) for row in first(4, shard, shards)) == sorted(
+        whole
+    )
+    assert first(4 * shards, seed=1) != whole
+    with pytest.raises(ValueError, match="must be even to be mixed.*batch_size=3, shards=2"):
+        first(3, 0, 2)
     with pytest.raises(ValueError, match="shard=2, shards=2"):
-        first(2, 0)
+        first(2, 2, 2)
 
 
 def test_evaluation_reads_all_examples_in_order():

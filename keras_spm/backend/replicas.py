@@ -1,0 +1,216 @@
+"""Replicas of a model, each of which trains on a part of every batch.
+
+On JAX the program of a step sees the whole batch, and XLA distributes it. On TensorFlow and
+PyTorch it sees the part of one replica: sums over the batch are sums over the replicas.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_spm.types import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Replicas:
+    """The replicas that train together, as `keras_spm.data_parallel` returns them.
+
+    Attributes:
+        count: int, number of devices, each with one replica.
+        available: int, number of devices that could be used.
+        process, processes: index and number of the processes.
+        synchronized_batch_normalization: bool, see `keras_spm.data_parallel`.
+        engine: JAX's mesh, TensorFlow's strategy, or None.
+    """
+
+    count: int
+    available: int
+    process: int = 0
+    processes: int = 1
+    synchronized_batch_normalization: bool = True
+    engine: Any = None
+
+    def describe(self, batch_size: int) -> str:
+        """Returns a line such as "4 of 4 devices, 256 images a step, 64 each".
+
+        Raises:
+            ValueError: if the devices do not divide the batch.
+        """
+        self.check_batch_size(batch_size)
+        devices = "device" if self.available == 1 else "devices"
+        text = f"{self.count} of {self.available} {devices}, {batch_size} images a step"
+        text += f", {batch_size // self.count} each" if self.count > 1 else ""
+        return text + (f", {self.processes} processes" if self.processes > 1 else "")
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Raises a `ValueError` if the devices do not divide a batch."""
+        if batch_size % self.count:
+            raise ValueError(
+                f"`batch_size` must be a multiple of the {self.count} devices. "
+                f"Received: batch_size={batch_size}"
+            )
+
+
+_active: list[Replicas] = []
+_independent: list[bool] = []
+_local_batches: list[bool] = []
+
+
+def current() -> Replicas | None:
+    """Returns the replicas of the innermost `data_parallel`, or None outside of it."""
+    return _active[-1] if _active else None
+
+
+def count() -> int:
+    """Returns the number of devices of `data_parallel`, 1 outside of it."""
+    return current().count if _active else 1
+
+
+@contextlib.contextmanager
+def activated(replicas: Replicas) -> Iterator[Replicas]:
+    """Context manager in which `current` returns these replicas."""
+    _active.append(replicas)
+    try:
+        yield replicas
+    finally:
+        _active.pop()
+
+
+@contextlib.contextmanager
+def independent() -> Iterator[None]:
+    """Context manager in which processes compute on different batches: nothing is summed."""
+    _independent.append(True)
+    try:
+        yield
+    finally:
+        _independent.pop()
+
+
+@contextlib.contextmanager
+def local_batches() -> Iterator[None]:
+    """Context manager in which the data of `fit` are the part of this process already."""
+    _local_batches.append(True)
+    try:
+        yield
+    finally:
+        _local_batches.pop()
+
+
+def has_local_batches() -> bool:
+    """Whether the data of `fit` are the part of this process already."""
+    return bool(_local_batches)
+
+
+def is_writer() -> bool:
+    """Whether this process writes files and prints: the first one, or the only one."""
+    replicas = current()
+    return replicas is None or replicas.process == 0
+
+
+def has_torch_processes() -> bool:
+    """Whether this is one of several PyTorch processes that compute on parts of a batch."""
+    replicas = current()
+    several = replicas is not None and replicas.processes > 1 and not _independent
+    return several and keras.config.backend() == "torch"
+
+
+def has_parts() -> bool:
+    """Whether the current code sees the part of a batch of one replica alone."""
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        context = tf.distribute.get_replica_context()
+        return context is not None and context.num_replicas_in_sync > 1
+    return has_torch_processes()
+
+
+# === Sums over the batch ===
+
+
+def sum_over_replicas(*tensors: Tensor) -> list[Tensor]:
+    """Returns the sums of float32 tensors over all replicas, which have a gradient.
+
+    The tensors are sent as one. Where a step sees the whole batch they are returned as they are.
+    """
+    if not has_parts():
+        return list(tensors)
+    flat = _all_reduce(ops.concatenate([ops.reshape(tensor, (-1,)) for tensor in tensors]))
+    sums, start = [], 0
+    for tensor in tensors:
+        end = start + math.prod(tensor.shape)
+        sums.append(ops.reshape(flat[start:end], tensor.shape))
+        start = end
+    return sums
+
+
+def count_per_replica(count: Tensor, examples: Tensor | int) -> Tensor:
+    """Returns the divisor of this replica's sum of losses, such as its number of objects.
+
+    A loss of the whole batch is its sum over the number of objects in the batch, at least 1. The
+    mean of the replicas' losses, weighted by their examples, is that loss if each is divided by
+    this: the number in the whole batch times the replica's share of the examples.
+
+    Args:
+        count: float32 scalar, of this replica.
+        examples: number of examples of this replica.
+    """
+    if not has_parts():
+        return ops.maximum(count, 1)
+    examples = ops.cast(examples, "float32")
+    total, all_examples = sum_over_replicas(ops.cast(count, "float32"), examples)
+    return ops.maximum(total, 1) * ops.maximum(examples, 1) / all_examples
+
+
+def mean_over_replicas(tensor: Tensor) -> Tensor:
+    """Returns the mean of a tensor over replicas, without a gradient."""
+    if not has_parts():
+        return tensor
+    total, count = sum_over_replicas(ops.stop_gradient(tensor), ops.ones(()))
+    return total / count
+
+
+def groups_of_batch() -> int:
+    """Returns the number of parts of a whole batch whose statistics are separate, on JAX."""
+    replicas = current()
+    if replicas is None or replicas.synchronized_batch_normalization:
+        return 1
+    return replicas.count if keras.config.backend() == "jax" else 1
+
+
+def synchronizes_statistics() -> bool:
+    """Whether batch normalization sums its statistics over replicas."""
+    replicas = current()
+    return has_parts() and (replicas is None or replicas.synchronized_batch_normalization)
+
+
+def _all_reduce(tensor):
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_replica_context().all_reduce("SUM", tensor)
+    return _torch_sum().apply(tensor)
+
+
+@functools.cache
+def _torch_sum():
+    import torch
+
+    class Sum(torch.autograd.Function):
+        # Every replica's loss depends on the sum, so the gradient is the sum of theirs.
+        @staticmethod
+        def forward(context: Any, tensor: Any) -> Any:
+            total = tensor.contiguous().clone()
+            torch.distributed.all_reduce(total)
+            return total
+
+        @staticmethod
+        def backward(context: Any, gradient: Any) -> Any:
+            return Sum.forward(context, gradient)
+
+    return Sum

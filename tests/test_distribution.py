@@ -1,0 +1,275 @@
+"""Training on several devices gives the results of one device; see `tests/distributed.py`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import keras_spm
+from keras_spm.backend import SafeTrainer, parts, processes, replicas
+from keras_spm.cli import main
+from tests.helpers import tiny_backbone
+
+BACKEND = keras.config.backend()
+DEVICES = {"jax": 4, "tensorflow": 2, "torch": 2}[BACKEND]
+# Task, devices, and numbers of images to evaluate or what is left out.
+COMPARISONS = {
+    "torch": ("classifier:2:1,9", "segmenter:2:1,7", "detector:2:1,7,9", "instances:2"),
+    "jax": ("segmenter:4", "detector:4:1,7,9"),
+    "tensorflow": ("segmenter:2", "detector:2"),
+}[BACKEND]
+CONTROLS = {
+    "torch": ("classifier:2:statistics", "detector:2:counts", "detector:2:gradients"),
+    "jax": (),
+    "tensorflow": (),
+}[BACKEND]
+SEEDS = () if BACKEND == "jax" else ("seeds:2",)
+LONG = {
+    "torch": ("segmenter:2:counts", "segmenter:2:gradients", "classifier:2:1,7,9"),
+    "jax": ("classifier:2", "classifier:4:1,7,9", "instances:4", "classifier:4:statistics"),
+    "tensorflow": (
+        *("classifier:2:1,7,9", "classifier:2:statistics", "instances:2"),
+        *("segmenter:4:1,7,9", "detector:4:1,7,9", "detector:2:counts"),
+    ),
+}[BACKEND]
+
+
+def run(names, devices=1, extra=()):
+    """Returns {name: differences} of the comparisons, made in processes of their own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", *extra, "tests.distributed", *names]
+    if BACKEND == "jax":
+        count = f" --xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + count
+    if BACKEND == "torch":
+        launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(devices))
+        command = [sys.executable, "-m", *launcher, "-m", "tests.distributed", *names]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    found = {}
+    for line in process.stdout.splitlines():
+        if line.startswith("{"):
+            found.update(json.loads(line))
+    assert found.keys() == set(names), process.stderr[-3000:]
+    return found
+
+
+def check(differences):
+    assert differences.pop("ranks equal") and differences.pop("devices") > 1
+    limits = {"weights": 1e-6, "statistics": 1e-5, "logs": 1e-6}
+    # Boxes are pixels, of which 32-bit floats have six digits.
+    assert {
+        kind: value for kind, value in differences.items() if value > limits.get(kind, 1e-5)
+    } == {}
+
+
+def fails(differences):
+    limits = {"weights": 1e-6, "statistics": 1e-5, "logs": 1e-6}
+    return any(differences[kind] > 10 * limit for kind, limit in limits.items())
+
+
+@pytest.fixture(scope="module")
+def found():
+    return run((*COMPARISONS, *CONTROLS, *SEEDS), DEVICES)
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_three_steps_equal_those_of_one_device(found, name):
+    check(dict(found[name]))
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("name", CONTROLS)
+def test_nothing_can_be_left_out(found, name):
+    assert fails(found[name])
+
+
+@pytest.mark.only("torch", "tensorflow")
+def test_each_replica_draws_its_own_random_numbers(found):
+    seeds = found["seeds:2"]
+    assert seeds["generators"] > 0 and seeds["states"] == 2 * seeds["generators"]
+
+
+@pytest.mark.release
+@pytest.mark.parametrize("name", LONG)
+def test_three_steps_in_a_release(name):
+    differences = run([name], 4 if BACKEND != "torch" else 2)[name]
+    if name.rpartition(":")[2].isalpha():
+        assert fails(differences)
+    else:
+        check(differences)
+
+
+@pytest.mark.only("jax")
+def test_a_step_sends_gradients_once_and_nothing_but_sums():
+    tasks = ("classifier", "segmenter", "detector")
+    found = run([f"{task}:lower" for task in tasks], 4)
+    for task in tasks:
+        step = found[f"{task}:lower"]
+        assert (step["platforms"], step["devices"]) == (["tpu"], 4)
+        others = [step[name] for name in ("all-gather", "all-to-all", "collective-permute")]
+        assert others == [0, 0, 0]
+        # Of gradients, of counts and metrics, and of the statistics and their gradients.
+        assert step["all-reduce"] <= 3 + 3 * step["norms"] < step["variables"]
+    assert found["detector:lower"]["all-reduce"] == 2
+
+
+_RECIPE = (
+    *("classification_digits", "--set", "preset=pvt_v2_mini", "--set", "epochs=3"),
+    *("--set", "warmup_epochs=0", "--set", "drop_path_rate=0.0"),
+)
+
+
+def _train(output, devices=None, until=None):
+    """Trains by the command, until a checkpoint is there, or to the end."""
+    command = ["keras_spm", "train", *_RECIPE, "--output", str(output)]
+    if BACKEND == "torch" and devices == 4:  # More than this machine may have.
+        launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "4")
+        command = [*launcher, "-m", *command]
+    elif devices is not None:
+        command += ["--devices", str(devices)]
+    command = [sys.executable, "-m", *command]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    if BACKEND == "jax":
+        count = f" --xla_force_host_platform_device_count={devices or 1}"
+        environment["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + count
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL
+    )
+    while until is not None and not (output.parent / f"{output.name}-UNFINISHED" / until).exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    if until is not None:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == (0 if until is None else -signal.SIGKILL)
+
+
+@pytest.mark.release
+@pytest.mark.only("torch", "jax")
+def test_a_killed_training_resumes_on_another_number_of_devices(tmp_path):
+    _train(tmp_path / "whole")
+    _train(tmp_path / "run", None, "checkpoints/step-000000019")
+    _train(tmp_path / "run", 2, "checkpoints/step-000000038")
+    _train(tmp_path / "run", 4)
+    tables = [
+        np.genfromtxt(tmp_path / name / "metrics.csv", delimiter=",", names=True)
+        for name in ("whole", "run")
+    ]
+    assert tables[0].dtype == tables[1].dtype and len(tables[0]) == len(tables[1]) == 3
+    for name in tables[0].dtype.names:
+        assert np.abs(tables[0][name] - tables[1][name]).max() <= 1e-5
+    assert not list((tmp_path / "run").glob("processes"))
+
+
+# === In this process ===
+
+
+@pytest.fixture
+def single():
+    with keras_spm.data_parallel(devices=1) as active:
+        yield active
+
+
+@pytest.mark.only("torch")
+def test_a_model_is_trained_where_it_was_made():
+    images, labels = np.zeros((4, 32, 32, 3), "uint8"), np.zeros(4, int)
+    before = keras_spm.ImageClassifier(tiny_backbone(), 2)
+    with keras_spm.data_parallel(devices=1):
+        with pytest.raises(ValueError, match="outside of this `data_parallel`"):
+            before.fit(images, labels)
+        model = keras_spm.ImageClassifier(tiny_backbone(), 2)
+        model.fit(images, labels, verbose=0)
+        before.predict(images, verbose=0)
+    with pytest.raises(ValueError, match="within this `data_parallel`"):
+        model.fit(images, labels)
+    assert model.predict(images, verbose=0).shape == (4, 2)
+
+
+@pytest.mark.parametrize("devices", [0, 1000, 1.5])
+def test_a_number_of_devices_that_is_not_there(devices):
+    with pytest.raises(ValueError, match=f"`devices` must be .*devices={devices}"):
+        keras_spm.data_parallel(devices).__enter__()
+
+
+@pytest.mark.only("torch")
+def test_several_devices_need_processes_on_torch(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    with pytest.raises(ValueError, match="torchrun --nproc-per-node 2"):
+        keras_spm.data_parallel(2).__enter__()
+
+
+@pytest.mark.only("tensorflow")
+def test_several_processes_are_refused_on_tensorflow(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    with pytest.raises(ValueError, match="KERAS_BACKEND=jax"), keras_spm.data_parallel():
+        pass
+
+
+@pytest.mark.only("torch")
+def test_contexts_are_not_nested(single):
+    with pytest.raises(ValueError, match="inside of another"), keras_spm.data_parallel():
+        pass
+
+
+@pytest.mark.only("torch")
+def test_batches_have_equal_parts():
+    active = replicas.Replicas(count=4, available=4)
+    assert active.describe(256) == "4 of 4 devices, 256 images a step, 64 each"
+    with pytest.raises(ValueError, match="`batch_size` must be a multiple of the 4 devices"):
+        active.describe(6)
+    rows = np.arange(8)
+    assert [parts.part_of((rows, None), i, 4)[0].tolist() for i in range(4)] == [
+        [0, 1],
+        [2, 3],
+        [4, 5],
+        [6, 7],
+    ]
+    with pytest.raises(ValueError, match="multiple of the 4 devices.*batch of 6.*leave 2 out"):
+        parts.part_of(np.arange(6), 0, 4)
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 9])
+def test_padded_parts_together_are_the_batch(size):
+    batch = np.arange(size)
+    pieces = [parts.padded_part_of(batch, i, 4) for i in range(4)]
+    assert {number for _, number in pieces} == {size}
+    joined = np.concatenate([rows for rows, _ in pieces])
+    assert parts.without_padding(joined, size, 4).tolist() == batch.tolist()
+    twice = np.repeat(joined, 2)  # Two rows for each.
+    assert parts.without_padding(twice, size, 4).tolist() == np.repeat(batch, 2).tolist()
+
+
+@pytest.mark.only("torch")
+def test_different_recipes_of_processes_are_refused(monkeypatch):
+    others = [{"seed": "0"}, {"seed": "1"}]
+    monkeypatch.setattr(processes, "gathered", lambda value: others)
+    with pytest.raises(ValueError, match="same recipe. Received: seed='0' in process 0, seed='1'"):
+        processes.check_same("recipe", {"seed": 0})
+
+
+@pytest.mark.only("torch")
+def test_the_plan_states_the_devices(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    arguments = ["train", "classification_digits", "--set", "preset=pvt_v2_mini", "--dry-run"]
+    assert main([*arguments, "--devices", "4", "--output", str(tmp_path / "run")]) == 0
+    assert capsys.readouterr().out.startswith("4 of 4 devices, 64 images a step, 16 each\n")
+    assert main([*arguments, "--devices", "3", "--output", str(tmp_path / "run")]) == 2
+    assert "`batch_size` must be a multiple of the 3 devices" in capsys.readouterr().err
+
+
+@pytest.mark.only("torch")
+def test_keras_does_not_average_gradients_too():
+    class Wrapping:  # As Keras's models from 3.16 on, in a process group.
+        def _initialize_ddp(self):
+            raise AssertionError
+
+    class Trainer(SafeTrainer, Wrapping):
+        pass
+
+    assert Trainer.__new__(Trainer)._initialize_ddp() is None
