@@ -47,8 +47,9 @@ ALLOWED = {
     "data": {"cards", "registry", "numpy", "keras"},
     "visualize": {"backend", "data", "layers", "registry", "terminal", "keras", "numpy"},
     "prediction": {"data", "tasks", "terminal", "numpy"},
+    "demo": {"data", "tasks", "visualize", "numpy"},
     "cli": {
-        *("converters", "data", "export", "fusion", "prediction", "registry", "terminal"),
+        *("converters", "data", "demo", "export", "fusion", "prediction", "registry", "terminal"),
         *("trainer", "weights"),
         "keras",
     },
@@ -66,6 +67,7 @@ LAZY = {
     *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),
     *("filelock", "pycocotools", "sklearn", "PIL", "matplotlib", "safetensors", "tensorboard"),
     *("yaml", "onnx", "onnxruntime", "onnxscript", "openvino", "ai_edge_litert"),
+    *("fastapi", "starlette", "uvicorn"),
 }
 # A framework may be imported here alone (weights reads .pth files with torch's reader, data
 # maps tf.data sets, export writes their formats).

@@ -1,0 +1,90 @@
+"""Draws every page of the built site, and checks it: `python docs/screenshots.py FOLDER`.
+
+Each page is drawn by Chromium in light and dark, as on a desktop and on a phone. The exit status is
+1 if a page scrolls sideways, a picture is broken, or a script fails. Needs Chromium, its driver, and
+`pip install selenium`. Before: `make docs`.
+"""
+
+import argparse
+import base64
+import itertools
+import pathlib
+import sys
+
+from selenium import webdriver
+
+SITE = pathlib.Path(__file__).parents[1] / "build" / "site"
+WIDTHS = {"desktop": 1280, "phone": 390}
+_HEIGHT = 900
+_MAX_HEIGHT = 12_000  # Of a picture of a long page.
+_CHECK = """
+const pictures = [...document.images].filter(each => each.complete && !each.naturalWidth);
+return {
+  width: document.documentElement.scrollWidth,
+  height: document.documentElement.scrollHeight,
+  broken: pictures.map(each => each.src),
+};
+"""
+
+
+def open_browser() -> webdriver.Chrome:
+    """Starts Chromium without a window."""
+    options = webdriver.ChromeOptions()
+    options.set_capability("goog:loggingPrefs", {"browser": "SEVERE"})
+    for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
+        options.add_argument(argument)
+    return webdriver.Chrome(options=options)
+
+
+def draw(browser: webdriver.Chrome, url: str, width: int, scheme: str, path: pathlib.Path) -> list:
+    """Draws a page to a PNG file, and returns what is wrong with it."""
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    _resize(browser, width, _HEIGHT)
+    browser.get(url)
+    found = browser.execute_script(_CHECK)
+    _resize(browser, width, min(found["height"], _MAX_HEIGHT))
+    picture = browser.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(base64.b64decode(picture["data"]))
+    problems = [f"broken picture {each}" for each in found["broken"]]
+    if found["width"] > width:
+        problems.append(f"scrolls sideways: {found['width']} of {width} pixels")
+    problems += [each["message"] for each in browser.get_log("browser")]
+    return problems
+
+
+def _resize(browser, width, height):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Draws and checks every page of the site.")
+    parser.add_argument("folder", type=pathlib.Path, help="for the pictures")
+    text = "address of a page, such as the demo's, instead of the site"
+    parser.add_argument("--url", help=text)
+    options = parser.parse_args()
+    pages = {"page": options.url}
+    if options.url is None:
+        files = sorted(SITE.rglob("*.html"))
+        pages = {str(file.relative_to(SITE).with_suffix("")): file.as_uri() for file in files}
+    count, browser = 0, open_browser()
+    try:
+        for (name, url), (device, width), scheme in itertools.product(
+            pages.items(), WIDTHS.items(), ("light", "dark")
+        ):
+            path = options.folder / f"{name.replace('/', '-')}-{device}-{scheme}.png"
+            for problem in draw(browser, url, width, scheme, path):
+                print(f"{name}, {device}, {scheme}: {problem}")
+                count += 1
+    finally:
+        browser.quit()
+    print(f"{len(pages)} pages, {count} problems")
+    return int(count > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
