@@ -21,7 +21,6 @@ from nbclient import NotebookClient
 _TIMEOUT = 3600  # Seconds for a cell.
 
 
-
 def execute(path: pathlib.Path) -> nbformat.NotebookNode:
     """Runs a guide in a new kernel and an empty folder, and returns it with its outputs."""
     notebook = guides.read_guide(path)
@@ -39,8 +38,6 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
         notebook.cells.insert(number, cell)
     notebook.metadata[guides.RUN] = _run(time.time() - start)
     return notebook
-
-
 
 
 def _run(seconds):

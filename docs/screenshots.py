@@ -1,8 +1,8 @@
 """Draws every page of the built site, and checks it: `python docs/screenshots.py FOLDER`.
 
-Each page is drawn by Chromium in light and dark, as on a desktop and on a phone. The exit status is
-1 if a page scrolls sideways, a picture is broken, or a script fails. Needs Chromium, its driver, and
-`pip install selenium`. Before: `make docs`.
+Each page is drawn by Chromium in light and dark, as on a desktop and on a phone. The exit status
+is 1 if a page scrolls sideways, a picture is broken, or a script fails. Needs Chromium, its driver,
+and `pip install selenium`. Before: `make docs`.
 """
 
 import argparse

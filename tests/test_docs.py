@@ -1,7 +1,6 @@
-"""The documentation: what a strict build of the site would refuse, and every guide with little data."""
+"""The documentation: what a strict build would refuse, and every guide with little data."""
 
 import inspect
-import pathlib
 import re
 import tomllib
 

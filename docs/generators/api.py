@@ -6,6 +6,7 @@ import types
 from collections.abc import Iterator
 
 import keras
+
 import keras_spm
 
 

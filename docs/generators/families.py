@@ -5,11 +5,11 @@ import inspect
 import io
 
 import table
+
+import keras_spm
 from generators.tables import markdown, starting_with
 from keras_spm.cards import read_card
 from keras_spm.cards.task_card import read_task_card, task_presets
-
-import keras_spm
 
 _EXAMPLE = """\
 import keras_spm
@@ -20,11 +20,7 @@ for level, maps in backbone.pyramid_outputs.items():
 print(f"{{backbone.count_params():,}} parameters")
 """
 _DATA = {"ade20k": "ADE20K", "cityscapes": "Cityscapes", "coco": "COCO"}
-_METRICS = {
-    "average_precision": "AP",
-    "mask_average_precision": "mask AP",
-    "mean_iou": "mIoU",
-}
+_METRICS = {"average_precision": "AP", "mask_average_precision": "mask AP", "mean_iou": "mIoU"}
 
 
 def pages() -> dict[str, str]:
@@ -107,9 +103,9 @@ _SIZE = """\
 Of a classifier of 1,000 classes, for one image of 224×224; [all models](index.md) explains the \
 columns."""
 _WEIGHTS = """\
-`from_preset` downloads these weights, see [weights in and out](../guides/weights.md). Top-1 is the \
-accuracy on ImageNet-1K in percent that its publisher states. "Measured" is the accuracy that was \
-measured with this package, "–" if it was not."""
+`from_preset` downloads these weights, see [weights in and out](../guides/weights.md). Top-1 is \
+the accuracy on ImageNet-1K in percent that the publisher states. "Measured" is the accuracy that \
+was measured with this package, "–" if it was not."""
 
 
 def _printed(code):

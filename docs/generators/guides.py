@@ -1,6 +1,6 @@
 """Guides: from a script in percent format to an executed notebook, and from that to a page.
 
-    python docs/execute.py [NAME …]    executes guides/NAME.py and writes guides/NAME.ipynb
+python docs/execute.py [NAME …]    executes guides/NAME.py and writes guides/NAME.ipynb
 """
 
 import base64

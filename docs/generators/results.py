@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import report
+
 from generators.tables import markdown
 from tests.campaigns import export_formats
 

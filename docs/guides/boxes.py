@@ -88,7 +88,7 @@ cli.main(["train", "detection", "--data", "scenes", "--output", "runs/boxes", *a
 # of the model:
 
 # %%
-Image.open("runs/boxes/predictions.png")
+keras.utils.load_img("runs/boxes/predictions.png")
 
 # %% [markdown]
 # ## Use the model

@@ -76,9 +76,7 @@ figure.savefig("receptive_field.png", dpi=90)
 plt.close(figure)
 
 # %%
-from PIL import Image
-
-Image.open("receptive_field.png")
+keras.utils.load_img("receptive_field.png")
 
 # %% [markdown]
 # ## The same numbers for less work

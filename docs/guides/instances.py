@@ -85,7 +85,7 @@ arguments = [part for key, value in settings.items() for part in ("--set", f"{ke
 cli.main(["train", "instances", "--data", "scenes", "--output", "runs/instances", *arguments])
 
 # %%
-Image.open("runs/instances/predictions.png")
+keras.utils.load_img("runs/instances/predictions.png")
 
 # %% [markdown]
 # ## Use the model

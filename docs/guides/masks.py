@@ -78,14 +78,14 @@ cli.main(["train", "segmentation", "--data", "scenes", "--output", "runs/masks",
 # maps, and those of the model:
 
 # %%
-Image.open("runs/masks/predictions.png")
+keras.utils.load_img("runs/masks/predictions.png")
 
 # %% [markdown]
 # ## Use the model
 
 # %%
 model = keras.saving.load_model("runs/masks/best.keras")
-(segmentation_map,) = model.segment(["scenes/val/0000.png"])
+(segmentation_map,) = model.segment(["scenes/val/images/0000.png"])
 print(segmentation_map.shape, segmentation_map.dtype)
 
 # %% [markdown]

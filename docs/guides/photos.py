@@ -13,7 +13,6 @@ epochs = 20
 import pathlib
 
 import keras
-import numpy as np
 from PIL import Image
 
 import keras_spm
@@ -66,7 +65,7 @@ cli.main(["train", "classification", "--data", "photos", "--output", "runs/digit
 # training. The run folder has the best model, the metrics of each epoch and pictures:
 
 # %%
-Image.open("runs/digits/confusion_matrix.png")
+keras.utils.load_img("runs/digits/confusion_matrix.png")
 
 # %% [markdown]
 # ## Use the model
@@ -77,7 +76,9 @@ Image.open("runs/digits/confusion_matrix.png")
 # %%
 model = keras.saving.load_model("runs/digits/best.keras")
 for path in ("photos/3/000.png", "photos/8/001.png"):
-    print(path, [(name, round(probability, 3)) for name, probability in model.classify(path, top=2)])
+    print(
+        path, [(name, round(probability, 3)) for name, probability in model.classify(path, top=2)]
+    )
 
 # %% [markdown]
 # In a terminal: `keras-spm predict runs/digits holiday/`. `--json` prints JSON, `--format csv
@@ -88,7 +89,7 @@ for path in ("photos/3/000.png", "photos/8/001.png"):
 # %%
 photo = Image.open("photos/3/000.png").resize((256, 256), Image.Resampling.BICUBIC)
 heat = keras_spm.visualize.grad_cam(model, photo, "3", layer="stage2", path="heat.png")
-Image.open("heat.png")
+keras.utils.load_img("heat.png")
 
 # %% [markdown]
 # ## The same in Python

@@ -11,7 +11,6 @@
 size = 64  # pixels
 
 # %%
-import keras
 import numpy as np
 import torch
 import transformers
