@@ -54,7 +54,8 @@ test-tensorflow: test-jax
 
 # The site, in build/site. Guides are pages of their committed notebooks.
 docs: $(VENV)/.installed-test
-	KERAS_BACKEND=torch $(VENV)/bin/python -m mkdocs build --strict --config-file docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 KERAS_BACKEND=torch \
+		$(VENV)/bin/python -m mkdocs build --strict --config-file docs/mkdocs.yml
 
 docs-serve: $(VENV)/.installed-test
 	KERAS_BACKEND=torch $(VENV)/bin/python -m mkdocs serve --config-file docs/mkdocs.yml

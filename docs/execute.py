@@ -33,6 +33,8 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
         client = NotebookClient(
             notebook, timeout=_TIMEOUT, resources=resources, record_timing=False
         )
+        client.create_kernel_manager()
+        client.km.transport = "ipc"  # No open port.
         client.execute()
     for number, cell in skipped:
         notebook.cells.insert(number, cell)

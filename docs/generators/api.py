@@ -12,7 +12,8 @@ import keras_spm
 
 def pages() -> dict[str, str]:
     """Returns {path: Markdown} of the reference."""
-    found = {f"api/{_short(module)}.md": _page(module) for module in public_modules()}
+    documented: set[str] = set()  # Names that two modules export are documented once.
+    found = {f"api/{_short(module)}.md": _page(module, documented) for module in public_modules()}
     return {"api/index.md": _index(), **found}
 
 
@@ -70,12 +71,14 @@ def _short(module):
     return module.__name__.rpartition(".")[2]
 
 
-def _page(module):
+def _page(module, documented):
     lines = [f"# keras_spm.{_short(module)}", inspect.getdoc(module) or ""]
     for name in public_names(module):
         value = getattr(module, name)
         where = place_of(value, f"{module.__name__}.{name}")
-        lines.append(f"::: {where}")
+        short = f"## `{name}`\n\nSee [`{where}`][{where}]."
+        lines.append(short if where in documented else f"::: {where}")
+        documented.add(where)
     return "\n\n".join(lines) + "\n"
 
 

@@ -42,7 +42,8 @@ def dense_models() -> str:
     rows = [["preset", "task and head", "data", "license", "published", "stated by", "weights"]]
     for preset in task_presets():
         card = read_task_card(preset)
-        figures = (f"{_METRICS.get(key, key)} {value}" for key, value in card.published.items())
+        published = (card.published or {}).items()
+        figures = [f"{_METRICS.get(key, key)} {value}" for key, value in published]
         place = f"[page]({card.page}); pass the file as `weights`" if card.page else "–"
         rows.append(
             [
@@ -50,7 +51,7 @@ def dense_models() -> str:
                 f"`{card.task}`, `{card.head}`",
                 _DATA.get(card.classes, card.classes),
                 _license(card),
-                ", ".join(figures),
+                ", ".join(figures) or "–",
                 card.published_by or "–",
                 _on_the_hub(card) if card.repository else place,
             ]
