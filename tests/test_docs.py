@@ -13,6 +13,7 @@ from generators import ROOT, api, guides, messages
 from PIL import Image
 
 import keras_spm
+from tests.helpers import tiny_backbone
 
 pytestmark = pytest.mark.only("torch")
 
@@ -112,10 +113,9 @@ def _blocks(path):
 
 def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     """The lines for each task, with a small network, on arrays of noise."""
-    mini = keras_spm.PVTv2SPM.from_preset
-    monkeypatch.setattr(
-        keras_spm.PVTv2SPM, "from_preset", lambda name: mini("mini", load_weights=False)
-    )
+    # Images are not enlarged to 800 pixels.
+    monkeypatch.setattr(keras_spm.data.ImageBatching.__init__, "__defaults__", DEFAULTS)
+    monkeypatch.setattr(keras_spm.PVTv2SPM, "from_preset", lambda name: tiny_backbone())
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (2, 64, 64, 3)).astype("float32")

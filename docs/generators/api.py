@@ -5,9 +5,13 @@ import inspect
 import types
 from collections.abc import Iterator
 
-import keras
-
 import keras_spm
+
+# Methods that are the same in every layer and model: those of Keras, and `keras_spm.layers.macs`.
+_KNOWN = {
+    *("build", "call", "compute_output_shape", "from_config", "get_config", "macs", "quantize"),
+    *("make_train_function", "predict_step"),
+}
 
 
 def pages() -> dict[str, str]:
@@ -53,18 +57,13 @@ def undocumented() -> list[str]:
 
 def _undocumented_methods(cls) -> Iterator[str]:
     for name, value in vars(cls).items():
-        if name.startswith("_") or not (inspect.isfunction(value) or isinstance(value, property)):
+        if name.startswith("_") or name in _KNOWN:
             continue
-        # A method of Keras that is overridden has Keras's documentation.
-        if not inspect.getdoc(value) and not inspect.getdoc(getattr(cls, name)):
-            bases = cls.__mro__[1:]
-            if not any(hasattr(base, name) for base in bases if _is_documented(base, name)):
-                yield name
-
-
-def _is_documented(base, name) -> bool:
-    own = getattr(base, name, None)
-    return bool(inspect.getdoc(own)) or base in keras.layers.Layer.__mro__ or base is keras.Model
+        is_member = inspect.isfunction(value) or isinstance(value, property)
+        # A method that overrides a documented one has its documentation.
+        bases = (vars(base) for base in cls.__mro__)
+        if is_member and not any(each[name].__doc__ for each in bases if name in each):
+            yield name
 
 
 def _short(module):

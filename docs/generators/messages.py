@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import html
 import pathlib
+import re
 from collections.abc import Iterator
 
 from generators.remedies import REMEDIES
@@ -99,8 +100,6 @@ def _raised(node):
             yield "ValueError", node.exc
         elif node.exc.args and name[:1].isupper():
             yield name, node.exc.args[0]
-        elif not name[:1].isupper():  # A function that makes the error.
-            yield "error", node.exc
     elif isinstance(node, ast.Return) and isinstance(node.value, ast.Call):
         name = _name(node.value.func)
         if name.endswith("Error") and node.value.args:
@@ -168,8 +167,6 @@ class _Texts:
             parts = [ast.Constant(each) if isinstance(each, str) else each for each in parts]
             return self._joined(parts, function, depth)
         if name == "format" and isinstance(call.func, ast.Attribute):
-            import re
-
             texts = self.of(call.func.value, function, depth)
             return [re.sub(r"\{[^}]*\}", GAP, text) for text in texts]
         if name == "join" or name not in self._functions or depth > 2:

@@ -2,13 +2,13 @@
 # # Instances
 #
 # Images with a mask for each object become an instance segmenter, Mask R-CNN. The images here are
-# scenes of handwritten digits, whose masks are written as polygons' alternative in COCO's format,
-# run lengths; put your own folder in their place.
+# scenes of handwritten digits, made on the spot and written in COCO's format with masks as run
+# lengths; put your own folder in their place.
 
 # %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 64}
 scenes = 400
-epochs = 6
-steps = 100  # in each epoch
+epochs = 8
+steps = 150  # in each epoch
 side = 96  # pixels
 
 # %%
