@@ -1,7 +1,8 @@
 """Executes guides and writes their notebooks: `python docs/execute.py [NAME …]`.
 
 The notebooks, with their outputs, are committed: pages are made from them. The kernel has the
-backend of the environment, by default PyTorch.
+backend of the environment, by default PyTorch. With `--text`, after a change of text alone, the
+outputs are kept.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -19,6 +21,11 @@ from generators import guides
 from nbclient import NotebookClient
 
 _TIMEOUT = 3600  # Seconds for a cell.
+# Lines of TensorFlow and tqdm about the machine, when they are imported.
+_LOG = re.compile(
+    r"^(?:WARNING: All log messages before|[IWE]\d{4} |.*TqdmWarning|  from .*tqdm).*\n?",
+    re.MULTILINE,
+)
 
 
 def execute(path: pathlib.Path) -> nbformat.NotebookNode:
@@ -33,13 +40,39 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
         client = NotebookClient(
             notebook, timeout=_TIMEOUT, resources=resources, record_timing=False
         )
-        client.create_kernel_manager()
-        client.km.transport = "ipc"  # No open port.
         client.execute()
     for number, cell in skipped:
         notebook.cells.insert(number, cell)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in map(_without_log, cell.outputs) if each]
     notebook.metadata[guides.RUN] = _run(time.time() - start)
     return notebook
+
+
+def with_new_text(path: pathlib.Path) -> nbformat.NotebookNode:
+    """Returns a guide with the outputs of its notebook, whose code must be the same.
+
+    Raises:
+        ValueError: if the code is not the same.
+    """
+    old, new = nbformat.read(path.with_suffix(".ipynb"), 4), guides.read_guide(path)
+    codes = [[cell for cell in each.cells if cell.cell_type == "code"] for each in (old, new)]
+    if [cell.source for cell in codes[0]] != [cell.source for cell in codes[1]]:
+        raise ValueError(f"{path} must have the code of its notebook: execute it without --text.")
+    for before, after in zip(*codes, strict=True):
+        after.outputs = [each for each in map(_without_log, before.outputs) if each]
+        after.execution_count = before.execution_count
+    new.metadata = old.metadata
+    return new
+
+
+def _without_log(output):
+    """Returns an output without the lines of TensorFlow's log, or None if nothing is left."""
+    if output.output_type == "stream" and output.name == "stderr":
+        output.text = _LOG.sub("", output.text)
+        return output if output.text.strip() else None
+    return output
 
 
 def _run(seconds):
@@ -58,18 +91,18 @@ def _run(seconds):
 def main() -> int:
     parser = argparse.ArgumentParser(description="Executes guides and writes their notebooks.")
     parser.add_argument("names", nargs="*", help="of guides; all by default")
-    text = "execute only, and write nothing"
-    parser.add_argument("--check", action="store_true", help=text)
+    parser.add_argument("--check", action="store_true", help="execute only, and write nothing")
+    parser.add_argument("--text", action="store_true", help="write new text, and execute nothing")
     options = parser.parse_args()
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for path in guides.guide_paths():
-        if not options.names or path.stem in options.names:
-            print(f"{path.stem} …", flush=True)
-            notebook = execute(path)
-            print(f"{path.stem}: {notebook.metadata[guides.RUN]['seconds']} s", flush=True)
-            if not options.check:
-                nbformat.write(notebook, path.with_suffix(".ipynb"))
+        if options.names and path.stem not in options.names:
+            continue
+        notebook = with_new_text(path) if options.text else execute(path)
+        print(f"{path.stem}: {notebook.metadata[guides.RUN]['seconds']} s", flush=True)
+        if not options.check:
+            nbformat.write(notebook, path.with_suffix(".ipynb"))
     return 0
 
 

@@ -113,8 +113,6 @@ def _blocks(path):
 
 def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     """The lines for each task, with a small network, on arrays of noise."""
-    # Images are not enlarged to 800 pixels.
-    monkeypatch.setattr(keras_spm.data.ImageBatching.__init__, "__defaults__", DEFAULTS)
     monkeypatch.setattr(keras_spm.PVTv2SPM, "from_preset", lambda name: tiny_backbone())
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)

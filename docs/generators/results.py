@@ -52,7 +52,7 @@ def results() -> str:
         "`zoo/README.md` describes the benchmark, and explains what missed its target.",
         "![The tables below as bar charts](assets/benchmark.png)",
         report.targets_table(rows),
-        report.markdown(rows).replace("**Step", "### Step").replace("**PVT", "### PVT"),
+        re.sub(r"^\*\*(.+)\*\*$", r"### \1", report.markdown(rows), flags=re.MULTILINE),
         section(ZOO / "README.md", "Quantization", level=2),
         section(TRAINING / "README.md", "LoRA", level=2),
         "## Stepwise Patch Merging on scenes of digits",

@@ -41,9 +41,9 @@ print(maps.shape, "→", tuple(merging(maps).shape))
 # Each window of 2×2 positions gets a *guide* token: batch normalization, GELU and a depthwise
 # convolution of 7×7 with stride 2. Guide and window are five tokens $x_0, \dots, x_4$, all
 # layer-normalized. The guide attends to the five, and its output, layer-normalized, is the output of
-# the window. So an output sees 15 pixels in each direction of the input map, 9 − 1 from the first
-# step and 7 from the second, where a strided convolution sees 3. This measures it, by the gradient
-# with respect to the input:
+# the window. So an output depends on 15×15 positions of the input map: on 7×7 through the guide, and
+# on 4 more on each side through the aggregation. With a strided 3×3 convolution it depends on 3×3.
+# This measures it, by a change of the input at one position after the other:
 
 
 # %%

@@ -11,7 +11,6 @@
 size = 64  # pixels
 
 # %%
-import numpy as np
 import torch
 import transformers
 
@@ -23,11 +22,9 @@ config = transformers.PvtV2Config(
     **dims, mlp_ratios=[4] * 4, sr_ratios=[8, 4, 2, 1], layer_norm_eps=1e-2, drop_path_rate=0.0
 )
 original = transformers.PvtV2Model(config).eval()
-images = np.random.default_rng(0).normal(size=(1, size, size, 3)).astype("float32")
+images = torch.randn(1, 3, size, size)
 with torch.inference_mode():
-    maps = original(
-        torch.tensor(images.transpose(0, 3, 1, 2)), output_hidden_states=True
-    ).hidden_states
+    maps = original(images, output_hidden_states=True).hidden_states
 reference = {"images": images, **dict(zip(("P2", "P3", "P4", "P5"), maps, strict=True))}
 print([tuple(each.shape) for each in maps])
 
@@ -35,7 +32,8 @@ print([tuple(each.shape) for each in maps])
 # ## Load, then compare
 #
 # `compare` takes the normalized input of the original, and any of its maps and outputs: `"P2"` to
-# `"P5"`, `"pooled"`, `"logits"`. Maps can be channels first, channels last, or sequences.
+# `"P5"`, `"pooled"`, `"logits"`. Images and maps are channels first, as here, or channels last; maps
+# can be sequences, too.
 
 # %%
 variant = dict(
@@ -59,9 +57,7 @@ state = original.state_dict()
 original = transformers.PvtV2Model(config).eval()
 original.load_state_dict(state)
 with torch.inference_mode():
-    maps = original(
-        torch.tensor(images.transpose(0, 3, 1, 2)), output_hidden_states=True
-    ).hidden_states
+    maps = original(images, output_hidden_states=True).hidden_states
 reference |= dict(zip(("P2", "P3", "P4", "P5"), maps, strict=True))
 comparison = keras_spm.compare(backbone, reference)
 print(comparison)
