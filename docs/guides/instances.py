@@ -5,11 +5,12 @@
 # scenes of handwritten digits, made on the spot and written in COCO's format with masks as run
 # lengths; put your own folder in their place.
 
-# %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 64}
+# %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 64, "shown": 1}
 scenes = 400
 epochs = 8
 steps = 150  # in each epoch
 side = 96  # pixels
+shown = 4  # scenes
 
 # %%
 import json
@@ -94,6 +95,17 @@ keras.utils.load_img("runs/instances/predictions.png")
 model = keras.saving.load_model("runs/instances/best.keras")
 found = model.detect("scenes/val/0000.png")
 print({name: value.shape for name, value in found.items()})
+
+# %% [markdown]
+# Scenes of the test split, which was neither trained on nor used to select the epoch:
+
+# %%
+pictures = []
+for number in range(shown):
+    scene = keras_spm.data.DigitScenes("test", shown, side)[number]["image"]
+    model.draw([scene], "scene.png", predictions=model.predict_images([scene]))
+    pictures.append(np.asarray(keras.utils.load_img("scene.png", target_size=(420, 450))))
+Image.fromarray(np.concatenate(pictures, axis=1))
 
 # %% [markdown]
 # Masks are (objects, height, width) of the file. `keras-spm predict runs/instances holiday/ --format
