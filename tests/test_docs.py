@@ -1,5 +1,6 @@
 """The documentation: what a strict build would refuse, and every guide with little data."""
 
+import functools
 import inspect
 import re
 import tomllib
@@ -119,6 +120,9 @@ def _blocks(path):
 def test_the_readme_runs(tmp_path, monkeypatch, capsys):
     """The lines for each task, with a small network, on arrays of noise."""
     monkeypatch.setattr(keras_spm.PVTv2SPM, "from_preset", lambda name: tiny_backbone())
+    small = dict.fromkeys(("rpn_channels", "box_head_channels", "mask_head_channels"), 8)
+    mask_rcnn = functools.partial(keras_spm.heads.MaskRCNN, max_proposals=8, **small)
+    monkeypatch.setattr(keras_spm.heads, "MaskRCNN", mask_rcnn)
     monkeypatch.chdir(tmp_path)
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (2, 64, 64, 3)).astype("float32")

@@ -8,7 +8,7 @@
 # %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 64, "shown": 1}
 scenes = 400
 epochs = 8
-steps = 150  # in each epoch
+steps = 100  # in each epoch
 side = 96  # pixels
 shown = 4  # scenes
 
