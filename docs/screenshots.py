@@ -7,9 +7,14 @@ and `pip install selenium`. Before: `make docs`.
 
 import argparse
 import base64
+import contextlib
+import functools
+import http.server
 import itertools
 import pathlib
 import sys
+import threading
+from collections.abc import Iterator
 
 from selenium import webdriver
 
@@ -34,6 +39,21 @@ def open_browser() -> webdriver.Chrome:
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
         options.add_argument(argument)
     return webdriver.Chrome(options=options)
+
+
+@contextlib.contextmanager
+def served_site() -> Iterator[str]:
+    """Serves the site on this machine, and gives its address."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    handler = functools.partial(Handler, directory=SITE)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def draw(browser: webdriver.Chrome, url: str, width: int, scheme: str, path: pathlib.Path) -> list:
@@ -66,22 +86,22 @@ def main() -> int:
     parser.add_argument("folder", type=pathlib.Path, help="for the pictures")
     text = "address of a page, such as the demo's, instead of the site"
     parser.add_argument("--url", help=text)
+    text = "part of the names of the pages to draw"
+    parser.add_argument("--only", default="", help=text)
     options = parser.parse_args()
-    pages = {"page": options.url}
-    if options.url is None:
-        files = sorted(SITE.rglob("*.html"))
-        pages = {str(file.relative_to(SITE).with_suffix("")): file.as_uri() for file in files}
+    files = [] if options.url else sorted(SITE.rglob("*.html"))
+    names = [str(file.relative_to(SITE)) for file in files if options.only in str(file)]
     count, browser = 0, open_browser()
-    try:
+    with browser, served_site() as address:
+        pages = {name: f"{address}/{name}" for name in names} or {"page": options.url}
         for (name, url), (device, width), scheme in itertools.product(
             pages.items(), WIDTHS.items(), ("light", "dark")
         ):
-            path = options.folder / f"{name.replace('/', '-')}-{device}-{scheme}.png"
+            stem = name.removesuffix(".html").replace("/", "-")
+            path = options.folder / f"{stem}-{device}-{scheme}.png"
             for problem in draw(browser, url, width, scheme, path):
                 print(f"{name}, {device}, {scheme}: {problem}")
                 count += 1
-    finally:
-        browser.quit()
     print(f"{len(pages)} pages, {count} problems")
     return int(count > 0)
 

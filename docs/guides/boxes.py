@@ -5,9 +5,9 @@
 # spot and written in COCO's format; put your own folder in their place.
 
 # %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 64}
-scenes = 400
-epochs = 6
-steps = 150  # in each epoch
+scenes = 300
+epochs = 5
+steps = 100  # in each epoch
 side = 96  # pixels
 
 # %%

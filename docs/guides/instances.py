@@ -6,8 +6,8 @@
 # lengths; put your own folder in their place.
 
 # %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 64, "shown": 1}
-scenes = 400
-epochs = 8
+scenes = 300
+epochs = 5
 steps = 100  # in each epoch
 side = 96  # pixels
 shown = 4  # scenes

@@ -6,8 +6,8 @@
 # digits; put your own folder in their place.
 
 # %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 64}
-scenes = 400
-epochs = 6
+scenes = 300
+epochs = 4
 steps = 100  # in each epoch
 side = 96  # pixels
 
