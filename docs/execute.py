@@ -28,19 +28,16 @@ _LOG = re.compile(
 )
 
 
-def execute(path: pathlib.Path) -> nbformat.NotebookNode:
+def execute(path: pathlib.Path, folder: pathlib.Path) -> nbformat.NotebookNode:
     """Runs a guide in a new kernel and an empty folder, and returns it with its outputs."""
     notebook = guides.read_guide(path)
     skipped = [each for each in enumerate(notebook.cells) if guides.is_install(each[1])]
     for _, cell in skipped:
         notebook.cells.remove(cell)
     start = time.time()
-    with tempfile.TemporaryDirectory() as folder:
-        resources = {"metadata": {"path": folder}}
-        client = NotebookClient(
-            notebook, timeout=_TIMEOUT, resources=resources, record_timing=False
-        )
-        client.execute()
+    folder.mkdir(parents=True)
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=_TIMEOUT, resources=resources, record_timing=False).execute()
     for number, cell in skipped:
         notebook.cells.insert(number, cell)
     for cell in notebook.cells:
@@ -93,13 +90,17 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="of guides; all by default")
     parser.add_argument("--check", action="store_true", help="execute only, and write nothing")
     parser.add_argument("--text", action="store_true", help="write new text, and execute nothing")
+    text = "keep the files that guides write in FOLDER/NAME"
+    parser.add_argument("--folder", type=pathlib.Path, help=text)
     options = parser.parse_args()
     os.environ.setdefault("KERAS_BACKEND", "torch")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     for path in guides.guide_paths():
         if options.names and path.stem not in options.names:
             continue
-        notebook = with_new_text(path) if options.text else execute(path)
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = pathlib.Path(options.folder or temporary, path.stem)
+            notebook = with_new_text(path) if options.text else execute(path, folder)
         print(f"{path.stem}: {notebook.metadata[guides.RUN]['seconds']} s", flush=True)
         if not options.check:
             nbformat.write(notebook, path.with_suffix(".ipynb"))

@@ -10,8 +10,12 @@
 # ```
 #
 # `from_preset` downloads weights that timm and others publish on the Hugging Face hub, verifies
-# their checksum, converts them and caches the result. A preset of a classifier includes the class
-# names of ImageNet and its preprocessing. `keras_spm.list_presets()` lists all names. A name can
+# their checksum, converts them and caches the result; `load_report` lists what was loaded. A preset
+# of a classifier includes the class names of ImageNet and its preprocessing: image size, crop,
+# interpolation, mean and standard deviation. `model.preprocessing` applies it to lists of files,
+# arrays and `tf.data` data sets; for your own model, pass
+# `preprocessing=keras_spm.data.ImagePreprocessing((224, 224), crop_pct=0.875)` to `ImageClassifier`.
+# `keras_spm.list_presets()` lists all names. A name can
 # also be a folder or an address on the hub, in the format of this package, transformers or timm:
 # `keras_spm.Swin.from_preset("hf://microsoft/swin-tiny-patch4-window7-224")`, with
 # `"hf://owner/name@revision"` for a revision. `load_weights=False` initializes randomly.
