@@ -12,9 +12,9 @@ import os
 import pathlib
 import platform
 import re
+import resource
 import sys
 import tempfile
-import time
 
 import nbformat
 from generators import guides
@@ -34,16 +34,16 @@ def execute(path: pathlib.Path, folder: pathlib.Path) -> nbformat.NotebookNode:
     skipped = [each for each in enumerate(notebook.cells) if guides.is_install(each[1])]
     for _, cell in skipped:
         notebook.cells.remove(cell)
-    start = time.time()
+    start = _children_seconds()
     folder.mkdir(parents=True)
-    resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=_TIMEOUT, resources=resources, record_timing=False).execute()
+    place = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=_TIMEOUT, resources=place, record_timing=False).execute()
     for number, cell in skipped:
         notebook.cells.insert(number, cell)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [each for each in map(_without_log, cell.outputs) if each]
-    notebook.metadata[guides.RUN] = _run(time.time() - start)
+    notebook.metadata[guides.RUN] = _run(_children_seconds() - start)
     return notebook
 
 
@@ -64,6 +64,12 @@ def with_new_text(path: pathlib.Path) -> nbformat.NotebookNode:
     return new
 
 
+def _children_seconds():
+    """Returns the CPU time of processes that have ended, such as a kernel."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def _without_log(output):
     """Returns an output without the lines of TensorFlow's log, or None if nothing is left."""
     if output.output_type == "stream" and output.name == "stderr":
@@ -80,7 +86,7 @@ def _run(seconds):
         "backend": backend,
         "date": datetime.date.today().isoformat(),
         "machine": f"{platform.system()} with {os.cpu_count()} CPU cores, shared with other work",
-        "seconds": round(seconds),
+        "cpu_seconds": round(seconds),
         "versions": f"{versions}, Python {platform.python_version()}",
     }
 
@@ -101,7 +107,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as temporary:
             folder = pathlib.Path(options.folder or temporary, path.stem)
             notebook = with_new_text(path) if options.text else execute(path, folder)
-        print(f"{path.stem}: {notebook.metadata[guides.RUN]['seconds']} s", flush=True)
+        print(path.stem, notebook.metadata[guides.RUN], flush=True)
         if not options.check:
             nbformat.write(notebook, path.with_suffix(".ipynb"))
     return 0

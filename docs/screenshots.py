@@ -12,6 +12,7 @@ import functools
 import http.server
 import itertools
 import pathlib
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -38,7 +39,9 @@ def open_browser() -> webdriver.Chrome:
     options.set_capability("goog:loggingPrefs", {"browser": "SEVERE"})
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
         options.add_argument(argument)
-    return webdriver.Chrome(options=options)
+    # Otherwise selenium looks for a driver on the internet.
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    return webdriver.Chrome(options, service)
 
 
 @contextlib.contextmanager
@@ -91,17 +94,19 @@ def main() -> int:
     options = parser.parse_args()
     files = [] if options.url else sorted(SITE.rglob("*.html"))
     names = [str(file.relative_to(SITE)) for file in files if options.only in str(file)]
-    count, browser = 0, open_browser()
-    with browser, served_site() as address:
+    count = 0
+    with served_site() as address:
         pages = {name: f"{address}/{name}" for name in names} or {"page": options.url}
-        for (name, url), (device, width), scheme in itertools.product(
-            pages.items(), WIDTHS.items(), ("light", "dark")
-        ):
-            stem = name.removesuffix(".html").replace("/", "-")
-            path = options.folder / f"{stem}-{device}-{scheme}.png"
-            for problem in draw(browser, url, width, scheme, path):
-                print(f"{name}, {device}, {scheme}: {problem}")
-                count += 1
+        for scheme in ("light", "dark"):
+            with open_browser() as browser:  # It remembers the scheme of its first page.
+                for (name, url), (device, width) in itertools.product(
+                    pages.items(), WIDTHS.items()
+                ):
+                    stem = name.removesuffix(".html").replace("/", "-")
+                    path = options.folder / f"{stem}-{device}-{scheme}.png"
+                    for problem in draw(browser, url, width, scheme, path):
+                        print(f"{name}, {device}, {scheme}: {problem}")
+                        count += 1
     print(f"{len(pages)} pages, {count} problems")
     return int(count > 0)
 

@@ -15,6 +15,7 @@ FOLDER = pathlib.Path(__file__).parents[1] / "guides"
 # Key of the notebook's metadata with the run: backend, versions, seconds, date.
 RUN = "run"
 _INSTALL = "install"
+_LONGEST = 32  # Lines of an output on a page; the notebook has all.
 _COLAB = "https://colab.research.google.com/github/{repository}/blob/main/docs/guides/{name}.ipynb"
 
 
@@ -68,11 +69,24 @@ def _page(notebook, name, repo_url):
             parts.append(cell.source)
         elif not is_install(cell):
             parts.append(f"```python\n{cell.source}\n```")
-            for output in cell.outputs:
-                parts.append(_output(output, name, pictures))
+            parts += [_output(output, name, pictures) for output in _merged(cell.outputs)]
     title, _, text = "\n\n".join(filter(None, parts)).partition("\n")
     page = f"{title}\n\n{_links(name, repo_url)}\n{text}\n\n{_run(notebook.metadata.get(RUN))}\n"
     return {f"guides/{name}.md": page, **pictures}
+
+
+def _merged(outputs):
+    """Returns the outputs with consecutive texts as one, and without exit statuses of commands."""
+    merged = []
+    for output in outputs:
+        if output.output_type == "stream":
+            if merged and merged[-1].output_type == "stream":
+                merged[-1].text += output.text
+            else:
+                merged.append(output.copy())
+        elif output.get("data", {}).get("text/plain") != "0":
+            merged.append(output)
+    return merged
 
 
 def _output(output, name, pictures):
@@ -87,8 +101,11 @@ def _output(output, name, pictures):
 
 
 def _text(text):
-    text = re.sub(r"\x1b\[[\d;]*m", "", text).strip("\n")  # Without colors.
-    return f"```text\n{text}\n```" if text.strip() else ""
+    lines = re.sub(r"\x1b\[[\d;]*m", "", text).strip("\n").splitlines()  # Without colors.
+    if len(lines) > _LONGEST:
+        half = _LONGEST // 2
+        lines = [*lines[:half], "…", *lines[-half:]]
+    return "\n".join(["```text", *lines, "```"]) if lines else ""
 
 
 def _links(name, repo_url):
@@ -100,7 +117,8 @@ def _links(name, repo_url):
 
 
 def _run(run):
+    seconds = f", in {run['cpu_seconds']} CPU seconds" if "cpu_seconds" in run else ""
     return (
         f"---\n\nThis page is a notebook that was run on {run['date']} with {run['versions']} on "
-        f"{run['machine']}, in {run['seconds']} seconds."
+        f"{run['machine']}{seconds}."
     )

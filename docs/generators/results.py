@@ -25,9 +25,8 @@ def training() -> str:
 
 def devices() -> str:
     """Returns the section on several devices of training/README.md."""
-    return section(TRAINING / "README.md", "devices") or (
-        "Training on several devices is not part of this version."
-    )
+    found = (section(TRAINING / "README.md", heading) for heading in ("device", "distributed"))
+    return next(filter(None, found), "Training on several devices is not part of this version.")
 
 
 def recipes() -> str:
