@@ -1,18 +1,38 @@
-"""Writes the picture of the README: the last one of the guide on instances, from its notebook."""
+"""Draws the picture of the README: `python docs/picture.py RUN`.
+
+RUN is the run folder of the guide on boxes: `python docs/execute.py boxes --folder kept` leaves it in
+`kept/boxes/runs/boxes`. The scenes are the first ones of the test split, which is not trained on.
+"""
 
 import pathlib
+import sys
+import tempfile
 
-from generators import guides
+import numpy as np
+from PIL import Image
+
+from keras_spm import trainer
+from keras_spm.data import DigitScenes
 
 TARGET = pathlib.Path(__file__).parent / "pages" / "assets" / "predictions.png"
+SCENES, SIDE = 4, 96
+_SIZE = (420, 392)  # Width and height of a scene in the picture.
 
 
-def picture() -> bytes:
-    """Returns the PNG file."""
-    files = guides.pages()
-    names = [name for name in files if name.startswith("guides/instances-")]
-    return files[max(names, key=lambda name: int(name.split("-")[1].removesuffix(".png")))]
+def main(run: str) -> None:
+    """Draws the scenes beside each other."""
+    model = trainer.load_task(run)
+    pictures = []
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "scene.png")
+        for index in range(SCENES):
+            scene = DigitScenes("test", SCENES, SIDE)[index]["image"]
+            model.draw([scene], path, predictions=model.predict_images([scene]))
+            with Image.open(path) as picture:
+                scaled = picture.convert("RGB").resize(_SIZE, Image.Resampling.LANCZOS)
+            pictures.append(np.asarray(scaled))
+    Image.fromarray(np.concatenate(pictures, axis=1)).save(TARGET, optimize=True)
 
 
 if __name__ == "__main__":
-    TARGET.write_bytes(picture())
+    main(sys.argv[1])

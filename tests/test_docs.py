@@ -8,7 +8,6 @@ import tomllib
 import keras
 import nbformat
 import numpy as np
-import picture
 import pytest
 import yaml
 from generators import ROOT, api, guides, messages
@@ -101,10 +100,6 @@ def test_notebooks_have_the_code_of_their_guide(path):
     assert texts[0] == texts[1], f"run `python docs/execute.py {path.stem}`"
     errors = [o for cell in notebook.cells for o in cell.get("outputs", []) if "ename" in o]
     assert not errors
-
-
-def test_the_picture_of_the_readme_is_that_of_its_guide():
-    assert picture.TARGET.read_bytes() == picture.picture(), "run `python docs/picture.py`"
 
 
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)

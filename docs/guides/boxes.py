@@ -4,7 +4,7 @@
 # Images with boxes become a detector. The images here are scenes of handwritten digits, made on the
 # spot and written in COCO's format; put your own folder in their place.
 
-# %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 64}
+# %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 32}
 scenes = 300
 epochs = 5
 steps = 100  # in each epoch

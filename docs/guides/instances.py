@@ -5,11 +5,11 @@
 # scenes of handwritten digits, made on the spot and written in COCO's format with masks as run
 # lengths; put your own folder in their place.
 
-# %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 64, "shown": 1}
+# %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 32, "shown": 1}
 scenes = 300
-epochs = 5
-steps = 100  # in each epoch
-side = 96  # pixels
+epochs = 4
+steps = 80  # in each epoch
+side = 64  # pixels
 shown = 4  # scenes
 
 # %%

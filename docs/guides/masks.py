@@ -5,10 +5,10 @@
 # mask of each object, see [instances](instances.md). The images here are scenes of handwritten
 # digits; put your own folder in their place.
 
-# %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 64}
+# %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 32}
 scenes = 300
 epochs = 4
-steps = 100  # in each epoch
+steps = 80  # in each epoch
 side = 96  # pixels
 
 # %%

@@ -9,8 +9,8 @@
 
 # %% tags=["parameters"] smoke={"count": 32, "epochs": 1, "steps": 1}
 count = 1257  # images to train on
-epochs = 12
-steps = 60
+epochs = 8
+steps = 50
 
 # %%
 import warnings
