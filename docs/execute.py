@@ -6,8 +6,10 @@ outputs are kept.
 """
 
 import argparse
+import base64
 import datetime
 import importlib.metadata
+import io
 import os
 import pathlib
 import platform
@@ -19,8 +21,10 @@ import tempfile
 import nbformat
 from generators import guides
 from nbclient import NotebookClient
+from PIL import Image
 
 _TIMEOUT = 3600  # Seconds for a cell.
+_WIDTH = 1000  # Pixels of a picture.
 # Lines of TensorFlow and tqdm about the machine, when they are imported.
 _LOG = re.compile(
     r"^(?:WARNING: All log messages before|[IWE]\d{4} |.*TqdmWarning|  from .*tqdm).*\n?",
@@ -42,7 +46,7 @@ def execute(path: pathlib.Path, folder: pathlib.Path) -> nbformat.NotebookNode:
         notebook.cells.insert(number, cell)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [each for each in map(_without_log, cell.outputs) if each]
+            cell.outputs = _tidy(cell.outputs)
     notebook.metadata[guides.RUN] = _run(_children_seconds() - start)
     return notebook
 
@@ -58,7 +62,7 @@ def with_new_text(path: pathlib.Path) -> nbformat.NotebookNode:
     if [cell.source for cell in codes[0]] != [cell.source for cell in codes[1]]:
         raise ValueError(f"{path} must have the code of its notebook: execute it without --text.")
     for before, after in zip(*codes, strict=True):
-        after.outputs = [each for each in map(_without_log, before.outputs) if each]
+        after.outputs = _tidy(before.outputs)
         after.execution_count = before.execution_count
     new.metadata = old.metadata
     return new
@@ -70,12 +74,29 @@ def _children_seconds():
     return usage.ru_utime + usage.ru_stime
 
 
-def _without_log(output):
-    """Returns an output without the lines of TensorFlow's log, or None if nothing is left."""
-    if output.output_type == "stream" and output.name == "stderr":
-        output.text = _LOG.sub("", output.text)
-        return output if output.text.strip() else None
-    return output
+def _tidy(outputs):
+    """Returns outputs without lines of logs, and with smaller pictures."""
+    kept = []
+    for output in outputs:
+        if output.output_type == "stream" and output.name == "stderr":
+            output.text = _LOG.sub("", output.text)
+            if not output.text.strip():
+                continue
+        elif "image/png" in output.get("data", {}):
+            output.data["image/png"] = _small(output.data["image/png"])
+        kept.append(output)
+    return kept
+
+
+def _small(content):
+    """Returns a picture of at most `_WIDTH` pixels, with a palette of 256 colors, in base64."""
+    picture = Image.open(io.BytesIO(base64.b64decode(content)))
+    if picture.mode == "P":
+        return content  # It is small already.
+    picture = picture.convert("RGB")
+    picture.thumbnail((_WIDTH, picture.height), Image.Resampling.LANCZOS)
+    picture.quantize(256).save(file := io.BytesIO(), "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def _run(seconds):

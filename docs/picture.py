@@ -1,7 +1,8 @@
 """Draws the picture of the README: `python docs/picture.py RUN`.
 
-RUN is the run folder of the guide on boxes: `python docs/execute.py boxes --folder kept` leaves it in
-`kept/boxes/runs/boxes`. The scenes are the first ones of the test split, which is not trained on.
+RUN is the run folder of the guide on boxes: `python docs/execute.py boxes --folder kept` leaves it
+in `kept/boxes/runs/boxes`. The scenes are the first ones of the test split, which is not trained
+on.
 """
 
 import pathlib
