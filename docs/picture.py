@@ -1,8 +1,7 @@
 """Draws the picture of the README: `python docs/picture.py RUN`.
 
-RUN is the run folder of the guide on boxes: `python docs/execute.py boxes --folder kept` leaves it
-in `kept/boxes/runs/boxes`. The scenes are the first ones of the test split, which is not trained
-on.
+RUN is the folder of a run of `keras-spm train instances_digit_scenes`. The scenes are the first ones
+of the test split, which is not trained on.
 """
 
 import pathlib
@@ -16,7 +15,7 @@ from keras_spm import trainer
 from keras_spm.data import DigitScenes
 
 TARGET = pathlib.Path(__file__).parent / "pages" / "assets" / "predictions.png"
-SCENES, SIDE = 4, 96
+SCENES, SIDE = 4, 128
 _SIZE = (420, 392)  # Width and height of a scene in the picture.
 
 
@@ -32,7 +31,8 @@ def main(run: str) -> None:
             with Image.open(path) as picture:
                 scaled = picture.convert("RGB").resize(_SIZE, Image.Resampling.LANCZOS)
             pictures.append(np.asarray(scaled))
-    Image.fromarray(np.concatenate(pictures, axis=1)).save(TARGET, optimize=True)
+    picture = Image.fromarray(np.concatenate(pictures, axis=1))
+    picture.quantize(256).save(TARGET, optimize=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 
 # %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 32, "shown": 1}
 scenes = 300
-epochs = 4
+epochs = 3
 steps = 80  # in each epoch
 side = 64  # pixels
 shown = 4  # scenes

@@ -21,6 +21,7 @@ _STRIPES = (150, 220)  # Gray levels of pixels without a class; no class is gray
 _MASK_OPACITY = 0.5
 _STRIPES_ACROSS = 24  # Pairs of stripes along the longer side.
 _ALONE = 2  # Scale of a figure with a single image.
+_LUMINANCE = (0.299, 0.587, 0.114)  # Of red, green and blue.
 
 
 def plot_training_curves(
@@ -301,7 +302,8 @@ def _draw_boxes(axis, objects, class_names, colors):
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color))
         text = _text(class_names[label])
         text = text if score is None else f"{text} {score:.2f}"
-        axis.text(left, top, text, fontsize=7, va="bottom", color="white", backgroundcolor=color)
+        ink = "black" if np.dot(color, _LUMINANCE) > 0.6 else "white"
+        axis.text(left, top, text, fontsize=7, va="bottom", color=ink, backgroundcolor=color)
 
 
 def class_colors(count: int) -> np.ndarray:
