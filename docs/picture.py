@@ -1,7 +1,7 @@
 """Draws the picture of the README: `python docs/picture.py RUN`.
 
-RUN is the folder of a run of `keras-spm train instances_digit_scenes`. The scenes are the first ones
-of the test split, which is not trained on.
+RUN is the folder of a run of `keras-spm train instances_digit_scenes`. The scenes are the first
+ones of the test split, which is not trained on.
 """
 
 import pathlib
