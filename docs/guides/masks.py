@@ -46,7 +46,8 @@ cli.main(["data", "scenes", "--task", "segmentation"])
 #
 # For photos, `keras-spm train segmentation --data scenes` is enough: Semantic FPN on `pvt_v2_b1`
 # from published weights, on random crops of 512 pixels. Here `--set` chooses a small network from
-# random weights.
+# random weights. The training is short: what a longer one of
+# the recipe `segmentation_digit_scenes` reaches is in [results](../results.md).
 
 # %%
 settings = {
