@@ -20,6 +20,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "models": families.models,
     "recipes": results.recipes,
     "results": results.results,
+    "serving": results.serving,
     "training": results.training,
 }
 

@@ -29,6 +29,15 @@ def devices() -> str:
     return next(filter(None, found), "Training on several devices is not part of this version.")
 
 
+def serving() -> str:
+    """Returns the README of docs/serving, if there is one, and what its scripts are for."""
+    readme = ROOT / "docs" / "serving" / "README.md"
+    parts = [_without_links(readme.read_text().partition("\n")[2])] if readme.exists() else []
+    for path in sorted((ROOT / "docs" / "serving").glob("*.py")):
+        parts += [f"## {path.name}", ast.get_docstring(ast.parse(path.read_text())) or ""]
+    return "\n\n".join(parts)
+
+
 def recipes() -> str:
     """Returns the table of what the recipes state: command, hardware and result."""
     rows = [["recipe", "hardware", "result"]]
