@@ -7,7 +7,7 @@
 
 # %% tags=["parameters"] smoke={"scenes": 4, "epochs": 1, "steps": 1, "side": 32, "shown": 1}
 scenes = 300
-epochs = 3
+epochs = 4
 steps = 80  # in each epoch
 side = 64  # pixels
 shown = 4  # scenes
@@ -73,6 +73,7 @@ settings = {
     "head_channels": 64,
     "box_head_channels": 256,
     "max_proposals": 100,
+    "num_samples": 64,
     "max_detections": 20,
     "min_size": side,
     "max_size": side,
