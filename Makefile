@@ -11,7 +11,7 @@ VENV_MINIMUM := .venv-minimum
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --no-compile --constraint constraints.txt
 BACKEND_TESTS := test-torch test-jax test-tensorflow
 
-.PHONY: digits test test-all lint lower-bounds $(BACKEND_TESTS)
+.PHONY: digits test test-all lint lower-bounds docs docs-serve $(BACKEND_TESTS)
 
 digits: $(VENV)/.installed-digits-$(BACKEND)
 	KERAS_BACKEND=$(BACKEND) $(VENV)/bin/python training/train.py classification_digits
@@ -19,9 +19,12 @@ digits: $(VENV)/.installed-digits-$(BACKEND)
 test: lint $(BACKEND_TESTS)
 
 # Before a release: also the campaigns, and every model through PyTorch's compiler.
-test-all: lint lower-bounds
+test-all: lint lower-bounds docs
 	for backend in torch jax tensorflow; do \
 		KERAS_BACKEND=$$backend $(VENV)/bin/python -m pytest --all || exit 1; \
+	done
+	for backend in torch jax tensorflow; do \
+		KERAS_BACKEND=$$backend $(VENV)/bin/python docs/execute.py --check || exit 1; \
 	done
 	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.hostile_files
 	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.downloads
@@ -49,6 +52,14 @@ $(BACKEND_TESTS): test-%: $(VENV)/.installed-test
 # One backend after the other: each has all cores.
 test-jax: test-torch
 test-tensorflow: test-jax
+
+# The site, in build/site. Guides are pages of their committed notebooks.
+docs: $(VENV)/.installed-test
+	NO_MKDOCS_2_WARNING=1 KERAS_BACKEND=torch \
+		$(VENV)/bin/python -m mkdocs build --strict --config-file docs/mkdocs.yml
+
+docs-serve: $(VENV)/.installed-test
+	KERAS_BACKEND=torch $(VENV)/bin/python -m mkdocs serve --config-file docs/mkdocs.yml
 
 lower-bounds: $(VENV_MINIMUM)/.installed
 	KERAS_BACKEND=jax $(VENV_MINIMUM)/bin/python -c "import keras_spm.cli"

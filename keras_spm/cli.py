@@ -11,7 +11,7 @@ import traceback
 
 import keras
 
-from keras_spm import trainer
+from keras_spm import demo, trainer
 from keras_spm.backend import replicas
 from keras_spm.converters import to_torch_state_dict
 from keras_spm.data.report import describe_data, report_text
@@ -19,7 +19,7 @@ from keras_spm.export import FORMATS, ExportError, export_verified, find_writer
 from keras_spm.files import atomic_write, check_writable
 from keras_spm.fusion import fuse
 from keras_spm.launch import add_devices, run_on_devices, writer_output
-from keras_spm.prediction import print_predictions
+from keras_spm.prediction import add_predict_arguments, print_predictions
 from keras_spm.registry import RECIPES, lookup
 from keras_spm.terminal import printable, tolerant_output
 from keras_spm.weights.formats import write_safetensors
@@ -231,38 +231,8 @@ def _print_metrics(metrics):
 
 def _add_predict_arguments(parser):
     _add_model(parser)
-    parser.add_argument("images", nargs="+", help="image files, and folders of images")
-    text = "number of classes to print; by default 5"
-    parser.add_argument("--top", type=int, default=5, help=text)
-    text = "lowest score of the objects that are printed and written; by default 0.3"
-    parser.add_argument("--score-threshold", type=float, default=0.3, help=text)
-    text = (
-        "folder for pictures or files of the predictions; by default no pictures, but "
-        "`predictions` for the segmentation maps of a segmenter and for files"
-    )
-    parser.add_argument("--output", metavar="FOLDER", help=text)
-    text = (
-        "write files instead of pictures: csv (classifiers, detectors), coco or yolo "
-        "(detectors), masks (segmenters), or a format of your own task"
-    )
-    parser.add_argument("--format", help=text)
-    text = "predict large images in windows of this many pixels: 512, or 512x768 (height, width)"
-    parser.add_argument("--tile", type=_tile, metavar="SIZE", help=text)
-    text = "share of a window that the next one covers; by default 0.25"
-    parser.add_argument("--overlap", type=float, help=text)
-    text = "test-time augmentation: `flip` also predicts flipped images"
-    parser.add_argument("--tta", help=text)
-    parser.add_argument("--json", action="store_true", help="print a JSON object for each image")
+    add_predict_arguments(parser)
     add_devices(parser)
-
-
-def _tile(text):
-    try:
-        height, width = (int(side) for side in (text.split("x") * 2)[:2])
-    except ValueError:
-        message = f"must be a size such as 512 or 512x768. Received: {text}"
-        raise argparse.ArgumentTypeError(message) from None
-    return height, width
 
 
 def _predict(options):
@@ -329,12 +299,24 @@ def _load_model(name):
     return trainer.load_keras_file(name) if name.endswith(".keras") else trainer.load_task(name)
 
 
+def _add_demo_arguments(parser):
+    text = "run folders, .keras files, or presets; by default pvt_v2_b1"
+    parser.add_argument("models", nargs="*", default=["pvt_v2_b1"], metavar="model", help=text)
+    text = "port of the page on this machine; by default 8000, 0 for any free one"
+    parser.add_argument("--port", type=int, default=8000, help=text)
+
+
+def _demo(options):
+    demo.serve({name: trainer.load_task(name) for name in options.models}, options.port)
+
+
 # {name: (summary, function that adds arguments, function of the parsed options)}
 _COMMANDS = {
     "train": ("train by a recipe and write a run folder", _add_train_arguments, _train),
     "data": ("print the report of a data set", _add_data_arguments, _data),
     "evaluate": ("evaluate a model on a data set", _add_evaluate_arguments, _evaluate),
     "predict": ("run a model on images", _add_predict_arguments, _predict),
+    "demo": ("show what models predict on a local page", _add_demo_arguments, _demo),
     "export": (
         "export a model for another runtime, or its weights for PyTorch",
         _add_export_arguments,

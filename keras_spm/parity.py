@@ -72,7 +72,8 @@ def compare(
         reference_outputs: {name: NumPy array or torch tensor}. `"images"` is the normalized
             input of the reference. The others are its outputs, any of `"P2"` to `"P5"` (the
             levels of `pyramid_outputs`), `"pooled"` and `"logits"`. Images and maps are
-            channels_last or channels_first; maps can also be (batch, positions, channels).
+            channels_last or channels_first; maps can also be (batch, positions, channels). Maps
+            whose shape fits both are in the format of the images.
         tolerance: float, relative to the largest absolute value of the reference.
 
     Returns:
@@ -98,7 +99,9 @@ def compare(
     _check_names(reference_outputs, names)
     channels_first = backbone.data_format == "channels_first"
     reference = {name: _to_numpy(value) for name, value in reference_outputs.items()}
-    images = _channels_last_images(reference.pop(IMAGES), backbone.image_shape, channels_first)
+    given = reference.pop(IMAGES)
+    images = _channels_last_images(given, backbone.image_shape, channels_first)
+    is_channels_first = given.shape != images.shape
     outputs = {**backbone.pyramid_outputs, "pooled": backbone.pooled_output}
     if "logits" in reference:
         if "head" not in [layer.name for layer in model.layers]:
@@ -115,7 +118,7 @@ def compare(
         value = values[name]
         if value.ndim == 4 and channels_first:
             value = value.transpose(0, 2, 3, 1)
-        expected = _in_shape(name, reference[name], value.shape)
+        expected = _in_shape(name, reference[name], value.shape, is_channels_first)
         largest = np.abs(value.astype("float32") - expected).max()
         scale = np.abs(expected).max()
         differences.append(Difference(name, float(largest), float(scale), tolerance))
@@ -155,13 +158,14 @@ def _channels_last_images(images, image_shape, channels_first):
     )
 
 
-def _in_shape(name, reference, shape):
+def _in_shape(name, reference, shape, is_channels_first):
     """The reference in the shape of the model's output, which is channels_last."""
     if len(shape) == 4:
         batch, height, width, channels = shape
         if reference.shape == (batch, height * width, channels):
             return reference.reshape(shape)
-        if reference.shape == (batch, channels, height, width) != shape:
+        transposed = (batch, channels, height, width)
+        if reference.shape == transposed and (is_channels_first or transposed != shape):
             return reference.transpose(0, 2, 3, 1)
     if reference.shape != shape:
         raise ValueError(

@@ -1,5 +1,6 @@
 """Runs a model on image files, for `keras-spm predict`."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -20,6 +21,41 @@ from keras_spm.types import PathLike
 _BATCH_SIZE = 8
 _PICTURE = "{name}.png"
 _DEFAULT_OUTPUT = "predictions"  # Folder for files in a format.
+
+
+def add_predict_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `keras-spm predict` that are not the model."""
+    parser.add_argument("images", nargs="+", help="image files, and folders of images")
+    text = "number of classes to print; by default 5"
+    parser.add_argument("--top", type=int, default=5, help=text)
+    text = "lowest score of the objects that are printed and written; by default 0.3"
+    parser.add_argument("--score-threshold", type=float, default=0.3, help=text)
+    text = (
+        "folder for pictures or files of the predictions; by default no pictures, but "
+        "`predictions` for the segmentation maps of a segmenter and for files"
+    )
+    parser.add_argument("--output", metavar="FOLDER", help=text)
+    text = (
+        "write files instead of pictures: csv (classifiers, detectors), coco or yolo "
+        "(detectors), masks (segmenters), or a format of your own task"
+    )
+    parser.add_argument("--format", help=text)
+    text = "predict large images in windows of this many pixels: 512, or 512x768 (height, width)"
+    parser.add_argument("--tile", type=_tile, metavar="SIZE", help=text)
+    text = "share of a window that the next one covers; by default 0.25"
+    parser.add_argument("--overlap", type=float, help=text)
+    text = "test-time augmentation: `flip` also predicts flipped images"
+    parser.add_argument("--tta", help=text)
+    parser.add_argument("--json", action="store_true", help="print a JSON object for each image")
+
+
+def _tile(text):
+    try:
+        height, width = (int(side) for side in (text.split("x") * 2)[:2])
+    except ValueError:
+        message = f"must be a size such as 512 or 512x768. Received: {text}"
+        raise argparse.ArgumentTypeError(message) from None
+    return height, width
 
 
 def print_predictions(

@@ -50,8 +50,9 @@ ALLOWED = {
     "distribution": {"backend"},
     "launch": {"backend", "distribution"},
     "__main__": {"cli"},
+    "demo": {"data", "tasks", "visualize", "numpy"},
     "cli": {
-        *("backend", "converters", "data", "export", "fusion", "launch", "prediction"),
+        *("backend", "converters", "data", "demo", "export", "fusion", "launch", "prediction"),
         *("registry", "terminal", "trainer", "weights", "keras"),
     },
     "trainer": {
@@ -68,6 +69,7 @@ LAZY = {
     *("tensorflow", "jax", "torch", "tensorflow_datasets", "grain", "huggingface_hub"),
     *("filelock", "pycocotools", "sklearn", "PIL", "matplotlib", "safetensors", "tensorboard"),
     *("yaml", "onnx", "onnxruntime", "onnxscript", "openvino", "ai_edge_litert"),
+    *("fastapi", "starlette", "uvicorn"),
 }
 # A framework may be imported here alone (weights reads .pth files with torch's reader, data
 # maps tf.data sets, export writes their formats).

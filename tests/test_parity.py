@@ -1,11 +1,13 @@
 """Comparison of a model with the outputs of another implementation."""
 
+import keras
 import numpy as np
 import pytest
 import torch
 
 from keras_spm import compare, load_torch_weights
 from tests import golden
+from tests.helpers import random_array, tiny_backbone
 
 # The comparison itself does not depend on the backend.
 once = pytest.mark.only("torch")
@@ -42,6 +44,20 @@ def test_channels_first_maps_and_sequences(model):
     load_torch_weights(first, golden.state("pvt_v2_spm"))
     assert compare(first, reference).first_mismatch is None
     assert compare(first, _reference()).first_mismatch is None
+
+
+@once
+def test_maps_whose_height_width_and_channels_are_equal():
+    """Their format is that of the images."""
+    backbone = tiny_backbone()
+    images = random_array(1, 32, 32, 3)
+    extractor = keras.Model(backbone.input, backbone.pyramid_outputs["P2"])
+    maps = extractor.predict(images, verbose=0)
+    assert maps.shape == (1, 8, 8, 8)
+    first = {"images": images.transpose(0, 3, 1, 2), "P2": maps.transpose(0, 3, 1, 2)}
+    for reference in ({"images": images, "P2": maps}, first):
+        assert compare(backbone, reference).first_mismatch is None
+    assert compare(backbone, {**first, "images": images}).first_mismatch == "P2"
 
 
 @once

@@ -137,10 +137,12 @@ class PyramidBackbone(AdaptableModel, PresetMixin, ExportMixin, SafeTrainer, ker
 
     @property
     def stem(self) -> keras.layers.Layer:
+        """The layer from images to a map of stride 4."""
         return self.get_layer("stem")
 
     @property
     def stages(self) -> list[keras.layers.Layer]:
+        """The layers that compute the levels of the pyramid, in their order."""
         return [self.get_layer(name) for name in self._stage_names]
 
     @property

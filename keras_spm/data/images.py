@@ -251,7 +251,8 @@ def _errors_of(source):
     except Exception as error:
         # Damaged files make Pillow raise almost anything: OSError, SyntaxError, ValueError,
         # NotImplementedError, ZeroDivisionError, …
-        reason = str(error) or type(error).__name__
+        unknown = type(error).__name__ == "UnidentifiedImageError"  # Names an object in memory.
+        reason = "not an image" if unknown else str(error) or type(error).__name__
         source = os.fsdecode(source) if isinstance(source, bytes) else source
         raise ValueError(f"{source} cannot be read as an image: {reason}") from error
 

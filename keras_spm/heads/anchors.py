@@ -49,6 +49,7 @@ class Anchors(keras.layers.Layer):
 
     @property
     def anchors_per_position(self) -> int:
+        """Number of anchors at each position of a map."""
         return self.scales_per_octave * len(self.aspect_ratios)
 
     def call(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

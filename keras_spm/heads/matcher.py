@@ -127,6 +127,7 @@ class BalancedSampler:
 
     @property
     def max_positives(self) -> int:
+        """Largest number of positive samples."""
         return int(self.num_samples * self.positive_fraction)
 
     def __call__(self, matches: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,6 +91,7 @@ class Dense(keras.layers.Dense):
     # === LoRA ===
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None, **kwargs: Any) -> None:
+        """Adds low-rank matrices; see Keras's layer. `lora_alpha` is that of the constructor."""
         # Keras's `build` passes the constructor's rank alone.
         super().enable_lora(rank, self.lora_alpha if lora_alpha is None else lora_alpha, **kwargs)
 

@@ -41,6 +41,7 @@ class PredictionFormat(NamedTuple):
 
     @property
     def is_per_image(self) -> bool:
+        """Whether there is a file for each image."""
         return "{stem}" in self.file_name
 
 

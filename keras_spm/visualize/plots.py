@@ -20,6 +20,8 @@ _LEGEND_MARK, _LEGEND_LETTER, _LEGEND_ROW = 0.6, 0.085, 0.22
 _STRIPES = (150, 220)  # Gray levels of pixels without a class; no class is gray.
 _MASK_OPACITY = 0.5
 _STRIPES_ACROSS = 24  # Pairs of stripes along the longer side.
+_ALONE = 2  # Scale of a figure with a single image.
+_LUMINANCE = (0.299, 0.587, 0.114)  # Of red, green and blue.
 
 
 def plot_training_curves(
@@ -152,9 +154,10 @@ def plot_segmentations(
         legend = dict(zip(class_names, colors / 255, strict=True))
     if any(_is_ignored(each, len(colors)).any() for maps in columns.values() for each in maps):
         legend["ignored (striped)"] = np.full(3, np.mean(_STRIPES) / 255)
-    width = 2.5 * (1 + len(columns))
+    scale = _ALONE if len(images) == 1 else 1
+    width = 2.5 * scale * (1 + len(columns))
     legend_columns, legend_height = _legend_layout(legend, width)
-    size = (width, 2.3 * len(images) + legend_height)
+    size = (width, 2.3 * scale * len(images) + legend_height)
     figure, axes = new_figure(len(images), 1 + len(columns), size)
     for row, image, *maps in zip(axes, images, *columns.values(), strict=True):
         colored = (_colored(each, colors) for each in maps)
@@ -202,7 +205,9 @@ def plot_detections(
     colors = class_colors(len(class_names) + 1)[1:] / 255
     columns = _given(truth=truth, prediction=detections)
     _check_counts(images, **columns)
-    figure, axes = new_figure(len(images), len(columns), (3.75 * len(columns), 3.5 * len(images)))
+    scale = _ALONE if len(images) == 1 else 1
+    size = (3.75 * scale * len(columns), 3.5 * scale * len(images))
+    figure, axes = new_figure(len(images), len(columns), size)
     for row, image, *objects in zip(axes, images, *columns.values(), strict=True):
         picture = to_picture(image)
         for axis, each in zip(row, objects, strict=True):
@@ -297,7 +302,8 @@ def _draw_boxes(axis, objects, class_names, colors):
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, color=color))
         text = _text(class_names[label])
         text = text if score is None else f"{text} {score:.2f}"
-        axis.text(left, top, text, fontsize=7, va="bottom", color="white", backgroundcolor=color)
+        ink = "black" if np.dot(color, _LUMINANCE) > 0.6 else "white"
+        axis.text(left, top, text, fontsize=7, va="bottom", color=ink, backgroundcolor=color)
 
 
 def class_colors(count: int) -> np.ndarray:

@@ -6,8 +6,8 @@ and compared with the model on 1 image of 64×64 pixels, 2 of 65×47, 3 of 33×3
 An export is right if outputs differ by at most 1e-4 of their largest value. A format that the
 backend does not write must be refused, with the backend that does, and leave no file.
 
-The results are rows of `export_formats.csv`, and the table in the README is written from them;
-`--check` only compares the table. The exit status is 1 if an export is not right.
+The results are rows of `export_formats.csv`, and the table in docs/pages/exports.md is written from
+them; `--check` only compares the table. The exit status is 1 if an export is not right.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from keras_spm.export import FORMATS, export_verified
 from tests.exported import MODELS, TASKS
 
 RESULT = pathlib.Path(__file__).with_suffix(".csv")
-README = pathlib.Path(__file__).parents[2] / "README.md"
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "pages" / "exports.md"
 BEGIN, END = (
     "<!-- formats: written by tests/campaigns/export_formats.py -->",
     "<!-- end of formats -->",
@@ -174,13 +174,13 @@ def main():
         wrong += row["result"] not in ("right", "refused")
         print(*results[key].values(), sep="  ", flush=True)
         write(results.values())
-    text = README.read_text()
+    text = PAGE.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
     written = f"{before}{BEGIN}\n{table(results.values())}\n{END}{after}"
     if options.check:
-        return 0 if written == text else f"{README.name} is outdated: run {__spec__.name}"
-    README.write_text(written)
+        return 0 if written == text else f"{PAGE.name} is outdated: run {__spec__.name}"
+    PAGE.write_text(written)
     return int(wrong > 0)
 
 

@@ -8,7 +8,12 @@ Command:  keras-spm train classification_transplant --data photos
           `--set preset=pvt_v2_b1 --set merging=default+spm --set transplant_images=0` adds Stepwise
           Patch Merging behind a gate instead, which starts with exactly the original network.
 Hardware: 2 CPU cores for a few hundred photos, an accelerator for more
-Result:   depends on the photos and on the weights; see README.md for a measurement on digits
+Result:   depends on the photos and on the weights. Measured for the transplant alone, without a
+          label: digits, PVT v2 mini, float32, 256 of the training images, 100 steps of each
+          training, means of three seeds on PyTorch. Test accuracy 98.9 % for the original
+          network, 10.3 % with random mergings, 98.9 % after the transplant (99.2, 99.4 and
+          98.1 %). It takes 27 CPU seconds on PyTorch; 86 on TensorFlow and 230 on JAX,
+          compilation included (one seed, 99.2 % on all three)
 """
 
 # Model

@@ -1,0 +1,124 @@
+"""Guides: from a script in percent format to an executed notebook, and from that to a page.
+
+python docs/execute.py [NAME …]    executes guides/NAME.py and writes guides/NAME.ipynb
+"""
+
+import base64
+import pathlib
+import re
+from typing import Any
+
+import jupytext
+import nbformat
+
+FOLDER = pathlib.Path(__file__).parents[1] / "guides"
+# Key of the notebook's metadata with the run: backend, versions, seconds, date.
+RUN = "run"
+_INSTALL = "install"
+_LONGEST = 32  # Lines of an output on a page; the notebook has all.
+_COLAB = "https://colab.research.google.com/github/{repository}/blob/main/docs/guides/{name}.ipynb"
+
+
+def guide_paths() -> list[pathlib.Path]:
+    """Returns the scripts of all guides."""
+    return sorted(FOLDER.glob("*.py"))
+
+
+def read_guide(path: pathlib.Path) -> nbformat.NotebookNode:
+    """Returns a guide as a notebook without outputs, with a first cell that installs packages."""
+    notebook = jupytext.read(path)
+    source = '%pip install --quiet "keras-spm[coco,data,export,plot,torch]"'
+    install = nbformat.v4.new_code_cell(source, metadata={"tags": [_INSTALL]})
+    notebook.cells.insert(1, install)
+    for number, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{number}"
+    return notebook
+
+
+def is_install(cell: nbformat.NotebookNode) -> bool:
+    """Whether a cell installs packages: it is not executed here, and not part of the page."""
+    return _INSTALL in cell.metadata.get("tags", [])
+
+
+def smoke_source(path: pathlib.Path) -> str:
+    """Returns a guide's code, with the values of `smoke` in place of those of its settings.
+
+    The first cell of code has the metadata `smoke={"name": value}`; its assignments are replaced.
+    """
+    cells = [cell for cell in jupytext.read(path).cells if cell.cell_type == "code"]
+    settings: dict[str, Any] = cells[0].metadata.get("smoke", {})
+    lines = [f"{name} = {value!r}" for name, value in settings.items()]
+    return "\n\n".join([cells[0].source, *lines, *(cell.source for cell in cells[1:])])
+
+
+def pages(repo_url: str = "") -> dict[str, str | bytes]:
+    """Returns {path in the site: contents} of pages, pictures and notebooks."""
+    found = {}
+    for path in guide_paths():
+        notebook = path.with_suffix(".ipynb")
+        found |= _page(nbformat.read(notebook, 4), path.stem, repo_url)
+        found[f"guides/{notebook.name}"] = notebook.read_bytes()
+    return found
+
+
+def _page(notebook, name, repo_url):
+    """Returns {path: contents} of the page and its pictures."""
+    parts, pictures = [], {}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+        elif not is_install(cell):
+            parts.append(f"```python\n{cell.source}\n```")
+            parts += [_output(output, name, pictures) for output in _merged(cell.outputs)]
+    title, _, text = "\n\n".join(filter(None, parts)).partition("\n")
+    page = f"{title}\n\n{_links(name, repo_url)}\n{text}\n\n{_run(notebook.metadata.get(RUN))}\n"
+    return {f"guides/{name}.md": page, **pictures}
+
+
+def _merged(outputs):
+    """Returns the outputs with consecutive texts as one, and without exit statuses of commands."""
+    merged = []
+    for output in outputs:
+        if output.output_type == "stream":
+            if merged and merged[-1].output_type == "stream":
+                merged[-1].text += output.text
+            else:
+                merged.append(output.copy())
+        elif output.get("data", {}).get("text/plain") != "0":
+            merged.append(output)
+    return merged
+
+
+def _output(output, name, pictures):
+    if output.output_type == "stream":
+        return _text(output.text)
+    data = output.get("data", {})
+    if "image/png" in data:
+        file = f"{name}-{len(pictures) + 1}.png"
+        pictures[f"guides/{file}"] = base64.b64decode(data["image/png"])
+        return f"![Picture that the code above draws]({file})"
+    return _text(data["text/plain"]) if "text/plain" in data else ""
+
+
+def _text(text):
+    lines = re.sub(r"\x1b\[[\d;]*m", "", text).strip("\n").splitlines()  # Without colors.
+    if len(lines) > _LONGEST:
+        half = _LONGEST // 2
+        lines = [*lines[:half], "…", *lines[-half:]]
+    return "\n".join(["```text", *lines, "```"]) if lines else ""
+
+
+def _links(name, repo_url):
+    links = [f"[Notebook]({name}.ipynb)"]
+    if repo_url:
+        repository = repo_url.rstrip("/").removeprefix("https://github.com/")
+        links.append(f"[Open in Colab]({_COLAB.format(repository=repository, name=name)})")
+    return " · ".join(links) + "\n{ .guide-links }\n"
+
+
+def _run(run):
+    seconds = f", in {run['cpu_seconds']} CPU seconds" if "cpu_seconds" in run else ""
+    return (
+        f"---\n\nThis page is a notebook that was run on {run['date']} with {run['versions']} on "
+        f"{run['machine']}{seconds}."
+    )

@@ -1,0 +1,132 @@
+"""Everything that was measured, from the files that the measurements wrote."""
+
+import ast
+import csv
+import pathlib
+import re
+
+import report
+
+from generators.tables import markdown
+from tests.campaigns import export_formats
+
+ROOT = pathlib.Path(__file__).parents[2]
+TRAINING, ZOO = ROOT / "training", ROOT / "zoo"
+CAMPAIGNS = ROOT / "tests" / "campaigns"
+# Have a section of their own.
+_KNOWN = {TRAINING / "results.csv", ZOO / "benchmark.csv", CAMPAIGNS / "export_formats.csv"}
+_RELATIVE_LINK = re.compile(r"!?\[([^]]+)\]\((?!https?://|#)[^)]*\)")
+
+
+def training() -> str:
+    """Returns training/README.md without its title."""
+    return _without_links((TRAINING / "README.md").read_text().partition("\n")[2].strip())
+
+
+def devices() -> str:
+    """Returns the section on several devices of training/README.md."""
+    found = (section(TRAINING / "README.md", heading) for heading in ("device", "distributed"))
+    return next(filter(None, found), "Training on several devices is not part of this version.")
+
+
+def serving() -> str:
+    """Returns the README of docs/serving, if there is one, and what its scripts are for."""
+    readme = ROOT / "docs" / "serving" / "README.md"
+    parts = [_without_links(readme.read_text().partition("\n")[2])] if readme.exists() else []
+    for path in sorted((ROOT / "docs" / "serving").glob("*.py")):
+        parts += [f"## {path.name}", ast.get_docstring(ast.parse(path.read_text())) or ""]
+    return "\n\n".join(parts)
+
+
+def recipes() -> str:
+    """Returns the table of what the recipes state: command, hardware and result."""
+    rows = [["recipe", "hardware", "result"]]
+    for path in sorted((TRAINING / "recipes").glob("[!_]*.py")):
+        fields = _fields(ast.get_docstring(ast.parse(path.read_text())))
+        rows.append([f"`{path.stem}`", fields.get("Hardware", "–"), fields.get("Result", "–")])
+    return markdown(rows)
+
+
+def exports() -> str:
+    """Returns the table of every verified export."""
+    return _csv_table(list(export_formats.read().values()))
+
+
+def results() -> str:
+    """Returns all other measurements."""
+    rows = report.read(ZOO / "benchmark.csv")
+    parts = [
+        "## Speed and memory",
+        "`zoo/README.md` describes the benchmark, and explains what missed its target.",
+        "![The tables below as bar charts](assets/benchmark.png)",
+        report.targets_table(rows),
+        re.sub(r"^\*\*(.+)\*\*$", r"### \1", report.markdown(rows), flags=re.MULTILINE),
+        section(ZOO / "README.md", "Quantization", level=2),
+        section(TRAINING / "README.md", "LoRA", level=2),
+        "## Stepwise Patch Merging on scenes of digits",
+        section(TRAINING / "README.md", "Stepwise Patch Merging on scenes of digits", level=0),
+    ]
+    for path in sorted([*TRAINING.glob("*.csv"), *ZOO.glob("*.csv"), *CAMPAIGNS.glob("*.csv")]):
+        if path not in _KNOWN:
+            title = path.stem.replace("_", " ").capitalize()
+            with path.open(newline="") as file:
+                parts += [f"## {title}", _csv_table(list(csv.DictReader(file)))]
+    parts.append("## Campaigns")
+    for path in sorted(CAMPAIGNS.glob("*.md")):
+        parts.append(_campaign(path))
+    return "\n\n".join(filter(None, parts))
+
+
+def section(path: pathlib.Path, heading: str, level: int = 2) -> str:
+    """Returns a section of a Markdown file, or "" if there is none.
+
+    Args:
+        path: of the file.
+        heading: part of the heading.
+        level: of the heading in the result; 0 leaves it out.
+    """
+    sections = re.split(r"^(?=## )", path.read_text(), flags=re.MULTILINE)[1:]
+    for text in sections:
+        title, _, body = text.partition("\n")
+        if heading.lower() in title.lower():
+            start = f"{'#' * level} {title.lstrip('# ')}\n" if level else ""
+            return _without_links(f"{start}{body}".strip())
+    return ""
+
+
+def _without_links(text):
+    """Replaces links to files of the repository, which are not in the site, by their text."""
+    text = re.sub(r"<!--.*?-->\n?", "", text)
+    return _RELATIVE_LINK.sub(r"\1", text)
+
+
+def _fields(docstring):
+    """Returns {field: text} of the lines "Field: text" in a recipe's docstring."""
+    fields, name = {}, None
+    for line in docstring.splitlines():
+        start = re.match(r"(\w+): +(.*)", line)
+        if start:
+            name, text = start.groups()
+            fields[name] = text
+        elif name and line.startswith(" "):
+            fields[name] += f" {line.strip()}"
+        else:
+            name = None
+    return fields
+
+
+def _csv_table(rows):
+    names = list(rows[0])
+    return markdown([names, *([row[name] for name in names] for row in rows)])
+
+
+def _campaign(path):
+    """The title, the introduction and the first table of a campaign's report."""
+    title, *blocks = path.read_text().strip().split("\n\n")
+    kept = []
+    for block in blocks:
+        if block.startswith("|") and len(block.splitlines()) > 40:
+            continue  # Every single file: the table before has their numbers.
+        kept.append(re.sub(r"^## ", "#### ", block, flags=re.MULTILINE))
+    heading = title.lstrip("# ").removeprefix("Campaign: ")
+    return _without_links("\n\n".join([f"### {heading[0].upper()}{heading[1:]}", *kept]))

@@ -1,0 +1,36 @@
+"""Adds the generated pages to the site, and fills the generated parts of the others."""
+
+import re
+from typing import Any
+
+import generators
+import latex2mathml.converter
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+_GENERATED = re.compile(r"<!-- generated: (\w+) -->")
+_MATH = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
+_INLINE_MATH = re.compile(r"(?<![\w$`])\$([^$\n`]+)\$(?![\w$])")
+_FENCE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for path, content in generators.pages(config.repo_url or "").items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    markdown = _GENERATED.sub(lambda match: generators.PARTS[match[1]](), markdown)
+    # Code is left as it is.
+    parts = _FENCE.split(markdown)
+    parts[::2] = [_with_math(part) for part in parts[::2]]
+    return "".join(parts)
+
+
+def _with_math(text):
+    """Replaces LaTeX by MathML, which browsers draw without a script."""
+    convert = latex2mathml.converter.convert
+    # In an element of its own, which scrolls on a phone.
+    text = _MATH.sub(lambda match: f'<div class="math">{convert(match[1], "block")}</div>', text)
+    return _INLINE_MATH.sub(lambda match: convert(match[1]), text)
