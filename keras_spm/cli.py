@@ -11,24 +11,17 @@ import traceback
 
 import keras
 
-from keras_spm import trainer
-from keras_spm.converters import to_torch_state_dict
+from keras_spm import export_command, trainer
 from keras_spm.data.report import describe_data, report_text
-from keras_spm.export import FORMATS, ExportError, export_verified, find_writer
-from keras_spm.files import atomic_write
-from keras_spm.fusion import fuse
+from keras_spm.export import ExportError
+from keras_spm.files import atomic_write, check_writable
 from keras_spm.prediction import print_predictions
-from keras_spm.registry import RECIPES, lookup
+from keras_spm.registry import RECIPES
 from keras_spm.terminal import printable, tolerant_output
-from keras_spm.weights.formats import write_safetensors
 
 _LINE_BREAK = "\n"
 _EXTRAS = "coco,data,export,plot"  # All optional packages that the commands import.
 _ERRORS = (ImportError, OSError, TypeError, ValueError, ExportError, trainer.TrainingError)
-_TORCH_WEIGHTS = "torch-weights"
-# Suffix of a target → format.
-_SUFFIXES = {each.suffix or "none": name for name, each in FORMATS.items()}
-_SUFFIXES[".safetensors"] = _TORCH_WEIGHTS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,16 +100,6 @@ def _import(name):
     except BaseException:
         del sys.modules[path.stem]
         raise
-
-
-def _check_writable(path):
-    """Refuses a file that could not be written after the work."""
-    if path.is_dir() or not path.parent.is_dir():
-        folder = path if path.is_dir() else path.parent
-        found = "is a folder" if path.is_dir() else "is not a folder"
-        raise ValueError(f"{path} must be a file in an existing folder, but {folder} {found}.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise PermissionError(f"{path} cannot be written: permission denied")
 
 
 def _add_model(parser):
@@ -220,7 +203,7 @@ def _add_evaluate_arguments(parser):
 
 def _evaluate(options):
     if options.output:
-        _check_writable(options.output)
+        check_writable(options.output)
     model = trainer.load_task(options.model)
     recipe = trainer.find_recipe(model, options.model, options.recipe, options.data, options.set)
     metrics = trainer.evaluate(model, recipe)
@@ -292,48 +275,7 @@ def _predict(options):
 
 def _add_export_arguments(parser):
     _add_model(parser)
-    text = f"file to write; suffixes: {', '.join(_SUFFIXES)} (folder of a TensorFlow SavedModel)"
-    parser.add_argument("target", type=pathlib.Path, help=text)
-    text = f"{', '.join(FORMATS)}, or {_TORCH_WEIGHTS} for PyTorch; by default that of the suffix"
-    parser.add_argument("--format", metavar="FORMAT", help=text)
-    text = f"of {_TORCH_WEIGHTS}, names of the weights: official (default), timm or transformers"
-    parser.add_argument("--layout", default="official", help=text)
-    text = "export what a detector computes before non-maximum suppression"
-    parser.add_argument("--raw-outputs", action="store_true", help=text)
-    text = "fold batch normalizations first, see keras_spm.fuse"
-    parser.add_argument("--fuse", action="store_true", help=text)
-    text = "dtype of the pixels: float32 (default) or uint8"
-    parser.add_argument("--dtype", default="float32", choices=["float32", "uint8"], help=text)
-    text = "largest difference to the model, as a share of an output's largest value; 1e-4"
-    parser.add_argument("--tolerance", type=float, default=1e-4, help=text)
-
-
-def _export(options):
-    name = options.format or lookup("suffix", options.target.suffix or "none", _SUFFIXES)
-    if name == _TORCH_WEIGHTS:
-        return _export_torch_weights(options)
-    find_writer(name, options.target)  # Refuses before the model is loaded.
-    if FORMATS[name].suffix:
-        _check_writable(options.target)
-    model = _load_model(options.model)
-    model = fuse(model) if options.fuse else model
-    difference = export_verified(
-        model, options.target, name, options.dtype, options.raw_outputs, options.tolerance
-    )
-    print(printable(f"{options.target} written; largest difference {difference:.2g}"))
-
-
-def _export_torch_weights(options):
-    _check_writable(options.target)
-    state = to_torch_state_dict(_load_model(options.model), options.layout)
-    write_safetensors(options.target, state)
-    text = f"{len(state)} tensors written to {options.target} ({options.layout} layout)"
-    print(printable(text))
-
-
-def _load_model(name):
-    """Returns a task or backbone: of a run folder, a .keras file or a preset."""
-    return trainer.load_keras_file(name) if name.endswith(".keras") else trainer.load_task(name)
+    export_command.add_arguments(parser)
 
 
 # {name: (summary, function that adds arguments, function of the parsed options)}
@@ -345,6 +287,6 @@ _COMMANDS = {
     "export": (
         "export a model for another runtime, or its weights for PyTorch",
         _add_export_arguments,
-        _export,
+        export_command.run,
     ),
 }

@@ -75,3 +75,13 @@ def read_json_object(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(contents, dict):
         raise ValueError(f"{path} must have a JSON object. Received: {type(contents).__name__}")
     return contents
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Refuses a file that could not be written after the work."""
+    if path.is_dir() or not path.parent.is_dir():
+        folder = path if path.is_dir() else path.parent
+        found = "is a folder" if path.is_dir() else "is not a folder"
+        raise ValueError(f"{path} must be a file in an existing folder, but {folder} {found}.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise PermissionError(f"{path} cannot be written: permission denied")

@@ -47,11 +47,11 @@ ALLOWED = {
     "data": {"cards", "registry", "numpy", "keras"},
     "visualize": {"backend", "data", "layers", "registry", "terminal", "keras", "numpy"},
     "prediction": {"data", "tasks", "terminal", "numpy"},
-    "cli": {
-        *("converters", "data", "export", "fusion", "prediction", "registry", "terminal"),
-        *("trainer", "weights"),
-        "keras",
+    "export_command": {
+        *("converters", "export", "fusion", "registry", "terminal", "trainer", "weights")
     },
+    "cli": {"data", "export", "export_command", "prediction", "registry", "terminal", "trainer"}
+    | {"keras"},
     "trainer": {
         *("backbones", "backend", "callbacks", "data", "environment", "heads", "layers"),
         *("optimizers", "registry", "tasks", "terminal", "transplantation", "visualize", "weights"),

@@ -54,7 +54,7 @@ def _torch_compiles():
 def _torch(function, images):
     import torch
 
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" or len(images) == 1:
         return function(images)
     return torch.cat([function(image) for image in images.split(1)])
 
