@@ -1,8 +1,9 @@
 """Resizing and cropping inside an exported file, as Pillow does them.
 
-Pillow resizes rows, rounds to 8 bits, and resizes columns. Each is a product with a matrix of
-filter weights, whose rows for pixels outside of the crop are left out. The matrices are computed
-from the size of the images when the file runs.
+Pillow resizes along the rows, rounds to 8 bits, and resizes along the columns. Each is a product
+with a matrix of filter weights, without those of pixels outside of the crop. The matrices are
+computed from the size of the images when the file runs. Pillow 13 begins with the columns of some
+images, such as those more than twice as high as wide; then many values differ by 1.
 """
 
 import math
@@ -26,7 +27,7 @@ def resize_and_crop(
 ) -> Tensor:
     """Computes `keras_spm.data.ImagePreprocessing` of images in a graph.
 
-    Pillow's weights are integers of 22 bits, so about one value in a thousand differs, by 1.
+    About one value in a thousand differs from Pillow's, by 1: its weights are integers of 22 bits.
 
     Args:
         images: (batch, height, width, channels) in [0, 255], of any dtype, or channels first.
