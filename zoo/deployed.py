@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -24,7 +25,8 @@ FOLDER = "BENCHMARK_FOLDER"  # Name of an environment variable.
 
 def file_of(case: Case, folder: str | os.PathLike) -> pathlib.Path:
     """Returns the path of a case's file, which cases of all batch sizes share."""
-    name = f"{case.library}-{case.model.replace(':', '-')}-{case.dtype}-{case.size}"
+    model = case.model.replace(":", "-")
+    name = f"{case.backend}-{case.library}-{model}-{case.dtype}-{case.size}"
     return pathlib.Path(folder, f"{name}{RUNTIMES[case.backend].suffix}")
 
 
@@ -50,42 +52,73 @@ def _writing_backend(case):
 
 def write(case: Case, folder: str | os.PathLike) -> None:
     """Writes the file of a case, and its number of operations beside it."""
-    import worker
-
     path = file_of(case, folder)
-    steps = worker.build(
-        dataclasses.replace(case, backend=_writing_backend(case), dtype="float32", batch=1)
-    )
-    format_name = RUNTIMES[case.backend].format
-    is_int8 = case.dtype == "int8"
-    if case.library == "keras_spm":
-        images = _images(case) if is_int8 else None
-        steps.model.export(path, format=format_name, verbose=False, calibration=images)
-    else:
-        _write_other(steps, case, path, is_int8)
-    path.with_suffix(".macs").write_text(str(steps.macs()))
-
-
-def _write_other(steps, case, path, is_int8):
     if case.backend == "litert":
-        raise UnavailableError("other libraries are not benchmarked with LiteRT")
-    onnx_path = path.with_suffix(".onnx")
-    if hasattr(steps, "model"):
-        steps.model.export(onnx_path, format="onnx", verbose=False)
-    else:
-        _write_torch(steps, onnx_path)
-    if is_int8:
-        from keras_spm.export.quantization import quantize_onnx
-
-        channels_first = not hasattr(steps, "model")
-        images = [each[None].astype("float32") for each in _images(case)]
-        quantize_onnx(
-            onnx_path, [each.transpose(0, 3, 1, 2) if channels_first else each for each in images]
-        )
+        _write_litert(case, path)
+        return
+    source = dataclasses.replace(case, backend="onnxruntime", dtype="float32")
+    onnx_path = file_of(source, folder)
+    if not onnx_path.exists():
+        _write_onnx(source, onnx_path)
+    if case.dtype == "int8":
+        target = dataclasses.replace(case, backend="onnxruntime")
+        onnx_path = _quantized(onnx_path, file_of(target, folder), case)
     if case.backend == "openvino":
         import openvino
 
         openvino.save_model(openvino.convert_model(onnx_path), path, compress_to_fp16=False)
+    if case != source:
+        shutil.copy(file_of(source, folder).with_suffix(".macs"), path.with_suffix(".macs"))
+
+
+def _build(case):
+    import worker
+
+    backend = _writing_backend(case)
+    steps = worker.build(dataclasses.replace(case, backend=backend, dtype="float32", batch=1))
+    # An exporter would leave out biases of zero, which no trained model has.
+    generator = np.random.default_rng(0)
+    if hasattr(steps, "model"):
+        for variable in steps.model.weights:
+            if not np.any(values := np.array(variable)):
+                variable.assign(generator.normal(scale=0.02, size=values.shape))
+    else:
+        for parameter in steps.module.parameters():
+            if not parameter.any():
+                parameter.data.normal_(std=0.02)
+    return steps
+
+
+def _write_litert(case, path):
+    steps = _build(case)
+    images = _images(case) if case.dtype == "int8" else None
+    steps.model.export(path, format="litert", verbose=False, calibration=images)
+    path.with_suffix(".macs").write_text(str(steps.macs()))
+
+
+def _write_onnx(case, path):
+    steps = _build(case)
+    if hasattr(steps, "model"):
+        steps.forward()  # Keras exports only what has been called.
+        steps.model.export(path, format="onnx", verbose=False)
+    else:
+        _write_torch(steps, path)
+    path.with_suffix(".macs").write_text(str(steps.macs()))
+
+
+def _quantized(onnx_path, path, case):
+    """Writes the int8 form of an ONNX file, and returns its path."""
+    import onnx
+
+    from keras_spm.export.quantization import quantize_onnx
+
+    if not path.exists():
+        shape = onnx.load(onnx_path).graph.input[0].type.tensor_type.shape.dim
+        images = _images(case).astype("float32")
+        images = images.transpose(0, 3, 1, 2) if shape[1].dim_value == 3 else images
+        shutil.copy(onnx_path, path)
+        quantize_onnx(path, [each[None] for each in images])
+    return path
 
 
 def _write_torch(steps, path):

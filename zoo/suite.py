@@ -98,7 +98,7 @@ def _checkpointing():
 
 def _deployed():
     own = ("pvt_v2_b1", "fused:pvt_v2_spm_b1")
-    others = ("timm", "transformers", "keras_hub")
+    others = ("timm", "keras_hub")
     for batch in (1, 8):
         for runtime in ("onnxruntime", "openvino"):
             shape = {"backend": runtime, "batch": batch}

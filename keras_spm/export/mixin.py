@@ -65,8 +65,8 @@ class ExportMixin:
                 `serve_bytes`, of the contents of JPEG and PNG files.
             calibration: images for a file that computes in int8 (`"onnx"`, `"openvino"`,
                 `"litert"`): their values give the ranges of 8 bits. A folder, or what
-                `predict_images` takes; arrays for a backbone. At most 500 are used. Depthwise
-                convolutions, and all that has no weights, stay in float32.
+                `predict_images` takes; arrays for a backbone. At most 500 are used. What has no
+                weights stays in float32, and in LiteRT also depthwise convolutions.
             **kwargs: options of the format, as in Keras.
 
         Raises:
