@@ -2,6 +2,7 @@
 
 import pathlib
 import tempfile
+import warnings
 
 import keras
 
@@ -60,7 +61,8 @@ def _quantized(request):
         for batch in request.calibration:
             yield {INPUT: batch.astype(request.spec.dtype)}
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow's own interpreter is deprecated.
         write_saved_model(request, pathlib.Path(folder))
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serve"])
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
