@@ -275,13 +275,13 @@ def test_ratios_are_those_of_each_round():
 
 
 @pytest.mark.release
-def test_accelerator_on_a_cpu(tmp_path, capsys):
-    size = ["--models", "pvt_v2_mini", "pvt_v2_spm_mini", "--batch", "2", "--size", "32"]
+def test_accelerator_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerator, "ROUNDS", 3)
+    monkeypatch.setattr(accelerator, "SECONDS", 0.0)
+    size = ["--models", "pvt_v2_spm_mini", "--batch", "2", "--size", "32"]
     assert accelerator.main([str(tmp_path), *size, "--backend", "jax", "--dtype", "float32"]) == 0
     rows = report.read(tmp_path / "accelerator.csv")
-    assert {(row.model, row.measure) for row in rows} == {
-        (model, name) for model in ("pvt_v2_mini", "pvt_v2_spm_mini") for name in report.PASSES
-    }
+    assert [row.measure for row in rows] == ["forward", "train"]
     assert report.markdown(rows) in (tmp_path / "accelerator.md").read_text()
     assert " ms  " in (tmp_path / "profile.txt").read_text()
 

@@ -68,9 +68,7 @@ def test_command(tmp_path, capsys):
     assert "`--int8` and `--calibration` must be given together" in capsys.readouterr().err
 
 
-_OTHERS = [
-    name for name, each in FORMATS.items() if BACKEND in each.writers and not each.has_int8
-]
+_OTHERS = [name for name, each in FORMATS.items() if BACKEND in each.writers and not each.has_int8]
 
 
 @pytest.mark.parametrize("name", _OTHERS)
