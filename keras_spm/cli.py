@@ -11,26 +11,19 @@ import traceback
 
 import keras
 
-from keras_spm import demo, trainer
+from keras_spm import demo, export_command, trainer
 from keras_spm.backend import replicas
-from keras_spm.converters import to_torch_state_dict
 from keras_spm.data.report import describe_data, report_text
-from keras_spm.export import FORMATS, ExportError, export_verified, find_writer
+from keras_spm.export import ExportError
 from keras_spm.files import atomic_write, check_writable
-from keras_spm.fusion import fuse
 from keras_spm.launch import add_devices, run_on_devices, writer_output
 from keras_spm.prediction import add_predict_arguments, print_predictions
-from keras_spm.registry import RECIPES, lookup
+from keras_spm.registry import RECIPES
 from keras_spm.terminal import printable, tolerant_output
-from keras_spm.weights.formats import write_safetensors
 
 _LINE_BREAK = "\n"
 _EXTRAS = "coco,data,export,plot"  # All optional packages that the commands import.
 _ERRORS = (ImportError, OSError, TypeError, ValueError, ExportError, trainer.TrainingError)
-_TORCH_WEIGHTS = "torch-weights"
-# Suffix of a target → format.
-_SUFFIXES = {each.suffix or "none": name for name, each in FORMATS.items()}
-_SUFFIXES[".safetensors"] = _TORCH_WEIGHTS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -255,48 +248,7 @@ def _predict(options):
 
 def _add_export_arguments(parser):
     _add_model(parser)
-    text = f"file to write; suffixes: {', '.join(_SUFFIXES)} (folder of a TensorFlow SavedModel)"
-    parser.add_argument("target", type=pathlib.Path, help=text)
-    text = f"{', '.join(FORMATS)}, or {_TORCH_WEIGHTS} for PyTorch; by default that of the suffix"
-    parser.add_argument("--format", metavar="FORMAT", help=text)
-    text = f"of {_TORCH_WEIGHTS}, names of the weights: official (default), timm or transformers"
-    parser.add_argument("--layout", default="official", help=text)
-    text = "export what a detector computes before non-maximum suppression"
-    parser.add_argument("--raw-outputs", action="store_true", help=text)
-    text = "fold batch normalizations first, see keras_spm.fuse"
-    parser.add_argument("--fuse", action="store_true", help=text)
-    text = "dtype of the pixels: float32 (default) or uint8"
-    parser.add_argument("--dtype", default="float32", choices=["float32", "uint8"], help=text)
-    text = "largest difference to the model, as a share of an output's largest value; 1e-4"
-    parser.add_argument("--tolerance", type=float, default=1e-4, help=text)
-
-
-def _export(options):
-    name = options.format or lookup("suffix", options.target.suffix or "none", _SUFFIXES)
-    if name == _TORCH_WEIGHTS:
-        return _export_torch_weights(options)
-    find_writer(name, options.target)  # Refuses before the model is loaded.
-    if FORMATS[name].suffix:
-        check_writable(options.target)
-    model = _load_model(options.model)
-    model = fuse(model) if options.fuse else model
-    difference = export_verified(
-        model, options.target, name, options.dtype, options.raw_outputs, options.tolerance
-    )
-    print(printable(f"{options.target} written; largest difference {difference:.2g}"))
-
-
-def _export_torch_weights(options):
-    check_writable(options.target)
-    state = to_torch_state_dict(_load_model(options.model), options.layout)
-    write_safetensors(options.target, state)
-    text = f"{len(state)} tensors written to {options.target} ({options.layout} layout)"
-    print(printable(text))
-
-
-def _load_model(name):
-    """Returns a task or backbone: of a run folder, a .keras file or a preset."""
-    return trainer.load_keras_file(name) if name.endswith(".keras") else trainer.load_task(name)
+    export_command.add_arguments(parser)
 
 
 def _add_demo_arguments(parser):
@@ -320,6 +272,6 @@ _COMMANDS = {
     "export": (
         "export a model for another runtime, or its weights for PyTorch",
         _add_export_arguments,
-        _export,
+        export_command.run,
     ),
 }

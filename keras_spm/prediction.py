@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_spm.data.images import has_image_extension, is_system_file, read_image
+from keras_spm.data.folders import image_paths
+from keras_spm.data.images import read_image
 from keras_spm.files import atomic_write
 from keras_spm.tasks.graph import channels_of
 from keras_spm.tasks.image_task import ImageTask
@@ -163,25 +164,6 @@ def _predict(model, paths, options, unreadable):
         images = _read_images(paths[start : start + batch_size], channels, unreadable)
         predictions = model.predict_images(list(images.values()), **options) if images else []
         yield from zip(images, images.values(), predictions, strict=True)
-
-
-def image_paths(names: Iterable[PathLike]) -> list[pathlib.Path]:
-    """Returns files, and the images at any depth of folders, found by their extension.
-
-    A file that is found twice is returned once. Hidden files are ignored. Raises a `ValueError`
-    if a folder has no images.
-    """
-    paths = []
-    for name in map(pathlib.Path, names):
-        if not name.is_dir():
-            paths.append(name)
-            continue
-        visible = (path for path in sorted(name.rglob("*")) if not is_system_file(path.name))
-        found = [path for path in visible if has_image_extension(path) and path.is_file()]
-        if not found:
-            raise ValueError(f"{name} contains no images.")
-        paths += found
-    return list(dict.fromkeys(paths))
 
 
 def _read_images(paths, channels, unreadable):

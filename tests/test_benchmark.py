@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import accelerator
 import benchmark
 import numpy as np
 import pytest
@@ -71,8 +72,11 @@ def test_textbook_equals_the_reference(name):
 
 
 # Memory is that of a process of its own for each case.
+_ON_CPU = [name for name in report.MEASURES if name != "device memory"]
+
+
 @pytest.mark.parametrize(
-    "measures", [report.PASSES, pytest.param(report.MEASURES, marks=pytest.mark.release)]
+    "measures", [report.PASSES, pytest.param(_ON_CPU, marks=pytest.mark.release)]
 )
 def test_benchmark_of_one_model(measures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suite, "BACKENDS", ("torch",))  # For the peak speed.
@@ -180,7 +184,7 @@ def _row(comparison="A layer", library="keras_spm", median=0.02, **fields):
     spread = {"lower": median / 2, "upper": median * 2, "rounds": 5}
     row = report.Row(
         *(comparison, library, "merging_64_128", "torch", False, "float32", 8, 56, "forward"),
-        *(median, *spread.values(), 25_000_000, 4e10, "2026-01-31", "a machine"),
+        *(median, *spread.values(), 0.0, 25_000_000, 4e10, "2026-01-31", "a machine"),
     )
     return dataclasses.replace(row, **fields)
 
@@ -263,3 +267,47 @@ def test_every_target_is_measured_by_the_suite():
     lines = report.targets_table(rows).splitlines()[2:]
     assert len(lines) == len(list(suite.targets()))
     assert all("| 1.00 | 1.00 | 1.00 |" in line for line in lines)
+
+
+def test_ratios_are_those_of_each_round():
+    # The second round is slow for both.
+    assert benchmark.ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == 3
+
+
+@pytest.mark.release
+def test_accelerator_on_a_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(accelerator, "ROUNDS", 3)
+    monkeypatch.setattr(accelerator, "SECONDS", 0.0)
+    # Without compilation, which takes a minute on a CPU.
+    layer = Case("keras_spm", "merging_16_32", "torch", batch=2, size=8)
+    monkeypatch.setattr(accelerator, "comparisons", lambda *_: [("A layer", [layer])])
+    options = ["--backend", "torch", "--dtype", "float32"]
+    assert accelerator.main([str(tmp_path), *options]) == 0
+    rows = report.read(tmp_path / "accelerator.csv")
+    assert [row.measure for row in rows] == ["forward", "train"]
+    assert report.markdown(rows) in (tmp_path / "accelerator.md").read_text()
+    assert "aten::" in (tmp_path / "profile.txt").read_text()
+
+
+def test_accelerator_keeps_the_most_important():
+    titles = [title for title, _ in accelerator.comparisons(*_ALL, size=224)]
+    assert titles[0] == "pvt_v2_b1, pvt_v2_spm_b1, bfloat16, batch 128, 224×224"
+    assert len(titles) == len(set(titles)) == 14
+    assert all(len(cases) <= 7 for _, cases in accelerator.comparisons(*_ALL, size=224))
+
+
+_ALL = (accelerator.MODELS, accelerator.DTYPES, accelerator.BACKENDS, accelerator.BATCHES)
+
+
+@pytest.mark.release
+def test_deployed(tmp_path):
+    """A file runs in its runtime, in a process without Keras."""
+    cases = [
+        Case("keras_spm", "pvt_v2_mini", "onnxruntime", dtype=dtype, batch=2, size=64)
+        for dtype in ("float32", "int8")
+    ]
+    comparison = suite.Comparison("deployed", tuple(cases), ("forward",))
+    rows = benchmark.measure_comparison(comparison, {"float32": 1e9}, 3, 0.0, tmp_path)
+    assert [row.dtype for row in rows] == ["float32", "int8"]
+    assert rows[0].ratio == 1 and all(row.ratio > 0 and row.macs > 1e6 for row in rows)
+    assert "images/s | × first" in report.markdown(rows)

@@ -222,7 +222,7 @@ def test_command_and_example_with_onnx_runtime(tmp_path, capsys):
 @pytest.mark.only("torch")
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch, capsys):
     _classifier().save(tmp_path / "model.keras")
-    monkeypatch.setattr(verification, "verify", lambda *_: float("nan"))
+    monkeypatch.setattr(verification, "verify", lambda *_, **__: float("nan"))
     monkeypatch.setitem(FORMATS["torch"].writers, "torch", lambda _, path: path.touch())
     monkeypatch.chdir(tmp_path)
     assert cli.main(["export", "model.keras", "model.pt2"]) == 2

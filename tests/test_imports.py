@@ -51,9 +51,12 @@ ALLOWED = {
     "launch": {"backend", "distribution"},
     "__main__": {"cli"},
     "demo": {"data", "tasks", "visualize", "numpy"},
+    "export_command": {
+        *("converters", "export", "fusion", "registry", "terminal", "trainer", "weights")
+    },
     "cli": {
-        *("backend", "converters", "data", "demo", "export", "fusion", "launch", "prediction"),
-        *("registry", "terminal", "trainer", "weights", "keras"),
+        *("backend", "data", "demo", "export", "export_command", "launch", "prediction"),
+        *("registry", "terminal", "trainer", "keras"),
     },
     "trainer": {
         *("backbones", "backend", "callbacks", "data", "environment", "heads", "layers"),

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from keras_spm import cli
+from keras_spm.data.folders import image_paths
 from keras_spm.data.images import read_image
-from keras_spm.prediction import image_paths
 
 pytestmark = pytest.mark.only("torch")  # Nothing here depends on the backend.
 

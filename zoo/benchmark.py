@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 
+import deployed
 import report
 import suite
 from case import Case
@@ -75,14 +76,17 @@ def measure_first_steps(case: Case) -> dict[str, float]:
         if not workers:
             return {}
         first, *_ = (workers[0].ask("train") for _ in range(FIRST_STEPS))
-        return {"first step": first, "memory": workers[0].ask("memory")}
+        memory, device_memory = (workers[0].ask(name) for name in ("memory", "device memory"))
+        values = {"first step": first, "memory": memory, "device memory": device_memory}
+        return {name: value for name, value in values.items() if value}
 
 
-def peak_speed(dtype: str, rounds: int, seconds: float) -> float:
+def peak_speed(
+    dtype: str, rounds: int, seconds: float, backends: Sequence[str] | None = None
+) -> float:
     """Returns the MACs per second of a matrix product on the fastest backend."""
-    products = [
-        Case("matrix product", MATRIX_SIZE, backend, dtype=dtype) for backend in suite.BACKENDS
-    ]
+    backends = backends or suite.BACKENDS
+    products = [Case("matrix product", MATRIX_SIZE, backend, dtype=dtype) for backend in backends]
     with tempfile.TemporaryDirectory() as folder, started(products, folder) as workers:
         times = measure_in_turns(workers, "forward", rounds, seconds)
         if not times:
@@ -92,7 +96,8 @@ def peak_speed(dtype: str, rounds: int, seconds: float) -> float:
 
 
 def _measure(comparison, rounds, seconds, folder):
-    """Yields (case, measure, values, MACs or 0) of a comparison."""
+    """Yields (case, measure, values, MACs or 0, ratio or 0) of a comparison."""
+    deployed.write_all(comparison.cases, folder)
     timed = [name for name in comparison.measures if name in report.PASSES]
     if timed:
         for shape in dict.fromkeys((case.batch, case.size) for case in comparison.cases):
@@ -101,13 +106,19 @@ def _measure(comparison, rounds, seconds, folder):
                 macs = {worker.case: worker.ask("macs") for worker in workers}
                 for name in timed:
                     times = measure_in_turns(workers, name, rounds, seconds)
+                    first = next(iter(times.values()), [])
                     for case, values in times.items():
-                        yield case, name, values, macs[case]
+                        yield case, name, values, macs[case], ratio(values, first)
     if len(timed) < len(comparison.measures):
         for case in comparison.cases:
             for name, value in measure_first_steps(case).items():
                 if name in comparison.measures:
-                    yield case, name, [value], 0
+                    yield case, name, [value], 0, 0.0
+
+
+def ratio(values: Sequence[float], first: Sequence[float]) -> float:
+    """Returns the median over the rounds of a case's time relative to the first case's."""
+    return statistics.median(mine / other for mine, other in zip(values, first, strict=False))
 
 
 def measure_comparison(
@@ -133,12 +144,13 @@ def measure_comparison(
             **dataclasses.asdict(case),
             measure=name,
             **report.summary(values),
+            ratio=relative,
             macs=macs,
             peak=peaks.get(case.dtype, 0.0),
             date=date,
             machine=description,
         )
-        for case, name, values, macs in _measure(comparison, rounds, seconds, folder)
+        for case, name, values, macs, relative in _measure(comparison, rounds, seconds, folder)
     ]
 
 
@@ -239,6 +251,8 @@ def _parser():
     )
     add = parser.add_argument
     add("--only", nargs="+", choices=suite.PARTS, help="parts of the suite to run")
+    text = "exported models in their runtimes, as --only deployed"
+    add("--deployed", dest="only", action="store_const", const=["deployed"], help=text)
     add("--table", action="store_true", help="only write tables and plot from benchmark.csv")
     add("--rounds", type=_at_least_one, default=11, help="highest number of rounds")
     add("--seconds", type=_seconds, default=5.0, help="time limit per case and measure")
@@ -301,7 +315,7 @@ def _run(comparisons, rounds, seconds):
         case.dtype
         for comparison in comparisons
         for case in comparison.cases
-        if set(comparison.measures) & set(report.PASSES)
+        if set(comparison.measures) & set(report.PASSES) and case.dtype != "int8"
     }
     peaks = {dtype: peak_speed(dtype, rounds, seconds) for dtype in dtypes}
     with tempfile.TemporaryDirectory() as folder:

@@ -10,6 +10,28 @@ LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.05
 
 
 @dataclasses.dataclass(frozen=True)
+class Runtime:
+    """What runs an exported file.
+
+    Attributes:
+        format: name of the file's format.
+        suffix: of the file.
+        written_by: Keras's backend that writes it.
+    """
+
+    format: str
+    suffix: str
+    written_by: str
+
+
+RUNTIMES = {
+    "onnxruntime": Runtime("onnx", ".onnx", "torch"),
+    "openvino": Runtime("openvino", ".xml", "torch"),
+    "litert": Runtime("litert", ".tflite", "tensorflow"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
 class Case:
     """One model to benchmark.
 
@@ -21,9 +43,10 @@ class Case:
             and `"detector:"` a dense task, `"backbone:"` the backbone alone, `"fused:"` the
             classifier after `keras_spm.fuse`, `"checkpointed:"` the classifier with gradient
             checkpointing.
-        backend: `"torch"`, `"jax"` or `"tensorflow"`; always `"torch"` for PyTorch libraries.
+        backend: `"torch"`, `"jax"` or `"tensorflow"`, always `"torch"` for PyTorch libraries; or a
+            key of `RUNTIMES`, which runs an exported file.
         compiled: whether PyTorch compiles the model; Keras's default is used elsewhere.
-        dtype: `"float32"`, or `"bfloat16"` for mixed precision.
+        dtype: `"float32"`, `"bfloat16"` for mixed precision, or `"int8"` of an exported file.
         batch: batch size.
         size: height and width of the input.
     """

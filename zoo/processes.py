@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from case import Case
+from deployed import FOLDER
 
 _SCRIPT = pathlib.Path(__file__).parent / "worker.py"
 
@@ -26,7 +27,7 @@ class Worker:
 
     Args:
         case: the case.
-        folder: folder for the cache of PyTorch's compiler.
+        folder: folder of exported files, and for the cache of PyTorch's compiler.
     """
 
     def __init__(self, case: Case, folder: str | os.PathLike) -> None:
@@ -34,6 +35,9 @@ class Worker:
             "KERAS_BACKEND": case.backend,
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "TORCHINDUCTOR_CACHE_DIR": str(folder),
+            FOLDER: str(folder),
+            # Processes share an accelerator.
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         }
         self.case = case
         self.messages = tempfile.TemporaryFile("w+")  # noqa: SIM115

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 import suite
+from case import RUNTIMES
 
 BEGIN, END = "<!-- benchmark: written by zoo/benchmark.py -->", "<!-- end of benchmark -->"
 
@@ -15,6 +16,7 @@ MEASURES = {
     "forward": ("forward, ms", 1e-3, ".1f"),
     "train": ("training step, ms", 1e-3, ".1f"),
     "memory": ("memory, MB", 1e6, ".0f"),
+    "device memory": ("device memory, MB", 1e6, ".0f"),
     "first step": ("first step, s", 1, ".1f"),
 }
 # {measure: MACs relative to a forward pass}; a backward pass counts twice, as is customary.
@@ -31,6 +33,8 @@ class Row:
         measure: a key of `MEASURES`.
         median, lower, upper: median and quartiles of all rounds, in seconds or bytes.
         rounds: number of rounds.
+        ratio: median over the rounds of the time relative to that of the first case; 0 if it was
+            not measured.
         macs: MACs of a forward pass on one example; 0 if they were not counted.
         peak: MACs per second of the fastest matrix product in this run.
         date, machine: date of the run, hardware and software.
@@ -49,6 +53,7 @@ class Row:
     lower: float
     upper: float
     rounds: int
+    ratio: float
     macs: int
     peak: float
     date: str
@@ -56,8 +61,9 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Library and backend."""
-        return f"{self.library}, {self.backend}{', compiled' if self.compiled else ''}"
+        """Library, backend, and what differs from the usual case."""
+        special = [", compiled" * self.compiled, ", int8" * (self.dtype == "int8")]
+        return f"{self.library}, {self.backend}{''.join(special)}"
 
     @property
     def speed(self) -> float:
@@ -140,6 +146,7 @@ def _table(rows):
     for measure in measures:
         headings.append(MEASURES[measure][0])
         headings += ["GFLOP/s", "of peak"] if measure in PASSES else []
+        headings += _RELATIVE if _has_ratios(rows, measure) else []
     alignment += ["---:"] * (len(headings) - len(alignment))
     lines = [f"| {' | '.join(each)} |" for each in (headings, alignment)]
     labels = dict(zip(map(_case, rows), _labels(rows), strict=True))
@@ -150,8 +157,24 @@ def _table(rows):
         cells.append(_number(first.macs / 1e9, ".2f"))
         for measure in measures:
             cells += _cells(measure, by_measure.get(measure))
+            if _has_ratios(rows, measure):
+                cells += _relative_cells(by_measure.get(measure))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+_RELATIVE = ["images/s", "× first"]
+
+
+def _has_ratios(rows, measure):
+    """Only for exported files: what a process of its own adds is small there."""
+    return any(row.measure == measure and row.backend in RUNTIMES for row in rows)
+
+
+def _relative_cells(row):
+    if row is None:
+        return ["–"] * len(_RELATIVE)
+    return [f"{row.batch / row.median:.1f}", _number(row.ratio, ".2f")]
 
 
 def _case(row):

@@ -96,6 +96,42 @@ def _checkpointing():
     )
 
 
+def _deployed():
+    own = ("pvt_v2_b1", "fused:pvt_v2_spm_b1")
+    others = ("timm", "keras_hub")
+    for batch in (1, 8):
+        for runtime in ("onnxruntime", "openvino"):
+            shape = {"backend": runtime, "batch": batch}
+            yield Comparison(
+                f"PVT v2 b1 classifier in {runtime}, batch {batch}",
+                (
+                    *(Case("keras_spm", model, **shape) for model in own),
+                    *(Case(library, "pvt_v2_b1", **shape) for library in others),
+                    *(Case("keras_spm", model, dtype="int8", **shape) for model in own),
+                    Case("timm", "pvt_v2_b1", dtype="int8", **shape),
+                ),
+                ("forward",),
+            )
+        shape = {"backend": "litert", "batch": batch}
+        yield Comparison(
+            f"PVT v2 b1 classifier in litert, batch {batch}",
+            (
+                *(Case("keras_spm", model, **shape) for model in own),
+                *(Case("keras_spm", model, dtype="int8", **shape) for model in own),
+            ),
+            ("forward",),
+        )
+        yield Comparison(
+            f"PVT v2 b1 classifier in onnxruntime and in Keras, batch {batch}",
+            tuple(
+                Case("keras_spm", model, backend, batch=batch)
+                for model in own
+                for backend in ("onnxruntime", *BACKENDS)
+            ),
+            ("forward",),
+        )
+
+
 # {name: function that yields comparisons}. Without arguments, the benchmark runs `STANDARD`.
 PARTS = {
     "layers": _layers,
@@ -104,6 +140,7 @@ PARTS = {
     "scaling": _scaling,
     "fusion": _fusion,
     "checkpointing": _checkpointing,
+    "deployed": _deployed,
 }
 STANDARD = ("layers", "networks", "memory")
 

@@ -1,5 +1,7 @@
 """Models in plain PyTorch: the textbook merging layer, transformers and timm."""
 
+import sys
+import types
 from collections.abc import Callable
 
 import torch
@@ -95,6 +97,10 @@ def make_transformers(case: Case) -> TorchSteps:
 
 def make_timm(case: Case) -> TorchSteps:
     """Returns the steps of timm's Swin or PVT v2."""
+    if not torch.cuda.is_available():
+        # timm imports torchvision, whose wheels for CUDA fail here, but uses no operator of it.
+        name = "torchvision._meta_registrations"
+        sys.modules.setdefault(name, types.ModuleType(name))
     import timm
 
     family, _ = case.variant()

@@ -6,7 +6,9 @@ reads requests, one per line, and prints one line of JSON for each:
     forward         → seconds of a forward pass on a batch
     train           → seconds of a training step: forward, backward, AdamW
     memory          → bytes: peak resident size since the model was built, minus the size then
+    device memory   → bytes: peak of an accelerator's memory; 0 without one
     macs            → MACs of a forward pass on one example
+    profile         → table of the operations of a training step
 
 A step ends when its result is on the host. Weights are random, and dropout rates are 0.
 """
@@ -20,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from case import Case, UnavailableError
+from case import RUNTIMES, Case, UnavailableError
 
 # {library: (module, function that returns the steps of a case)}
 LIBRARIES = {
@@ -44,6 +46,10 @@ def build(case: Case) -> Any:
         ImportError: if the library is not installed.
         UnavailableError: if the library does not provide the model.
     """
+    if case.backend in RUNTIMES:
+        import deployed
+
+        return deployed.RuntimeSteps(case, os.environ[deployed.FOLDER])
     if case.dtype == "bfloat16" and case.library != "matrix product":
         import keras
 
@@ -58,6 +64,18 @@ def _memory():
         line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines()
     )
     return tuple(int(rows[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+
+
+def _device_memory(backend):
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    if backend == "jax":
+        import jax
+
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return 0
 
 
 def serve(case: Case, requests: Iterable[str], answer: Callable[[Any], None]) -> None:
@@ -76,6 +94,12 @@ def serve(case: Case, requests: Iterable[str], answer: Callable[[Any], None]) ->
             answer(_memory()[1] - resident)
         elif request == "macs":
             answer(steps.macs())
+        elif request == "device memory":
+            answer(_device_memory(case.backend))
+        elif request == "profile":
+            import profiling
+
+            answer(profiling.profile(steps.train, case.backend))
         else:
             started = time.perf_counter()
             getattr(steps, request)()

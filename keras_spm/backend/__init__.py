@@ -28,7 +28,12 @@ from keras_spm.backend.exporting import (
     while_loop,
 )
 from keras_spm.backend.gradient import gradient
-from keras_spm.backend.normalization import batch_normalization, layer_normalization, normalize
+from keras_spm.backend.normalization import (
+    batch_normalization,
+    layer_normalization,
+    normalize,
+    scale_channels,
+)
 from keras_spm.backend.replicas import count_per_replica, has_parts, is_writer, sum_over_replicas
 from keras_spm.backend.resizing import pad, resize_bilinear, resize_on_host
 from keras_spm.backend.sharded_data import evaluated_together
@@ -76,6 +81,7 @@ __all__ = [
     "roll",
     "rows_from",
     "scalar",
+    "scale_channels",
     "scale_for_replicas",
     "set_random_state",
     "state_scope",

@@ -35,7 +35,7 @@ def dot_product_attention(
         bias: optional (1, heads, queries, keys), added to the scaled scores.
     """
     backend = keras.config.backend()
-    if backend == "torch":
+    if backend == "torch" and not is_exporting():
         return _torch(query, key, value, bias)
     if backend == "jax" and not is_exporting():
         return _jax_attention()(query, key, value, bias)
@@ -55,6 +55,8 @@ def _plain(query, key, value, bias):
 
 def _softmax(scores):
     """Keras's softmax would warn about a single key, which small maps have."""
+    if keras.config.backend() == "torch":
+        return scores.softmax(-1)
     if keras.config.backend() == "tensorflow":
         import tensorflow as tf
 

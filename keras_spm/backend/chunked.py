@@ -32,7 +32,7 @@ def chunked_by_image(
     formulation = {"torch": _torch, "jax": _jax}.get(keras.config.backend())
     # PyTorch's compiler plans memory itself, and would unroll the loop over images. This is
     # checked before the size, as the comparison would make it compile once per size.
-    if formulation is None or is_exporting() or _torch_compiles() or hidden_bytes is None:
+    if formulation is None or is_exporting() or torch_compiles() or hidden_bytes is None:
         return function(images)
     return formulation(function, images) if hidden_bytes >= _MIN_BYTES else function(images)
 
@@ -43,7 +43,8 @@ def chunked_by_head(function: Callable[..., Tensor], *arrays: Tensor) -> Tensor:
     return _jax(function, *arrays) if is_faster else function(*arrays)
 
 
-def _torch_compiles():
+def torch_compiles() -> bool:
+    """Returns whether PyTorch's compiler traces this call."""
     if keras.config.backend() != "torch":
         return False
     import torch
@@ -54,7 +55,7 @@ def _torch_compiles():
 def _torch(function, images):
     import torch
 
-    if images.device.type != "cpu":
+    if images.device.type != "cpu" or len(images) == 1:
         return function(images)
     return torch.cat([function(image) for image in images.split(1)])
 

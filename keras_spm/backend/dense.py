@@ -27,6 +27,10 @@ def dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
     if keras.config.backend() == "torch":
         import torch
 
+        if is_exporting() and bias is not None:
+            # A `Gemm` in ONNX, where a product of maps and its bias would be two operations.
+            rows = inputs.reshape(-1, inputs.shape[-1])
+            return torch.addmm(bias, rows, kernel).reshape(*inputs.shape[:-1], kernel.shape[1])
         return torch.nn.functional.linear(inputs, kernel.t(), bias)
     *leading, channels = ops.shape(inputs)
     has_own_gradient = keras.config.backend() == "tensorflow" and not is_exporting()

@@ -178,3 +178,22 @@ def _contains(link, folder):
     """Returns whether a link leads to a folder that contains the link: an endless path."""
     target = os.path.realpath(link)
     return os.path.isdir(target) and os.path.commonpath([target, folder]) == target
+
+
+def image_paths(names: Iterable[PathLike]) -> list[pathlib.Path]:
+    """Returns files, and the images at any depth of folders, found by their extension.
+
+    A file that is found twice is returned once. Hidden files are ignored. Raises a `ValueError`
+    if a folder has no images.
+    """
+    paths = []
+    for name in map(pathlib.Path, names):
+        if not name.is_dir():
+            paths.append(name)
+            continue
+        visible = (path for path in sorted(name.rglob("*")) if not is_system_file(path.name))
+        found = [path for path in visible if has_image_extension(path) and path.is_file()]
+        if not found:
+            raise ValueError(f"{name} contains no images.")
+        paths += found
+    return list(dict.fromkeys(paths))

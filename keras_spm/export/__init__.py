@@ -1,10 +1,10 @@
 """Export of tasks and backbones to files that other runtimes open without this package."""
 
 from keras_spm.export.errors import ExportError
-from keras_spm.export.formats import FORMATS, find_writer
+from keras_spm.export.formats import FORMATS, check_int8, find_writer
 from keras_spm.export.mixin import ExportMixin
 from keras_spm.export.served import ServedModel
-from keras_spm.export.verification import SHAPES, export_verified, verify
+from keras_spm.export.verification import SHAPES, export_int8, export_verified, verify, verify_int8
 
 __all__ = [
     "FORMATS",
@@ -12,7 +12,10 @@ __all__ = [
     "ExportError",
     "ExportMixin",
     "ServedModel",
+    "check_int8",
+    "export_int8",
     "export_verified",
     "find_writer",
     "verify",
+    "verify_int8",
 ]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import keras
 
-from keras_spm.export import onnx_files, torch_programs
-from keras_spm.export.files import METADATA, append_metadata, write_metadata
+from keras_spm.export import litert_files, onnx_files, saved_models, torch_programs
+from keras_spm.export.files import write_metadata
 from keras_spm.export.request import SMALLEST, Request
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
@@ -22,10 +22,12 @@ class Format:
     Attributes:
         suffix: of the file's name; empty for a folder.
         writers: {backend: function (request, path)}.
+        has_int8: whether a file can compute in int8.
     """
 
     suffix: str
     writers: dict[str, Writer]
+    has_int8: bool = False
 
 
 def find_writer(name: str, path: PathLike) -> Writer:
@@ -48,37 +50,26 @@ def find_writer(name: str, path: PathLike) -> Writer:
     return found.writers[backend]
 
 
-def _saved_model(request, path):
-    _by_keras(request, path, "tf_saved_model", request.options)
-    write_metadata(path / METADATA, request.metadata)
-
-
-def _by_keras(request, path, name, options):
-    # The method of Keras: that of a task would write a task.
-    keras.Model.export(
-        request.served, path, format=name, verbose=False, input_signature=[request.spec], **options
-    )
-
-
-def _litert(request, path):
-    options = {
-        # Neither TensorFlow's own operations, which need another runtime, nor variables.
-        "target_spec": {"supported_ops": _litert_operations()},
-        "experimental_enable_resource_variables": False,
-        **request.options,
-    }
-    _by_keras(request, str(path), "litert", options)
-    append_metadata(path, request.metadata)
-
-
-def _litert_operations():
-    import tensorflow as tf
-
-    return [tf.lite.OpsSet.TFLITE_BUILTINS]
+def check_int8(name: str) -> None:
+    """Raises `ValueError` for a format that is not written in int8."""
+    if not FORMATS[name].has_int8:
+        supported = ", ".join(repr(each) for each, found in FORMATS.items() if found.has_int8)
+        raise ValueError(
+            f"`calibration`, for int8, needs one of the formats {supported}. "
+            f"Received: format={name!r}"
+        )
 
 
 def _tensorflow_onnx(request, path):
-    _by_keras(request, str(path), "onnx", request.options)
+    # The method of Keras: that of a task would write a task.
+    keras.Model.export(
+        request.served,
+        str(path),
+        format="onnx",
+        verbose=False,
+        input_signature=[request.spec],
+        **request.options,
+    )
     onnx_files.finish(request, path)
 
 
@@ -115,15 +106,16 @@ def _stablehlo(request, path):
     write_metadata(path.with_name(f"{path.name}.json"), request.metadata)
 
 
+_WRITE_ONNX = {"tensorflow": _tensorflow_onnx, "torch": torch_programs.write_onnx}
+
 FORMATS = {
     # JAX's programs have operations that TensorFlow's older version of StableHLO cannot read.
-    "tf_saved_model": Format("", {"tensorflow": _saved_model}),
-    "onnx": Format(".onnx", {"tensorflow": _tensorflow_onnx, "torch": torch_programs.write_onnx}),
+    "tf_saved_model": Format("", {"tensorflow": saved_models.write_saved_model}),
+    "onnx": Format(".onnx", _WRITE_ONNX, has_int8=True),
     "openvino": Format(
-        ".xml",
-        {"tensorflow": _openvino(_tensorflow_onnx), "torch": _openvino(torch_programs.write_onnx)},
+        ".xml", {name: _openvino(write) for name, write in _WRITE_ONNX.items()}, has_int8=True
     ),
-    "litert": Format(".tflite", {"tensorflow": _litert}),
+    "litert": Format(".tflite", {"tensorflow": litert_files.write_litert}, has_int8=True),
     "torch": Format(".pt2", {"torch": torch_programs.write_program}),
     "stablehlo": Format(".stablehlo", {"jax": _stablehlo}),
 }

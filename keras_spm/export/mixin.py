@@ -5,16 +5,19 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_spm.arguments import argument_error, check_bool
 from keras_spm.backend import export_mode
 from keras_spm.export.errors import ExportError
 from keras_spm.export.files import atomic_export
-from keras_spm.export.formats import FORMATS, find_writer
+from keras_spm.export.formats import FORMATS, check_int8, find_writer
 from keras_spm.export.request import Request, data_format_of
 from keras_spm.export.served import INPUT, ServedModel
 from keras_spm.types import PathLike, Tensor
 from keras_spm.version import __version__
+
+_MAX_CALIBRATION_IMAGES = 500
 
 
 class ExportMixin:
@@ -27,6 +30,8 @@ class ExportMixin:
         verbose: bool | None = None,
         input_signature: Sequence[keras.InputSpec] | None = None,
         raw_outputs: bool = False,
+        include_preprocessing: bool = False,
+        calibration: Any = None,
         **kwargs: Any,
     ) -> None:
         """Exports the model for inference, as `keras.Model.export`.
@@ -55,11 +60,19 @@ class ExportMixin:
             input_signature: optional list of one `keras.InputSpec`, with a fixed shape or
                 another dtype: `[keras.InputSpec((None, None, None, 3), "uint8")]`.
             raw_outputs: bool, whether a detector exports its outputs before suppression.
+            include_preprocessing: bool, whether the file also resizes and crops images, as the
+                `preprocessing` of a classifier does. A SavedModel then has a second signature,
+                `serve_bytes`, of the contents of JPEG and PNG files.
+            calibration: images for a file that computes in int8 (`"onnx"`, `"openvino"`,
+                `"litert"`): their values give the ranges of 8 bits. A folder, or what
+                `predict_images` takes; arrays for a backbone. At most 500 are used. What has no
+                weights stays in float32, and in LiteRT also depthwise convolutions.
             **kwargs: options of the format, as in Keras.
 
         Raises:
             ValueError: for an unknown format or one that the backend cannot write, a path with
-                another suffix, or another input signature.
+                another suffix, another input signature, `include_preprocessing` of a model
+                without `preprocessing`, or `calibration` for another format.
             ModuleNotFoundError: if a package of the extra `export` is not installed.
             ExportError: if the format's own library fails. Nothing is left behind.
 
@@ -68,10 +81,22 @@ class ExportMixin:
         >>> model.export("birds.onnx", format="onnx")  # doctest: +SKIP
         """
         write = find_writer(format, filepath)
-        served = ServedModel(self, check_bool("raw_outputs", raw_outputs))
+        served = ServedModel(
+            self,
+            check_bool("raw_outputs", raw_outputs),
+            check_bool("include_preprocessing", include_preprocessing),
+        )
         spec = input_spec(self, input_signature)
         metadata = {**served.model.export_metadata(), "input": _describe_input(self, spec)}
-        request = Request(served, spec, metadata, kwargs)
+        if include_preprocessing:
+            included = metadata["preprocessing"]
+            metadata |= {"preprocessing": None, "included_preprocessing": included}
+        batches = None
+        if calibration is not None:
+            check_int8(format)
+            metadata["quantization"] = "int8"
+            batches = self.calibration_batches(calibration, include_preprocessing)
+        request = Request(served, spec, metadata, kwargs, batches)
         with atomic_export(filepath) as temporary, _errors(format), export_mode():
             write(request, temporary)
         if verbose or verbose is None:
@@ -80,6 +105,25 @@ class ExportMixin:
     def serving_function(self, raw_outputs: bool = False) -> Callable[[Tensor], Any]:
         """Returns the function of images that `export` writes: to a tensor or nested dicts."""
         return lambda images: self(images, training=False)
+
+    def calibration_batches(self, images: Any, raw: bool = False) -> list[np.ndarray]:
+        """Returns a batch of each image, as the exported file takes it.
+
+        Args:
+            images: sequence of arrays (height, width, channels); for a task, also a folder or
+                files.
+            raw: bool, whether preprocessing is in the file.
+
+        Raises:
+            ValueError: if there are no images.
+        """
+        if not len(images):
+            raise argument_error("calibration", "at least one image", images)
+        step = -(-len(images) // _MAX_CALIBRATION_IMAGES)
+        return [self._calibration_batch(image, raw) for image in images[::step]]
+
+    def _calibration_batch(self, image, raw):
+        return np.asarray(image)[None]
 
     def export_metadata(self) -> dict[str, Any]:
         """Returns what an exported file says of the model; values that JSON can hold."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from keras_spm.export.errors import ExportError
+from keras_spm.export.quantization import quantize_onnx
 from keras_spm.export.request import Request
 from keras_spm.export.served import INPUT
 
@@ -35,6 +36,8 @@ def finish(request: Request, path: pathlib.Path) -> None:
     model.opset_import.extend(opsets)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
+    if request.calibration is not None:
+        quantize_onnx(path, [each.astype(request.spec.dtype) for each in request.calibration])
 
 
 def _output_names(graph, names):

@@ -1,9 +1,11 @@
 """What is to be exported."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_spm.export.files import as_strings
 from keras_spm.export.served import ServedModel
@@ -26,12 +28,14 @@ class Request:
         spec: shape and dtype of the images; `None` for a size that may differ.
         about: metadata, values that JSON can hold.
         options: of the format.
+        calibration: batches of images for int8, or `None`.
     """
 
     served: ServedModel
     spec: keras.InputSpec
     about: dict[str, Any]
     options: dict[str, Any]
+    calibration: Sequence[np.ndarray] | None = None
 
     @property
     def is_channels_first(self) -> bool:

@@ -4,6 +4,7 @@ from typing import Any
 
 import keras
 
+from keras_spm.export.preprocessing import resize_and_crop
 from keras_spm.types import Tensor
 
 INPUT = "images"
@@ -16,20 +17,46 @@ class ServedModel(keras.Model):
     Args:
         model: a task or backbone, or another `keras.Model` with one input.
         raw_outputs: bool, whether a task returns the outputs of its graph instead of its result.
+        include_preprocessing: bool, whether images are first resized and cropped, as the task's
+            `preprocessing` does.
 
     Input: images, float or uint8 pixels. Output: {name: tensor}, sorted by name.
+
+    Raises:
+        ValueError: if a model without `preprocessing` shall include it.
     """
 
-    def __init__(self, model: keras.Model, raw_outputs: bool = False) -> None:
+    def __init__(
+        self, model: keras.Model, raw_outputs: bool = False, include_preprocessing: bool = False
+    ) -> None:
         super().__init__(name=model.name)
         self.autocast = False
+        preprocessing = getattr(model, "preprocessing", None)
+        if include_preprocessing and preprocessing is None:
+            raise ValueError(
+                "`include_preprocessing` needs a classifier with `preprocessing`. "
+                f"Received: {type(model).__name__} without one"
+            )
+        self.includes_preprocessing = include_preprocessing
+        self.preprocessing = preprocessing
         self.model = in_float32(model)
         # In a closure: Keras would track what is in an attribute.
         function = self.model.serving_function(raw_outputs)
         self._serve = lambda images: function(images)
         self.built = True
 
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Resizes and crops images of any size."""
+        arguments = self.preprocessing.get_config()
+        arguments["data_format"] = self.model.backbone.data_format
+        del arguments["channels"]
+        return resize_and_crop(images, **arguments)
+
     def call(self, images: Tensor, training: bool = False) -> dict[str, Tensor]:
+        return self.serve(self.preprocess(images) if self.includes_preprocessing else images)
+
+    def serve(self, images: Tensor) -> dict[str, Tensor]:
+        """Returns the outputs of images as the model takes them."""
         outputs = dict(sorted(flat_outputs(self._serve(images)).items()))
         self.names = tuple(outputs)  # Known from the first call on.
         return outputs

@@ -31,8 +31,8 @@ class ClassConvolution(Conv2D):
         if labels is None:
             return super().call(inputs)
         kernel = ops.transpose(ops.convert_to_tensor(self.kernel)[0, 0])
-        kernel = ops.take(kernel, labels, axis=0)
-        bias = ops.take(ops.convert_to_tensor(self.bias), labels, axis=0)
+        kernel = backend.take(kernel, labels, axis=0)
+        bias = backend.take(ops.convert_to_tensor(self.bias), labels, axis=0)
         maps, height, width, channels = ops.shape(inputs)
         inputs = ops.reshape(inputs, (maps, height * width, channels))
         logits = ops.matmul(inputs, kernel[..., None])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_spm import backend
@@ -60,6 +61,12 @@ class ImageNormalization(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4, axes=axes)
 
     def call(self, inputs: Tensor) -> Tensor:
+        if backend.is_exporting() and self.data_format == "channels_last":
+            scale = 1 / (255 * np.array(self.std))
+            offset = -np.array(self.mean) / np.array(self.std)
+            scale, offset = (ops.convert_to_tensor(each, "float32") for each in (scale, offset))
+            outputs = backend.scale_channels(ops.cast(inputs, "float32"), scale, offset)
+            return ops.cast(outputs, self.compute_dtype)
         shape = (-1, 1, 1) if self.data_format == "channels_first" else (-1,)
         mean, std = (
             ops.reshape(ops.convert_to_tensor(values, dtype="float32"), shape)

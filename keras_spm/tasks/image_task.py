@@ -1,6 +1,7 @@
 """The base class of all tasks: raw images in, a backbone inside, compiled by default."""
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -12,6 +13,7 @@ from keras_spm.backbones import PyramidBackbone
 from keras_spm.backbones.adaptation import AdaptableModel
 from keras_spm.backend import SafeTrainer
 from keras_spm.data.first_batch import FirstBatch
+from keras_spm.data.folders import image_paths
 from keras_spm.export import ExportMixin
 from keras_spm.layers.adaptation import dense_sublayers
 from keras_spm.layers.batch_normalization import refuse_training
@@ -19,7 +21,7 @@ from keras_spm.optimizers import AdamW, build_optimizer
 from keras_spm.registry import TASKS, PresetMixin
 from keras_spm.tasks.checks import check_batch
 from keras_spm.tasks.command_mixin import CommandMixin
-from keras_spm.tasks.graph import data_format_of
+from keras_spm.tasks.graph import data_format_of, to_data_format
 from keras_spm.types import Shape, Tensor
 
 # Constructor arguments of some tasks that the metadata of an exported file has.
@@ -235,6 +237,16 @@ class ImageTask(AdaptableModel, PresetMixin, CommandMixin, ExportMixin, SafeTrai
             return outputs if isinstance(outputs, dict) else {self.output_name: outputs}
 
         return serve
+
+    def calibration_batches(self, images: Any, raw: bool = False) -> list[np.ndarray]:
+        if isinstance(images, (str, os.PathLike)):
+            images = image_paths([images])
+        return super().calibration_batches(images, raw)
+
+    def _calibration_batch(self, image, raw):
+        if not raw:
+            return self.model_input(image)[0]
+        return to_data_format(self.read_image(image)[None], self.backbone)
 
     def export_metadata(self) -> dict[str, Any]:
         metadata = {**super().export_metadata(), "backbone": type(self.backbone).__name__}

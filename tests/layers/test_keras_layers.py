@@ -20,6 +20,9 @@ OPTIONS = {
         {"groups": 2},
         {"strides": (1, 2)},
         {"data_format": "channels_first"},
+        {"filters": 200},  # More than patches, as dense layers on PyTorch.
+        {"filters": 50, "strides": 2},
+        {"kernel_size": 2, "strides": 2},
     ],
     "DepthwiseConv2D": [
         {"padding": "valid"},
