@@ -39,6 +39,7 @@ def test_public_names():
         "compare",
         "converters",
         "data",
+        "data_parallel",
         "export",
         "fuse",
         "heads",
