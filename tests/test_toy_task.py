@@ -18,7 +18,7 @@ from tests.helpers import check_equal, random_array, randomize
 pytestmark = pytest.mark.only("torch")
 
 
-class BrightnessRegressor(ImageTask):
+class ToyRegressor(ImageTask):
     def __init__(self, backbone, **kwargs):
         normalization = ImageNormalization(
             data_format=backbone.data_format, dtype=backbone.dtype_policy, name="normalization"
@@ -38,21 +38,21 @@ class BrightnessRegressor(ImageTask):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BrightnessRecipe(Recipe):
     kind = "brightness"
-    task = BrightnessRegressor
+    task = ToyRegressor
     default = "brightness_noise"
 
     def setup(self):
         backbone = keras_spm.backbones.PyramidBackbone.from_preset(self.preset, load_weights=False)
         images = np.random.default_rng(self.seed).integers(0, 256, (4, 32, 32, 3)).astype("float32")
         batch = (images, images.mean((1, 2, 3)) / 255)
-        return Setup(BrightnessRegressor(backbone), [batch] * 2, 2, validation=batch)
+        return Setup(ToyRegressor(backbone), [batch] * 2, 2, validation=batch)
 
     def test_examples(self):
         return [{"image": np.full((32, 32, 3), 51, "uint8"), "brightness": 0.2}] * 3, None
 
 
 def build(**arguments):
-    return BrightnessRegressor(golden.short_backbone("pvt_v2", **arguments))
+    return ToyRegressor(golden.short_backbone("pvt_v2", **arguments))
 
 
 def test_contract(tmp_path):
@@ -64,8 +64,8 @@ def test_contract(tmp_path):
 def test_presets(tmp_path):
     model = randomize(build())
     model.save_to_preset(tmp_path / "task")
-    for again in (cls.from_preset(tmp_path / "task") for cls in (BrightnessRegressor, ImageTask)):
-        assert type(again) is BrightnessRegressor
+    for again in (cls.from_preset(tmp_path / "task") for cls in (ToyRegressor, ImageTask)):
+        assert type(again) is ToyRegressor
         check_equal(model, again, random_array(1, 32, 32, 3))
 
 

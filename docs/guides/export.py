@@ -34,9 +34,11 @@ print(model.classify("digit.png", top=2))
 # ## ONNX
 #
 # In a terminal: `keras-spm export digits.keras digits.onnx`. `--fuse` folds batch normalizations
-# first, `--dtype uint8` takes bytes. [Verified exports](../exports.md) lists formats, tasks and
-# backends; ONNX is written on TensorFlow and PyTorch. A saved `.keras` file can be loaded on any of
-# them, so a model that was trained on JAX is exported with `KERAS_BACKEND=torch keras-spm export …`.
+# first, `--dtype uint8` takes bytes, `--include-preprocessing` puts resizing and cropping into the
+# file, and `--int8 --calibration FOLDER` writes a file that computes in int8
+# ([more](../serving.md)). [Verified exports](../exports.md) lists formats, tasks and backends; ONNX
+# is written on TensorFlow and PyTorch. A saved `.keras` file can be loaded on any of them, so a
+# model that was trained on JAX is exported with `KERAS_BACKEND=torch keras-spm export …`.
 
 # %%
 if writes_onnx:
