@@ -90,7 +90,8 @@ def test_all_optimizer_settings_at_once(photos, tmp_path):
 
 @pytest.mark.only("torch")
 def test_a_linear_probe_trains_only_the_head(photos, tmp_path):
-    overrides = ("preset=pvt_v2_mini", f"data_folder={photos}", "epochs=1")
+    settings = ("preset=pvt_v2_mini", "image_size=64", "crop_pct=1", "epochs=1")
+    overrides = (*settings, f"data_folder={photos}")
     recipe = _overridden("classification_linear_probe", *overrides)
     start = recipe.setup().model
     _, model = _run("classification_linear_probe", tmp_path / "run", *overrides)
