@@ -5,8 +5,6 @@ import contextlib
 import http.client
 import io
 import json
-import threading
-import time
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ from PIL import Image
 
 import keras_spm
 from keras_spm import cli, demo, trainer
+from tests.app_server import served
 from tests.helpers import conv_backbone, randomize, tiny_backbone
 
 pytestmark = pytest.mark.only("torch")
@@ -43,15 +42,8 @@ def models():
 
 @pytest.fixture(scope="module")
 def port(models):
-    server = uvicorn.Server(uvicorn.Config(demo.demo_app(models), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.05)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    with served(demo.demo_app(models)) as found:
+        yield found
 
 
 def _request(port, method, path, body=None, host="localhost"):

@@ -7,7 +7,6 @@ import importlib
 import io
 import json
 import pathlib
-import threading
 import time
 
 import numpy as np
@@ -15,10 +14,11 @@ import pytest
 from PIL import Image
 
 import keras_spm
+from tests.app_server import served
 from tests.helpers import randomize, tiny_backbone
 
 pytestmark = pytest.mark.only("torch")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 
 FOLDER = pathlib.Path(__file__).parents[1] / "docs" / "serving"
@@ -45,15 +45,8 @@ def port(classifier, tmp_path_factory):
         patch.setenv("MODEL", str(path))
         patch.syspath_prepend(str(FOLDER))
         app = importlib.import_module("fastapi_app").app
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.05)
-        yield server.servers[0].sockets[0].getsockname()[1]
-        server.should_exit = True
-        thread.join()
+        with served(app) as found:
+            yield found
 
 
 def _post(port, body):

@@ -73,33 +73,27 @@ def count() -> int:
 
 
 @contextlib.contextmanager
-def activated(replicas: Replicas) -> Iterator[Replicas]:
+def _within(stack: list[Any], value: Any = True) -> Iterator[Any]:
+    stack.append(value)
+    try:
+        yield value
+    finally:
+        stack.pop()
+
+
+def activated(replicas: Replicas) -> contextlib.AbstractContextManager[Replicas]:
     """Context manager in which `current` returns these replicas."""
-    _active.append(replicas)
-    try:
-        yield replicas
-    finally:
-        _active.pop()
+    return _within(_active, replicas)
 
 
-@contextlib.contextmanager
-def independent() -> Iterator[None]:
+def independent() -> contextlib.AbstractContextManager[bool]:
     """Context manager in which processes compute on different batches: nothing is summed."""
-    _independent.append(True)
-    try:
-        yield
-    finally:
-        _independent.pop()
+    return _within(_independent)
 
 
-@contextlib.contextmanager
-def local_batches() -> Iterator[None]:
+def local_batches() -> contextlib.AbstractContextManager[bool]:
     """Context manager in which the data of `fit` are the part of this process already."""
-    _local_batches.append(True)
-    try:
-        yield
-    finally:
-        _local_batches.pop()
+    return _within(_local_batches)
 
 
 def has_local_batches() -> bool:

@@ -14,8 +14,6 @@ _SIGNATURES = {
     name: inspect.signature(getattr(keras.Model, name))
     for name in ("fit", "evaluate", "predict", "train_on_batch")
 }
-
-
 _MEANS = ("sum_over_batch_size", "mean")  # Reductions of losses.
 
 

@@ -61,15 +61,7 @@ def check_int8(name: str) -> None:
 
 
 def _tensorflow_onnx(request, path):
-    # The method of Keras: that of a task would write a task.
-    keras.Model.export(
-        request.served,
-        str(path),
-        format="onnx",
-        verbose=False,
-        input_signature=[request.spec],
-        **request.options,
-    )
+    request.write_by_keras(path, "onnx", request.options)
     onnx_files.finish(request, path)
 
 

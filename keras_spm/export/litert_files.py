@@ -4,8 +4,6 @@ import pathlib
 import tempfile
 import warnings
 
-import keras
-
 from keras_spm.export.errors import ExportError
 from keras_spm.export.files import append_metadata
 from keras_spm.export.request import Request
@@ -37,15 +35,7 @@ def write_litert(request: Request, path: pathlib.Path) -> None:
         **request.options,
     }
     if request.calibration is None:
-        # The method of Keras: that of a task would write a task.
-        keras.Model.export(
-            request.served,
-            str(path),
-            format="litert",
-            verbose=False,
-            input_signature=[request.spec],
-            **options,
-        )
+        request.write_by_keras(path, "litert", options)
     else:
         path.write_bytes(_quantized(request))
     append_metadata(path, request.metadata)

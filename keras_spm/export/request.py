@@ -1,6 +1,7 @@
 """What is to be exported."""
 
 import dataclasses
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,6 +48,17 @@ class Request:
         if self.is_channels_first:
             return "batch", "channels", "height", "width"
         return "batch", "height", "width", "channels"
+
+    def write_by_keras(self, path: pathlib.Path, name: str, options: dict[str, Any]) -> None:
+        """Writes the file by Keras's `export`, which for a task would be that of the task."""
+        keras.Model.export(
+            self.served,
+            str(path),
+            format=name,
+            verbose=False,
+            input_signature=[self.spec],
+            **options,
+        )
 
     @property
     def sample_shape(self) -> tuple[int, int, int, int]:
