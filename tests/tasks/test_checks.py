@@ -98,7 +98,6 @@ if keras.config.backend() == "torch":
     _SOURCES += [_tf_dataset, _py_dataset, _torch_loader, _grain_dataset]
 
 
-@pytest.mark.graph
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
 @pytest.mark.parametrize("source", _SOURCES)
 def test_the_first_batch_of_all_kinds_of_data_is_checked(tasks, source):

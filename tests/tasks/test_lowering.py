@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import keras_spm
+from tests.helpers import tiny_backbone
 
 pytestmark = pytest.mark.only("jax")
 
@@ -11,7 +12,7 @@ SIDE = 64
 
 
 def _backbone():
-    return keras_spm.PVTv2SPM.from_preset("mini", load_weights=False, drop_path_rate=0.1)
+    return tiny_backbone(merging="spm", drop_path_rate=0.1)
 
 
 def _classifier():
