@@ -106,8 +106,9 @@ def test_importing_loads_nothing_beyond_keras(folder):
 
 
 def test_weights_and_numbers_are_the_same_everywhere(folder):
-    # A seed gives the same initial weights, to the last bit.
-    assert len({(folder / f"classifier-{each}.initial").read_bytes() for each in BACKENDS}) == 1
+    for name in ("classifier", "detector"):
+        # A seed gives the same initial weights, to the last bit.
+        assert len({(folder / f"{name}-{each}.initial").read_bytes() for each in BACKENDS}) == 1
     expected, *others = (np.load(folder / f"classifier-{each}-outputs.npz") for each in BACKENDS)
     for found in others:
         difference = np.abs(found["logits"] - expected["logits"]).max()

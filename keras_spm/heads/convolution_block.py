@@ -43,7 +43,6 @@ class ConvolutionBlock(CompositeLayer):
             self.kernel_size,
             padding=self.kernel_size // 2,
             use_bias=self.fused,
-            kernel_initializer="he_normal",
             dtype=self.dtype_policy,
             name="convolution",
         )

@@ -16,7 +16,7 @@ from keras_spm.heads.nms import non_max_suppression, top_scores
 from keras_spm.heads.region_proposals import RegionProposalNetwork
 from keras_spm.heads.roi_align import roi_align, take_rows
 from keras_spm.layers.dense import Dense
-from keras_spm.layers.initializers import Normal
+from keras_spm.layers.initializers import GlorotUniform, Normal
 from keras_spm.layers.macs import macs
 from keras_spm.losses import l1_loss
 from keras_spm.types import Shape, Tensor
@@ -64,7 +64,7 @@ class BoxHead(keras.layers.Layer):
         layer = Dense(
             units,
             "relu" if std is None else None,
-            kernel_initializer="glorot_uniform" if std is None else Normal(std),
+            kernel_initializer=GlorotUniform() if std is None else Normal(std),
             # float32 at the end: half precision is too coarse for the loss.
             dtype=self.dtype_policy if std is None else "float32",
             name=name,

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_spm import backend
 from keras_spm.arguments import argument_error, check_bool, check_integer
+from keras_spm.layers.initializers import GlorotUniform
 from keras_spm.layers.macs import macs
 from keras_spm.types import Shape, Tensor
 
@@ -73,7 +74,7 @@ class FeaturePyramid(keras.layers.Layer):
             # With stride 2, "same" would pad one side only: `call` pads both.
             padding="same" if strides == 1 else "valid",
             data_format="channels_last",
-            kernel_initializer="glorot_uniform",
+            kernel_initializer=GlorotUniform(),
             dtype=self.dtype_policy,
             name=name,
         )

@@ -14,6 +14,7 @@ from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.head import Head
 from keras_spm.heads.matcher import IGNORE, Matcher, with_padding_object
 from keras_spm.heads.nms import non_max_suppression, top_scores
+from keras_spm.layers.initializers import Normal
 from keras_spm.layers.macs import macs
 from keras_spm.losses import generalized_iou_loss, l1_loss, sigmoid_focal_loss, smooth_l1_loss
 from keras_spm.registry import lookup
@@ -110,7 +111,7 @@ class RetinaNet(Head):
                 3,
                 padding="same",
                 data_format="channels_last",
-                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+                kernel_initializer=Normal(0.01),
                 bias_initializer=bias_initializer if is_last else "zeros",
                 # float32 at the end: half precision is too coarse for the loss.
                 dtype="float32" if is_last else self.dtype_policy,

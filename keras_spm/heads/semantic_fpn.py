@@ -11,6 +11,7 @@ from keras_spm.heads.feature_pyramid import FeaturePyramid, sorted_levels
 from keras_spm.heads.head import Head
 from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
 from keras_spm.layers.dense import Dense
+from keras_spm.layers.initializers import conv_initializer
 from keras_spm.layers.macs import macs
 from keras_spm.types import Shape, Tensor
 
@@ -86,7 +87,7 @@ class SemanticFPN(Head):
             padding="same",
             use_bias=self.fused,
             data_format="channels_last",
-            kernel_initializer="he_normal",
+            kernel_initializer=conv_initializer(),
             dtype=self.dtype_policy,
             name=f"{name}_convolution",
         )

@@ -1,4 +1,4 @@
-"""The initialization of all families, which is that of the PVT reference."""
+"""The initialization of all families, which is that of the PVT reference, and of the heads."""
 
 import math
 import random
@@ -10,12 +10,27 @@ from keras import ops
 from keras_spm.types import Shape, Tensor
 
 
-@keras.saving.register_keras_serializable("keras_spm")
-class Normal(keras.initializers.Initializer):
-    """Normal values with mean zero, drawn by NumPy.
+class _HostInitializer(keras.initializers.Initializer):
+    """Values drawn by NumPy.
 
     A seed gives the same values on every backend, and JAX does not compile a program per
     shape, which takes many seconds for a whole network.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = random.getrandbits(32) if seed is None else seed
+
+    def __call__(self, shape: Shape, dtype: str | None = None) -> Tensor:
+        values = self._draw(np.random.default_rng(self.seed), shape)
+        return ops.convert_to_tensor(values.astype("float32"), dtype)
+
+    def get_config(self) -> dict:
+        return {"seed": self.seed}
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class Normal(_HostInitializer):
+    """Normal values with mean zero.
 
     Args:
         std: float, or `None` for sqrt(2 / fan-out).
@@ -23,18 +38,30 @@ class Normal(keras.initializers.Initializer):
     """
 
     def __init__(self, std: float | None = None, seed: int | None = None) -> None:
+        super().__init__(seed)
         self.std = std
-        self.seed = random.getrandbits(32) if seed is None else seed
 
-    def __call__(self, shape: Shape, dtype: str | None = None) -> Tensor:
+    def _draw(self, generator, shape):
         std = self.std
         if std is None:
             std = math.sqrt(2 / (math.prod(shape[:-2]) * shape[-1]))
-        values = np.random.default_rng(self.seed).normal(0, std, shape)
-        return ops.convert_to_tensor(values.astype("float32"), dtype)
+        return generator.normal(0, std, shape)
 
     def get_config(self) -> dict:
-        return {"std": self.std, "seed": self.seed}
+        return {"std": self.std, **super().get_config()}
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class GlorotUniform(_HostInitializer):
+    """Uniform values within ± sqrt(6 / (fan-in + fan-out)), as Keras's of the same name.
+
+    Args:
+        seed: int, by default random (see `keras.utils.set_random_seed`).
+    """
+
+    def _draw(self, generator, shape):
+        limit = math.sqrt(6 / (math.prod(shape[:-2]) * sum(shape[-2:])))
+        return generator.uniform(-limit, limit, shape)
 
 
 def conv_initializer() -> Normal:
