@@ -111,6 +111,7 @@ def test_a_segmenter_from_the_hub(hub, segformer):
         model = keras_spm.SemanticSegmenter.from_preset("segformer_b0_ade20k")
     assert type(model.decoder) is heads.SegFormerHead and type(model.backbone) is keras_spm.MiT
     assert model.class_names[:2] == ["wall", "building"] and not model.load_report.missing_keys
+    assert len(model.class_colors) == 150 and model.class_colors[4] == [4, 200, 3]
     assert (model.batching.min_size, model.batching.max_size) == (512, 2048)
     decoder = keras.Model(model.input, model.get_layer("decoder").output)
     pixels, expected = _logits(segformer)
@@ -122,6 +123,7 @@ def test_a_segmenter_from_the_hub(hub, segformer):
         *("decoder/classifier/bias", "decoder/classifier/kernel")
     ]
     assert _same(backbone, model.backbone)
+    assert again.class_names is None and again.class_colors is None
 
 
 @pytest.fixture

@@ -87,6 +87,9 @@ def test_segmentation_maps_are_drawn_in_class_colors(drawn, tmp_path):
     ground, cat, dog = class_colors(3)
     assert (true[:, :10] == ground).all() and (true[:, 10:20] == dog).all()
     assert (predicted == cat).all()
+    own = [(9, 9, 9), (1, 2, 3), (4, 5, 6)]
+    plot_segmentations([PIXELS], [truth], None, names, tmp_path / "own.png", own)
+    assert (_shown(drawn.pop()[0, 1])[0, [0, 10]] == [own[0], own[2]]).all()
     # Ignored pixels have stripes in two grays, which no class has.
     grays = np.unique(true[:, 20:].reshape(-1, 3), axis=0)
     assert len(grays) == 2 and (grays == grays[:, :1]).all() and grays.min() > 0

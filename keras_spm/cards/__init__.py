@@ -135,6 +135,18 @@ def read_class_names(classes: str) -> list[str]:
     return (_FOLDER / f"{classes}.txt").read_text().splitlines()
 
 
+def read_class_colors(classes: str) -> list[list[int]] | None:
+    """Returns the usual color of each class of a data set; `None` if there are none.
+
+    Args:
+        classes: one of `CLASSES`.
+    """
+    path = _FOLDER / f"{classes}_colors.txt"
+    if not path.exists():
+        return None
+    return [[int(value) for value in line.split()] for line in path.read_text().splitlines()]
+
+
 def _is_valid(name, value):
     if name in _PATTERNS:
         return isinstance(value, str) and bool(re.fullmatch(_PATTERNS[name], value, re.ASCII))

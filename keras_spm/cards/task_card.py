@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from keras_spm.cards import WeightFile, read_class_names
+from keras_spm.cards import WeightFile, read_class_colors, read_class_names
 from keras_spm.weights.files import read_json
 
 _FOLDER = pathlib.Path(__file__).parent / "tasks"
@@ -25,7 +25,7 @@ class TaskCard(WeightFile):
         backbone_arguments: constructor arguments of the backbone that differ from its preset.
         head: class name of the head.
         head_arguments: constructor arguments of the head that differ from its defaults.
-        classes: name of a list of class names, see `read_class_names`.
+        classes: name of a list of classes, see `read_class_names` and `read_class_colors`.
         batching: arguments of `keras_spm.data.ImageBatching` of the evaluation.
         published: {metric: value in percent}.
         published_by: source of those figures.
@@ -54,6 +54,13 @@ class TaskCard(WeightFile):
     @property
     def class_names(self) -> list[str]:
         return read_class_names(self.classes)
+
+    @property
+    def class_arguments(self) -> dict[str, Any]:
+        """Arguments of the task: names of the classes and, where they are known, colors."""
+        names = {"num_classes": len(self.class_names), "class_names": self.class_names}
+        colors = read_class_colors(self.classes)
+        return names if colors is None else {**names, "class_colors": colors}
 
 
 def task_presets() -> list[str]:

@@ -99,6 +99,15 @@ class MaskFolders(SegmentationFiles):
             label_map=label_map,
             colors=None if classes is None else classes.colors,
         )
+        self.class_colors = _colors_of(self.class_names, classes)
+
+
+def _colors_of(class_names, classes):
+    """Returns the colors of the classes of a file, or `None` if not all are known."""
+    if classes is None or classes.colors is None:
+        return None
+    colors = dict(zip(classes.names, classes.colors.tolist(), strict=True))
+    return [colors[name] for name in class_names] if set(class_names) <= set(colors) else None
 
 
 def _reordered(label_map, names, class_names):

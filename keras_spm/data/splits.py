@@ -30,6 +30,7 @@ class DataSplits:
         train, validation, test: sequences of examples. `test` is None if no split is left that
             does not select the best epoch.
         class_names: list of str.
+        class_colors: optional list of a color per class, three integers each.
         source: what was read, such as "COCO format".
         is_held_out: whether the validation split is a part of the training split on disk.
     """
@@ -40,6 +41,7 @@ class DataSplits:
     class_names: list[str]
     source: str = ""
     is_held_out: bool = False
+    class_colors: list[list[int]] | None = None
 
     @property
     def splits(self) -> dict[str, Sequence]:
@@ -169,7 +171,7 @@ def read_splits(
     if "train" not in names:
         raise ValueError(f"{folder} must have a split `train`. Received: {sorted(names)}")
     train = reader(folder, names["train"], **arguments)
-    class_names = train.class_names
+    class_names, colors = train.class_names, getattr(train, "class_colors", None)
     arguments["class_names"] = class_names
     splits = {
         split: reader(folder, name, **arguments)
@@ -182,7 +184,7 @@ def read_splits(
     elif "validation" not in splits:
         splits["validation"] = splits.pop("test")
     validation, test = splits["validation"], splits.get("test")
-    data = DataSplits(train, validation, test, class_names, source, is_held_out)
+    data = DataSplits(train, validation, test, class_names, source, is_held_out, colors)
     if empty := [split for split, size in data.sizes().items() if not size]:
         raise ValueError(f"{folder} must have images in every split. Received: none in {empty}")
     return data

@@ -95,8 +95,9 @@ def _task_arguments(task, source, arguments, whole, backbone):
         raise ValueError(
             f"`num_classes` must be given: {source.name} has no {task.__name__}. Received: {given}"
         )
-    if saved.get("num_classes") != merged.get("num_classes") and "class_names" not in arguments:
-        merged.pop("class_names", None)
+    if saved.get("num_classes") != merged.get("num_classes"):
+        for argument in {"class_names", "class_colors"} - arguments.keys():
+            merged.pop(argument, None)
     return merged
 
 

@@ -149,12 +149,7 @@ def _task_source(name, wanted, with_weights):
     card = read_task_card(name)
     cls, variant = _parse_name(PyramidBackbone, card.backbone)
     head = TASKS[card.task].head_argument
-    arguments = {
-        "num_classes": len(card.class_names),
-        "class_names": card.class_names,
-        "batching": card.batching,
-        head: card.head_config,
-    }
+    arguments = {**card.class_arguments, "batching": card.batching, head: card.head_config}
     config = ModelConfig(
         OWN_FORMAT,
         cls.__name__,
@@ -175,7 +170,7 @@ def _task_source(name, wanted, with_weights):
     expected |= {"head": card.head, "backbone": config.backbone, "task": card.task}
     _check_same(card, name, described, expected)
     # Of the card: names and sizes. Of the configuration: the head, mean and std.
-    task_arguments = {**arguments, **found.task_arguments, "class_names": card.class_names}
+    task_arguments = {**arguments, **found.task_arguments, **card.class_arguments}
     task_arguments["batching"] = card.batching
     found = dataclasses.replace(found, task_arguments=task_arguments)
     return Source(name, wanted, found, snapshot=snapshot, card=card)

@@ -291,3 +291,19 @@ def _check_classes(name, labels, num_classes, ignore_class):
     raise ValueError(
         f"{name} must be {allowed}. Received: {wrong.flat[0]} among {labels.size} labels.{hint}"
     )
+
+
+def check_colors(
+    class_colors: Sequence[Sequence[int]] | None, num_classes: int
+) -> list[list[int]] | None:
+    """Returns a list of colors, each a list of three integers, or `None`."""
+    if class_colors is None:
+        return None
+    colors = np.asarray(class_colors)
+    is_integer = np.issubdtype(colors.dtype, np.integer)
+    if colors.shape != (num_classes, 3) or not is_integer or (colors != colors.clip(0, 255)).any():
+        raise ValueError(
+            f"`class_colors` must be {num_classes} colors of three integers from 0 to 255. "
+            f"Received: class_colors={class_colors}"
+        )
+    return colors.tolist()

@@ -26,7 +26,8 @@ from keras_spm.types import Shape, Tensor
 
 # Constructor arguments of some tasks that the metadata of an exported file has.
 _EXPORTED_ARGUMENTS = (
-    *("class_names", "multi_label", "preprocessing", "batching", "bounding_box_format"),
+    *("class_names", "class_colors", "multi_label", "preprocessing", "batching"),
+    "bounding_box_format",
 )
 
 

@@ -129,7 +129,8 @@ def write_segmentation_map(task: Any, images: Iterable[PredictedImage], path: pa
         dtype = "uint8" if num_classes <= _MAX_PALETTE else "uint16"
         picture = Image.fromarray(image.prediction.astype(dtype))
         if num_classes <= _MAX_PALETTE:
-            picture.putpalette(class_colors(num_classes).ravel().tolist())
+            colors = task.class_colors or class_colors(num_classes)
+            picture.putpalette(np.ravel(colors).tolist())
         picture.save(path, "PNG")
 
 

@@ -19,6 +19,7 @@ from keras_spm.tasks.auxiliary_loss import connect_auxiliary, split_logits
 from keras_spm.tasks.checks import (
     as_images,
     check_backbone,
+    check_colors,
     check_segmentation_maps,
     from_arguments,
 )
@@ -61,6 +62,8 @@ class SemanticSegmenter(DenseTask):
             average for gray images, and in turn for more than three channels.
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
             `segment` collates images. By default images keep their size.
+        class_colors: optional `num_classes` colors in pictures and PNG maps, red, green and blue
+            from 0 to 255, saved with the model; by default those of `visualize.class_colors`.
         **kwargs: `name` and `trainable`.
 
     Raises:
@@ -94,6 +97,7 @@ class SemanticSegmenter(DenseTask):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         batching: ImageBatching | dict | None = None,
+        class_colors: Sequence[Sequence[int]] | None = None,
         **kwargs: Any,
     ) -> None:
         check_backbone(backbone)
@@ -130,6 +134,7 @@ class SemanticSegmenter(DenseTask):
                 "mean": tuple(mean),
                 "std": tuple(std),
                 "batching": batching,
+                "class_colors": check_colors(class_colors, num_classes),
             },
             **kwargs,
         )
@@ -315,7 +320,9 @@ class SemanticSegmenter(DenseTask):
                 target["segmentation_map"] if isinstance(target, dict) else target
                 for target in targets[: len(images)]
             ]
-        plot_segmentations(images, targets, predictions, self.display_names, path)
+        plot_segmentations(
+            images, targets, predictions, self.display_names, path, self.class_colors
+        )
 
     def evaluate_on(
         self,

@@ -101,6 +101,7 @@ class SegmentationRecipe(DenseRecipe):
             batching=ImageBatching(
                 self.test_min_size, self.test_max_size, self.size_divisor, resize_to_divisor=True
             ),
+            class_colors=data.class_colors,
         )
         augmentation = SegmentationAugmentation(
             self.image_size,

@@ -131,6 +131,7 @@ def plot_segmentations(
     predictions: Sequence[np.ndarray] | None,
     class_names: Sequence[str],
     path: PathLike,
+    colors: Sequence[Sequence[int]] | None = None,
 ) -> None:
     """Plots images beside their true and predicted segmentation maps.
 
@@ -141,11 +142,12 @@ def plot_segmentations(
         predictions: likewise.
         class_names: one per class.
         path: of the PNG.
+        colors: (classes, 3) from 0 to 255; by default those of `class_colors`.
 
     Raises:
         ValueError: if there are no images, or another number of maps.
     """
-    colors = class_colors(len(class_names))
+    colors = class_colors(len(class_names)) if colors is None else np.array(colors, "uint8")
     columns = _given(truth=segmentation_maps, prediction=predictions)
     _check_counts(images, **columns)
     columns = {title: list(map(_as_map, maps)) for title, maps in columns.items()}

@@ -262,6 +262,11 @@ def test_pixels_of_a_training(tasks, images, message):
         ("classifier", {"preprocessing": {"size": 224}}, "`preprocessing` has a wrong argument"),
         ("segmenter", {"num_classes": 1}, "`num_classes` must be an integer of at least 2"),
         ("segmenter", {"num_classes": 300}, "`ignore_class` must not be one of the 300 classes"),
+        (
+            "segmenter",
+            {"class_colors": [[0, 0, 0]]},
+            "`class_colors` must be 3 colors of three int",
+        ),
         ("segmenter", {"batching": 32}, "`batching` must be an `ImageBatching`"),
         ("detector", {"num_classes": 0}, "`num_classes` must be an integer of at least 1"),
         ("detector", {"bounding_box_format": "foo"}, "Unknown bounding_box_format 'foo'"),

@@ -57,17 +57,20 @@ def _batch(scenes, max_objects=7):
 @pytest.mark.graph
 def test_training(scenes):
     model = _segmenter()
+    model.compile(
+        keras.optimizers.AdamW(1e-2)
+    )  # The loss falls more than it varies with the samples.
     images, targets = _batch(scenes)
     # Of these images, one has no objects, and one only a crowd.
     targets["labels"][1] = -1
     targets["crowd"][2] = True
     before = model.get_weights()
-    history = model.fit(images, targets, batch_size=3, epochs=4, verbose=0).history
+    history = model.fit(images, targets, batch_size=3, epochs=8, verbose=0).history
     for variable, value in zip(model.weights, before, strict=True):
         assert (to_numpy(variable) != value).any() or not variable.trainable, variable.path
     assert set(history) == {"loss", *LOSSES}
     assert all(np.isfinite(values).all() for values in history.values())
-    assert history["loss"][-1] < history["loss"][0]
+    assert history["loss"][-1] < history["loss"][0] / 2
     total = sum(np.array(history[name]) for name in LOSSES)
     np.testing.assert_allclose(history["loss"], total, rtol=1e-5)
     # Without any object, the losses of boxes and masks are exactly 0.

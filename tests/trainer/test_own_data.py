@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import keras_spm
 from keras_spm import trainer
@@ -61,19 +62,26 @@ def test_a_segmenter(tmp_path, capsys):
         layouts.image(tmp_path / "images" / name)
         values = np.uint8(255) * (layouts.MAP == 1)
         layouts.write_map(tmp_path / "masks" / f"{name}.png", values)
+    (tmp_path / "classes.json").write_text('{"field": [9, 8, 7], "road": [1, 2, 3]}')
     settings = ("image_size=32", "test_min_size=32", "test_max_size=64", "channels=1")
     settings = (*settings, "label_map=255=1")
-    names = ("class_names=field,road",)
     command = ["train", "segmentation", "--data", str(tmp_path), "--output", str(tmp_path / "run")]
     assert main([*command, *_sets(*SMALL, *settings[:-1])]) == 2
     assert "`label_map={255: 1}`" in capsys.readouterr().err
-    assert main([*command, *_sets(*SMALL, *settings, *names)]) == 0
+    assert main([*command, *_sets(*SMALL, *settings)]) == 0
     report = json.loads((tmp_path / "run/data.json").read_text())
     assert report["class_names"] == ["field", "road"] and len(report["held_out"]) == 1
     expected = int((layouts.MAP == 1).sum()) * 4
     assert report["splits"]["train"]["classes"]["road"] == expected
     model = keras.saving.load_model(tmp_path / "run/best.keras")
     assert model.backbone.image_shape == (None, None, 1) and len(model.mean) == 1
+    # Its colors are those of the file.
+    assert model.class_colors == [[9, 8, 7], [1, 2, 3]]
+    photo, output = next((tmp_path / "images").iterdir()), tmp_path / "found"
+    predict = ["predict", str(tmp_path / "run"), str(photo), "--format", "masks"]
+    assert main([*predict, "--output", str(output)]) == 0
+    with Image.open(output / f"{photo.stem}.png") as picture:
+        assert picture.getpalette()[:6] == [9, 8, 7, 1, 2, 3]
     result = json.loads((tmp_path / "run/result.json").read_text())
     assert 0 < result["validation_mean_iou"] < 1
     assert main([*command, *_sets(*SMALL, "label_map=road")]) == 2
