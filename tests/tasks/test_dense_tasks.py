@@ -29,6 +29,7 @@ ARGUMENTS = {
         **_SHARED,
         "decoder": lambda: heads.SemanticFPN(dropout=0.3, fused=True, **_SMALL),
         "ignore_class": 7,
+        "class_colors": [[0, 0, 0], [255, 0, 0], [9, 8, 7]],
     },
     ObjectDetector: {
         **_SHARED,
