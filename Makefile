@@ -7,7 +7,8 @@ WORKERS ?= 2
 VENV := .venv
 # A second environment, with the lower bounds of pyproject.toml.
 VENV_MINIMUM := .venv-minimum
-# Not compiled: imports compile what they use, a small part of the packages.
+# Not compiled: imports compile what they use, a small part of the packages, and keep it.
+unexport PYTHONDONTWRITEBYTECODE
 PIP_INSTALL := $(VENV)/bin/python -m pip install --quiet --no-compile --constraint constraints.txt
 BACKEND_TESTS := test-torch test-jax test-tensorflow
 
