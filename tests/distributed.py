@@ -140,9 +140,7 @@ def train(name, seed=0):
     if "scaling" in options:
         assert to_numpy(model.optimizer.dynamic_scale) == SCALE / 2
     for rest in RESTS if "rest" in options else ():
-        rows = slice(BATCH + rest)
-        parts = keras.tree.map_structure(lambda array: array[rows], (images, targets))
-        found = model.fit(*parts, **arguments).history
+        found = model.fit(*data(task, BATCH + rest), **arguments).history
         history = {key: values + found[key] for key, values in history.items()}
     # After a step, TensorFlow logs the mean of the replicas' metrics; those of epochs are right.
     losses = [[each[name] for each in steps] for name in steps[0] if name.endswith("loss")]
