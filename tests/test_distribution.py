@@ -234,7 +234,7 @@ def test_batches_are_divided():
         [6, 7],
     ]
     sizes = [[len(parts.part_of(np.arange(n), i, 4)) for i in range(4)] for n in (6, 3)]
-    assert sizes == [[1, 2, 1, 2], [0, 1, 1, 1]]
+    assert sizes == [[2, 1, 2, 1], [1, 1, 1, 0]]
 
 
 @pytest.mark.only("torch")

@@ -11,7 +11,10 @@ from keras_spm.types import Tensor
 
 
 def part_of(batch: Any, index: int, count: int) -> Any:
-    """Returns the rows of one of `count` parts of a batch, which differ by at most one row."""
+    """Returns the rows of one of `count` parts of a batch.
+
+    Their numbers differ by at most one. The first part has rows, the last ones may have none.
+    """
 
     def rows(array):
         size = array.shape[0]
@@ -19,7 +22,8 @@ def part_of(batch: Any, index: int, count: int) -> Any:
             import tensorflow as tf
 
             size = tf.shape(array)[0]
-        return array[index * size // count : (index + 1) * size // count]
+        start, end = (-(-i * size // count) for i in (index, index + 1))  # Rounded up.
+        return array[start:end]
 
     return _map(rows, batch)
 

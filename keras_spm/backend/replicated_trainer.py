@@ -158,6 +158,12 @@ class ReplicatedTrainer:
         Gradients would be sent twice, and evaluation would wait for batches of other processes.
         """
 
+    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        # The first batch may have no rows for this process.
+        within = replicas.rows_of_step(1) if replicas.has_torch_processes() else None
+        with within or contextlib.nullcontext():
+            super()._symbolic_build(*args, **kwargs)
+
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Builds the metrics on TensorFlow; Keras adds batches up, which parts may not allow."""
         active = replicas.current()
