@@ -199,6 +199,14 @@ class ReplicatedTrainer:
             )
         if active is None or active.count == 1 or keras.config.backend() == "jax":
             return
+        for layer in self._flatten_layers():
+            # Of which only the subclass of this package looks at other devices.
+            if type(layer) is keras.layers.BatchNormalization and layer.trainable:
+                raise ValueError(
+                    "Batch normalization of Keras has the statistics of each device alone. Use "
+                    "`keras_spm.layers.BatchNormalization`, freeze it (`trainable = False`), or "
+                    f"train on JAX. Received: the layer {layer.path!r}"
+                )
         for loss in keras.tree.flatten(self.loss):
             if getattr(loss, "reduction", _MEANS[0]) not in _MEANS:
                 raise ValueError(
