@@ -142,7 +142,10 @@ def train(name, seed=0):
     for rest in RESTS if "rest" in options else ():
         found = model.fit(*data(task, BATCH + rest), **arguments).history
         history = {key: values + found[key] for key, values in history.items()}
-    # After a step, TensorFlow logs the mean of the replicas' metrics; those of epochs are right.
+    if keras.config.backend() == "tensorflow":
+        # Its logs of a step are means of the replicas, also if they have different numbers of rows.
+        # Those of epochs are right.
+        steps = steps[:STEPS]
     losses = [[each[name] for each in steps] for name in steps[0] if name.endswith("loss")]
     logs = {"epoch": list(history.values()), "steps": losses}
     return model, logs

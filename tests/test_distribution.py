@@ -41,12 +41,12 @@ LONG = {
     ),
     "jax": (
         *("segmenter,rest:4", "classifier:2", "classifier,rest:4:1,7,9", "instances:4"),
-        *("classifier:4:statistics", f"segmenter,{OPTIMIZERS}:4", "segmenter,scaling:4"),
+        *("classifier:4:statistics", f"classifier,{OPTIMIZERS}:4", "classifier,scaling:4"),
     ),
     "tensorflow": (
         *("classifier,rest:2:1,7,9", "classifier:2:statistics", "instances:2:1,7"),
         *("segmenter:4:1,7,9", "detector,rest:4:1,7,9", "detector:2:counts", "detector:2"),
-        *(f"segmenter,{OPTIMIZERS}:2", "segmenter,scaling:2"),
+        *("segmenter,clipping,averages,decay:2", "classifier,scaling:2"),
     ),
 }[BACKEND]
 # Of two JAX processes.
@@ -277,17 +277,30 @@ def test_batches_are_divided():
     assert sizes == [[2, 1, 2, 1], [1, 1, 1, 0]]
 
 
+class OneLayer(SafeTrainer, keras.Model):
+    """A model of one layer."""
+
+
 @pytest.mark.only("torch")
 def test_batch_normalization_of_keras_is_refused():
-    class Model(SafeTrainer, keras.Model):
-        pass
-
     with replicas.activated(replicas.Replicas(2, 2, processes=2)):
-        images = keras.Input((4, 4, 3))
-        model = Model(images, keras.layers.BatchNormalization(name="norm")(images))
+        inputs = keras.Input((3,))
+        model = OneLayer(inputs, keras.layers.BatchNormalization(name="norm")(inputs))
         model.compile(loss="mse")
         with pytest.raises(ValueError, match="statistics of each device alone.*layer 'norm'"):
-            model.fit(np.zeros((2, 4, 4, 3)), np.zeros((2, 4, 4, 3)))
+            model.fit(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+@pytest.mark.only("tensorflow")
+def test_accumulation_is_refused_on_tensorflow():
+    import tensorflow as tf
+
+    with replicas.activated(replicas.Replicas(2, 2, engine=tf.distribute.get_strategy())):
+        inputs = keras.Input((3,))
+        model = OneLayer(inputs, keras.layers.Dense(3)(inputs))
+        model.compile(keras.optimizers.SGD(gradient_accumulation_steps=2), "mse")
+        with pytest.raises(ValueError, match="1 or None .*gradient_accumulation_steps=2"):
+            model.fit(np.zeros((2, 3)), np.zeros((2, 3)))
 
 
 @pytest.mark.only("torch")

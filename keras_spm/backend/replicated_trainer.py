@@ -222,6 +222,13 @@ class ReplicatedTrainer:
                 "An optimizer that was made outside of this `data_parallel` cannot be used here. "
                 "Make it in the same `with` block."
             )
+        if optimizer.gradient_accumulation_steps:
+            # A branch of its graph cannot wait for the other replicas.
+            raise ValueError(
+                "`gradient_accumulation_steps` must be 1 or None on several TensorFlow devices. Use "
+                "a larger batch, JAX or PyTorch. Received: gradient_accumulation_steps="
+                f"{optimizer.gradient_accumulation_steps}"
+            )
 
     def _divide(self, active, arguments):
         """Replaces the data of `fit` by those of this process.
