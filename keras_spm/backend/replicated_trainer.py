@@ -225,8 +225,8 @@ class ReplicatedTrainer:
         if optimizer.gradient_accumulation_steps:
             # A branch of its graph cannot wait for the other replicas.
             raise ValueError(
-                "`gradient_accumulation_steps` must be 1 or None on several TensorFlow devices. Use "
-                "a larger batch, JAX or PyTorch. Received: gradient_accumulation_steps="
+                "`gradient_accumulation_steps` must be 1 or None on several TensorFlow devices. "
+                "Use a larger batch, JAX or PyTorch. Received: gradient_accumulation_steps="
                 f"{optimizer.gradient_accumulation_steps}"
             )
 
