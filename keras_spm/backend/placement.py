@@ -1,7 +1,7 @@
 """Where JAX's arrays are: the state of a step on all devices, a batch divided among them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -81,6 +81,17 @@ def placed(state: Any, batch: Any, is_part: bool) -> tuple[Any, Any]:
         return global_array(array, sharding, array.shape)
 
     return jax.tree.map(place_state, state), jax.tree.map(place_rows, batch)
+
+
+def own_rows(size: int) -> Sequence[int]:
+    """Returns the rows of a whole batch that the devices of this process compute, on JAX.
+
+    They are all rows if there is one process, or if the devices do not divide the batch.
+    """
+    if not _is_jax() or current().processes == 1 or size % current().count:
+        return range(size)
+    parts = _sharding(_BATCH).addressable_devices_indices_map((size,)).values()
+    return sorted({row for (rows,) in parts for row in range(size)[rows]})
 
 
 def _check_part(array, devices):
