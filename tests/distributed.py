@@ -41,12 +41,12 @@ def instances():
     # As many samples as there can be, so that none are chosen at random.
     head = keras_spm.heads.MaskRCNN(
         **HEAD,
-        rpn_channels=8,
-        box_head_channels=8,
-        mask_head_channels=8,
-        max_proposals=20,
-        num_samples=128,
-        max_detections=5,
+        rpn_channels=4,
+        box_head_channels=4,
+        mask_head_channels=4,
+        max_proposals=5,
+        num_samples=40,
+        max_detections=2,
     )
     model = keras_spm.InstanceSegmenter(conv_backbone(), CLASSES, head)
     head.rpn.sampler.num_samples = 512
