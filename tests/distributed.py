@@ -13,7 +13,7 @@ import numpy as np
 
 import keras_spm
 from keras_spm import backend
-from keras_spm.backend import processes
+from keras_spm.backend import SafeTrainer, processes
 from keras_spm.backend.placement import placed, replicated
 from tests import golden
 from tests.helpers import conv_backbone, to_numpy
@@ -53,7 +53,25 @@ def instances():
     return model
 
 
+class Layers(SafeTrainer, keras.Model):
+    """A model of few layers, which compiles fast."""
+
+    def compile(self, optimizer, **kwargs):
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        super().compile(optimizer, loss, metrics=["accuracy"], **kwargs)
+
+
+def layers():
+    images = keras.Input((SIDE, SIDE, 3))
+    x = keras.layers.Rescaling(1 / 255)(images)
+    x = keras.layers.Conv2D(4, 3, 4)(x)
+    x = keras.layers.Activation("tanh")(keras_spm.layers.BatchNormalization()(x))
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    return Layers(images, keras.layers.Dense(CLASSES)(x))
+
+
 TASKS = {
+    "layers": layers,
     "classifier": classifier,
     "segmenter": segmenter,
     "detector": detector,
@@ -69,7 +87,7 @@ def data(task, count=BATCH * STEPS):
     """Returns (images, targets): few objects or pixels in most images, none in the last batch."""
     generator = np.random.default_rng(1)
     images = images_of(count)
-    if task == "classifier":
+    if task in ("classifier", "layers"):
         return images, generator.integers(0, CLASSES, count)
     if task == "segmenter":
         maps = generator.integers(0, CLASSES, (count, SIDE, SIDE))
@@ -175,7 +193,10 @@ def results(task, counts=()):
 
 
 def difference(found, expected):
-    """Returns the largest difference of arrays, infinite for other shapes."""
+    """Returns the largest difference of arrays, infinite for other shapes and non-finite values.
+
+    It is relative for values above 1.
+    """
     largest = 0.0
     for one, other in zip(found, expected, strict=True):
         one, other = (np.asarray(each, "float64") for each in (one, other))
@@ -184,7 +205,7 @@ def difference(found, expected):
         if not np.isfinite(one).all():
             return float("inf")
         if one.size:
-            largest = max(largest, float(np.abs(one - other).max()))
+            largest = max(largest, float((np.abs(one - other) / np.maximum(abs(other), 1)).max()))
     return largest
 
 

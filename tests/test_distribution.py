@@ -23,11 +23,11 @@ DEVICES = {"jax": 4, "tensorflow": 2, "torch": 2}[BACKEND]
 COMPARISONS = {
     "torch": (
         *("classifier,rest,clipping,accumulation,averages:2:1,9", "segmenter,rest:2:1,7"),
-        *("detector,rest:2:1,7,9", "instances:2"),
+        *("detector,rest:2:1,7,9", "instances:2", "layers,scaling:2"),
     ),
-    "jax": ("detector:4:1,7,9",),
+    "jax": ("detector:4:1,7,9", "layers,rest,clipping,accumulation,averages:4"),
     # A detector: tests/tasks/test_object_detector.py.
-    "tensorflow": ("segmenter,rest,clipping:2",),
+    "tensorflow": ("segmenter:2", "layers,rest,clipping,averages:2", "layers,scaling:2"),
 }[BACKEND]
 CONTROLS = {"torch": ("classifier:2:statistics", "detector:2:counts"), "jax": (), "tensorflow": ()}[
     BACKEND
@@ -37,20 +37,26 @@ OPTIMIZERS = "clipping,accumulation,averages,decay"
 LONG = {
     "torch": (
         *("segmenter:2:counts", "detector:2:gradients", "classifier:2:1,7,9"),
-        *("classifier:2", "classifier,scaling:2", "instances,rest:2:1,7"),
+        *("classifier:2", "instances,rest:2:1,7"),
     ),
     "jax": (
         *("segmenter,rest:4", "classifier:2", "classifier,rest:4:1,7,9", "instances:4"),
-        *("classifier:4:statistics", f"classifier,{OPTIMIZERS}:4", "classifier,scaling:4"),
+        *("classifier:4:statistics", f"classifier,{OPTIMIZERS}:4", "layers,scaling:4"),
     ),
     "tensorflow": (
         *("classifier,rest:2:1,7,9", "classifier:2:statistics", "instances:2:1,7"),
         *("segmenter:4:1,7,9", "detector,rest:4:1,7,9", "detector:2:counts", "detector:2"),
-        *("segmenter,clipping,averages,decay:2", "classifier,scaling:2"),
+        *("segmenter,rest,clipping,averages,decay:2", "layers,rest:4"),
     ),
 }[BACKEND]
 # Of two JAX processes.
-OF_PROCESSES = ("classifier,rest:2", "segmenter,rest:2:1,7", "detector,rest:2:1,7", "instances:2")
+OF_PROCESSES = (
+    "layers,rest:2",
+    "classifier,rest:2",
+    "segmenter,rest:2:1,7",
+    "detector,rest:2:1,7",
+    "instances:2",
+)
 
 
 def run(names, devices=1, extra=()):
