@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,30 +19,44 @@ from tests.helpers import tiny_backbone
 
 BACKEND = keras.config.backend()
 DEVICES = {"jax": 4, "tensorflow": 2, "torch": 2}[BACKEND]
-# Task, devices, and numbers of images to evaluate or what is left out.
+# Task with options, devices, and numbers of images to evaluate or what is left out.
 COMPARISONS = {
-    "torch": ("classifier:2:1,9", "segmenter:2:1,7", "detector:2:1,7,9", "instances:2"),
-    "jax": ("detector:4:1,7,9",),
-    "tensorflow": ("segmenter:2",),  # A detector: tests/tasks/test_object_detector.py.
+    "torch": (
+        *("classifier,rest,clipping,accumulation,averages:2:1,9", "segmenter,rest:2:1,7"),
+        *("detector,rest:2:1,7,9", "instances:2", "layers,scaling:2"),
+    ),
+    "jax": ("detector:4:1,7,9", "layers,rest,clipping,accumulation,averages:4"),
+    # A detector: tests/tasks/test_object_detector.py.
+    "tensorflow": ("segmenter:2", "layers,rest,clipping,averages:2", "layers,scaling:2"),
 }[BACKEND]
 CONTROLS = {"torch": ("classifier:2:statistics", "detector:2:counts"), "jax": (), "tensorflow": ()}[
     BACKEND
 ]
 SEEDS = () if BACKEND == "jax" else ("seeds:2",)
+OPTIMIZERS = "clipping,accumulation,averages,decay"
 LONG = {
-    "torch": ("segmenter:2:counts", "detector:2:gradients", "classifier:2:1,7,9"),
+    "torch": (
+        *("segmenter:2:counts", "detector:2:gradients", "classifier:2:1,7,9"),
+        *("classifier:2", "instances,rest:2:1,7"),
+    ),
     "jax": (
-        "segmenter:4",
-        "classifier:2",
-        "classifier:4:1,7,9",
-        "instances:4",
-        "classifier:4:statistics",
+        *("segmenter,rest:4", "classifier:2", "classifier,rest:4:1,7,9", "instances:4"),
+        *("classifier:4:statistics", f"classifier,{OPTIMIZERS}:4", "layers,scaling:4"),
     ),
     "tensorflow": (
-        *("classifier:2:1,7,9", "classifier:2:statistics", "instances:2"),
-        *("segmenter:4:1,7,9", "detector:4:1,7,9", "detector:2:counts", "detector:2"),
+        *("classifier,rest:2:1,7,9", "classifier:2:statistics", "instances:2:1,7"),
+        *("segmenter:4:1,7,9", "detector,rest:4:1,7,9", "detector:2:counts", "detector:2"),
+        *("segmenter,rest,clipping,averages,decay:2", "layers,rest:4"),
     ),
 }[BACKEND]
+# Of two JAX processes.
+OF_PROCESSES = (
+    "layers,rest:2",
+    "classifier,rest:2",
+    "segmenter,rest:2:1,7",
+    "detector,rest:2:1,7",
+    "instances:2",
+)
 
 
 def run(names, devices=1, extra=()):
@@ -55,11 +70,35 @@ def run(names, devices=1, extra=()):
         launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(devices))
         command = [sys.executable, "-m", *launcher, "-m", "tests.distributed", *names]
     process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return read_differences(names, process.stdout, process.stderr)
+
+
+def run_jax_processes(names):
+    """Returns {name: differences} of the comparisons, made in two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    running = []
+    for rank in ("0", "1"):
+        environment = {
+            **{**os.environ, "OMP_NUM_THREADS": "1", "RANK": rank},
+            "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
+            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
+            "KERAS_DISTRIBUTION_PROCESS_ID": rank,
+        }
+        command = [sys.executable, "-m", "tests.distributed", *names]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, env=environment, **pipes))
+    outputs = [process.communicate() for process in running]
+    return read_differences(names, *outputs[0])
+
+
+def read_differences(names, output, errors):
     found = {}
-    for line in process.stdout.splitlines():
+    for line in output.splitlines():
         if line.startswith("{"):
             found.update(json.loads(line))
-    assert found.keys() == set(names), process.stderr[-3000:]
+    assert found.keys() == set(names), errors[-3000:]
     return found
 
 
@@ -107,6 +146,13 @@ def test_three_steps_in_a_release(name):
         assert fails(differences)
     else:
         check(differences)
+
+
+@pytest.mark.release
+@pytest.mark.only("jax")
+@pytest.mark.parametrize("name", OF_PROCESSES)
+def test_three_steps_of_processes(name):
+    check(run_jax_processes([name])[name])
 
 
 @pytest.mark.only("jax")
@@ -221,7 +267,7 @@ def test_contexts_are_not_nested(single):
 
 
 @pytest.mark.only("torch")
-def test_batches_have_equal_parts():
+def test_batches_are_divided():
     active = replicas.Replicas(count=4, available=4)
     assert active.describe(256) == "4 of 4 devices, 256 images a step, 64 each"
     with pytest.raises(ValueError, match="`batch_size` must be a multiple of the 4 devices"):
@@ -233,8 +279,41 @@ def test_batches_have_equal_parts():
         [4, 5],
         [6, 7],
     ]
-    with pytest.raises(ValueError, match="multiple of the 4 devices.*batch of 6.*leave 2 out"):
-        parts.part_of(np.arange(6), 0, 4)
+    sizes = [[len(parts.part_of(np.arange(n), i, 4)) for i in range(4)] for n in (6, 3)]
+    assert sizes == [[2, 1, 2, 1], [1, 1, 1, 0]]
+
+
+class OneLayer(SafeTrainer, keras.Model):
+    """A model of one layer."""
+
+
+@pytest.mark.only("torch")
+def test_batch_normalization_of_keras_is_refused():
+    with replicas.activated(replicas.Replicas(2, 2, processes=2)):
+        inputs = keras.Input((3,))
+        model = OneLayer(inputs, keras.layers.BatchNormalization(name="norm")(inputs))
+        model.compile(loss="mse")
+        with pytest.raises(ValueError, match="statistics of each device alone.*layer 'norm'"):
+            model.fit(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+@pytest.mark.only("tensorflow")
+def test_accumulation_is_refused_on_tensorflow():
+    import tensorflow as tf
+
+    with replicas.activated(replicas.Replicas(2, 2, engine=tf.distribute.get_strategy())):
+        inputs = keras.Input((3,))
+        model = OneLayer(inputs, keras.layers.Dense(3)(inputs))
+        model.compile(keras.optimizers.SGD(gradient_accumulation_steps=2), "mse")
+        with pytest.raises(ValueError, match="1 or None .*gradient_accumulation_steps=2"):
+            model.fit(np.zeros((2, 3)), np.zeros((2, 3)))
+
+
+@pytest.mark.only("torch")
+def test_transplant_needs_one_device():
+    error = pytest.raises(ValueError, match="works on one device.*Received: 2 devices")
+    with replicas.activated(replicas.Replicas(2, 2, processes=2)), error:
+        keras_spm.transplant(None, None)
 
 
 @pytest.mark.only("torch")

@@ -34,7 +34,8 @@ from keras_spm.backend.normalization import (
     normalize,
     scale_channels,
 )
-from keras_spm.backend.replicas import count_per_replica, has_parts, is_writer, sum_over_replicas
+from keras_spm.backend.parts import filled_in_step
+from keras_spm.backend.replicas import count_per_replica, has_parts, is_writer, sum_over_rows
 from keras_spm.backend.resizing import pad, resize_bilinear, resize_on_host
 from keras_spm.backend.sharded_data import evaluated_together
 from keras_spm.backend.trainer import SafeTrainer, scale_for_replicas, state_scope
@@ -61,6 +62,7 @@ __all__ = [
     "dot_product_attention",
     "evaluated_together",
     "export_mode",
+    "filled_in_step",
     "fused_elementwise",
     "gelu",
     "gradient",
@@ -85,7 +87,7 @@ __all__ = [
     "scale_for_replicas",
     "set_random_state",
     "state_scope",
-    "sum_over_replicas",
+    "sum_over_rows",
     "take",
     "take_along_rows",
     "track_again",

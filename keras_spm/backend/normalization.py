@@ -20,7 +20,7 @@ from keras_spm.backend.replicas import (
     groups_of_batch,
     has_parts,
     mean_over_replicas,
-    sum_over_replicas,
+    sum_over_rows,
     synchronizes_statistics,
 )
 from keras_spm.types import Tensor
@@ -104,9 +104,9 @@ def _batch_of_replicas(inputs, gamma, beta, epsilon):
     """Normalizes a part of a batch by the statistics of all parts: two sums over replicas."""
     axes = tuple(range(len(inputs.shape) - 1))
     count = ops.cast(math.prod(ops.shape(inputs)[:-1]), "float32")
-    total, count = sum_over_replicas(ops.sum(inputs, axes), ops.convert_to_tensor(count))
+    total, count = sum_over_rows(ops.sum(inputs, axes), ops.convert_to_tensor(count))
     mean = total / count
-    (squares,) = sum_over_replicas(ops.sum(ops.square(inputs - mean), axes))
+    (squares,) = sum_over_rows(ops.sum(ops.square(inputs - mean), axes))
     outputs = normalize(inputs, mean, squares / count, gamma, beta, epsilon)
     return outputs, mean, squares / ops.maximum(count - 1, 1)
 

@@ -1,12 +1,12 @@
 """Where JAX's arrays are: the state of a step on all devices, a batch divided among them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
-from keras_spm.backend.replicas import current, has_parts, sum_over_replicas
+from keras_spm.backend.replicas import current
 
 _BATCH = "batch"  # Axis of the mesh of `keras.distribution.DataParallel`.
 
@@ -50,7 +50,11 @@ def placed(state: Any, batch: Any, is_part: bool) -> tuple[Any, Any]:
 
     Args:
         state, batch: arguments of the step.
-        is_part: whether the batch has the rows of this process alone.
+        is_part: whether the batch has the rows of this process alone. Otherwise every process
+            has the whole batch, of which its devices get their rows.
+
+    Raises:
+        ValueError: if the devices of a process do not divide its rows.
     """
     if not _is_jax():
         return state, batch
@@ -71,6 +75,7 @@ def placed(state: Any, batch: Any, is_part: bool) -> tuple[Any, Any]:
 
     def place_rows(array):
         if is_part:
+            _check_part(array, active.count // active.processes)
             return global_array(array, divided)
         sharding = everywhere if array.shape[0] % active.count else divided
         return global_array(array, sharding, array.shape)
@@ -78,31 +83,32 @@ def placed(state: Any, batch: Any, is_part: bool) -> tuple[Any, Any]:
     return jax.tree.map(place_state, state), jax.tree.map(place_rows, batch)
 
 
-def spread(batch: Any, is_training: bool = False) -> Any:
-    """Returns the batch of a step, which JAX computes in parts, also if they are not equal.
+def own_rows(size: int) -> Sequence[int]:
+    """Returns the rows of a whole batch that the devices of this process compute, on JAX.
 
-    Raises:
-        ValueError, tf.errors.InvalidArgumentError: in training on TensorFlow, if the parts of
-            the replicas are not equal.
+    They are all rows if there is one process, or if the devices do not divide the batch.
     """
-    if _is_jax():
-        import jax
-
-        sharding = _sharding(_BATCH)
-        return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, sharding), batch)
-    if is_training and keras.config.backend() == "tensorflow" and has_parts():
-        _check_equal_parts(batch)
-    return batch
+    if not _is_jax() or current().processes == 1 or size % current().count:
+        return range(size)
+    parts = _sharding(_BATCH).addressable_devices_indices_map((size,)).values()
+    return sorted({row for (rows,) in parts for row in range(size)[rows]})
 
 
-def _check_equal_parts(batch):
-    import tensorflow as tf
+def _check_part(array, devices):
+    rows = array.shape[0]
+    if rows % devices:
+        raise ValueError(
+            f"Batches of a `DataLoader` must be multiples of the {devices} devices of a process. "
+            f"Received: a batch of {rows} examples. Set `drop_last=True`, or choose another "
+            "`batch_size`."
+        )
 
-    rows = tf.cast(tf.shape(tf.nest.flatten(batch)[0])[0], "float32")
-    total, count = sum_over_replicas(rows, tf.ones(()))
-    tf.debugging.assert_equal(
-        total,
-        rows * count,
-        "Every batch of `fit` must be a multiple of the number of devices. Choose another "
-        "`batch_size`, or leave examples out.",
-    )
+
+def spread(batch: Any) -> Any:
+    """Returns the batch of a step, which JAX computes in parts, also if they are not equal."""
+    if not _is_jax():
+        return batch
+    import jax
+
+    sharding = _sharding(_BATCH)
+    return jax.tree.map(lambda array: jax.lax.with_sharding_constraint(array, sharding), batch)

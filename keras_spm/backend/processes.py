@@ -104,8 +104,23 @@ def joined(outputs: Any) -> Any:
     return keras.tree.map_structure(join, outputs)
 
 
-def average_gradients(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Returns the means of gradients over all processes, sent as one tensor."""
+def combine_gradients(gradients: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Returns the gradients of the whole batch from those of the replicas.
+
+    They are means over PyTorch's processes, and sums over TensorFlow's replicas, whose losses
+    Keras has divided by their number.
+    """
+    if keras.config.backend() == "tensorflow":
+        import tensorflow as tf
+
+        found = [gradient for gradient in gradients if gradient is not None]
+        sums = iter(tf.distribute.get_replica_context().all_reduce("SUM", found))
+        return [None if gradient is None else next(sums) for gradient in gradients]
+    return _average_gradients(gradients)
+
+
+def _average_gradients(gradients):
+    """Returns the means of gradients over all PyTorch processes, sent as one tensor."""
     import torch
 
     averaged = list(gradients)

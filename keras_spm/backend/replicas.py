@@ -5,6 +5,7 @@ PyTorch it sees the part of one replica: sums over the batch are sums over the r
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
@@ -60,6 +61,8 @@ class Replicas:
 _active: list[Replicas] = []
 _independent: list[bool] = []
 _local_batches: list[bool] = []
+# Rows of a batch that this replica has. Each of TensorFlow's replicas has a thread.
+_rows: contextvars.ContextVar[Tensor | int | None] = contextvars.ContextVar("rows", default=None)
 
 
 def current() -> Replicas | None:
@@ -124,7 +127,55 @@ def has_parts() -> bool:
     return has_torch_processes()
 
 
+# === Rows of this replica ===
+
+
+@contextlib.contextmanager
+def rows_of_step(rows: Tensor | int) -> Iterator[None]:
+    """Context manager of a step in which this replica has some rows of the batch, or none.
+
+    A replica without rows computes one that must not count; see `parts.filled`.
+    """
+    token = _rows.set(rows)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
+
+
+def is_in_step() -> bool:
+    """Whether this is a step on the part of a batch, see `rows_of_step`."""
+    return _rows.get() is not None
+
+
+def _counted(*tensors):
+    """Returns sums over this replica's rows, zeros if it has none."""
+    rows = _rows.get()
+    if rows is None:
+        return tensors
+    factor = ops.cast(ops.minimum(rows, 1), "float32")
+    return [tensor * factor for tensor in tensors]
+
+
+def weigh_by_rows(loss: Tensor) -> Tensor:
+    """Returns a replica's mean loss times its share of the rows, relative to equal shares.
+
+    The mean over the replicas is then that over the batch, also for unequal parts.
+    """
+    rows = ops.cast(_rows.get(), "float32")
+    total, count = sum_over_replicas(ops.convert_to_tensor(rows), ops.ones(()))
+    return loss * ops.cast(rows * count / total, loss.dtype)
+
+
 # === Sums over the batch ===
+
+
+def sum_over_rows(*tensors: Tensor) -> list[Tensor]:
+    """Returns float32 sums over the rows of the whole batch, from those of each replica's rows.
+
+    As `sum_over_replicas`, but a replica that has no rows adds nothing.
+    """
+    return sum_over_replicas(*_counted(*tensors))
 
 
 def sum_over_replicas(*tensors: Tensor) -> list[Tensor]:
@@ -157,15 +208,15 @@ def count_per_replica(count: Tensor, examples: Tensor | int) -> Tensor:
     if not has_parts():
         return ops.maximum(count, 1)
     examples = ops.cast(examples, "float32")
-    total, all_examples = sum_over_replicas(ops.cast(count, "float32"), examples)
+    total, all_examples = sum_over_rows(ops.cast(count, "float32"), examples)
     return ops.maximum(total, 1) * ops.maximum(examples, 1) / all_examples
 
 
 def mean_over_replicas(tensor: Tensor) -> Tensor:
-    """Returns the mean of a tensor over replicas, without a gradient."""
+    """Returns the mean of a tensor over the replicas that have rows, without a gradient."""
     if not has_parts():
         return tensor
-    total, count = sum_over_replicas(ops.stop_gradient(tensor), ops.ones(()))
+    total, count = sum_over_rows(ops.stop_gradient(tensor), ops.ones(()))
     return total / count
 
 

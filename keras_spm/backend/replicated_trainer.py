@@ -30,7 +30,6 @@ class ReplicatedTrainer:
         self._made_within = replicas.current()
         self._steps_on_parts = False  # Whether a training step gets the rows of this process.
         self._trains_on_batches = False  # Whether `train_on_batch` was called.
-        self._fills_parts = False  # Whether replicas without rows compute one.
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         active = replicas.current()
@@ -38,8 +37,7 @@ class ReplicatedTrainer:
         if active is None:
             return super().fit(*args, **kwargs)
         arguments = self._bound("fit", args, kwargs)
-        self._divide(active, arguments)
-        self._steps_on_parts = active.processes > 1
+        self._steps_on_parts = self._divide(active, arguments)
         try:
             with self._training_together():
                 return super().fit(**arguments)
@@ -90,13 +88,13 @@ class ReplicatedTrainer:
             return super().predict_on_batch(x)
         if self.distribute_strategy is not active.engine:  # It was made before.
             return super().predict_on_batch(x)
-        rows = [parts.padded_part_of(x, i, active.count) for i in range(active.count)]
         values = active.engine.experimental_distribute_values_from_function(
             lambda context: keras.tree.map_structure(
-                keras.ops.convert_to_tensor, rows[context.replica_id_in_sync_group][0]
+                keras.ops.convert_to_tensor,
+                parts.part_of(x, context.replica_id_in_sync_group, active.count),
             )
         )
-        return parts.without_padding(super().predict_on_batch(values), rows[0][1], active.count)
+        return super().predict_on_batch(values)
 
     def get_metrics_result(self) -> dict[str, Any]:
         if not replicas.has_torch_processes():
@@ -113,21 +111,28 @@ class ReplicatedTrainer:
 
     def train_step(self, *args: Any) -> Any:
         *state, data = args
-        return super().train_step(*state, spread(data, is_training=True))
+        with _on_part(data):
+            return super().train_step(*state, spread(data))
 
     def test_step(self, *args: Any) -> Any:
         *state, data = args
-        self._fills_parts = replicas.has_parts() and keras.config.backend() == "tensorflow"
-        try:
+        with _on_part(data):
             return super().test_step(*state, spread(data))
-        finally:
-            self._fills_parts = False
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        if not self._fills_parts:
-            return super().call(inputs, training=training, mask=mask)
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls the model, in a step with at least one row; see `parts.filled`."""
+        if not replicas.is_in_step():
+            return super().__call__(inputs, *args, **kwargs)
         filled, rows = parts.filled(inputs)
-        return parts.rows_of(super().call(filled, training=training, mask=mask), rows)
+        return self._without_filler(super().__call__(filled, *args, **kwargs), rows)
+
+    def _without_filler(self, outputs, rows):
+        return parts.rows_of(outputs, rows)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        loss = super().compute_loss(*args, **kwargs)
+        # Keras returns the losses of no examples as they are.
+        return keras.ops.sum(loss) if tuple(loss.shape) == (0,) else loss
 
     def predict_step(self, *args: Any) -> Any:
         """Computes `predict_part` on all replicas."""
@@ -139,7 +144,8 @@ class ReplicatedTrainer:
             return parts.without_padding(outputs, size, active.processes)
         if replicas.has_parts():
             filled, rows = parts.filled(data)
-            return parts.rows_of(self.predict_part(filled), rows)
+            with replicas.rows_of_step(rows):
+                return parts.rows_of(self.predict_part(filled), rows)
         return self.predict_part(*state, spread(data))
 
     def predict_part(self, *args: Any) -> Any:
@@ -151,6 +157,12 @@ class ReplicatedTrainer:
 
         Gradients would be sent twice, and evaluation would wait for batches of other processes.
         """
+
+    def _symbolic_build(self, *args: Any, **kwargs: Any) -> None:
+        # The first batch may have no rows for this process.
+        within = replicas.rows_of_step(1) if replicas.has_torch_processes() else None
+        with within or contextlib.nullcontext():
+            super()._symbolic_build(*args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         """Builds the metrics on TensorFlow; Keras adds batches up, which parts may not allow."""
@@ -187,6 +199,14 @@ class ReplicatedTrainer:
             )
         if active is None or active.count == 1 or keras.config.backend() == "jax":
             return
+        for layer in self._flatten_layers():
+            # Of which only the subclass of this package looks at other devices.
+            if type(layer) is keras.layers.BatchNormalization and layer.trainable:
+                raise ValueError(
+                    "Batch normalization of Keras has the statistics of each device alone. Use "
+                    "`keras_spm.layers.BatchNormalization`, freeze it (`trainable = False`), or "
+                    f"train on JAX. Received: the layer {layer.path!r}"
+                )
         for loss in keras.tree.flatten(self.loss):
             if getattr(loss, "reduction", _MEANS[0]) not in _MEANS:
                 raise ValueError(
@@ -202,14 +222,24 @@ class ReplicatedTrainer:
                 "An optimizer that was made outside of this `data_parallel` cannot be used here. "
                 "Make it in the same `with` block."
             )
+        if optimizer.gradient_accumulation_steps:
+            # A branch of its graph cannot wait for the other replicas.
+            raise ValueError(
+                "`gradient_accumulation_steps` must be 1 or None on several TensorFlow devices. "
+                "Use a larger batch, JAX or PyTorch. Received: gradient_accumulation_steps="
+                f"{optimizer.gradient_accumulation_steps}"
+            )
 
     def _divide(self, active, arguments):
-        """Replaces the data of `fit` by those of this process."""
+        """Replaces the data of `fit` by those of this process.
+
+        Returns whether they are its rows alone, instead of whole batches.
+        """
         x, y, batch_size = (arguments.get(name) for name in ("x", "y", "batch_size"))
         if sharded_data.is_arrays(x, y):
             sharded_data.split_validation(arguments)
             x = arguments["x"]
-            sharded_data.check_arrays(x, batch_size)
+            sharded_data.check_batch_size(batch_size)
             if active.processes > 1:
                 arrays = (x, arguments.pop("y", None), arguments.pop("sample_weight", None))
                 shuffle = bool(arguments.get("shuffle", True))
@@ -221,27 +251,55 @@ class ReplicatedTrainer:
             size = arguments.pop("validation_batch_size", None) or batch_size
             part = sharded_data.evaluation_part(*data, size)
             arguments["validation_data"] = validation if part is None else part
-        arguments["x"] = sharded_data.training_part(x)
+        arguments["x"], is_part = sharded_data.training_part(x)
+        return is_part
 
     @contextlib.contextmanager
     def _training_together(self, has_new_weights: bool = True) -> Iterator[None]:
-        """Starts PyTorch processes from the same weights, and averages their gradients."""
-        if not replicas.has_torch_processes():
-            if has_new_weights:
-                processes.separate_random_numbers(self)
+        """Starts all replicas from the same weights, and applies the gradients of the whole batch.
+
+        On JAX a step sees the whole batch. Gradients are combined before the optimizer clips or
+        accumulates them, or looks for infinite ones.
+        """
+        if has_new_weights and replicas.has_torch_processes():
+            processes.broadcast([*self.variables, *self.optimizer.variables])
+        if has_new_weights:
+            processes.separate_random_numbers(self)
+        if replicas.count() == 1 or keras.config.backend() == "jax":
             yield
             return
         optimizer = self.optimizer
-        if has_new_weights:
-            processes.broadcast([*self.variables, *optimizer.variables])
-            processes.separate_random_numbers(self)
-        apply = optimizer.apply
+        scale_loss, apply = optimizer.scale_loss, optimizer.apply
+        inner_optimizer = getattr(optimizer, "inner_optimizer", optimizer)
 
-        def apply_means(gradients, *args, **kwargs):
-            return apply(processes.average_gradients(gradients), *args, **kwargs)
+        def scale_share(loss):
+            return scale_loss(replicas.weigh_by_rows(loss))
 
-        optimizer.apply = apply_means
-        try:
+        def apply_combined(gradients, *args, **kwargs):
+            return apply(processes.combine_gradients(gradients), *args, **kwargs)
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_replaced(optimizer, scale_loss=scale_share, apply=apply_combined))
+            if keras.config.backend() == "tensorflow":
+                # Keras adds the gradients of the replicas up after it has clipped them.
+                stack.enter_context(_replaced(inner_optimizer, _all_reduce_sum_gradients=list))
             yield
-        finally:
-            del optimizer.apply
+
+
+def _on_part(data):
+    """Returns a context manager of a step on the rows of this replica, if it has only a part."""
+    if not replicas.has_parts():
+        return contextlib.nullcontext()
+    return replicas.rows_of_step(parts.num_rows(data))
+
+
+@contextlib.contextmanager
+def _replaced(owner, **functions):
+    """Replaces methods of an object."""
+    for name, function in functions.items():
+        setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        for name in functions:
+            delattr(owner, name)

@@ -99,23 +99,18 @@ def is_arrays(x: Any, y: Any) -> bool:
     return y is not None or all(hasattr(each, "shape") for each in leaves)
 
 
-def check_arrays(x: Any, batch_size: int | None) -> None:
-    """Raises a `ValueError` if the devices do not divide the batches of arrays."""
-    active, batch_size = current(), batch_size or _BATCH_SIZE
-    active.check_batch_size(batch_size)
-    count = len(keras.tree.flatten(x)[0])
-    rest = count % batch_size % active.count
-    # XLA divides a batch into parts of different sizes.
-    if rest and (active.processes > 1 or keras.config.backend() != "jax"):
-        raise ValueError(
-            f"The last batch must be a multiple of the {active.count} devices. Received: {count} "
-            f"examples in batches of {batch_size}. Leave {rest} out, or choose another "
-            "`batch_size`."
-        )
+def check_batch_size(batch_size: int | None) -> None:
+    """Raises a `ValueError` if the devices do not divide the batches of arrays.
+
+    The last batch may be smaller: some devices then have fewer rows than others.
+    """
+    current().check_batch_size(batch_size or _BATCH_SIZE)
 
 
-def training_part(x: Any) -> Any:
-    """Returns the data of this process, which takes its rows of every batch.
+def training_part(x: Any) -> tuple[Any, bool]:
+    """Returns the data of `fit` in this process, and whether they are its rows alone.
+
+    On JAX a process gives whole batches, of which its devices get their rows.
 
     Args:
         x: data without `y`, as in `keras.Model.fit`.
@@ -124,20 +119,27 @@ def training_part(x: Any) -> Any:
         ValueError: for a `DataLoader` that does not divide its data.
     """
     active = current()
-    if active.processes == 1 or has_local_batches():
-        return x
-
-    if isinstance(x, keras.utils.PyDataset):
-        return _Batches(x, own_part)
-    if isinstance(x, types.GeneratorType):
-        return (own_part(batch) for batch in x)
+    if active.processes == 1:
+        return x, False
+    if has_local_batches():
+        return x, True
     if hasattr(x, "collate_fn"):  # A torch DataLoader.
         if getattr(x.sampler, "num_replicas", None) != active.processes:
             raise ValueError(
                 "A `DataLoader` needs a `torch.utils.data.DistributedSampler` within "
                 f"`data_parallel`. Received: a {type(x.sampler).__name__}"
             )
-        return x
+        return x, True
+    if keras.config.backend() == "jax":
+        return x, False
+    return _own_rows(x), True
+
+
+def _own_rows(x):
+    if isinstance(x, keras.utils.PyDataset):
+        return _Batches(x, own_part)
+    if isinstance(x, types.GeneratorType):
+        return (own_part(batch) for batch in x)
     if hasattr(x, "element_spec"):  # A tf.data.Dataset.
         return x.map(lambda *parts: own_part(parts))
     return x.map(own_part)  # Of Grain.

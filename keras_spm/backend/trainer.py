@@ -65,6 +65,7 @@ class SafeTrainer(ReplicatedTrainer):
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         with self._exclusive():
+            self._separate_values()
             return super().fit(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -88,6 +89,19 @@ class SafeTrainer(ReplicatedTrainer):
             return super().predict_on_batch(*args, **kwargs)
 
     # === JAX ===
+
+    def _separate_values(self):
+        """Copies values of two variables, because a training step frees its input once.
+
+        After `fit` with averages of the weights, Keras assigns them to the weights.
+        """
+        if keras.config.backend() != "jax" or self.optimizer is None:
+            return
+        known = set()
+        for variable in (*self.variables, *self.optimizer.variables):
+            if id(variable.value) in known:
+                variable.assign(keras.ops.copy(variable.value))
+            known.add(id(variable.value))
 
     def _purge_model_variables(self, **kwargs: bool) -> None:
         """Keeps the values. Those that a training step takes are freed by the step."""

@@ -124,12 +124,20 @@ class EvaluationBatches(keras.utils.PyDataset):
         transform: function of an example.
         collate: function that makes a batch of a list of transformed examples.
         batch_size: the last batch may be smaller.
+        own_rows: optional function of the size of a batch that returns the rows that this process
+            needs. Other rows are not read; they are copies of the first one that is.
     """
 
     def __init__(
-        self, examples: Sequence, transform: Callable, collate: Callable, batch_size: int
+        self,
+        examples: Sequence,
+        transform: Callable,
+        collate: Callable,
+        batch_size: int,
+        own_rows: Callable[[int], Iterable[int]] = range,
     ) -> None:
         super().__init__()
+        self._own_rows = own_rows
         self._examples = examples
         self._transform = transform
         self._collate = collate
@@ -148,10 +156,11 @@ class EvaluationBatches(keras.utils.PyDataset):
     def _read(self, index):
         start = index * self._batch_size
         stop = min(start + self._batch_size, len(self._examples))
-        return [
-            self._threads.submit(lambda i: self._transform(self._examples[i]), i)
-            for i in range(start, stop)
-        ]
+        futures = {
+            row: self._threads.submit(lambda i: self._transform(self._examples[i]), start + row)
+            for row in (self._own_rows(stop - start) if stop > start else ())
+        }
+        return [futures.get(row, next(iter(futures.values()))) for row in range(stop - start)]
 
 
 def training_batches(

@@ -4,7 +4,7 @@ import math
 
 from keras import ops
 
-from keras_spm.backend import sum_over_replicas
+from keras_spm.backend import sum_over_rows
 from keras_spm.types import Tensor
 
 _TINY = 1e-12
@@ -22,9 +22,9 @@ def unexplained_variance(targets: Tensor, predictions: Tensor) -> Tensor:
     targets, predictions = (ops.cast(each, "float32") for each in (targets, predictions))
     axes = tuple(range(len(targets.shape) - 1))
     count = ops.cast(math.prod(ops.shape(targets)[:-1]), "float32")
-    totals, count = sum_over_replicas(ops.sum(targets, axes), ops.convert_to_tensor(count))
+    totals, count = sum_over_rows(ops.sum(targets, axes), ops.convert_to_tensor(count))
     error = ops.sum(ops.square(predictions - targets))
     deviation = ops.sum(ops.square(targets - totals / count))
-    error, deviation = sum_over_replicas(error, deviation)
+    error, deviation = sum_over_rows(error, deviation)
     size = count * targets.shape[-1]
     return (error / size) / (deviation / size + _TINY)

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_spm.arguments import argument_error, check_number
-from keras_spm.backend import scale_for_replicas
+from keras_spm.backend import filled_in_step, scale_for_replicas
 from keras_spm.losses.unexplained_variance import unexplained_variance
 from keras_spm.tasks.replicated_loss import share_of_loss
 from keras_spm.types import Tensor
@@ -73,7 +73,7 @@ class DistillationMixin:
             return outputs["logits"]
 
         def add_to(loss, inputs):
-            targets = others(inputs, training=False)
+            targets = others(filled_in_step(inputs), training=False)
             added = weight * _divergence(targets["logits"], outputs["logits"], temperature)
             for level in levels:
                 error = unexplained_variance(ops.stop_gradient(targets[level]), outputs[level])

@@ -10,7 +10,7 @@ from keras import ops
 from keras.utils import bounding_boxes
 
 from keras_spm.arguments import check_integer
-from keras_spm.backend import scale_for_replicas, state_scope
+from keras_spm.backend import filled_in_step, scale_for_replicas, state_scope
 from keras_spm.callbacks import CocoEvaluation
 from keras_spm.data.batching import ImageBatching, ImageGeometry
 from keras_spm.data.box_formats import BOX_FORMATS
@@ -158,12 +158,16 @@ class ObjectDetector(DenseTask):
         sample_weight: Tensor | None = None,
         training: bool = True,
     ) -> Tensor:
-        losses = self.image_losses(y, y_pred, sample_weight)
         images = ops.shape(y["labels"])[0]
+        targets, sample_weight = filled_in_step((y, sample_weight))
+        losses = self.image_losses(targets, y_pred, sample_weight)
         sums = [ops.sum(losses[tracker.name]) for tracker in self.loss_trackers]
         for tracker, value in zip(self.loss_trackers, sums, strict=True):
             tracker.update_state(value, sample_weight=images)
         return scale_for_replicas(sum([*sums, *self.losses]))
+
+    def _without_filler(self, outputs, rows):
+        return outputs  # Anchors have no rows.
 
     def check_targets(self, images: np.ndarray, targets: Any) -> None:
         missing = [name for name in ("boxes", "labels") if name not in targets]

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_spm.backend import replicas
+from keras_spm.backend.placement import own_rows
 from keras_spm.data import ImagePreprocessing
 from keras_spm.data.classification_augmentation import ClassificationAugmentation, Mixing
 from keras_spm.data.pipeline import EvaluationBatches, repeated_batches
@@ -87,7 +88,7 @@ class FilePipeline:
         examples, batch_size = self._data.validation, self._recipe.batch_size
         if replicas.has_torch_processes():  # Each evaluates whole batches.
             batch_size //= replicas.current().processes
-        return EvaluationBatches(examples, preprocess, self._collate, batch_size)
+        return EvaluationBatches(examples, preprocess, self._collate, batch_size, own_rows)
 
     def _collate(self, examples):
         images = np.stack([example["image"] for example in examples])

@@ -148,11 +148,11 @@ def train(
             be read or written.
     """
     model, batches, steps = setup.model, _as_dataset(setup.batches), setup.steps_per_epoch
+    _check_preparation(setup, folder.working_path)
     with _started(folder, recipe) as path:
         history = History(path, setup.monitor)
         checkpoints = Checkpoints(path / "checkpoints", history.best_model)
         if setup.prepare is not None and last_checkpoint(checkpoints) is None:
-            _check_preparation()
             setup.prepare(bool(verbose))
         backup = BackupAndRestore(batches, checkpoints, history, steps, recipe.checkpoint_steps)
         callbacks = [
@@ -195,11 +195,15 @@ def train(
         return Training(history.metrics, history.best_epoch, history.best_model, backup.seconds)
 
 
-def _check_preparation():
-    if replicas.count() > 1:
+def _check_preparation(setup, path):
+    """Raises an error before a transplant on several devices; nothing is written."""
+    if setup.prepare is None or replicas.count() == 1:
+        return
+    if not processes.of_first_process(any((path / "checkpoints").glob("step-*"))):
         raise ValueError(
-            "`transplant_images` must be 0 on several devices. Train with it on one device for an "
-            "epoch, and resume on several."
+            "`transplant_images` must be 0 on several devices in a new run. Start it on one "
+            "device, and end it after the first epoch: it resumes on several. Received: "
+            f"{replicas.count()} devices"
         )
 
 

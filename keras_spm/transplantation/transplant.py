@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_spm.arguments import argument_error, check_bool, check_integer, check_number
+from keras_spm.backend import replicas
 from keras_spm.data.preprocessing import ImagePreprocessing
 from keras_spm.tasks.graph import channels_of, data_format_of
 from keras_spm.transplantation.images import MIN_IMAGES, ShiftedBatches, collect_images
@@ -77,7 +78,7 @@ def transplant(
 
     Raises:
         ValueError: if an argument is out of range, there are too few images, the student has no
-            mergings to train, or the teacher has another architecture.
+            mergings to train, or the teacher has another architecture; and on several devices.
 
     Example:
 
@@ -86,6 +87,7 @@ def transplant(
     >>> backbone = keras_spm.PVTv2SPM.from_preset("b1", transplant="photos")  # doctest: +SKIP
     """
     started = time.perf_counter()
+    _check_one_device()
     first_steps, second_steps = _check_steps(steps)
     batch_size = check_integer("batch_size", batch_size, 2)
     learning_rate = check_number("learning_rate", learning_rate, allow_minimum=False)
@@ -141,6 +143,14 @@ def _all_or_nothing(*models: keras.Model) -> Iterator[None]:
         for model, weights in before:
             model.set_weights(weights)
         raise
+
+
+def _check_one_device():
+    if replicas.count() > 1:
+        raise ValueError(
+            "`transplant` works on one device: call it outside of `data_parallel`, save the model, "
+            f"and load it inside. Received: {replicas.count()} devices"
+        )
 
 
 def _check_steps(steps):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from keras_spm.backend.placement import own_rows
 from keras_spm.data.classification_augmentation import (
     ClassificationAugmentation,
     Mixing,
@@ -108,6 +109,15 @@ def test_evaluation_reads_all_examples_in_order():
         batches = [data[index] for index in range(len(data))]
         assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
         assert sum(batches, []) == [-example for example in range(COUNT)]
+
+
+def test_processes_read_their_rows_of_evaluation_batches():
+    read = []
+    arguments = {"collate": list, "batch_size": 4, "own_rows": lambda size: range(size // 2, size)}
+    data = EvaluationBatches(range(6), lambda example: read.append(example) or example, **arguments)
+    assert [data[0], data[1]] == [[2, 2, 2, 3], [5, 5]]
+    assert sorted(read) == [2, 3, 5]
+    assert list(own_rows(8)) == list(range(8))  # Of the only process.
 
 
 def test_crops_are_of_random_area_and_ratio():
