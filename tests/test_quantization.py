@@ -231,3 +231,23 @@ def test_class_logits_of_a_quantized_head():
     batch = contract.images(*contract.USUAL)
     logits = keras.Model(model.input, model.class_logits())(batch)
     assert difference(keras.ops.softmax(logits), model(batch)) <= 1e-6
+
+
+@ONLY_TORCH
+def test_layers_alone(tmp_path):
+    """Their dtype policies are enough for the file of a user's own model."""
+    inputs = keras.Input((8, 8, 8))
+    own = [layers.Conv2D(16, 3, padding=1, use_bias=False), layers.GuidedLocalEnhancement(4)]
+    model = keras.Model(inputs, own[1](own[0](inputs)))
+    batch = random_array(2, 8, 8, 8)
+    expected = to_numpy(model(batch))
+    for layer in own:
+        layer.quantize("int8")
+        assert layer.dtype_policy.name == "int8_from_float32"
+    assert 0 < difference(model(batch), expected) <= 0.05 * np.abs(expected).max()
+    model.save(tmp_path / "model.keras")
+    check_equal(model, keras.saving.load_model(tmp_path / "model.keras"), batch)
+    conv = layers.Conv2D(8, 1)
+    conv.build((None, 8, 8, 8))
+    with pytest.raises(NotImplementedError, match="no quantization to 'float8'"):
+        conv.quantize("float8")
