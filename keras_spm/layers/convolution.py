@@ -115,6 +115,7 @@ class Conv2D(Int8Kernel, _ExplicitPadding, keras.layers.Conv2D):
 
     @property
     def kernel(self) -> Tensor:
+        """The float kernel that the layer computes with."""
         return self.float_kernel() if self._is_quantized else super().kernel
 
     def save_own_variables(self, store: Any) -> None:
