@@ -279,7 +279,7 @@ def test_errors(tmp_path):
     for arguments, message in (
         ({"rank": 0}, "`rank` must be an integer of at least 1. Received: rank=0"),
         ({"rank": 2, "lora_alpha": 0}, "`lora_alpha` must be a finite number, above 0"),
-        ({"rank": 2, "filters": "head"}, "`filters` must be for dense layers"),
+        ({"rank": 2, "filters": "head"}, "`filters` must be for layers such as"),
     ):
         assert message in error_message(model.enable_lora, **arguments)
     assert "has no LoRA" in error_message(model.merge_lora)

@@ -8,7 +8,7 @@ import pytest
 
 import keras_spm
 from keras_spm import fuse, layers
-from keras_spm.layers.adaptation import dense_sublayers
+from keras_spm.layers.adaptation import dense_sublayers, quantizable_sublayers
 from tests import contract, golden
 from tests.helpers import (
     check_equal,
@@ -21,11 +21,17 @@ from tests.helpers import (
 )
 
 ONLY_TORCH = pytest.mark.only("torch")
+REDUCTION = "stage1/block1/attention/reduction"
 BACKBONES = (
     "PVTv2SPM",
     *(pytest.param(name, marks=ONLY_TORCH) for name in ("PVTSPM", "PVTv2-linear", "SwinSPM")),
 )
 TASKS = [pytest.param(name, marks=ONLY_TORCH) for name in contract.TASKS]
+
+
+def _has_float_kernel(layer):
+    variables = layer._trainable_variables + layer._non_trainable_variables
+    return any(v.name.endswith("kernel") and v.dtype == "float32" for v in variables)
 
 
 def _copy(model):
@@ -55,23 +61,23 @@ def test_a_layer_against_numpy():
 
 
 @pytest.mark.parametrize("name", [*BACKBONES, *TASKS])
-def test_every_dense_layer_is_quantized(name, tmp_path):
+def test_every_layer_is_quantized(name, tmp_path):
     """With float inputs, the outputs are those of the rounded kernels; also after loading."""
     model, batch, expected = contract.reference(contract.MODELS[name])
     quantized, rounded = _copy(model), _copy(model)
     kernels_alone = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
     quantized.quantize("int8", kernels_alone)
-    for path, dense in dense_sublayers(rounded).items():
-        integers, scale = _quantized(to_numpy(dense.kernel))
-        dense.kernel.assign(integers / scale)
-        assert dense_sublayers(quantized)[path].quantization_mode == "int8"
+    layers_of_quantized = quantizable_sublayers(quantized)
+    for path, layer in quantizable_sublayers(rounded).items():
+        kernel = getattr(layer, getattr(layer, "kernel_attribute", "_kernel"))
+        integers, scale = _quantized(to_numpy(kernel), tuple(range(len(kernel.shape) - 1)))
+        kernel.assign(integers / scale)
+        assert layers_of_quantized[path].quantization_mode == "int8"
+    left = {type(each).__name__ for each in quantized._flatten_layers() if _has_float_kernel(each)}
+    assert left <= {"DepthwiseConv2D", "MultiScaleAggregation", "Upsampling"}
     outputs = contract.evaluated(quantized, batch)
     contract.check_equal(outputs, contract.evaluated(rounded, batch))
     assert difference(outputs, expected) > 1e-4
-    # Dense layers have no float kernel left.
-    kernels = {path for path in dense_sublayers(quantized)}
-    found = {v.path.removesuffix("/kernel"): v.dtype for v in quantized.weights}
-    assert {found[path] for path in kernels} == {"int8"}
     quantized.save(tmp_path / "model.keras")
     check_equal(quantized, keras.saving.load_model(tmp_path / "model.keras"), batch)
 
@@ -123,6 +129,8 @@ def test_presets(tmp_path):
     ("change", "message"),
     [
         ({"layers": ["stage1/block9/mlp/fc1"]}, "must name dense layers"),
+        ({"quantization": "float8", "layers": [REDUCTION]}, "int8 alone for"),
+        ({"lora_rank": 4, "layers": [REDUCTION]}, "int8 alone for"),
         ({"quantization": "int2"}, "`quantization` must be one of"),
         ({"quantization_config": {}}, "cannot have"),
         ({"lora_rank": 4}, "missing"),
@@ -135,7 +143,8 @@ def test_a_damaged_preset(change, message, tmp_path):
     model.save_to_preset(tmp_path / "preset")
     path = tmp_path / "preset" / "config.json"
     config = json.loads(path.read_text())
-    config["adapted_layers"][0] |= change
+    dense = [path for path in config["adapted_layers"][0]["layers"] if path.endswith("fc1")]
+    config["adapted_layers"][0] |= {"layers": dense} | change
     path.write_text(json.dumps(config))
     with pytest.raises(keras_spm.weights.WeightsError, match=message):
         keras_spm.ImageClassifier.from_preset(tmp_path / "preset")
@@ -148,7 +157,7 @@ def test_fused_models(tmp_path):
     fused.quantize("int8")
     model.quantize("int8")
     outputs = contract.evaluated(fuse(model), batch)
-    # Folding changes the kernels of no dense layer.
+    # Folding changes no kernel that is quantized.
     contract.check_equal(contract.evaluated(fused, batch), outputs, 1e-3)
     fused.save(tmp_path / "model.keras")
     check_equal(fused, keras.saving.load_model(tmp_path / "model.keras"), batch)
@@ -199,7 +208,7 @@ def test_errors(tmp_path):
     model = _classifier()
     for arguments, message in (
         ({"mode": "int2"}, "int2"),
-        ({"mode": "int8", "filters": "nothing"}, "`filters` must be for dense layers"),
+        ({"mode": "int8", "filters": "nothing"}, "`filters` must be for layers such as"),
         ({"mode": "int8", "filters": "("}, "`filters` must be a regular expression"),
         ({"mode": "int8", "filters": 3}, "`filters` must be a regular expression"),
     ):
@@ -222,3 +231,23 @@ def test_class_logits_of_a_quantized_head():
     batch = contract.images(*contract.USUAL)
     logits = keras.Model(model.input, model.class_logits())(batch)
     assert difference(keras.ops.softmax(logits), model(batch)) <= 1e-6
+
+
+@ONLY_TORCH
+def test_layers_alone(tmp_path):
+    """Their dtype policies are enough for the file of a user's own model."""
+    inputs = keras.Input((8, 8, 8))
+    own = [layers.Conv2D(16, 3, padding=1, use_bias=False), layers.GuidedLocalEnhancement(4)]
+    model = keras.Model(inputs, own[1](own[0](inputs)))
+    batch = random_array(2, 8, 8, 8)
+    expected = to_numpy(model(batch))
+    for layer in own:
+        layer.quantize("int8")
+        assert layer.dtype_policy.name == "int8_from_float32"
+    assert 0 < difference(model(batch), expected) <= 0.05 * np.abs(expected).max()
+    model.save(tmp_path / "model.keras")
+    check_equal(model, keras.saving.load_model(tmp_path / "model.keras"), batch)
+    conv = layers.Conv2D(8, 1)
+    conv.build((None, 8, 8, 8))
+    with pytest.raises(NotImplementedError, match="no quantization to 'float8'"):
+        conv.quantize("float8")

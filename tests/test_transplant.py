@@ -299,7 +299,8 @@ def test_any_source_of_images(tmp_path, monkeypatch):
 
 @on_torch
 def test_invalid_arguments(tmp_path):
-    student, teacher = pair()
+    (student, teacher), (_, quantized) = pair(), pair()
+    quantized.quantize("int8")
     before = student.get_weights()
     for arguments, expected in (
         ({"steps": 0}, "`steps` must be an integer of at least 1. Received: steps=0"),
@@ -318,6 +319,7 @@ def test_invalid_arguments(tmp_path):
             "`teacher` must have the student's architecture but for its mergings",
         ),
         ({"student": keras_spm.fuse(student)}, "`student` must be a network that is not fused"),
+        ({"teacher": quantized}, "`teacher` must be a network that is not quantized"),
     ):
         named = {"student": student, "images": smooth_images(8), "teacher": teacher}
         assert expected in error_message(keras_spm.transplant, **{**named, **arguments})

@@ -32,16 +32,14 @@ def file_size(model: keras.Model) -> int:
         return path.stat().st_size
 
 
-def dense_share(model: keras.Model) -> float:
-    """Returns the share of the parameters that are kernels of dense layers."""
-    dense = [each for each in model._flatten_layers() if isinstance(each, keras.layers.Dense)]
-    kernels = sum(math.prod(each.kernel.shape) for each in dense)
-    return kernels / model.count_params()
+def int8_share(model: keras.Model) -> float:
+    """Returns the share of the parameters that are in int8."""
+    sizes = [(each.dtype == "int8") * math.prod(each.shape) for each in model.weights]
+    return sum(sizes) / model.count_params()
 
 
 def measure(build: Callable[[], keras.Model], recipe: trainer.Recipe | None, filters: str) -> None:
     """Prints a Markdown table."""
-    print(f"{dense_share(build()):.1%} of the parameters are kernels of dense layers.\n")
     print("| | file, MB | of float32 | metrics |\n| --- | ---: | ---: | --- |")
     whole = None
     for mode in MODES:
@@ -54,6 +52,9 @@ def measure(build: Callable[[], keras.Model], recipe: trainer.Recipe | None, fil
         size = file_size(model)
         whole = whole or size
         print(f"| {mode} | {size / 1e6:.2f} | {size / whole:.2f} | {text} |", flush=True)
+        if mode == "int8":
+            share = f"{int8_share(model):.1%} of the parameters are in int8."
+    print(f"\n{share}")
 
 
 def main() -> None:

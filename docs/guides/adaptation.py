@@ -59,9 +59,10 @@ print(f"merged: {accuracy(model):.1%}")
 #
 # ## Quantization
 #
-# `quantize` works in place on all dense layers. `filters="^(?!head)"` leaves out the head, `"int4"`
-# and `"float8"` are other modes, and
-# `keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)` quantizes kernels only.
+# `quantize` works in place: dense layers compute in int8, convolutions and Guided Local Enhancement
+# store their kernels in int8. `filters="^(?!head)"` leaves out the head, `"int4"` and `"float8"`
+# are other modes, and `keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)`
+# quantizes kernels only.
 
 # %%
 model.save("float32.keras", include_optimizer=False)

@@ -18,7 +18,8 @@ from keras_spm.layers.adaptation import (
     freeze_all_but_lora,
     lora_layers,
     merge_lora,
-    select_dense,
+    select_for_lora,
+    select_for_quantization,
 )
 from keras_spm.registry import PRESET_FUNCTIONS
 from keras_spm.types import PathLike
@@ -43,10 +44,12 @@ class AdaptableModel:
         filters: Filters = None,
         type_check: bool = True,
     ) -> None:
-        """Quantizes dense layers in place; convolutions and norms keep their dtype.
+        """Quantizes dense layers, convolutions and Guided Local Enhancement in place.
 
-        A compiled task is compiled again with the same arguments. A quantized kernel is not
-        trained any more, but LoRA can adapt it. `fuse` and `quantize` can be combined in any order.
+        Depthwise convolutions and norms keep their dtype. Except in dense layers, kernels alone
+        are quantized, to int8, in the modes `"int8"` and `"int4"`. A compiled task is compiled
+        again with the same arguments. A quantized kernel is not trained any more, but LoRA can
+        adapt that of a dense layer. `fuse` and `quantize` can be combined in any order.
 
         Args:
             mode: `"int8"`, `"int4"` (kernels alone, in blocks of 128 inputs), or `"float8"`, which
@@ -55,7 +58,7 @@ class AdaptableModel:
                 `activation_quantizer=None`, only kernels are quantized.
             filters: as in Keras, but searched in the paths of layers: a regular expression such as
                 `"/mlp/"` or `"^(?!head)"` (all but the head), a list of them, or a function
-                of a layer. By default all dense layers are quantized that are not yet.
+                of a layer. By default all layers are quantized that are not yet.
             type_check: of Keras; not used.
 
         Raises:
@@ -73,8 +76,8 @@ class AdaptableModel:
             raise argument_error("mode", f"one of {', '.join(QUANTIZATIONS)}", mode)
         if lora_layers(self):
             raise ValueError(f"{self.name!r} has LoRA: call `merge_lora` before `quantize`.")
-        selected = select_dense(self, filters)
-        changed = {path: dense for path, dense in selected.items() if not dense.quantization_mode}
+        selected = select_for_quantization(self, filters, mode)
+        changed = {path: each for path, each in selected.items() if not each.quantization_mode}
         if not changed or (filters is not None and len(changed) < len(selected)):
             path = next(path for path in selected if path not in changed)
             raise ValueError(
@@ -84,8 +87,8 @@ class AdaptableModel:
         # Keras collects garbage after each layer. Frozen, existing objects are not visited.
         gc.freeze()
         try:
-            for dense in changed.values():
-                dense.quantize(mode, config=config)
+            for layer in changed.values():
+                layer.quantize(mode, config=config)
         finally:
             gc.unfreeze()
         self._update_after_adaptation()
@@ -128,7 +131,7 @@ class AdaptableModel:
         if lora_layers(backbone):
             raise ValueError(f"{self.name!r} has LoRA already: call `merge_lora` first.")
         filters = backbone.lora_filters if filters is None else filters
-        selected = select_dense(backbone, filters, for_lora=True)
+        selected = select_for_lora(backbone, filters)
         paths = {variable.path for variable in backbone.weights}
         missing = getattr(getattr(backbone, "load_report", None), "missing_keys", ())
         if fresh := [path for path in missing if path in paths]:

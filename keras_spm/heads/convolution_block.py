@@ -63,7 +63,7 @@ class ConvolutionBlock(CompositeLayer):
         """Assigns the variables of the block whose fused form this is."""
         scale, offset = original.norm.affine()
         kernel = ops.convert_to_numpy(original.convolution.kernel)
-        self.convolution.kernel.assign(kernel * scale)
+        self.convolution.assign_kernel(kernel * scale)
         self.convolution.bias.assign(offset)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

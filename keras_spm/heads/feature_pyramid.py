@@ -10,13 +10,15 @@ from keras import ops
 
 from keras_spm import backend
 from keras_spm.arguments import argument_error, check_bool, check_integer
+from keras_spm.layers.adaptation import AdaptedSublayers
+from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.initializers import GlorotUniform
 from keras_spm.layers.macs import macs
 from keras_spm.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class FeaturePyramid(keras.layers.Layer):
+class FeaturePyramid(AdaptedSublayers, keras.layers.Layer):
     """Feature pyramid network: the same number of channels at every level, top-down fusion.
 
     A lateral 1x1 convolution per level; from the coarsest level down, each level adds the
@@ -67,7 +69,7 @@ class FeaturePyramid(keras.layers.Layer):
             channels = self.channels
 
     def _conv(self, kernel_size, name, input_channels, strides=1):
-        layer = keras.layers.Conv2D(
+        layer = Conv2D(
             self.channels,
             kernel_size,
             strides,

@@ -14,6 +14,7 @@ from keras_spm.heads.feature_pyramid import FeaturePyramid
 from keras_spm.heads.head import Head
 from keras_spm.heads.matcher import IGNORE, Matcher, with_padding_object
 from keras_spm.heads.nms import non_max_suppression, top_scores
+from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.initializers import Normal
 from keras_spm.layers.macs import macs
 from keras_spm.losses import generalized_iou_loss, l1_loss, sigmoid_focal_loss, smooth_l1_loss
@@ -106,7 +107,7 @@ class RetinaNet(Head):
         for number in range(1, self.num_convs + 2):
             is_last = number > self.num_convs
             filters = self.anchors.anchors_per_position * outputs_per_anchor
-            conv = keras.layers.Conv2D(
+            conv = Conv2D(
                 filters if is_last else self.channels,
                 3,
                 padding="same",

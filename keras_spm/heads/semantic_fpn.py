@@ -10,6 +10,7 @@ from keras_spm.backend.resizing import resize_bilinear
 from keras_spm.heads.feature_pyramid import FeaturePyramid, sorted_levels
 from keras_spm.heads.head import Head
 from keras_spm.layers.batch_normalization import BatchNormalization, refuse_training
+from keras_spm.layers.convolution import Conv2D
 from keras_spm.layers.dense import Dense
 from keras_spm.layers.initializers import conv_initializer
 from keras_spm.layers.macs import macs
@@ -81,7 +82,7 @@ class SemanticFPN(Head):
 
     def _block(self, name, number):
         """Returns a convolution and its batch normalization, `None` if it is folded."""
-        conv = keras.layers.Conv2D(
+        conv = Conv2D(
             self.channels,
             3,
             padding="same",
@@ -124,7 +125,7 @@ class SemanticFPN(Head):
         for level, blocks in self.branches.items():
             for (fused, _), (conv, norm) in zip(blocks, original.branches[level], strict=True):
                 scale, offset = norm.affine()
-                fused.kernel.assign(ops.convert_to_numpy(conv.kernel) * scale)
+                fused.assign_kernel(ops.convert_to_numpy(conv.kernel) * scale)
                 fused.bias.assign(offset)
         self.classifier.set_weights(original.classifier.get_weights())
 

@@ -1,8 +1,8 @@
-"""Quantization and low-rank adaptation (LoRA) of the dense layers inside a layer or model.
+"""Quantization and low-rank adaptation (LoRA) of the layers inside a layer or model.
 
 Keras changes dense layers one by one, after they are built. A layer that creates its dense
 layers itself therefore lists the changes in its configuration, and makes them again when it is
-built from it.
+built from it. So it is with layers that have an `Int8Kernel`, but no LoRA.
 """
 
 import json
@@ -14,10 +14,15 @@ import keras
 
 from keras_spm import backend
 from keras_spm.arguments import argument_error, check_integer, check_number
+from keras_spm.layers import int8_kernel
 from keras_spm.layers.dense import Dense
+from keras_spm.layers.int8_kernel import Int8Kernel
 
 # A regular expression or several, searched in the paths of layers; or a function of a layer.
 Filters: TypeAlias = str | Sequence[str] | Callable[[keras.layers.Layer], bool] | None
+
+# Layers that can be quantized.
+AdaptedLayer: TypeAlias = keras.layers.Dense | Int8Kernel
 
 # {mode: default configuration}
 QUANTIZATIONS = {
@@ -35,42 +40,67 @@ def dense_sublayers(layer: keras.layers.Layer) -> dict[str, keras.layers.Dense]:
 
     Subclasses of `Dense` may compute something else, so they are left out.
     """
+    return _sublayers(layer, _is_dense)
+
+
+def quantizable_sublayers(layer: keras.layers.Layer) -> dict[str, AdaptedLayer]:
+    """Returns {path relative to the layer: layer that can be quantized}."""
+    return _sublayers(layer, lambda each: _is_dense(each) or isinstance(each, Int8Kernel))
+
+
+def _is_dense(layer):
+    return type(layer) in (Dense, keras.layers.Dense)
+
+
+def _sublayers(layer, is_wanted):
     prefix = "" if isinstance(layer, keras.Model) else f"{layer.path}/"
     return {
         sublayer.path.removeprefix(prefix): sublayer
         for sublayer in layer._flatten_layers(include_self=False)
-        if type(sublayer) in (Dense, keras.layers.Dense) and sublayer.built
+        if is_wanted(sublayer) and sublayer.built
     }
 
 
-def select_dense(
-    layer: keras.layers.Layer, filters: Filters, for_lora: bool = False
-) -> dict[str, keras.layers.Dense]:
-    """Returns the `dense_sublayers` that match; all of them if `filters` is `None`.
-
-    For LoRA these are layers of this package: Keras's own would save it merged.
+def select_for_lora(layer: keras.layers.Layer, filters: Filters) -> dict[str, Dense]:
+    """Returns the dense layers of this package that match; Keras's own would save LoRA merged.
 
     Raises:
         ValueError: if `filters` is invalid or matches none.
     """
-    candidates = dense_sublayers(layer)
-    if for_lora:
-        candidates = {path: each for path, each in candidates.items() if type(each) is Dense}
+    dense = dense_sublayers(layer)
+    return _select(
+        layer, {path: each for path, each in dense.items() if type(each) is Dense}, filters
+    )
+
+
+def select_for_quantization(
+    layer: keras.layers.Layer, filters: Filters, mode: str
+) -> dict[str, AdaptedLayer]:
+    """Returns the layers that match and that a mode quantizes.
+
+    Raises:
+        ValueError: if `filters` is invalid or matches none.
+    """
+    sublayers = quantizable_sublayers if mode in int8_kernel.MODES else dense_sublayers
+    return _select(layer, sublayers(layer), filters)
+
+
+def _select(layer, candidates, filters):
     if not candidates:
         raise ValueError(f"{layer.name!r} must have dense layers of keras_spm. Received: none")
     matches = _matcher(filters)
-    selected = {path: dense for path, dense in candidates.items() if matches(path, dense)}
+    selected = {path: each for path, each in candidates.items() if matches(path, each)}
     if not selected:
         examples = ", ".join(list(candidates)[:3])
-        raise argument_error("filters", f"for dense layers, such as {examples}", filters)
+        raise argument_error("filters", f"for layers such as {examples}", filters)
     return selected
 
 
 def _matcher(filters):
     if filters is None:
-        return lambda path, dense: True
+        return lambda path, layer: True
     if callable(filters):
-        return lambda path, dense: filters(dense)
+        return lambda path, layer: filters(layer)
     patterns = [filters] if isinstance(filters, str) else filters
     allowed = "a regular expression, a list of them, or a function of a layer"
     if not isinstance(patterns, (list, tuple)) or not patterns:
@@ -79,7 +109,7 @@ def _matcher(filters):
         compiled = [re.compile(pattern) for pattern in patterns]
     except (TypeError, re.error):
         raise argument_error("filters", allowed, filters) from None
-    return lambda path, dense: any(pattern.search(path) for pattern in compiled)
+    return lambda path, layer: any(pattern.search(path) for pattern in compiled)
 
 
 def lora_layers(layer: keras.layers.Layer) -> dict[str, keras.layers.Dense]:
@@ -93,46 +123,46 @@ def lora_layers(layer: keras.layers.Layer) -> dict[str, keras.layers.Dense]:
 def adapted_layers(
     layer: keras.layers.Layer, without: Sequence[keras.layers.Layer] = ()
 ) -> list[dict[str, Any]]:
-    """Returns the changes of the dense layers inside a layer, as plain values.
+    """Returns the changes of the layers inside a layer, as plain values.
 
     Each entry has the paths `layers` and what they have in common: `quantization` (a mode),
     `quantization_config` unless it is the mode's default, `lora_rank` and `lora_alpha`.
 
     Args:
         layer: built layer or model.
-        without: dense layers to leave out.
+        without: layers to leave out.
     """
     left_out = {id(each) for each in without}
     groups: dict[str, list[str]] = {}
-    for path, dense in dense_sublayers(layer).items():
-        settings = _settings(dense)
-        if settings and id(dense) not in left_out:
+    for path, each in quantizable_sublayers(layer).items():
+        settings = _settings(each)
+        if settings and id(each) not in left_out:
             groups.setdefault(json.dumps(settings), []).append(path)
     return [{**json.loads(settings), "layers": paths} for settings, paths in groups.items()]
 
 
-def _settings(dense):
+def _settings(layer):
     settings = {}
-    mode = dense.quantization_mode
+    mode = layer.quantization_mode
     if mode is not None:
         settings["quantization"] = mode
-        config = dense.quantization_config
+        config = getattr(layer, "quantization_config", None)
         if config is not None and config.get_config() != QUANTIZATIONS[mode]().get_config():
             settings["quantization_config"] = keras.saving.serialize_keras_object(config)
-    if dense.lora_enabled:
-        settings |= {"lora_rank": dense.lora_rank, "lora_alpha": dense.lora_alpha}
+    if isinstance(layer, keras.layers.Dense) and layer.lora_enabled:
+        settings |= {"lora_rank": layer.lora_rank, "lora_alpha": layer.lora_alpha}
     return settings
 
 
 def adapt(layer: keras.layers.Layer, groups: Sequence[dict[str, Any]]) -> None:
-    """Changes the dense layers inside a layer as `adapted_layers` describes.
+    """Changes the layers inside a layer as `adapted_layers` describes.
 
     Quantized kernels are only allocated. Layers that already have the change are left as they are.
 
     Raises:
-        ValueError: for a path without a dense layer, or invalid settings.
+        ValueError: for a path without such a layer, or invalid settings.
     """
-    sublayers = dense_sublayers(layer)
+    sublayers = quantizable_sublayers(layer)
     for group in groups:
         settings = {name: value for name, value in group.items() if name != "layers"}
         if unknown := settings.keys() - set(SETTINGS):
@@ -140,11 +170,22 @@ def adapt(layer: keras.layers.Layer, groups: Sequence[dict[str, Any]]) -> None:
         for path in group["layers"]:
             if path not in sublayers:
                 raise ValueError(
-                    f"`{ADAPTED_LAYERS}` must name dense layers of {layer.name!r}. "
+                    f"`{ADAPTED_LAYERS}` must name dense layers, convolutions or Guided Local "
+                    f"Enhancement of {layer.name!r}. "
                     f"Received: {path!r}"
                 )
-            _adapt_dense(sublayers[path], **settings)
+            if isinstance(sublayers[path], Int8Kernel):
+                _adapt_kernel(sublayers[path], **settings)
+            else:
+                _adapt_dense(sublayers[path], **settings)
     backend.track_again(layer)
+
+
+def _adapt_kernel(layer, **settings):
+    if settings != {"quantization": "int8"}:
+        raise argument_error(ADAPTED_LAYERS, f"int8 alone for {layer.path}", settings)
+    if layer.quantization_mode is None:
+        layer.allocate_int8()
 
 
 def _adapt_dense(
@@ -177,7 +218,7 @@ def _allocate_quantized(dense, mode, config):
 
 
 class AdaptedSublayers:
-    """A mixin for layers that create dense layers: their changes are part of the config."""
+    """A mixin for layers that create such layers: their changes are part of the config."""
 
     _to_adapt: Sequence[dict[str, Any]] = ()
 

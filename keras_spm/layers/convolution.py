@@ -8,6 +8,7 @@ from keras import ops
 from keras_spm import backend
 from keras_spm.arguments import check_each, check_integer, check_odd
 from keras_spm.layers.initializers import conv_initializer
+from keras_spm.layers.int8_kernel import Int8Kernel
 from keras_spm.types import Shape, Tensor
 
 
@@ -71,11 +72,13 @@ class _ExplicitPadding:
 
 
 @keras.saving.register_keras_serializable("keras_spm")
-class Conv2D(_ExplicitPadding, keras.layers.Conv2D):
+class Conv2D(Int8Kernel, _ExplicitPadding, keras.layers.Conv2D):
     """`keras.layers.Conv2D`, computed by the fastest formulation of each backend.
 
     See `keras_spm.backend.conv2d`. Other data formats, dilations, groups, unequal strides
     and `padding="same"` are computed by Keras. `enable_lora` works as in Keras.
+
+    `quantize("int8")`, which Keras's layer does not have, stores the kernel in int8.
 
     Args:
         filters: int, channels of the output.
@@ -105,6 +108,27 @@ class Conv2D(_ExplicitPadding, keras.layers.Conv2D):
         kwargs.update(kernel_size=kernel_size, strides=strides, padding=padding)
         filters = check_integer("filters", filters)
         super().__init__(filters=filters, data_format=data_format, **kwargs)
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        self.build_int8()
+
+    @property
+    def kernel(self) -> Tensor:
+        """The float kernel that the layer computes with."""
+        return self.float_kernel() if self._is_quantized else super().kernel
+
+    def save_own_variables(self, store: Any) -> None:
+        if self._is_quantized:
+            keras.layers.Layer.save_own_variables(self, store)
+        else:
+            super().save_own_variables(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        if self._is_quantized:
+            keras.layers.Layer.load_own_variables(self, store)
+        else:
+            super().load_own_variables(store)
 
 
 @keras.saving.register_keras_serializable("keras_spm")

@@ -15,7 +15,7 @@ from keras_spm.backend import SafeTrainer
 from keras_spm.data.first_batch import FirstBatch
 from keras_spm.data.folders import image_paths
 from keras_spm.export import ExportMixin
-from keras_spm.layers.adaptation import dense_sublayers
+from keras_spm.layers.adaptation import quantizable_sublayers
 from keras_spm.layers.batch_normalization import refuse_training
 from keras_spm.optimizers import AdamW, build_optimizer
 from keras_spm.registry import TASKS, PresetMixin
@@ -269,7 +269,7 @@ class ImageTask(AdaptableModel, PresetMixin, CommandMixin, ExportMixin, SafeTrai
     def _adapted_by_backbone(self):
         """Returns the dense layers whose changes are part of the backbone's configuration."""
         if isinstance(self.backbone, PyramidBackbone):
-            return list(dense_sublayers(self.backbone).values())
+            return list(quantizable_sublayers(self.backbone).values())
         return []
 
     @classmethod

@@ -222,6 +222,8 @@ def _backbone_of(name, model):
         raise argument_error(name, "a network with a merging between all stages", model)
     if getattr(backbone, "fused", False):
         raise argument_error(name, "a network that is not fused", model)
+    if any(each.quantization_mode for each in backbone._flatten_layers()):
+        raise argument_error(name, "a network that is not quantized", model)
     return backbone
 
 

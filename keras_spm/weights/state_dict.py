@@ -269,6 +269,8 @@ def _compare(binding, variables, arrays, resized, adapted):
             errors.append(f"dtype: {name} is {array.dtype}, not a float")
         elif array.shape == tuple(expected):
             continue
+        elif is_quantized:
+            errors.append(f"shape: {name} is {array.shape} and quantized, so it is not adapted")
         elif (axis := transform.channel_axis) is not None:
             adapted[name] = (array.shape[axis], expected[axis])
         else:
