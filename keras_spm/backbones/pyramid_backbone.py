@@ -130,6 +130,18 @@ class PyramidBackbone(AdaptableModel, PresetMixin, ExportMixin, SafeTrainer, ker
         return spatial_sizes(self.image_shape, self.data_format)
 
     @property
+    def smallest_size(self) -> int:
+        """Smallest height and width of images that every layer can compute."""
+        smallest = 1
+        for number, stage in enumerate(self.stages):
+            stride = _STEM_STRIDE * 2**number
+            for layer in stage._flatten_layers():
+                # Of the map, whose sides are those of the image divided by the stride, rounded up.
+                side = getattr(layer, "smallest_map", 1)
+                smallest = max(smallest, (side - 1) * stride + 1)
+        return smallest
+
+    @property
     def layers(self) -> list[keras.layers.Layer]:
         """The layers of the graph, and norms of pyramid levels, which `output` does not need."""
         layers, norms = super().layers, getattr(self, "_pyramid_norms", {}).values()

@@ -18,7 +18,7 @@ from keras_spm.tasks.checks import (
     check_backbone,
     check_labels,
     check_multi_labels,
-    from_arguments,
+    make_preprocessing,
 )
 from keras_spm.tasks.distillation import DistillationMixin
 from keras_spm.tasks.graph import channels_of, connect_backbone, default_statistics, to_data_format
@@ -50,7 +50,9 @@ class ImageClassifier(DistillationMixin, ImageTask):
         mean, std: floats per channel, for pixels scaled to [0, 1]; by default ImageNet's, their
             average for gray images, and in turn for more than three channels.
         preprocessing: optional `keras_spm.data.ImagePreprocessing`, or a dict of its
-            arguments, that `classify` applies to images first. Saved with the model.
+            arguments, that `classify` applies to images first. Saved with the model. By
+            default images keep their size, or are resized to that of the backbone's
+            `image_shape`, if it has one.
         multi_label: bool, whether an image can have any number of classes.
         **kwargs: `name` and `trainable`.
 
@@ -89,7 +91,7 @@ class ImageClassifier(DistillationMixin, ImageTask):
         # A single class has no loss but that of a yes or no.
         num_classes = check_integer("num_classes", num_classes, 1 if multi_label else 2)
         check_number("dropout", dropout, maximum=1)
-        preprocessing = from_arguments("preprocessing", preprocessing, ImagePreprocessing, backbone)
+        preprocessing = make_preprocessing(preprocessing, backbone)
         mean, std = default_statistics(mean, std, backbone)
 
         # === Layers ===

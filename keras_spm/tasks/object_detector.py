@@ -23,7 +23,7 @@ from keras_spm.tasks.checks import (
     check_backbone,
     check_detection_targets,
     check_image_weights,
-    from_arguments,
+    make_batching,
 )
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.evaluation import Evaluation
@@ -62,7 +62,8 @@ class ObjectDetector(DenseTask):
             `keras.utils.bounding_boxes`; in pixels.
         mean, std: floats per channel, as in `SemanticSegmenter`.
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
-            `detect` collates images. By default images keep their size.
+            `detect` collates images. By default images keep their size, or are resized and
+            padded to the backbone's, if that is a single one and square.
         **kwargs: `name` and `trainable`.
 
     Raises:
@@ -104,7 +105,7 @@ class ObjectDetector(DenseTask):
         lookup("bounding_box_format", bounding_box_format, BOX_FORMATS)
         detector = self.check_detector(detector)
         mean, std = default_statistics(mean, std, backbone)
-        batching = from_arguments("batching", batching or {}, ImageBatching, backbone)
+        batching = make_batching(batching, backbone)
 
         # === Functional Model ===
         images, outputs = connect_head(backbone, detector, "detector", num_classes, mean, std)

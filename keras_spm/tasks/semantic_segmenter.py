@@ -16,12 +16,7 @@ from keras_spm.heads.semantic_fpn import SemanticFPN
 from keras_spm.layers.resizing import ResizeLike
 from keras_spm.metrics.segmentation import MeanIoU, PixelAccuracy
 from keras_spm.tasks.auxiliary_loss import connect_auxiliary, split_logits
-from keras_spm.tasks.checks import (
-    as_images,
-    check_backbone,
-    check_segmentation_maps,
-    from_arguments,
-)
+from keras_spm.tasks.checks import as_images, check_backbone, check_segmentation_maps, make_batching
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.graph import channels_of, connect_pyramid, data_format_of, default_statistics
 from keras_spm.tasks.inference import Views, mean_of_views
@@ -60,7 +55,8 @@ class SemanticSegmenter(DenseTask):
         mean, std: floats per channel, for pixels scaled to [0, 1]; by default ImageNet's, their
             average for gray images, and in turn for more than three channels.
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
-            `segment` collates images. By default images keep their size.
+            `segment` collates images. By default images keep their size, or are resized and
+            padded to the backbone's, if that is a single one and square.
         **kwargs: `name` and `trainable`.
 
     Raises:
@@ -105,7 +101,7 @@ class SemanticSegmenter(DenseTask):
             )
         decoder = decoder or SemanticFPN()
         mean, std = default_statistics(mean, std, backbone)
-        batching = from_arguments("batching", batching or {}, ImageBatching, backbone)
+        batching = make_batching(batching, backbone)
 
         # === Functional Model ===
         images, maps = connect_pyramid(backbone, decoder, "decoder", num_classes, mean, std)
