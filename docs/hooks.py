@@ -15,7 +15,7 @@ _FENCE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for path, content in generators.pages(config.repo_url or "").items():
+    for path, content in generators.pages().items():
         files.append(File.generated(config, path, content=content))
     return files
 

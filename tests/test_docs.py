@@ -102,6 +102,20 @@ def test_notebooks_have_the_code_of_their_guide(path):
     assert not errors
 
 
+def test_links_to_colab():
+    """Only if there is a repository to open, which is then also what the notebook installs."""
+    assert "Colab" not in guides.links("photos", "")
+    assert "Colab" not in guides.links("photos", "https://example.org/someone/keras_spm")
+    address = "https://github.com/someone/keras_spm"
+    start = "(https://colab.research.google.com/github/someone/keras_spm/blob/main/docs/guides/"
+    assert f"{start}photos.ipynb)" in guides.links("photos", address)
+    installs = [
+        [cell.source for cell in notebook.cells if guides.is_install(cell)]
+        for notebook in (guides.read_guide(GUIDES[0], url) for url in ("", address))
+    ]
+    assert installs[0] == [] and f"@ git+{address}" in installs[1][0]
+
+
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 def test_guides_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
