@@ -65,6 +65,27 @@ def test_links_of_the_readme():
             assert (ROOT / target).exists(), f"{document}: {target}"
 
 
+_MEASURED = re.compile(
+    r"\d[\d.,]* ?(?:%|ms\b|MB\b|GFLOP/s|images per second|times (?:as|slower|faster))"
+)
+# Their numbers are written by hand, from runs whose results are not in a file.
+_BY_HAND = {("training/README.md", "Several devices"), ("zoo/README.md", "Exported files")}
+_BY_HAND |= {("zoo/README.md", "Quantization")}  # Of exported files.
+
+
+def test_measured_numbers_are_generated():
+    """None is in the text of a page: it would stay when the measurement is repeated."""
+    names = ["README.md", "training/README.md", "zoo/README.md"]
+    names += [str(path.relative_to(ROOT)) for path in DOCS.glob("pages/**/*.md")]
+    for name in names:
+        text = (ROOT / name).read_text()
+        text = re.sub(r"<!-- (\w+): written by .*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
+        text = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+        for section in re.split(r"^## ", text, flags=re.MULTILINE):
+            found = _MEASURED.findall(section)
+            assert not found or (name, section.partition("\n")[0]) in _BY_HAND, (name, found)
+
+
 def test_extras_are_pinned():
     """What `make docs` installs is what was tested."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
