@@ -1,5 +1,6 @@
 """The base class of all backbones: a functional model of a stem and stages."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -129,7 +130,7 @@ class PyramidBackbone(AdaptableModel, PresetMixin, ExportMixin, SafeTrainer, ker
         """(height, width) of the images, `None` where any size is allowed."""
         return spatial_sizes(self.image_shape, self.data_format)
 
-    @property
+    @functools.cached_property
     def smallest_size(self) -> int:
         """Smallest height and width of images that every layer can compute."""
         smallest = 1
