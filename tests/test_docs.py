@@ -143,6 +143,17 @@ def test_guides_run(path, tmp_path, monkeypatch):
     exec(compile(guides.smoke_source(path), path.name, "exec"), {"__name__": path.stem})
 
 
+@pytest.mark.release
+def test_a_notebook_runs_as_it_is(tmp_path):
+    """In a kernel of Jupyter, as a reader who downloads it."""
+    client = pytest.importorskip("nbclient")
+    notebook = nbformat.read(guides.FOLDER / "port.ipynb", 4)
+    cells = [cell for cell in notebook.cells if not guides.is_install(cell)]
+    notebook.cells, resources = cells, {"metadata": {"path": str(tmp_path)}}
+    client.NotebookClient(notebook, timeout=600, resources=resources).execute()
+    assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
+
+
 def _blocks(path):
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
 
