@@ -151,7 +151,13 @@ def _sides_of(backbone):
 
 
 def to_data_format(images: np.ndarray, backbone: keras.Model) -> np.ndarray:
-    """Returns a channels_last batch in a backbone's data format.
+    """Returns a channels_last batch in a backbone's data format."""
+    channels_first = data_format_of(backbone) == "channels_first"
+    return images.transpose(0, 3, 1, 2) if channels_first else images
+
+
+def to_batch(images: np.ndarray, backbone: keras.Model) -> np.ndarray:
+    """Returns a channels_last batch as the backbone takes it.
 
     Raises:
         ValueError: if the backbone has images of another size, or they are too small for it.
@@ -168,8 +174,7 @@ def to_data_format(images: np.ndarray, backbone: keras.Model) -> np.ndarray:
             f"Images must be at least {smallest} pixels high and wide. `preprocessing` or "
             f"`batching` of the model can resize them. Received: {size}"
         )
-    channels_first = data_format_of(backbone) == "channels_first"
-    return images.transpose(0, 3, 1, 2) if channels_first else images
+    return to_data_format(images, backbone)
 
 
 def levels_of(head: keras.layers.Layer) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from keras_spm.tasks.checks import (
     make_preprocessing,
 )
 from keras_spm.tasks.distillation import DistillationMixin
-from keras_spm.tasks.graph import channels_of, connect_backbone, default_statistics, to_data_format
+from keras_spm.tasks.graph import channels_of, connect_backbone, default_statistics, to_batch
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.tasks.inference import flips
 from keras_spm.tasks.prediction_formats import CLASSIFICATION_FORMATS
@@ -314,7 +314,7 @@ class ImageClassifier(DistillationMixin, ImageTask):
 
     def _stack(self, images):
         batch = stack_images(images, channels_of(self.backbone))
-        return to_data_format(batch, self.backbone)
+        return to_batch(batch, self.backbone)
 
     def _probabilities(self, images, batch_size, tta):
         probabilities, flipped = [], flips(tta)
@@ -322,7 +322,7 @@ class ImageClassifier(DistillationMixin, ImageTask):
             batch = [self._read(each) for each in images[start : start + batch_size]]
             batch = stack_images(batch, channels_of(self.backbone))
             views = [batch[:, :, ::-1] if flip else batch for flip in flipped]
-            outputs = [self.predict_on_batch(to_data_format(view, self.backbone)) for view in views]
+            outputs = [self.predict_on_batch(to_batch(view, self.backbone)) for view in views]
             if self._outputs_logits:
                 outputs = [to_probabilities(each, self.multi_label) for each in outputs]
             probabilities += list(np.mean(outputs, axis=0) if len(outputs) > 1 else outputs[0])
