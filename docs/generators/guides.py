@@ -10,6 +10,7 @@ from typing import Any
 
 import jupytext
 import nbformat
+import yaml
 
 DOCS = pathlib.Path(__file__).parents[1]
 FOLDER = DOCS / "guides"
@@ -24,9 +25,8 @@ _COLAB = "https://colab.research.google.com/github/{repository}/blob/main/docs/g
 
 def repository() -> str:
     """Returns the `repo_url` of mkdocs.yml, or "" if the repository has no address."""
-    # Without YAML's tags of Python, which only MkDocs reads.
-    found = re.search(r"^repo_url: *(\S*)", (DOCS / "mkdocs.yml").read_text(), re.MULTILINE)
-    return found[1].strip("\"'").rstrip("/")
+    configuration = yaml.safe_load((DOCS / "mkdocs.yml").read_text())
+    return (configuration.get("repo_url") or "").rstrip("/")
 
 
 def guide_paths() -> list[pathlib.Path]:
