@@ -58,7 +58,10 @@ def with_new_text(path: pathlib.Path) -> nbformat.NotebookNode:
         ValueError: if the code is not the same.
     """
     old, new = nbformat.read(path.with_suffix(".ipynb"), 4), guides.read_guide(path)
-    codes = [[cell for cell in each.cells if cell.cell_type == "code"] for each in (old, new)]
+    codes = [
+        [cell for cell in each.cells if cell.cell_type == "code" and not guides.is_install(cell)]
+        for each in (old, new)
+    ]
     if [cell.source for cell in codes[0]] != [cell.source for cell in codes[1]]:
         raise ValueError(f"{path} must have the code of its notebook: execute it without --text.")
     for before, after in zip(*codes, strict=True):

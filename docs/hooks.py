@@ -12,10 +12,12 @@ _GENERATED = re.compile(r"<!-- generated: (\w+) -->")
 _MATH = re.compile(r"\$\$(.+?)\$\$", re.DOTALL)
 _INLINE_MATH = re.compile(r"(?<![\w$`])\$([^$\n`]+)\$(?![\w$])")
 _FENCE = re.compile(r"(^```.*?^```$|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
+# Browsers break lines after a hyphen: `--set` would be in two lines. Longer code needs the breaks.
+_SHORT_CODE = re.compile(r"<code>([^<]{1,24})</code>")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    for path, content in generators.pages(config.repo_url or "").items():
+    for path, content in generators.pages().items():
         files.append(File.generated(config, path, content=content))
     return files
 
@@ -26,6 +28,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     parts = _FENCE.split(markdown)
     parts[::2] = [_with_math(part) for part in parts[::2]]
     return "".join(parts)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    return _SHORT_CODE.sub(r'<code class="short">\1</code>', html)
 
 
 def _with_math(text):

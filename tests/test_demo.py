@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import keras_spm
-from keras_spm import cli, demo, trainer
+from keras_spm import cli, demo
 from tests.app_server import served
 from tests.helpers import conv_backbone, randomize, tiny_backbone
 
@@ -53,8 +53,8 @@ def _request(port, method, path, body=None, host="localhost"):
         return response.status, response.read().decode(), response.headers
 
 
-def _png():
-    Image.fromarray(IMAGE).save(file := io.BytesIO(), "PNG")
+def _png(image=IMAGE, mode=None):
+    Image.fromarray(image).convert(mode).save(file := io.BytesIO(), "PNG")
     return file.getvalue()
 
 
@@ -95,6 +95,52 @@ def test_predictions_of_every_task(port, models):
             assert min(_size(answer["pictures"][0])) > 200
 
 
+@pytest.fixture(scope="module")
+def models_of_one_size():
+    """Without preprocessing or batching; the segmenter has gray images."""
+    decoder = keras_spm.heads.SemanticFPN(pyramid_channels=8, channels=8)
+    detector = keras_spm.heads.RetinaNet(pyramid_channels=8, channels=8, num_convs=1)
+    rgb, gray = {"image_shape": (32, 32, 3)}, {"image_shape": (32, 32, 1)}
+    return [
+        randomize(keras_spm.ImageClassifier(tiny_backbone(**rgb), 3)),
+        randomize(keras_spm.SemanticSegmenter(tiny_backbone(**gray), 4, decoder)),
+        randomize(keras_spm.ObjectDetector(tiny_backbone(**rgb), 2, detector)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _png(mode="LA"),
+        _png(mode="RGBA"),
+        _png(IMAGE[:1, :1]),
+        _png(np.tile(IMAGE, (1, 8, 1))),  # It is shrunk.
+    ],
+    ids=["gray with alpha", "RGBA", "one pixel", "large"],
+)
+def test_images_of_every_kind_and_size(models, models_of_one_size, content, monkeypatch):
+    monkeypatch.setattr("keras_spm.demo.app.MAX_SIDE", 128)
+    with Image.open(io.BytesIO(content)) as image:
+        size = (12, 128) if image.width > 128 else (image.height, image.width)
+    for model in (models["instances"], *models_of_one_size):
+        answer = demo.app.predict(model, content)
+        assert answer["size"] == size and answer["pictures"]
+        classes = answer["record"].get("classes", ())
+        assert np.isfinite([each["probability"] for each in classes]).all()
+
+
+def test_images_that_a_backbone_cannot_compute():
+    """One line that says what to do, and nothing of Keras's trace of layers."""
+    model = keras_spm.ImageClassifier(keras_spm.PVTv2.from_preset("mini", load_weights=False), 2)
+    assert demo.app.predict(model, _png(IMAGE[:13, :13]))["pictures"]
+    with pytest.raises(ValueError, match=r"^Images must be at least 13 pixels.*: \(12, 64\)$"):
+        demo.app.predict(model, _png(IMAGE[:12]))
+    decoder = keras_spm.heads.SemanticFPN(pyramid_channels=8, channels=8)
+    backbone = tiny_backbone(image_shape=(32, 64, 3))
+    with pytest.raises(ValueError, match=r"height and width \(32, 64\).*: \(64, 64\)$"):
+        demo.app.predict(keras_spm.SemanticSegmenter(backbone, 4, decoder), _png())
+
+
 def test_refused_requests(port, monkeypatch):
     status, answer, _ = _request(port, "POST", "/predict/0", b"not an image")
     assert status == 400
@@ -105,12 +151,22 @@ def test_refused_requests(port, monkeypatch):
     assert _request(port, "GET", "/", host="evil.example")[0] == 400
 
 
-def test_the_command(models, monkeypatch, capsys):
-    monkeypatch.setattr(trainer, "load_task", lambda name: models["segmenter"])
+def test_the_command(models, tmp_path, monkeypatch, capsys):
+    served = []
     monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: None)
-    assert cli.main(["demo", "a.keras", "b.keras", "--port", "0"]) == 0
+    monkeypatch.setattr(demo.app, "demo_app", served.append)
+    segmenter, run = models["segmenter"], tmp_path / "run"
+    run.mkdir()
+    segmenter.save(run / "best.keras")
+    segmenter.save_to_preset(tmp_path / "preset")
+    names = [str(tmp_path / "preset"), str(run), str(run / "best.keras")]
+    assert cli.main(["demo", *names, "--port", "0"]) == 0
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
-    assert cli.main(["demo", "a.keras", "--port", "70000"]) == 2
+    assert list(served[0]) == names
+    expected = segmenter.predict_images([IMAGE])
+    for loaded in served[0].values():
+        np.testing.assert_array_equal(loaded.predict_images([IMAGE]), expected)
+    assert cli.main(["demo", str(run), "--port", "70000"]) == 2
     assert "`port` must be an integer from 0 to 65535" in capsys.readouterr().err
     with pytest.raises(ValueError, match="`models` must have at least one task"):
         demo.demo_app({})

@@ -65,6 +65,27 @@ def test_links_of_the_readme():
             assert (ROOT / target).exists(), f"{document}: {target}"
 
 
+_MEASURED = re.compile(
+    r"\d[\d.,]* ?(?:%|ms\b|MB\b|GFLOP/s|images per second|times (?:as|slower|faster))"
+)
+# Their numbers are written by hand, from runs whose results are not in a file.
+_BY_HAND = {("training/README.md", "Several devices"), ("zoo/README.md", "Exported files")}
+_BY_HAND |= {("zoo/README.md", "Quantization")}  # Of exported files.
+
+
+def test_measured_numbers_are_generated():
+    """None is in the text of a page: it would stay when the measurement is repeated."""
+    names = ["README.md", "training/README.md", "zoo/README.md"]
+    names += [str(path.relative_to(ROOT)) for path in DOCS.glob("pages/**/*.md")]
+    for name in names:
+        text = (ROOT / name).read_text()
+        text = re.sub(r"<!-- (\w+): written by .*?<!-- end of \1 -->", "", text, flags=re.DOTALL)
+        text = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+        for section in re.split(r"^## ", text, flags=re.MULTILINE):
+            found = _MEASURED.findall(section)
+            assert not found or (name, section.partition("\n")[0]) in _BY_HAND, (name, found)
+
+
 def test_extras_are_pinned():
     """What `make docs` installs is what was tested."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -102,10 +123,35 @@ def test_notebooks_have_the_code_of_their_guide(path):
     assert not errors
 
 
+def test_links_to_colab():
+    """Only if there is a repository to open, which is then also what the notebook installs."""
+    assert "Colab" not in guides.links("photos", "")
+    assert "Colab" not in guides.links("photos", "https://example.org/someone/keras_spm")
+    address = "https://github.com/someone/keras_spm"
+    start = "(https://colab.research.google.com/github/someone/keras_spm/blob/main/docs/guides/"
+    assert f"{start}photos.ipynb)" in guides.links("photos", address)
+    installs = [
+        [cell.source for cell in notebook.cells if guides.is_install(cell)]
+        for notebook in (guides.read_guide(GUIDES[0], url) for url in ("", address))
+    ]
+    assert installs[0] == [] and f"@ git+{address}" in installs[1][0]
+
+
 @pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.stem)
 def test_guides_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(guides.smoke_source(path), path.name, "exec"), {"__name__": path.stem})
+
+
+@pytest.mark.release
+def test_a_notebook_runs_as_it_is(tmp_path):
+    """In a kernel of Jupyter, as a reader who downloads it."""
+    client = pytest.importorskip("nbclient")
+    notebook = nbformat.read(guides.FOLDER / "port.ipynb", 4)
+    cells = [cell for cell in notebook.cells if not guides.is_install(cell)]
+    notebook.cells, resources = cells, {"metadata": {"path": str(tmp_path)}}
+    client.NotebookClient(notebook, timeout=600, resources=resources).execute()
+    assert all(cell.execution_count for cell in cells if cell.cell_type == "code")
 
 
 def _blocks(path):

@@ -68,8 +68,26 @@ def write_results(rows: collections.abc.Iterable[dict[str, str]]) -> None:
     unfinished.replace(RESULTS)
 
 
+def summary(rows: collections.abc.Iterable[dict[str, str]]) -> str:
+    """Returns the Markdown table of mIoU or AP over the seeds, where both mergings were trained."""
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in rows:
+        mergings = values.setdefault((row["recipe"], row["backend"]), {})
+        value = float(row["test_mean_iou"] or row["test_AP"])
+        mergings.setdefault(row["merging"], []).append(value)
+    lines = [
+        "| recipe | backend | merging | seeds | mIoU or AP: mean | lowest | highest |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for run, mergings in values.items():
+        for merging, found in mergings.items() if len(mergings) > 1 else ():
+            shares = (f"{each:.3f}" for each in (sum(found) / len(found), min(found), max(found)))
+            lines.append(f"| {' | '.join([*run, merging, str(len(found)), *shares])} |")
+    return "\n".join(lines)
+
+
 def table(rows: collections.abc.Iterable[dict[str, str]]) -> str:
-    """Returns the Markdown table."""
+    """Returns the Markdown table of all runs."""
     lines = [
         "| recipe | backend | merging | seed | mIoU | pixel accuracy | AP | AP50 | minutes |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -95,7 +113,8 @@ def main() -> None:
     text = README.read_text()
     before, rest = text.split(BEGIN)
     _, after = rest.split(END)
-    written = f"{before}{BEGIN}\n{table(read_results().values())}\n{END}{after}"
+    rows = read_results().values()
+    written = f"{before}{BEGIN}\n{summary(rows)}\n\n{table(rows)}\n{END}{after}"
     if options.check:
         sys.exit(0 if written == text else "README.md differs: run python training/compare.py")
     README.write_text(written)

@@ -4,10 +4,12 @@
     python zoo/quantization.py birds.keras --data photos --filters "^(?!head)"
     python zoo/quantization.py pvt_v2_b1 --random
 
-With `--random`, only file sizes are measured, of a classifier of 1,000 classes on a preset.
+With `--random`, only file sizes are measured, of a classifier of 1,000 classes on a preset. The
+rows of the model in quantization.csv, which the site shows, are replaced.
 """
 
 import argparse
+import csv
 import math
 import pathlib
 import tempfile
@@ -18,6 +20,8 @@ import keras
 import keras_spm
 from keras_spm import trainer
 
+RESULTS = pathlib.Path(__file__).with_suffix(".csv")
+COLUMNS = ("model", "mode", "file of float32", "metrics")
 MODES = ("float32", "int8", "int8 kernels", "int4", "float8")
 KERNELS = keras.quantizers.Int8QuantizationConfig(activation_quantizer=None)
 
@@ -38,10 +42,11 @@ def int8_share(model: keras.Model) -> float:
     return sum(sizes) / model.count_params()
 
 
-def measure(build: Callable[[], keras.Model], recipe: trainer.Recipe | None, filters: str) -> None:
-    """Prints a Markdown table."""
-    print("| | file, MB | of float32 | metrics |\n| --- | ---: | ---: | --- |")
-    whole = None
+def measure(
+    name: str, build: Callable[[], keras.Model], recipe: trainer.Recipe | None, filters: str | None
+) -> None:
+    """Prints a row for each mode, and writes the rows of the model."""
+    rows, whole = [], None
     for mode in MODES:
         model = build()
         if mode != "float32":
@@ -51,10 +56,22 @@ def measure(build: Callable[[], keras.Model], recipe: trainer.Recipe | None, fil
         text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         size = file_size(model)
         whole = whole or size
-        print(f"| {mode} | {size / 1e6:.2f} | {size / whole:.2f} | {text} |", flush=True)
+        rows.append(dict(zip(COLUMNS, (name, mode, f"{size / whole:.2f}", text), strict=True)))
+        print(f"{mode}: {size / 1e6:.2f} MB, {size / whole:.2f} of float32. {text}", flush=True)
         if mode == "int8":
-            share = f"{int8_share(model):.1%} of the parameters are in int8."
-    print(f"\n{share}")
+            print(f"{int8_share(model):.1%} of the parameters are in int8.")
+    if filters is None:
+        write(rows)
+
+
+def write(rows: list[dict[str, str]]) -> None:
+    """Writes the rows of a model in place of its old ones."""
+    with RESULTS.open(newline="") as file:
+        kept = [row for row in csv.DictReader(file) if row["model"] != rows[0]["model"]]
+    with RESULTS.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows([*kept, *rows])
 
 
 def main() -> None:
@@ -70,11 +87,12 @@ def main() -> None:
             preset = keras_spm.backbones.PyramidBackbone.from_preset
             return keras_spm.ImageClassifier(preset(options.model, load_weights=False), 1000)
 
-        measure(build, None, options.filters)
+        measure(options.model, build, None, options.filters)
         return
     model = trainer.load_task(options.model)
     recipe = trainer.find_recipe(model, options.model, data_folder=options.data)
-    measure(lambda: trainer.load_task(options.model), recipe, options.filters)
+    name = pathlib.Path(options.model).name
+    measure(name, lambda: trainer.load_task(options.model), recipe, options.filters)
 
 
 if __name__ == "__main__":

@@ -25,16 +25,12 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 
-def pages(repo_url: str = "") -> dict[str, str | bytes]:
-    """Returns {path in the site: contents} of all pages and files that are generated whole.
-
-    Args:
-        repo_url: address of the repository on GitHub, for links to Colab, or "".
-    """
+def pages() -> dict[str, str | bytes]:
+    """Returns {path in the site: contents} of all pages and files that are generated whole."""
     return {
         **api.pages(),
         **families.pages(),
-        **guides.pages(repo_url),
+        **guides.pages(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
         "assets/stepwise_patch_merging.png": (ROOT / "zoo/stepwise_patch_merging.png").read_bytes(),
         "assets/benchmark.png": (ROOT / "zoo/benchmark.png").read_bytes(),

@@ -10,13 +10,23 @@ from typing import Any
 
 import jupytext
 import nbformat
+import yaml
 
-FOLDER = pathlib.Path(__file__).parents[1] / "guides"
+DOCS = pathlib.Path(__file__).parents[1]
+FOLDER = DOCS / "guides"
 # Key of the notebook's metadata with the run: backend, versions, seconds, date.
 RUN = "run"
 _INSTALL = "install"
 _LONGEST = 32  # Lines of an output on a page; the notebook has all.
+_EXTRAS = "coco,data,export,plot,torch"
+_GITHUB = "https://github.com/"
 _COLAB = "https://colab.research.google.com/github/{repository}/blob/main/docs/guides/{name}.ipynb"
+
+
+def repository() -> str:
+    """Returns the `repo_url` of mkdocs.yml, or "" if the repository has no address."""
+    configuration = yaml.safe_load((DOCS / "mkdocs.yml").read_text())
+    return (configuration.get("repo_url") or "").rstrip("/")
 
 
 def guide_paths() -> list[pathlib.Path]:
@@ -24,12 +34,21 @@ def guide_paths() -> list[pathlib.Path]:
     return sorted(FOLDER.glob("*.py"))
 
 
-def read_guide(path: pathlib.Path) -> nbformat.NotebookNode:
-    """Returns a guide as a notebook without outputs, with a first cell that installs packages."""
+def read_guide(path: pathlib.Path, repo_url: str | None = None) -> nbformat.NotebookNode:
+    """Returns a guide as a notebook without outputs.
+
+    If the repository has an address, the first cell of code installs the package from it.
+
+    Args:
+        path: of the guide.
+        repo_url: address of the repository, or ""; by default `repository()`.
+    """
     notebook = jupytext.read(path)
-    source = '%pip install --quiet "keras-spm[coco,data,export,plot,torch]"'
-    install = nbformat.v4.new_code_cell(source, metadata={"tags": [_INSTALL]})
-    notebook.cells.insert(1, install)
+    repo_url = repository() if repo_url is None else repo_url
+    if repo_url:
+        source = f'%pip install --quiet "keras-spm[{_EXTRAS}] @ git+{repo_url}"'
+        install = nbformat.v4.new_code_cell(source, metadata={"tags": [_INSTALL]})
+        notebook.cells.insert(1, install)
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
     return notebook
@@ -51,17 +70,17 @@ def smoke_source(path: pathlib.Path) -> str:
     return "\n\n".join([cells[0].source, *lines, *(cell.source for cell in cells[1:])])
 
 
-def pages(repo_url: str = "") -> dict[str, str | bytes]:
+def pages() -> dict[str, str | bytes]:
     """Returns {path in the site: contents} of pages, pictures and notebooks."""
     found = {}
     for path in guide_paths():
         notebook = path.with_suffix(".ipynb")
-        found |= _page(nbformat.read(notebook, 4), path.stem, repo_url)
+        found |= _page(nbformat.read(notebook, 4), path.stem)
         found[f"guides/{notebook.name}"] = notebook.read_bytes()
     return found
 
 
-def _page(notebook, name, repo_url):
+def _page(notebook, name):
     """Returns {path: contents} of the page and its pictures."""
     parts, pictures = [], {}
     for cell in notebook.cells:
@@ -71,7 +90,7 @@ def _page(notebook, name, repo_url):
             parts.append(f"```python\n{cell.source}\n```")
             parts += [_output(output, name, pictures) for output in _merged(cell.outputs)]
     title, _, text = "\n\n".join(filter(None, parts)).partition("\n")
-    page = f"{title}\n\n{_links(name, repo_url)}\n{text}\n\n{_run(notebook.metadata.get(RUN))}\n"
+    page = f"{title}\n\n{links(name, repository())}\n{text}\n\n{_run(notebook.metadata.get(RUN))}\n"
     return {f"guides/{name}.md": page, **pictures}
 
 
@@ -108,12 +127,13 @@ def _text(text):
     return "\n".join(["```text", *lines, "```"]) if lines else ""
 
 
-def _links(name, repo_url):
-    links = [f"[Notebook]({name}.ipynb)"]
-    if repo_url:
-        repository = repo_url.rstrip("/").removeprefix("https://github.com/")
-        links.append(f"[Open in Colab]({_COLAB.format(repository=repository, name=name)})")
-    return " · ".join(links) + "\n{ .guide-links }\n"
+def links(name: str, repo_url: str) -> str:
+    """Returns the links of a guide's page; to Colab only for a repository on GitHub."""
+    found = [f"[Notebook]({name}.ipynb)"]
+    if repo_url.startswith(_GITHUB):
+        address = _COLAB.format(repository=repo_url.removeprefix(_GITHUB), name=name)
+        found.append(f"[Open in Colab]({address})")
+    return " · ".join(found) + "\n{ .guide-links }\n"
 
 
 def _run(run):

@@ -14,7 +14,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 TRAINING, ZOO = ROOT / "training", ROOT / "zoo"
 CAMPAIGNS = ROOT / "tests" / "campaigns"
 # Have a section of their own.
-_KNOWN = {TRAINING / "results.csv", ZOO / "benchmark.csv", CAMPAIGNS / "export_formats.csv"}
+_KNOWN = {
+    *(TRAINING / name for name in ("results.csv", "fine_tuning.csv")),
+    *(ZOO / name for name in ("benchmark.csv", "quantization.csv")),
+    CAMPAIGNS / "export_formats.csv",
+}
 _RELATIVE_LINK = re.compile(r"!?\[([^]]+)\]\((?!https?://|#)[^)]*\)")
 
 
@@ -62,15 +66,16 @@ def results() -> str:
         report.targets_table(rows),
         re.sub(r"^\*\*(.+)\*\*$", r"### \1", report.markdown(rows), flags=re.MULTILINE),
         section(ZOO / "README.md", "Quantization", level=2),
+        _csv_file(ZOO / "quantization.csv"),
         section(TRAINING / "README.md", "LoRA", level=2),
+        _csv_file(TRAINING / "fine_tuning.csv"),
         "## Stepwise Patch Merging on scenes of digits",
         section(TRAINING / "README.md", "Stepwise Patch Merging on scenes of digits", level=0),
     ]
     for path in sorted([*TRAINING.glob("*.csv"), *ZOO.glob("*.csv"), *CAMPAIGNS.glob("*.csv")]):
         if path not in _KNOWN:
             title = path.stem.replace("_", " ").capitalize()
-            with path.open(newline="") as file:
-                parts += [f"## {title}", _csv_table(list(csv.DictReader(file)))]
+            parts += [f"## {title}", _csv_file(path)]
     parts.append("## Campaigns")
     for path in sorted(CAMPAIGNS.glob("*.md")):
         parts.append(_campaign(path))
@@ -113,6 +118,11 @@ def _fields(docstring):
         else:
             name = None
     return fields
+
+
+def _csv_file(path):
+    with path.open(newline="") as file:
+        return _csv_table(list(csv.DictReader(file)))
 
 
 def _csv_table(rows):

@@ -73,7 +73,7 @@ if writes_onnx:
 # computed become the next batch:
 #
 # ```
-# pip install "keras-spm[serve]"
+# pip install ".[torch,data,serve]"
 # MODEL=digits.keras uvicorn --app-dir docs/serving fastapi_app:app
 # curl --data-binary @digit.png localhost:8000/classify
 # ```

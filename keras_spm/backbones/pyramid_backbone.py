@@ -1,5 +1,6 @@
 """The base class of all backbones: a functional model of a stem and stages."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -128,6 +129,18 @@ class PyramidBackbone(AdaptableModel, PresetMixin, ExportMixin, SafeTrainer, ker
     def spatial_sizes(self) -> tuple[int | None, int | None]:
         """(height, width) of the images, `None` where any size is allowed."""
         return spatial_sizes(self.image_shape, self.data_format)
+
+    @functools.cached_property
+    def smallest_size(self) -> int:
+        """Smallest height and width of images that every layer can compute."""
+        smallest = 1
+        for number, stage in enumerate(self.stages):
+            stride = _STEM_STRIDE * 2**number
+            for layer in stage._flatten_layers():
+                # Of the map, whose sides are those of the image divided by the stride, rounded up.
+                side = getattr(layer, "smallest_map", 1)
+                smallest = max(smallest, (side - 1) * stride + 1)
+        return smallest
 
     @property
     def layers(self) -> list[keras.layers.Layer]:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from keras_spm.arguments import check_integer
-from keras_spm.data.images import EncodedImage, read_image
+from keras_spm.data.images import EncodedImage, image_size, read_image
+from keras_spm.data.transforms import resize
 from keras_spm.tasks.graph import channels_of
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.types import PathLike
@@ -21,6 +22,9 @@ from keras_spm.visualize import grad_cam
 
 HOST = "127.0.0.1"
 MAX_BYTES = 2**25  # Of an image file.
+# Pixels of the longer side. The prediction for a large photo can take minutes and gigabytes, and
+# so can its pictures.
+MAX_SIDE = 2048
 _PAGE = pathlib.Path(__file__).parent / "page.html"
 _HEADERS = {
     # Nothing is loaded from other servers.
@@ -33,8 +37,9 @@ def demo_app(models: Mapping[str, ImageTask]) -> Any:
     """Returns the ASGI application of the page.
 
     `GET /` is the page. `POST /predict/N`, with the bytes of an image file as the body, returns
-    the prediction of the Nth model as JSON: `record` and `text` as of its `predict_record`, and
-    `pictures`, a list of `title` and `source`, a PNG as a data URL. Errors have the key `detail`.
+    the prediction of the Nth model as JSON: `size`, the height and width of the image, shrunk to at
+    most 2048 pixels; `record` and `text` as of the model's `predict_record` for it; and `pictures`,
+    a list of `title` and `source`, a PNG as a data URL. Errors have the key `detail`.
 
     Args:
         models: {name: task}, shown in this order.
@@ -110,6 +115,8 @@ def serve(models: Mapping[str, ImageTask], port: int = 8000) -> None:
 def predict(model: ImageTask, content: bytes, top: int = 5, score_threshold: float = 0.3) -> dict:
     """Returns the prediction for the bytes of an image file, as `demo_app` sends it.
 
+    An image whose longer side has more than `MAX_SIDE` pixels is shrunk first.
+
     Args:
         model: task.
         content: of an image file.
@@ -120,7 +127,7 @@ def predict(model: ImageTask, content: bytes, top: int = 5, score_threshold: flo
         ValueError: if the content is not an image, or the model refuses it.
     """
     file = EncodedImage(content, "The file")
-    image = np.asarray(read_image(file, channels=channels_of(model.backbone)))
+    image = _read(file, channels_of(model.backbone))
     (prediction,) = model.predict_images([image])
     record, text = model.predict_record(prediction, image, top, score_threshold)
     pictures = []
@@ -130,7 +137,18 @@ def predict(model: ImageTask, content: bytes, top: int = 5, score_threshold: flo
         )
     with contextlib.suppress(ValueError):  # Of tasks and backbones that it does not explain.
         pictures.append(_picture("Grad-CAM", lambda path: grad_cam(model, image, path=path)))
-    return {"record": record, "text": text, "pictures": pictures}
+    return {"size": image.shape[:2], "record": record, "text": text, "pictures": pictures}
+
+
+def _read(file, channels):
+    """Returns (height, width, channels) uint8."""
+    height, width = image_size(file)
+    scale = min(1, MAX_SIDE / max(height, width))
+    image = read_image(file, min_scale=scale, channels=channels)
+    if scale < 1:
+        size = max(1, round(height * scale)), max(1, round(width * scale))
+        return resize({"image": image}, size)["image"]
+    return np.asarray(image)
 
 
 def _description(name, model):

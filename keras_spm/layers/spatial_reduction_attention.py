@@ -84,6 +84,11 @@ class SpatialReductionAttention(CompositeLayer):
         """Whether keys and values come from a reduced map."""
         return self.linear_attention or self.sr_ratio > 1
 
+    @property
+    def smallest_map(self) -> int:
+        """Smallest height and width of the input."""
+        return 1 if self.linear_attention else self.sr_ratio
+
     def call(self, inputs: Tensor) -> Tensor:
         self._check_size(inputs.shape)
         batch, height, width, channels = ops.shape(inputs)
@@ -108,7 +113,7 @@ class SpatialReductionAttention(CompositeLayer):
 
     def _check_size(self, shape: Shape) -> None:
         sizes = [size for size in shape[1:3] if isinstance(size, int)]
-        if not self.linear_attention and any(size < self.sr_ratio for size in sizes):
+        if any(size < self.smallest_map for size in sizes):
             raise ValueError(
                 "Height and width of the map must be at least `sr_ratio`. Received: "
                 f"{shape[1]} x {shape[2]}, sr_ratio={self.sr_ratio}. Use larger images or a "

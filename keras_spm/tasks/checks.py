@@ -13,9 +13,11 @@ import numpy as np
 
 from keras_spm.arguments import check_integer
 from keras_spm.data.bands import check_pixels, with_channel_axis
+from keras_spm.data.batching import ImageBatching
 from keras_spm.data.first_batch import to_numpy
 from keras_spm.data.images import is_image_file
-from keras_spm.tasks.graph import channels_of, data_format_of
+from keras_spm.data.preprocessing import ImagePreprocessing
+from keras_spm.tasks.graph import channels_of, data_format_of, size_of
 
 _CHECKED_IMAGES = 8
 
@@ -64,14 +66,35 @@ def check_backbone(backbone: Any) -> None:
         )
 
 
-def from_arguments(name: str, value: Any, expected: type, backbone: keras.Model) -> Any:
-    """Returns an object of a class from the object, a dict of its arguments, or `None`.
+def make_preprocessing(
+    value: ImagePreprocessing | dict | None, backbone: keras.Model
+) -> ImagePreprocessing | None:
+    """Returns the `preprocessing` of a task from the object, a dict of its arguments, or `None`.
 
-    Its `channels` are those of the backbone; if they differ, it is a copy.
+    Its `channels` are those of the backbone; if they differ, it is a copy. Without a value,
+    images are resized for a backbone of a single size, and keep their size for another.
 
     Raises:
         ValueError: for anything else, and unknown or invalid arguments.
     """
+    size = size_of(backbone)
+    if value is None and size is not None:
+        value = {"image_size": size}
+    return _from_arguments("preprocessing", value, ImagePreprocessing, backbone)
+
+
+def make_batching(value: ImageBatching | dict | None, backbone: keras.Model) -> ImageBatching:
+    """Returns the `batching` of a task; see `make_preprocessing`.
+
+    Without a value, images are resized and padded for a backbone of a single, square size.
+    """
+    size = size_of(backbone)
+    if value is None and size is not None and size[0] == size[1]:
+        value = {"min_size": size[0], "max_size": size[0], "size_divisor": size[0]}
+    return _from_arguments("batching", value or {}, ImageBatching, backbone)
+
+
+def _from_arguments(name, value, expected, backbone):
     if value is None:
         return None
     if not isinstance(value, (dict, expected)):

@@ -10,7 +10,7 @@ from keras_spm.data.batching import ImageGeometry
 from keras_spm.data.preprocessing import stack_images
 from keras_spm.data.transforms import to_pixels
 from keras_spm.tasks.checks import as_images
-from keras_spm.tasks.graph import channels_of, to_data_format
+from keras_spm.tasks.graph import channels_of, to_batch
 from keras_spm.tasks.prediction_formats import PredictionFormat
 from keras_spm.types import PathLike
 from keras_spm.visualize import plot_images
@@ -36,7 +36,7 @@ class CommandMixin:
         outputs = []
         for start in range(0, len(images), batch_size):
             batch = stack_images(images[start : start + batch_size], channels)
-            outputs += list(self.predict_on_batch(to_data_format(batch, self.backbone)))
+            outputs += list(self.predict_on_batch(to_batch(batch, self.backbone)))
         return outputs
 
     def select(self, prediction: Any, top: int, score_threshold: float) -> Any:
@@ -115,7 +115,7 @@ class CommandMixin:
         """Returns the batch that the model gets for an image, and where the image is in it."""
         batch = stack_images([image], channels_of(self.backbone))
         size = batch.shape[1:3]
-        return to_data_format(batch, self.backbone), ImageGeometry(size, size)
+        return to_batch(batch, self.backbone), ImageGeometry(size, size)
 
     def class_logits(self) -> keras.KerasTensor:
         """Returns symbolic logits of the model's graph, (batch, …, num_classes), to explain them.

@@ -10,7 +10,7 @@ import numpy as np
 from keras_spm.data.batching import ImageGeometry
 from keras_spm.data.images import ImageLike
 from keras_spm.layers.macs import macs
-from keras_spm.tasks.graph import levels_of, to_data_format
+from keras_spm.tasks.graph import levels_of, to_batch
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.tasks.inference import View, Views
 from keras_spm.types import Shape
@@ -44,7 +44,7 @@ class DenseTask(ImageTask):
     def _view_results(self, views, batch_size):
         while batch := list(itertools.islice(views, batch_size)):
             images, geometries = self.batching([view.pixels for view in batch])
-            outputs = self.predict_on_batch(to_data_format(images, self.backbone))
+            outputs = self.predict_on_batch(to_batch(images, self.backbone))
             yield from zip(batch, self.to_original_size(outputs, geometries), strict=True)
 
     def to_original_size(self, outputs: Any, geometries: list[ImageGeometry]) -> Iterable:
@@ -58,7 +58,7 @@ class DenseTask(ImageTask):
 
     def model_input(self, image: Any) -> tuple[np.ndarray, ImageGeometry]:
         batch, (geometry,) = self.batching([image])
-        return to_data_format(batch, self.backbone), geometry
+        return to_batch(batch, self.backbone), geometry
 
     def check_class_order(self, class_names: Sequence[str] | None) -> None:
         """Raises `ValueError` unless a data set has the model's classes in their order."""

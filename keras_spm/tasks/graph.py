@@ -139,10 +139,42 @@ def default_statistics(
     return mean, std
 
 
+def size_of(backbone: keras.Model) -> tuple[int, int] | None:
+    """Returns the (height, width) of a backbone's images, or `None` if it has several sizes."""
+    size = _sides_of(backbone)
+    return None if None in size else size
+
+
+def _sides_of(backbone):
+    shape = tuple(backbone.input.shape)
+    return shape[2:4] if data_format_of(backbone) == "channels_first" else shape[1:3]
+
+
 def to_data_format(images: np.ndarray, backbone: keras.Model) -> np.ndarray:
     """Returns a channels_last batch in a backbone's data format."""
     channels_first = data_format_of(backbone) == "channels_first"
     return images.transpose(0, 3, 1, 2) if channels_first else images
+
+
+def to_batch(images: np.ndarray, backbone: keras.Model) -> np.ndarray:
+    """Returns a channels_last batch as the backbone takes it.
+
+    Raises:
+        ValueError: if the backbone has images of another size, or they are too small for it.
+    """
+    size, sides = images.shape[1:3], _sides_of(backbone)
+    smallest = getattr(backbone, "smallest_size", 1)
+    if any(side not in (None, given) for side, given in zip(sides, size, strict=True)):
+        raise ValueError(
+            f"Images must have the height and width {sides}. `preprocessing` or `batching` of the "
+            f"model can resize them. Received: {size}"
+        )
+    if min(size) < smallest:
+        raise ValueError(
+            f"Images must be at least {smallest} pixels high and wide. `preprocessing` or "
+            f"`batching` of the model can resize them. Received: {size}"
+        )
+    return to_data_format(images, backbone)
 
 
 def levels_of(head: keras.layers.Layer) -> tuple[str, ...]:

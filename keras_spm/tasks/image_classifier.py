@@ -18,10 +18,10 @@ from keras_spm.tasks.checks import (
     check_backbone,
     check_labels,
     check_multi_labels,
-    from_arguments,
+    make_preprocessing,
 )
 from keras_spm.tasks.distillation import DistillationMixin
-from keras_spm.tasks.graph import channels_of, connect_backbone, default_statistics, to_data_format
+from keras_spm.tasks.graph import channels_of, connect_backbone, default_statistics, to_batch
 from keras_spm.tasks.image_task import ImageTask
 from keras_spm.tasks.inference import flips
 from keras_spm.tasks.prediction_formats import CLASSIFICATION_FORMATS
@@ -50,7 +50,9 @@ class ImageClassifier(DistillationMixin, ImageTask):
         mean, std: floats per channel, for pixels scaled to [0, 1]; by default ImageNet's, their
             average for gray images, and in turn for more than three channels.
         preprocessing: optional `keras_spm.data.ImagePreprocessing`, or a dict of its
-            arguments, that `classify` applies to images first. Saved with the model.
+            arguments, that `classify` applies to images first. Saved with the model. By
+            default images keep their size, or are resized to that of the backbone's
+            `image_shape`, if it has one.
         multi_label: bool, whether an image can have any number of classes.
         **kwargs: `name` and `trainable`.
 
@@ -89,7 +91,7 @@ class ImageClassifier(DistillationMixin, ImageTask):
         # A single class has no loss but that of a yes or no.
         num_classes = check_integer("num_classes", num_classes, 1 if multi_label else 2)
         check_number("dropout", dropout, maximum=1)
-        preprocessing = from_arguments("preprocessing", preprocessing, ImagePreprocessing, backbone)
+        preprocessing = make_preprocessing(preprocessing, backbone)
         mean, std = default_statistics(mean, std, backbone)
 
         # === Layers ===
@@ -312,7 +314,7 @@ class ImageClassifier(DistillationMixin, ImageTask):
 
     def _stack(self, images):
         batch = stack_images(images, channels_of(self.backbone))
-        return to_data_format(batch, self.backbone)
+        return to_batch(batch, self.backbone)
 
     def _probabilities(self, images, batch_size, tta):
         probabilities, flipped = [], flips(tta)
@@ -320,7 +322,7 @@ class ImageClassifier(DistillationMixin, ImageTask):
             batch = [self._read(each) for each in images[start : start + batch_size]]
             batch = stack_images(batch, channels_of(self.backbone))
             views = [batch[:, :, ::-1] if flip else batch for flip in flipped]
-            outputs = [self.predict_on_batch(to_data_format(view, self.backbone)) for view in views]
+            outputs = [self.predict_on_batch(to_batch(view, self.backbone)) for view in views]
             if self._outputs_logits:
                 outputs = [to_probabilities(each, self.multi_label) for each in outputs]
             probabilities += list(np.mean(outputs, axis=0) if len(outputs) > 1 else outputs[0])

@@ -23,7 +23,7 @@ from keras_spm.tasks.checks import (
     check_backbone,
     check_detection_targets,
     check_image_weights,
-    from_arguments,
+    make_batching,
 )
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.evaluation import Evaluation
@@ -55,14 +55,11 @@ class ObjectDetector(DenseTask):
         backbone: a backbone of this package, or another functional model with
             `pyramid_outputs` of strides 8 to 32, such as KerasHub's.
         num_classes: int, without background.
-        detector: head with the methods `compute_losses` and `decode`;
-            `keras_spm.heads.RetinaNet()` by default.
+        detector: head with `compute_losses` and `decode`, by default `keras_spm.heads.RetinaNet()`.
         class_names: optional `num_classes` distinct strings, saved with the model.
         bounding_box_format: of boxes in targets and in the outputs of `predict`, as in
             `keras.utils.bounding_boxes`; in pixels.
-        mean, std: floats per channel, as in `SemanticSegmenter`.
-        batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
-            `detect` collates images. By default images keep their size.
+        mean, std, batching: as in `SemanticSegmenter`.
         **kwargs: `name` and `trainable`.
 
     Raises:
@@ -104,7 +101,7 @@ class ObjectDetector(DenseTask):
         lookup("bounding_box_format", bounding_box_format, BOX_FORMATS)
         detector = self.check_detector(detector)
         mean, std = default_statistics(mean, std, backbone)
-        batching = from_arguments("batching", batching or {}, ImageBatching, backbone)
+        batching = make_batching(batching, backbone)
 
         # === Functional Model ===
         images, outputs = connect_head(backbone, detector, "detector", num_classes, mean, std)

@@ -21,7 +21,7 @@ from keras_spm.tasks.checks import (
     check_backbone,
     check_colors,
     check_segmentation_maps,
-    from_arguments,
+    make_batching,
 )
 from keras_spm.tasks.dense_task import DenseTask
 from keras_spm.tasks.graph import channels_of, connect_pyramid, data_format_of, default_statistics
@@ -61,7 +61,8 @@ class SemanticSegmenter(DenseTask):
         mean, std: floats per channel, for pixels scaled to [0, 1]; by default ImageNet's, their
             average for gray images, and in turn for more than three channels.
         batching: optional `keras_spm.data.ImageBatching`, or a dict of its arguments: how
-            `segment` collates images. By default images keep their size.
+            `segment` collates images. By default images keep their size, or are resized and
+            padded to the backbone's, if that is a single one and square.
         class_colors: optional `num_classes` colors in pictures and PNG maps, red, green and blue
             from 0 to 255, saved with the model; by default those of `visualize.class_colors`.
         **kwargs: `name` and `trainable`.
@@ -109,7 +110,7 @@ class SemanticSegmenter(DenseTask):
             )
         decoder = decoder or SemanticFPN()
         mean, std = default_statistics(mean, std, backbone)
-        batching = from_arguments("batching", batching or {}, ImageBatching, backbone)
+        batching = make_batching(batching, backbone)
 
         # === Functional Model ===
         images, maps = connect_pyramid(backbone, decoder, "decoder", num_classes, mean, std)

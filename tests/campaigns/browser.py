@@ -8,23 +8,18 @@ that is not an image is dropped, which the page must say.
 """
 
 import base64
-import contextlib
-import functools
-import http.server
-import json
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.request
 
 import numpy as np
 from PIL import Image
 
 import keras_spm
+from tests.browser import browser, served
 from tests.exported import CLASSES
 from tests.helpers import randomize, tiny_backbone
 
@@ -45,68 +40,6 @@ return {
   classes: rows.map((row) => [...row.cells].map((cell) => cell.textContent)),
 };
 """
-
-
-class Browser:
-    """A session of headless Chromium, by the WebDriver protocol."""
-
-    def __init__(self, port):
-        self.address = f"http://127.0.0.1:{port}/session"
-        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu"]
-        options = {"browserName": "chrome", "goog:chromeOptions": {"args": arguments}}
-        session = self._post("", {"capabilities": {"alwaysMatch": options}})
-        self.address += f"/{session['sessionId']}"
-
-    def open(self, address):
-        self._post("/url", {"url": address})
-
-    def run(self, script, *arguments):
-        return self._post("/execute/sync", {"script": script, "args": arguments})
-
-    def close(self):
-        request = urllib.request.Request(self.address, method="DELETE")
-        urllib.request.urlopen(request).close()
-
-    def _post(self, path, body):
-        request = urllib.request.Request(f"{self.address}{path}", json.dumps(body).encode())
-        with urllib.request.urlopen(request) as response:
-            return json.load(response)["value"]
-
-
-@contextlib.contextmanager
-def browser():
-    """Context manager for a `Browser`."""
-    command = [shutil.which("chromedriver"), "--port=0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        port = next(
-            line.split("port ")[1].strip(" .\n")
-            for line in process.stdout
-            if "started successfully on port" in line
-        )
-        opened = Browser(port)
-        try:
-            yield opened
-        finally:
-            opened.close()
-    finally:
-        process.terminate()
-        process.wait()
-
-
-@contextlib.contextmanager
-def served(folder):
-    """Context manager for the address of a folder."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-    handler = functools.partial(Handler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 def wait_for(page, is_done):

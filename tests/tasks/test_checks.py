@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from keras_spm import ImageClassifier, ObjectDetector, SemanticSegmenter
 from keras_spm.heads import RetinaNet, SemanticFPN
@@ -282,3 +283,22 @@ def test_the_backbone_is_a_model():
     for task in (ImageClassifier, SemanticSegmenter, ObjectDetector):
         with pytest.raises(ValueError, match="`backbone` must be a model.* backbone='b1'"):
             task("b1", 3)
+
+
+@torch_only
+def test_images_are_resized_to_a_backbone_of_one_size():
+    backbone = tiny_backbone(image_shape=(32, 32, 3))
+    image = _images(1, 60)[0, :40]
+    model = ImageClassifier(backbone, 2)
+    expected = Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(model.preprocessing(image), expected)
+    again = ImageClassifier.from_config(model.get_config()).preprocessing
+    assert again.get_config() == model.preprocessing.get_config()
+    decoder = SemanticFPN(pyramid_channels=8, channels=8)
+    batch, (geometry,) = SemanticSegmenter(backbone, 2, decoder).batching([image])
+    # The aspect ratio is kept: 40×60 becomes 21×32, and is padded.
+    assert batch.shape == (1, 32, 32, 3) and geometry.resized == (21, 32)
+    # Neither what the user chose nor a backbone of any size is changed.
+    assert checks.make_batching({"size_divisor": 16}, backbone).min_size is None
+    assert checks.make_preprocessing(None, tiny_backbone()) is None
+    assert checks.make_batching(None, tiny_backbone()).min_size is None
