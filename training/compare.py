@@ -22,8 +22,12 @@ BEGIN, END = "<!-- results: written by compare.py -->", "<!-- end of results -->
 
 # Columns that identify a run, and columns of its result.
 KEYS = ("recipe", "backend", "merging", "seed")
-MEASURED = ("test_mean_iou", "test_pixel_accuracy", "test_AP", "test_AP50", "seconds")
+MEASURED = (
+    *("test_mean_iou", "test_pixel_accuracy", "test_AP", "test_AP50", "test_mask_AP"),
+    "seconds",
+)
 SEGMENTATION, DETECTION = "segmentation_digit_scenes", "detection_digit_scenes"
+INSTANCES = "instances_digit_scenes"
 FASTEST = "tensorflow"
 RUNS = (
     *(
@@ -33,6 +37,7 @@ RUNS = (
     ),
     *((DETECTION, FASTEST, merging, 0) for merging in ("spm", "default")),
     *((task, each, "spm", 0) for task in (SEGMENTATION, DETECTION) for each in ("jax", "torch")),
+    *((INSTANCES, each, "spm", 0) for each in ("jax", "tensorflow", "torch")),
 )
 
 
@@ -89,8 +94,9 @@ def summary(rows: collections.abc.Iterable[dict[str, str]]) -> str:
 def table(rows: collections.abc.Iterable[dict[str, str]]) -> str:
     """Returns the Markdown table of all runs."""
     lines = [
-        "| recipe | backend | merging | seed | mIoU | pixel accuracy | AP | AP50 | minutes |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| recipe | backend | merging | seed "
+        "| mIoU | pixel accuracy | AP | AP50 | mask AP | minutes |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
         shares = (f"{float(row[name]):.3f}" if row[name] else "" for name in MEASURED[:-1])
