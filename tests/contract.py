@@ -240,7 +240,8 @@ def check_eager_equals_compiled(build, torch_backend="aot_eager"):
         check_equal(model.predict(batch, verbose=0), eager)
     if keras.config.backend() == "torch":
         # One graph: where it breaks, the compiler gains little and takes many times as long.
-        assert not torch._dynamo.utils.counters["graph_break"]
+        breaks = dict(torch._dynamo.utils.counters["graph_break"])
+        assert not breaks, breaks
 
 
 def check_mixed_precision(build, policy, compute_dtype):

@@ -145,7 +145,8 @@ def rows_of_step(rows: Tensor | int) -> Iterator[None]:
 
 def is_in_step() -> bool:
     """Whether this is a step on the part of a batch, see `rows_of_step`."""
-    return _rows.get() is not None
+    # First what PyTorch's compiler can trace.
+    return has_parts() and _rows.get() is not None
 
 
 def _counted(*tensors):

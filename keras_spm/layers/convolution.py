@@ -11,6 +11,9 @@ from keras_spm.layers.initializers import conv_initializer
 from keras_spm.layers.int8_kernel import Int8Kernel
 from keras_spm.types import Shape, Tensor
 
+# Called as a function: PyTorch's compiler does not trace a property of `super()`.
+_keras_kernel = keras.layers.Conv2D.kernel.fget
+
 
 class _ExplicitPadding:
     """Zeros on each side of the map, before the padding of Keras's layer.
@@ -116,7 +119,7 @@ class Conv2D(Int8Kernel, _ExplicitPadding, keras.layers.Conv2D):
     @property
     def kernel(self) -> Tensor:
         """The float kernel that the layer computes with."""
-        return self.float_kernel() if self._is_quantized else super().kernel
+        return self.float_kernel() if self._is_quantized else _keras_kernel(self)
 
     def save_own_variables(self, store: Any) -> None:
         if self._is_quantized:

@@ -86,6 +86,7 @@ class SemanticSegmenter(DenseTask):
     output_name = "logits"
     default_output = "predictions"
     prediction_formats = SEGMENTATION_FORMATS
+    class_colors: list[list[int]] | None = None
     _class_weights: tuple[float, ...] | None = None
 
     def __init__(
