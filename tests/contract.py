@@ -89,7 +89,7 @@ FUSED = {
 }
 
 # Compiled in every run.
-COMPILED = ("PVTv2SPM",) if keras.config.backend() == "torch" else (*FULL, *TASKS)
+COMPILED = ("PVTv2SPM",) if keras.config.backend() == "torch" else (*FULL, "ImageClassifier")
 # Compiled before a release, on PyTorch to machine code, which takes half a minute for each model.
 # The detector alone would take seven minutes.
 COMPILED_FOR_RELEASE = tuple(

@@ -27,7 +27,7 @@ COMPARISONS = {
     ),
     "jax": ("detector:4:1,7,9", "layers,rest,clipping,accumulation,averages:4"),
     # A detector: tests/tasks/test_object_detector.py.
-    "tensorflow": ("segmenter:2", "layers,rest,clipping,averages:2", "layers,scaling:2"),
+    "tensorflow": ("layers,rest,clipping,averages:2", "layers,scaling:2"),
 }[BACKEND]
 CONTROLS = {"torch": ("classifier:2:statistics", "detector:2:counts"), "jax": (), "tensorflow": ()}[
     BACKEND
@@ -46,6 +46,7 @@ LONG = {
     "tensorflow": (
         *("classifier,rest:2:1,7,9", "classifier:2:statistics", "instances:2:1,7"),
         *("segmenter:4:1,7,9", "detector,rest:4:1,7,9", "detector:2:counts", "detector:2"),
+        "segmenter:2",
         *("segmenter,rest,clipping,averages,decay:2", "layers,rest:4"),
     ),
 }[BACKEND]

@@ -57,13 +57,26 @@ def test_the_last_map_of_a_classifier(classifier, tmp_path):
         assert picture.format == "PNG" and picture.size == (96, 64)
 
 
+@pytest.fixture
+def two_stages():
+    """One that JAX compiles fast."""
+    return randomize(keras_spm.ImageClassifier(golden.two_stage_backbone("pvt_v2"), 3))
+
+
+on_torch = pytest.mark.only("torch")
+
+
 @pytest.mark.parametrize(
-    "task", ["segmenter", pytest.param("classifier", marks=pytest.mark.only("torch"))]
+    ("task", "layer"),
+    [
+        ("two_stages", "stage1"),
+        *(pytest.param(name, "stage3", marks=on_torch) for name in ("segmenter", "classifier")),
+    ],
 )
-def test_the_gradient_equals_finite_differences(task, request):
+def test_the_gradient_equals_finite_differences(task, layer, request):
     """The mean gradient of a channel is the change of the logit with the whole channel."""
     model = request.getfixturevalue(task)
-    feature_map = model.get_layer("stage3").output
+    feature_map = model.get_layer(layer).output
     maps = to_numpy(outputs_of(keras.Model(model.input, feature_map), IMAGE[None]))
     rest = keras.Model([model.input, feature_map], model.output)
     channels, step = maps.shape[-1], 0.05
@@ -72,7 +85,7 @@ def test_the_gradient_equals_finite_differences(task, request):
     logits = to_numpy(outputs_of(rest, inputs)).astype("float64")
     logits = logits.reshape(2 * channels, -1, logits.shape[-1]).sum(axis=1)[:, 1]
     weights = logits[:channels] - logits[channels:]
-    heat = grad_cam(model, IMAGE, "1", layer="stage3")
+    heat = grad_cam(model, IMAGE, "1", layer=layer)
     assert difference(heat, _scaled(maps[0] @ weights, (64, 96))) <= 0.01
 
 

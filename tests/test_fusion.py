@@ -60,6 +60,7 @@ def _check_refusal(fused, labels):
             train(batch, labels)
 
 
+@pytest.mark.only("torch")
 def test_fused_classifier_refuses_training(classifiers):
     _check_refusal(classifiers[1], np.zeros(3, "int32"))
 
@@ -107,6 +108,7 @@ def test_half_precision_is_kept():
     assert difference(outputs, exact) <= 1.5 * difference(expected, exact)
 
 
+@pytest.mark.only("torch")
 def test_fused_model_has_presets_but_no_torch_form(classifiers, tmp_path):
     _, fused = classifiers
     fused.save_to_preset(tmp_path / "fused")

@@ -106,6 +106,7 @@ def test_backbones_from_presets(tmp_path, name):
             assert difference(again(images[..., :4]), last(images[..., :4])) == 0
 
 
+@pytest.mark.only("torch")
 def test_a_task_from_a_preset(tmp_path):
     preprocessing = keras_spm.data.ImagePreprocessing((40, 36))
     model = _classifier(preprocessing=preprocessing)
@@ -148,6 +149,7 @@ def test_a_folder_of_transformers(tmp_path):
     np.testing.assert_allclose(exported[name], _adapted(kernel, 8), rtol=1e-6)
 
 
+@pytest.mark.only("torch")
 def test_a_folder_of_transformers_with_other_channels(tmp_path):
     torch, transformers = (pytest.importorskip(name) for name in ("torch", "transformers"))
     sizes = {"hidden_sizes": [8, 8, 16, 16], "depths": [1] * 4, "num_attention_heads": [1] * 4}

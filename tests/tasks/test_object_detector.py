@@ -151,8 +151,7 @@ def test_the_losses_are_those_of_retinanet(model, box_loss):
     assert found == pytest.approx(expected, rel=1e-5)
 
 
-# TensorFlow: `test_two_replicas`, which takes less time.
-@pytest.mark.only("torch", "jax")
+@pytest.mark.only("torch")
 def test_evaluation_and_training_average_the_losses(model):
     """Over the images, in batches of different sizes."""
     images, targets = _examples()
