@@ -82,6 +82,10 @@ MODELS = {**BACKBONES, **TASKS}
 # windows.
 FULL = ("PVTSPM", "PVTv2-linear", "PVTv2SPM", "Swin")
 
+# Those for what takes long to compile and depends on the layers alone, of which their reference
+# vectors have all kinds on every backend.
+FEW = FULL if keras.config.backend() == "torch" else ("PVTv2SPM", "Swin")
+
 # Models with batch normalization to fold, and one without.
 FUSED = {
     **{name: BACKBONES[name] for name in ("PVTv2SPM", "PVTv2SPM-msa", "PVTv2SPM-gle", "PVTv2")},
@@ -89,7 +93,7 @@ FUSED = {
 }
 
 # Compiled in every run.
-COMPILED = ("PVTv2SPM",) if keras.config.backend() == "torch" else (*FULL, "ImageClassifier")
+COMPILED = ("PVTv2SPM",) if keras.config.backend() == "torch" else (*FEW, "ImageClassifier")
 # Compiled before a release, on PyTorch to machine code, which takes half a minute for each model.
 # The detector alone would take seven minutes.
 COMPILED_FOR_RELEASE = tuple(

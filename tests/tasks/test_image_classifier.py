@@ -64,7 +64,6 @@ def _torch_loader(images, labels):
 
 
 # Keras warns about every finite Grain data set.
-@pytest.mark.graph
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.parametrize(
     "source",

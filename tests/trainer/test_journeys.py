@@ -38,7 +38,6 @@ def _sets(*overrides):
     return [part for each in overrides for part in ("--set", each)]
 
 
-@pytest.mark.graph
 def test_train_evaluate_predict_and_export(photos, tmp_path, capsys):
     training = ["train", "classification_folder", *_sets(*SMALL, f"data_folder={photos}")]
 

@@ -61,7 +61,6 @@ def whole(tmp_path_factory):
     return read_run(output)
 
 
-@pytest.mark.graph
 def test_an_interrupted_run_resumes_bit_exactly(whole, tmp_path):
     output = tmp_path / "run"
     reached = []
