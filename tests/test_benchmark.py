@@ -75,9 +75,8 @@ def test_textbook_equals_the_reference(name):
 _ON_CPU = [name for name in report.MEASURES if name != "device memory"]
 
 
-@pytest.mark.parametrize(
-    "measures", [report.PASSES, pytest.param(_ON_CPU, marks=pytest.mark.release)]
-)
+@pytest.mark.release
+@pytest.mark.parametrize("measures", [report.PASSES, _ON_CPU])
 def test_benchmark_of_one_model(measures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(suite, "BACKENDS", ("torch",))  # For the peak speed.
     (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\n{report.END}\nafter\n")

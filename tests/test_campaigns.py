@@ -8,7 +8,6 @@ from tests.trainer import small_training
 SAMPLE = (
     ("dropped at 50 %", published.WEIGHTS),
     ("wrong bytes", published.CONFIG),
-    ("killed at 50 %", published.WEIGHTS),
     ("2 processes, wrong bytes", published.WEIGHTS),
 )
 
