@@ -58,9 +58,9 @@ class TaskCard(WeightFile):
     @property
     def class_arguments(self) -> dict[str, Any]:
         """Arguments of the task: names of the classes and, where they are known, colors."""
-        names = {"num_classes": len(self.class_names), "class_names": self.class_names}
-        colors = read_class_colors(self.classes)
-        return names if colors is None else {**names, "class_colors": colors}
+        names, colors = self.class_names, read_class_colors(self.classes)
+        arguments = {"num_classes": len(names), "class_names": names}
+        return arguments if colors is None else {**arguments, "class_colors": colors}
 
 
 def task_presets() -> list[str]:

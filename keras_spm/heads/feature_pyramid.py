@@ -75,7 +75,6 @@ class FeaturePyramid(AdaptedSublayers, keras.layers.Layer):
             strides,
             # With stride 2, "same" would pad one side only: `call` pads both.
             padding="same" if strides == 1 else "valid",
-            data_format="channels_last",
             kernel_initializer=GlorotUniform(),
             dtype=self.dtype_policy,
             name=name,

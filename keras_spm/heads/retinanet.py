@@ -111,7 +111,6 @@ class RetinaNet(Head):
                 filters if is_last else self.channels,
                 3,
                 padding="same",
-                data_format="channels_last",
                 kernel_initializer=Normal(0.01),
                 bias_initializer=bias_initializer if is_last else "zeros",
                 # float32 at the end: half precision is too coarse for the loss.

@@ -87,7 +87,6 @@ class SemanticFPN(Head):
             3,
             padding="same",
             use_bias=self.fused,
-            data_format="channels_last",
             kernel_initializer=conv_initializer(),
             dtype=self.dtype_policy,
             name=f"{name}_convolution",

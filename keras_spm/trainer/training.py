@@ -21,7 +21,12 @@ from keras_spm.files import atomic_write
 from keras_spm.terminal import printable
 from keras_spm.trainer.backup import BackupAndRestore, last_checkpoint
 from keras_spm.trainer.callbacks import DrawSamples, History, ProgressLines, TensorBoard, write_csv
-from keras_spm.trainer.checkpoints import Checkpoints, TrainingError, describe_newest
+from keras_spm.trainer.checkpoints import (
+    Checkpoints,
+    TrainingError,
+    checkpoint_folders,
+    describe_newest,
+)
 from keras_spm.trainer.dry_run import describe_setup
 from keras_spm.trainer.nan_debug import CheckFiniteLoss, explain_errors
 from keras_spm.trainer.recipe import Recipe, Setup
@@ -199,7 +204,7 @@ def _check_preparation(setup, path):
     """Raises an error before a transplant on several devices; nothing is written."""
     if setup.prepare is None or replicas.count() == 1:
         return
-    if not processes.of_first_process(any((path / "checkpoints").glob("step-*"))):
+    if not processes.of_first_process(bool(checkpoint_folders(path / "checkpoints"))):
         raise ValueError(
             "`transplant_images` must be 0 on several devices in a new run. Start it on one "
             "device, and end it after the first epoch: it resumes on several. Received: "
