@@ -42,7 +42,7 @@ lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check --quiet --select ANN001,ANN002,ANN003 keras_spm \
 		--config "lint.flake8-annotations.ignore-fully-untyped=true"
 	$(VENV)/bin/ruff format --check .
-	KERAS_BACKEND=torch $(VENV)/bin/python zoo/table.py --check
+	KERAS_BACKEND=jax $(VENV)/bin/python zoo/table.py --check
 	$(VENV)/bin/python training/compare.py --check
 	KERAS_BACKEND=torch $(VENV)/bin/python -m tests.campaigns.export_formats --check
 

@@ -1,4 +1,7 @@
-"""Writes the table of models in the README: `python zoo/table.py [--check]`."""
+"""Writes the table of models in the README: `python zoo/table.py [--check]`.
+
+On JAX and TensorFlow no weights are drawn.
+"""
 
 import argparse
 import math
@@ -9,6 +12,7 @@ from collections.abc import Iterator
 import keras_spm
 from keras_spm.backbones import PyramidBackbone
 from keras_spm.cards import read_card
+from keras_spm.converters.validation import build_without_memory
 from keras_spm.registry import BACKBONES
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
@@ -47,7 +51,8 @@ def table() -> str:
 
 
 def _classifier(cls, name):
-    return keras_spm.ImageClassifier(cls.from_preset(name, load_weights=False), NUM_CLASSES)
+    backbone = build_without_memory(lambda: cls.from_preset(name, load_weights=False))
+    return keras_spm.ImageClassifier(backbone, NUM_CLASSES)
 
 
 def _figures(model):
