@@ -1,70 +1,171 @@
-"""Compares Stepwise Patch Merging with the family's own merging on scenes of digits.
+"""Compares Stepwise Patch Merging with the family's own merging.
 
-    python training/compare.py            trains missing runs and writes the table
-    python training/compare.py --check    only compares the table with the results
+    python training/compare.py --data FOLDER   trains missing runs, writes the tables and the plot
+    python training/compare.py camvid --data FOLDER   of these studies only
+    python training/compare.py --check         only compares the tables with the results
 
-Finished runs are rows of results.csv and are not trained again. The table in README.md is
-generated from them.
+FOLDER has the data sets that are files, a folder for each: `camvid` and `cifar10`. Without it,
+only the scenes of digits are trained on. Finished runs are rows of results.csv and are not trained
+again, so the comparison can be interrupted, and several can run side by side. The tables in
+README.md and the plot, comparison.png, are made from the rows.
 """
 
 import argparse
+import collections
 import collections.abc
 import csv
+import dataclasses
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 
+import scipy.stats
+from matplotlib.figure import Figure
+
 HERE = pathlib.Path(__file__).parent
-RESULTS, README = HERE / "results.csv", HERE / "README.md"
+RESULTS, README, PLOT = (HERE / name for name in ("results.csv", "README.md", "comparison.png"))
 BEGIN, END = "<!-- results: written by compare.py -->", "<!-- end of results -->"
+FOLDER = HERE.parent / "runs" / "compare"
 
 # Columns that identify a run, and columns of its result.
-KEYS = ("recipe", "backend", "merging", "seed")
+KEYS = ("study", "backend", "merging", "start", "seed")
 MEASURED = (
-    *("test_mean_iou", "test_pixel_accuracy", "test_AP", "test_AP50", "test_mask_AP"),
-    "seconds",
+    *("test_accuracy", "test_mean_iou", "test_pixel_accuracy"),
+    *("test_AP", "test_AP50", "test_mask_AP", "seconds"),
 )
-SEGMENTATION, DETECTION = "segmentation_digit_scenes", "detection_digit_scenes"
-INSTANCES = "instances_digit_scenes"
 FASTEST = "tensorflow"
-RUNS = (
-    *(
-        (SEGMENTATION, FASTEST, merging, seed)
-        for seed in range(3)
-        for merging in ("spm", "default")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A training that is repeated.
+
+    Attributes:
+        recipe: name of the recipe.
+        metric: that is compared.
+        settings: values of the recipe's keys.
+        data: name of the data set's folder; empty for data that a recipe composes itself.
+    """
+
+    recipe: str
+    metric: str
+    settings: tuple[str, ...] = ()
+    data: str = ""
+
+
+STUDIES = {
+    "segmentation_digit_scenes": Study("segmentation_digit_scenes", "test_mean_iou"),
+    "detection_digit_scenes": Study("detection_digit_scenes", "test_AP"),
+    "instances_digit_scenes": Study("instances_digit_scenes", "test_AP"),
+    "camvid": Study(
+        *("segmentation_folder", "test_mean_iou"),
+        (
+            *("preset=pvt_v2_mini", "load_weights=false", "pyramid_channels=64"),
+            *("head_channels=64", "image_size=160", "test_min_size=180", "test_max_size=240"),
+            *("epochs=30", "learning_rate=0.001"),
+        ),
+        "camvid",
     ),
-    *((DETECTION, FASTEST, merging, 0) for merging in ("spm", "default")),
-    *((task, each, "spm", 0) for task in (SEGMENTATION, DETECTION) for each in ("jax", "torch")),
-    *((INSTANCES, each, "spm", 0) for each in ("jax", "tensorflow", "torch")),
+    "cifar10": Study(
+        *("classification_folder", "test_accuracy"),
+        (
+            *("preset=pvt_v2_mini", "load_weights=false", "layer_decay=1", "image_size=64"),
+            *("crop_pct=1", "crop_scale=0.6", "randaugment_magnitude=0", "epochs=10"),
+            *("batch_size=64", "verify_images=false"),
+        ),
+        "cifar10",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One training. `start` is `"random"`, or the study whose backbone the run starts from."""
+
+    study: str
+    backend: str
+    merging: str
+    start: str = "random"
+    seed: int = 0
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The row's columns `KEYS`."""
+        return tuple(str(getattr(self, name)) for name in KEYS)
+
+    @property
+    def folder(self) -> pathlib.Path:
+        """The run folder."""
+        return FOLDER / "-".join(self.key)
+
+
+def _pairs(study, seeds, start="random"):
+    """Yields runs of both mergings."""
+    for seed in seeds:
+        for merging in ("spm", "default"):
+            yield Run(study, FASTEST, merging, start, seed)
+
+
+RUNS = (
+    *_pairs("segmentation_digit_scenes", range(3)),
+    *_pairs("detection_digit_scenes", range(3)),
+    *(
+        Run(f"{task}_digit_scenes", backend, "spm")
+        for task in ("segmentation", "detection", "instances")
+        for backend in ("jax", "tensorflow", "torch")
+    ),
+    *_pairs("camvid", range(5)),
+    *_pairs("cifar10", range(3)),
+    *_pairs("camvid", range(5), start="cifar10"),
 )
 
 
-def train(recipe: str, backend: str, merging: str, seed: int) -> dict[str, str]:
+def train(run: Run, data: pathlib.Path | None) -> dict[str, str]:
     """Trains in a new process. Returns the row of the run."""
-    folder = HERE.parent / "runs" / "compare" / f"{recipe}-{backend}-{merging}-{seed}"
-    settings = ["--set", f"merging={merging}", "--set", f"seed={seed}"]
-    subprocess.run(
-        [sys.executable, HERE / "train.py", recipe, "--output", folder, *settings],
-        env={**os.environ, "KERAS_BACKEND": backend},
-        check=True,
-    )
-    result = json.loads((folder / "result.json").read_text())
-    row = dict(zip(KEYS, (recipe, backend, merging, str(seed)), strict=True))
+    study = STUDIES[run.study]
+    settings = [*study.settings, f"merging={run.merging}", f"seed={run.seed}"]
+    if run.start != "random":
+        settings += [f"preset={backbone(run, data)}", "load_weights=true"]
+    command = [sys.executable, HERE / "train.py", study.recipe, "--output", run.folder]
+    command += [part for each in settings for part in ("--set", each)]
+    command += ["--data", data / study.data] if study.data else []
+    subprocess.run(command, env={**os.environ, "KERAS_BACKEND": run.backend}, check=True)
+    result = json.loads((run.folder / "result.json").read_text())
+    row = dict(zip(KEYS, run.key, strict=True))
     return row | {name: f"{result[name]:.5g}" for name in MEASURED if name in result}
+
+
+def backbone(run: Run, data: pathlib.Path | None) -> pathlib.Path:
+    """Returns the preset folder of the backbone that a run starts from, trained if it is missing.
+
+    There are three such backbones for each merging.
+    """
+    trained = dataclasses.replace(run, study=run.start, start="random", seed=run.seed % 3)
+    preset = trained.folder / "backbone"
+    if not preset.exists():
+        add_row(train(trained, data))
+        program = (
+            "import keras, keras_spm, sys; "
+            "keras.saving.load_model(sys.argv[1]).backbone.save_to_preset(sys.argv[2])"
+        )
+        environment = {**os.environ, "KERAS_BACKEND": run.backend}
+        command = [sys.executable, "-c", program, trained.folder / "best.keras", preset]
+        subprocess.run(command, env=environment, check=True)
+    return preset
 
 
 def read_results() -> dict[tuple[str, ...], dict[str, str]]:
     """Returns {run: row} of all finished runs."""
-    if not RESULTS.exists():
-        return {}
     with RESULTS.open(newline="") as file:
         return {tuple(row[key] for key in KEYS): row for row in csv.DictReader(file)}
 
 
-def write_results(rows: collections.abc.Iterable[dict[str, str]]) -> None:
-    """Writes all rows atomically, sorted by run."""
+def add_row(row: dict[str, str]) -> None:
+    """Writes all rows atomically, sorted by run, with another one."""
+    rows = [*(read_results() | {tuple(row[key] for key in KEYS): row}).values()]
     unfinished = RESULTS.with_suffix(".unfinished")
     with unfinished.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*KEYS, *MEASURED], restval="", lineterminator="\n")
@@ -73,57 +174,119 @@ def write_results(rows: collections.abc.Iterable[dict[str, str]]) -> None:
     unfinished.replace(RESULTS)
 
 
+def paired(
+    rows: collections.abc.Iterable[dict[str, str]],
+) -> dict[tuple[str, str, str], dict[str, dict[str, float]]]:
+    """Returns {(study, backend, start): {merging: {seed: metric}}} with more than one merging."""
+    found: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
+    for row in rows:
+        value = float(row[STUDIES[row["study"]].metric])
+        found[row["study"], row["backend"], row["start"]][row["merging"]][row["seed"]] = value
+    return {key: mergings for key, mergings in found.items() if len(mergings) > 1}
+
+
 def summary(rows: collections.abc.Iterable[dict[str, str]]) -> str:
-    """Returns the Markdown table of mIoU or AP over the seeds, where both mergings were trained."""
-    values: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in rows:
-        mergings = values.setdefault((row["recipe"], row["backend"]), {})
-        value = float(row["test_mean_iou"] or row["test_AP"])
-        mergings.setdefault(row["merging"], []).append(value)
+    """Returns the Markdown table of means over seeds, and of the differences of equal seeds."""
     lines = [
-        "| recipe | backend | merging | seeds | mIoU or AP: mean | lowest | highest |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: |",
+        "| study | start | metric | seeds | default: mean ± standard deviation | SPM "
+        "| difference of equal seeds | p |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for run, mergings in values.items():
-        for merging, found in mergings.items() if len(mergings) > 1 else ():
-            shares = (f"{each:.3f}" for each in (sum(found) / len(found), min(found), max(found)))
-            lines.append(f"| {' | '.join([*run, merging, str(len(found)), *shares])} |")
-    return "\n".join(lines)
-
-
-def table(rows: collections.abc.Iterable[dict[str, str]]) -> str:
-    """Returns the Markdown table of all runs."""
-    lines = [
-        "| recipe | backend | merging | seed "
-        "| mIoU | pixel accuracy | AP | AP50 | mask AP | minutes |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        shares = (f"{float(row[name]):.3f}" if row[name] else "" for name in MEASURED[:-1])
-        cells = [*(row[key] for key in KEYS), *shares, f"{float(row['seconds']) / 60:.1f}"]
+    for (study, _, start), mergings in paired(rows).items():
+        seeds = sorted(set.intersection(*map(set, mergings.values())))
+        values = {name: [mergings[name][seed] for seed in seeds] for name in ("default", "spm")}
+        differences = [
+            spm - default for default, spm in zip(values["default"], values["spm"], strict=True)
+        ]
+        enough = len(seeds) > 2
+        p = scipy.stats.ttest_rel(values["spm"], values["default"]).pvalue if enough else None
+        cells = [
+            *(study, start, STUDIES[study].metric.removeprefix("test_"), str(len(seeds))),
+            *(_spread(values[name]) for name in ("default", "spm")),
+            _spread(differences, sign="+"),
+            f"{p:.2f}" if enough else "–",
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
+def _spread(values, sign=""):
+    deviation = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.3f}{deviation}"
+
+
+def table(rows: collections.abc.Iterable[dict[str, str]]) -> str:
+    """Returns the Markdown table of all runs."""
+    titles = ("accuracy", "mIoU", "pixel accuracy", "AP", "AP50", "mask AP", "minutes")
+    lines = [
+        f"| {' | '.join([*KEYS, *titles])} |",
+        f"| {' | '.join(['---'] * 4 + ['---:'] * (1 + len(titles)))} |",
+    ]
+    for row in rows:
+        values = (f"{float(row[name]):.3f}" if row[name] else "" for name in MEASURED[:-1])
+        cells = [*(row[key] for key in KEYS), *values, f"{float(row['seconds']) / 60:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(rows: collections.abc.Iterable[dict[str, str]]) -> Figure:
+    """Returns a panel for each comparison: the mergings beside each other, a line for each seed."""
+    comparisons = paired(rows)
+    figure = Figure(figsize=(3 * len(comparisons), 3), layout="constrained")
+    panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
+    for panel, ((study, _, start), mergings) in zip(panels, comparisons.items(), strict=True):
+        names = ("default", "spm")
+        for seed in sorted(set.intersection(*map(set, mergings.values()))):
+            panel.plot(names, [mergings[name][seed] for name in names], "o-", color="#219ebc")
+        panel.set_title(f"{study}\n{start} weights", fontsize=9)
+        panel.set_ylabel(STUDIES[study].metric.removeprefix("test_"))
+        panel.margins(x=0.3, y=0.3)
+    return figure
+
+
+def missing(runs: collections.abc.Iterable[Run]) -> str:
+    """Returns the sentence on runs without a row."""
+    counts = collections.Counter((run.study, run.start) for run in runs)
+    if not counts:
+        return "All runs of the comparison are finished."
+    cells = (f"{study} from {start} weights ({count})" for (study, start), count in counts.items())
+    return f"Not run yet: {', '.join(cells)}."
+
+
+def with_tables() -> str:
+    """Returns README.md with the present tables."""
+    results = read_results()
+    rows = [*results.values()]
+    open_runs = (run for run in dict.fromkeys(RUNS) if run.key not in results)
+    before, rest = README.read_text().split(BEGIN)
+    _, after = rest.split(END)
+    parts = (before + BEGIN, f"{summary(rows)}\n", f"{missing(open_runs)}\n", table(rows), END)
+    return "\n".join(parts) + after
+
+
+def write_tables() -> None:
+    """Writes the tables and the plot."""
+    README.write_text(with_tables())
+    plot(read_results().values()).savefig(PLOT, dpi=100)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compares mergings on the scenes of digits.")
+    parser = argparse.ArgumentParser(description="Compares mergings of patches.")
+    parser.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)}")
+    parser.add_argument("--data", type=pathlib.Path, help="folder of the data sets that are files")
     parser.add_argument("--check", action="store_true", help="only compare, exit 1 if it differs")
     options = parser.parse_args()
-    results = read_results()
-    if not options.check:
-        for run in RUNS:
-            key = tuple(map(str, run))
-            if key not in results:
-                results[key] = train(*run)
-                write_results(results.values())
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    rows = read_results().values()
-    written = f"{before}{BEGIN}\n{summary(rows)}\n\n{table(rows)}\n{END}{after}"
-    if options.check:
-        sys.exit(0 if written == text else "README.md differs: run python training/compare.py")
-    README.write_text(written)
+    unknown = set(options.studies) - STUDIES.keys()
+    if unknown:
+        parser.error(f"There is no study {', '.join(sorted(unknown))}.")
+    for run in () if options.check else RUNS:
+        wanted = not options.studies or run.study in options.studies
+        available = options.data or not STUDIES[run.study].data
+        if wanted and available and run.key not in read_results():
+            add_row(train(run, options.data))
+            write_tables()
+    if options.check and README.read_text() != with_tables():
+        sys.exit("README.md differs: run python training/compare.py")
 
 
 if __name__ == "__main__":
