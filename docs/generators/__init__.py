@@ -34,4 +34,5 @@ def pages() -> dict[str, str | bytes]:
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(),
         "assets/stepwise_patch_merging.png": (ROOT / "zoo/stepwise_patch_merging.png").read_bytes(),
         "assets/benchmark.png": (ROOT / "zoo/benchmark.png").read_bytes(),
+        "assets/comparison.png": (ROOT / "training/comparison.png").read_bytes(),
     }

@@ -19,7 +19,7 @@ _KNOWN = {
     *(ZOO / name for name in ("benchmark.csv", "quantization.csv")),
     CAMPAIGNS / "export_formats.csv",
 }
-_RELATIVE_LINK = re.compile(r"!?\[([^]]+)\]\((?!https?://|#)[^)]*\)")
+_RELATIVE_LINK = re.compile(r"(?<!!)\[([^]]+)\]\((?!https?://|#)[^)]*\)")
 
 
 def training() -> str:
@@ -69,8 +69,7 @@ def results() -> str:
         _csv_file(ZOO / "quantization.csv"),
         section(TRAINING / "README.md", "LoRA", level=2),
         _csv_file(TRAINING / "fine_tuning.csv"),
-        "## Stepwise Patch Merging on scenes of digits",
-        section(TRAINING / "README.md", "Stepwise Patch Merging on scenes of digits", level=0),
+        section(TRAINING / "README.md", "Stepwise Patch Merging against the default merging"),
     ]
     for path in sorted([*TRAINING.glob("*.csv"), *ZOO.glob("*.csv"), *CAMPAIGNS.glob("*.csv")]):
         if path not in _KNOWN:
@@ -100,8 +99,12 @@ def section(path: pathlib.Path, heading: str, level: int = 2) -> str:
 
 
 def _without_links(text):
-    """Replaces links to files of the repository, which are not in the site, by their text."""
+    """Replaces links to files of the repository, which are not in the site, by their text.
+
+    Pictures are in its assets.
+    """
     text = re.sub(r"<!--.*?-->\n?", "", text)
+    text = re.sub(r"(!\[[^]]+\])\((\w+\.png)\)", r"\1(assets/\2)", text)
     return _RELATIVE_LINK.sub(r"\1", text)
 
 
