@@ -27,6 +27,14 @@ keras.utils.set_random_seed(0)
 folder, me = sys.argv[1], keras.config.backend()
 open(f"{{folder}}/modules-{{me}}.json", "w").write(json.dumps([sorted(new), sorted(loaded)]))
 images = np.load(f"{{folder}}/images.npy")
+def write_initial(name, variables):
+    values = b"".join(keras.ops.convert_to_numpy(v).tobytes() for v in variables)
+    open(f"{{folder}}/{{name}}-{{me}}.initial", "wb").write(values)
+
+lora = keras_spm.layers.Dense(16)
+lora.build((None, 8))
+lora.enable_lora(4)
+write_initial("lora", [lora.lora_kernel_a, lora.lora_kernel_b])
 models = {{
     "classifier": keras_spm.ImageClassifier(golden.two_stage_backbone("swin_spm"), 7),
     "detector": keras_spm.ObjectDetector(tiny_backbone(), 3, keras_spm.heads.RetinaNet(
@@ -35,8 +43,7 @@ models = {{
 }}
 for name, model in models.items():
     path = f"{{folder}}/{{name}}-{{me}}"
-    initial = b"".join(keras.ops.convert_to_numpy(v).tobytes() for v in model.weights)
-    open(f"{{path}}.initial", "wb").write(initial)
+    write_initial(name, model.weights)
     golden.randomize_task(model)
     model.save(f"{{path}}.keras")
     model.save_weights(f"{{path}}.weights.h5")
@@ -106,7 +113,7 @@ def test_importing_loads_nothing_beyond_keras(folder):
 
 
 def test_weights_and_numbers_are_the_same_everywhere(folder):
-    for name in ("classifier", "detector"):
+    for name in ("classifier", "detector", "lora"):
         # A seed gives the same initial weights, to the last bit.
         assert len({(folder / f"{name}-{each}.initial").read_bytes() for each in BACKENDS}) == 1
     expected, *others = (np.load(folder / f"classifier-{each}-outputs.npz") for each in BACKENDS)

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_spm import backend
 from keras_spm.arguments import check_integer
-from keras_spm.layers.initializers import dense_initializer
+from keras_spm.layers.initializers import HeUniform, dense_initializer
 from keras_spm.types import Shape, Tensor
 
 _FLOAT = ("kernel", "bias")
@@ -93,7 +93,8 @@ class Dense(keras.layers.Dense):
     def enable_lora(self, rank: int, lora_alpha: float | None = None, **kwargs: Any) -> None:
         """Adds low-rank matrices; see Keras's layer. `lora_alpha` is that of the constructor."""
         # Keras's `build` passes the constructor's rank alone.
-        super().enable_lora(rank, self.lora_alpha if lora_alpha is None else lora_alpha, **kwargs)
+        alpha = self.lora_alpha if lora_alpha is None else lora_alpha
+        super().enable_lora(rank, alpha, **{"a_initializer": HeUniform(), **kwargs})
 
     def save_own_variables(self, store: Any) -> None:
         if not self.lora_enabled:

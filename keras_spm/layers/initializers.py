@@ -1,4 +1,4 @@
-"""The initialization of all families, which is that of the PVT reference, and of the heads."""
+"""The initialization of all families, which is that of the PVT reference, of heads, and of LoRA."""
 
 import math
 import random
@@ -61,6 +61,19 @@ class GlorotUniform(_HostInitializer):
 
     def _draw(self, generator, shape):
         limit = math.sqrt(6 / (math.prod(shape[:-2]) * sum(shape[-2:])))
+        return generator.uniform(-limit, limit, shape)
+
+
+@keras.saving.register_keras_serializable("keras_spm")
+class HeUniform(_HostInitializer):
+    """Uniform values within ± sqrt(6 / fan-in), as Keras's of the same name.
+
+    Args:
+        seed: int, by default random (see `keras.utils.set_random_seed`).
+    """
+
+    def _draw(self, generator, shape):
+        limit = math.sqrt(6 / math.prod(shape[:-1]))
         return generator.uniform(-limit, limit, shape)
 
 
