@@ -86,6 +86,15 @@ def test_formats(name, tmp_path, in_this_process):
     assert verify(model, path, name, shapes=SHAPES) <= 1e-4
 
 
+@pytest.mark.release
+@pytest.mark.only("tensorflow")
+def test_instances_in_litert(tmp_path, in_this_process):
+    """RoIAlign has arrays with two unknown sizes, of which LiteRT lacks some operations."""
+    model, path = TASKS["InstanceSegmenter"](), _path(tmp_path, "litert")
+    model.export(path, format="litert", verbose=False)
+    assert verify(model, path, "litert", shapes=SHAPES) <= 1e-4
+
+
 @pytest.mark.parametrize("name", [name for name in FORMATS if name not in WRITTEN])
 def test_other_backends_are_named(name, tmp_path):
     with pytest.raises(ValueError, match="Save the model as a .keras file and export it with K"):

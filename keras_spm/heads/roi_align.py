@@ -186,12 +186,13 @@ def _axis_weights(start, end, first, size, length, bins, sampling_ratio):
     # From the cell before the first one to that after the last one.
     cells = ops.cast(ops.arange(-1, length + 1, dtype="int32"), "float32") + first
     # Samples at -1 and at the size of the map still count.
-    bounds = ops.clip(cells, -1, size * (1 + 2e-7))[..., None]
+    # LiteRT has no index with a new axis where two sizes are unknown.
+    bounds = ops.expand_dims(ops.clip(cells, -1, size * (1 + 2e-7)), -1)
     before = ops.ceil((bounds - starts) / ops.maximum(step, 1e-12))
     before = ops.clip(before, 0, count)
     counts = before[..., 1:, :] - before[..., :-1, :]
     indices = (before[..., 1:, :] + before[..., :-1, :] - 1) / 2
-    cells = cells[..., :-1, None]
+    cells = ops.expand_dims(cells[..., :-1], -1)
     sums = counts * (starts - cells + indices * step)
     # Beyond the centers of the first and the last cell, the weight is theirs alone.
     sums = ops.where(cells < 0, counts, ops.where(cells >= size[..., None] - 1, 0.0, sums))
@@ -241,8 +242,8 @@ def _pooling(windows, number):
         values = ops.reshape(values, (batch, boxes, number, values.shape[-1]))
         row_weights = take_rows(windows["row_weights"], rows)
         column_weights = take_rows(windows["column_weights"], columns)
-        row_weights = ops.where(is_inside[..., None], row_weights, 0.0)
-        weights = row_weights[..., :, None] * column_weights[..., None, :]
+        row_weights = ops.where(ops.expand_dims(is_inside, -1), row_weights, 0.0)
+        weights = ops.expand_dims(row_weights, -1) * ops.expand_dims(column_weights, -2)
         bins = weights.shape[-1]
         weights = ops.cast(ops.reshape(weights, (batch, boxes, -1, bins * bins)), values.dtype)
         weights = ops.stop_gradient(weights)
