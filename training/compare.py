@@ -176,13 +176,21 @@ def add_row(row: dict[str, str]) -> None:
 
 def paired(
     rows: collections.abc.Iterable[dict[str, str]],
-) -> dict[tuple[str, str, str], dict[str, dict[str, float]]]:
-    """Returns {(study, backend, start): {merging: {seed: metric}}} with more than one merging."""
+) -> dict[tuple[str, str, str], dict[str, list[float]]]:
+    """Returns {(study, backend, start): {merging: metric of each seed that all mergings have}}.
+
+    Only those with more than one merging.
+    """
     found: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
     for row in rows:
         value = float(row[STUDIES[row["study"]].metric])
         found[row["study"], row["backend"], row["start"]][row["merging"]][row["seed"]] = value
-    return {key: mergings for key, mergings in found.items() if len(mergings) > 1}
+    pairs = {}
+    for key, mergings in found.items():
+        if len(mergings) > 1:
+            seeds = sorted(set.intersection(*map(set, mergings.values())))
+            pairs[key] = {name: [each[seed] for seed in seeds] for name, each in mergings.items()}
+    return pairs
 
 
 def summary(rows: collections.abc.Iterable[dict[str, str]]) -> str:
@@ -193,18 +201,13 @@ def summary(rows: collections.abc.Iterable[dict[str, str]]) -> str:
         "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (study, _, start), mergings in paired(rows).items():
-        seeds = sorted(set.intersection(*map(set, mergings.values())))
-        values = {name: [mergings[name][seed] for seed in seeds] for name in ("default", "spm")}
-        differences = [
-            spm - default for default, spm in zip(values["default"], values["spm"], strict=True)
-        ]
-        enough = len(seeds) > 2
-        p = scipy.stats.ttest_rel(values["spm"], values["default"]).pvalue if enough else None
+        default, spm = mergings["default"], mergings["spm"]
+        test = scipy.stats.ttest_rel(spm, default) if len(spm) > 2 else None
         cells = [
-            *(study, start, STUDIES[study].metric.removeprefix("test_"), str(len(seeds))),
-            *(_spread(values[name]) for name in ("default", "spm")),
-            _spread(differences, sign="+"),
-            f"{p:.2f}" if enough else "–",
+            *(study, start, STUDIES[study].metric.removeprefix("test_"), str(len(spm))),
+            *(_spread(default), _spread(spm)),
+            _spread([each - other for each, other in zip(spm, default, strict=True)], sign="+"),
+            "–" if test is None else f"{test.pvalue:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -236,8 +239,8 @@ def plot(rows: collections.abc.Iterable[dict[str, str]]) -> Figure:
     panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
     for panel, ((study, _, start), mergings) in zip(panels, comparisons.items(), strict=True):
         names = ("default", "spm")
-        for seed in sorted(set.intersection(*map(set, mergings.values()))):
-            panel.plot(names, [mergings[name][seed] for name in names], "o-", color="#219ebc")
+        for values in zip(*(mergings[name] for name in names), strict=True):
+            panel.plot(names, values, "o-", color="#219ebc")
         panel.set_title(f"{study}\n{start} weights", fontsize=9)
         panel.set_ylabel(STUDIES[study].metric.removeprefix("test_"))
         panel.margins(x=0.3, y=0.3)
@@ -279,14 +282,19 @@ def main() -> None:
     unknown = set(options.studies) - STUDIES.keys()
     if unknown:
         parser.error(f"There is no study {', '.join(sorted(unknown))}.")
-    for run in () if options.check else RUNS:
+    if options.check:
+        sys.exit(
+            None
+            if README.read_text() == with_tables()
+            else "README.md differs: run python training/compare.py"
+        )
+    write_tables()  # Of rows that were added by hand, too.
+    for run in RUNS:
         wanted = not options.studies or run.study in options.studies
         available = options.data or not STUDIES[run.study].data
         if wanted and available and run.key not in read_results():
             add_row(train(run, options.data))
             write_tables()
-    if options.check and README.read_text() != with_tables():
-        sys.exit("README.md differs: run python training/compare.py")
 
 
 if __name__ == "__main__":

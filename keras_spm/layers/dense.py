@@ -92,9 +92,9 @@ class Dense(keras.layers.Dense):
 
     def enable_lora(self, rank: int, lora_alpha: float | None = None, **kwargs: Any) -> None:
         """Adds low-rank matrices; see Keras's layer. `lora_alpha` is that of the constructor."""
+        kwargs.setdefault("a_initializer", HeUniform())
         # Keras's `build` passes the constructor's rank alone.
-        alpha = self.lora_alpha if lora_alpha is None else lora_alpha
-        super().enable_lora(rank, alpha, **{"a_initializer": HeUniform(), **kwargs})
+        super().enable_lora(rank, self.lora_alpha if lora_alpha is None else lora_alpha, **kwargs)
 
     def save_own_variables(self, store: Any) -> None:
         if not self.lora_enabled:
