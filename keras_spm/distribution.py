@@ -36,7 +36,7 @@ def data_parallel(
             train better with the latter, as their recipes may have.
         timeout: seconds for which a PyTorch process waits for the others. It must be longer than
             what a single process does meanwhile, such as writing a checkpoint. JAX ends all
-            processes if one does not answer for 30 seconds; see also the recipes' own watchdog.
+            processes if one does not answer for 60 seconds; see also the recipes' own watchdog.
 
     Yields:
         `Replicas` with the attributes `count`, `process` and `processes`.

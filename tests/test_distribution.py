@@ -1,9 +1,7 @@
 """Training on several devices gives the results of one device; see `tests/distributed.py`."""
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,122 +13,28 @@ import pytest
 import keras_spm
 from keras_spm.backend import SafeTrainer, parts, processes, replicas
 from keras_spm.cli import main
+from tests.campaigns import data_parallel
+from tests.campaigns.data_parallel import SHORT, SHORT_CONTROLS, differs, is_equal, run
 from tests.helpers import tiny_backbone
 
 BACKEND = keras.config.backend()
-DEVICES = {"jax": 4, "tensorflow": 2, "torch": 2}[BACKEND]
-# Task with options, devices, and numbers of images to evaluate or what is left out.
-COMPARISONS = {
-    "torch": (
-        *("classifier,rest,clipping,accumulation,averages:2:1,9", "segmenter,rest:2:1,7"),
-        *("detector,rest:2:1,7,9", "instances:2", "layers,scaling:2"),
-    ),
-    "jax": ("detector:4:1,7,9", "layers,rest,clipping,accumulation,averages:4"),
-    # A detector: tests/tasks/test_object_detector.py.
-    "tensorflow": ("layers,rest,clipping,averages:2", "layers,scaling:2"),
-}[BACKEND]
-CONTROLS = {"torch": ("classifier:2:statistics", "detector:2:counts"), "jax": (), "tensorflow": ()}[
-    BACKEND
-]
 SEEDS = () if BACKEND == "jax" else ("seeds:2",)
-OPTIMIZERS = "clipping,accumulation,averages,decay"
-LONG = {
-    "torch": (
-        *("segmenter:2:counts", "detector:2:gradients", "classifier:2:1,7,9"),
-        *("classifier:2", "instances,rest:2:1,7"),
-    ),
-    "jax": (
-        *("segmenter,rest:4", "classifier:2", "classifier,rest:4:1,7,9", "instances:4"),
-        *("classifier:4:statistics", f"classifier,{OPTIMIZERS}:4", "layers,scaling:4"),
-    ),
-    "tensorflow": (
-        *("classifier,rest:2:1,7,9", "classifier:2:statistics", "instances:2:1,7"),
-        *("segmenter:4:1,7,9", "detector,rest:4:1,7,9", "detector:2:counts", "detector:2"),
-        "segmenter:2",
-        *("segmenter,rest,clipping,averages,decay:2", "layers,rest:4"),
-    ),
-}[BACKEND]
-# Of two JAX processes.
-OF_PROCESSES = (
-    "layers,rest:2",
-    "classifier,rest:2",
-    "segmenter,rest:2:1,7",
-    "detector,rest:2:1,7",
-    "instances:2",
-)
-
-
-def run(names, devices=1, extra=()):
-    """Returns {name: differences} of the comparisons, made in processes of their own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", *extra, "tests.distributed", *names]
-    if BACKEND == "jax":
-        count = f" --xla_force_host_platform_device_count={devices}"
-        environment["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + count
-    if BACKEND == "torch":
-        launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", str(devices))
-        command = [sys.executable, "-m", *launcher, "-m", "tests.distributed", *names]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True)
-    return read_differences(names, process.stdout, process.stderr)
-
-
-def run_jax_processes(names):
-    """Returns {name: differences} of the comparisons, made in two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    running = []
-    for rank in ("0", "1"):
-        environment = {
-            **{**os.environ, "OMP_NUM_THREADS": "1", "RANK": rank},
-            "KERAS_DISTRIBUTION_JOB_ADDRESSES": address,
-            "KERAS_DISTRIBUTION_NUM_PROCESSES": "2",
-            "KERAS_DISTRIBUTION_PROCESS_ID": rank,
-        }
-        command = [sys.executable, "-m", "tests.distributed", *names]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        running.append(subprocess.Popen(command, env=environment, **pipes))
-    outputs = [process.communicate() for process in running]
-    return read_differences(names, *outputs[0])
-
-
-def read_differences(names, output, errors):
-    found = {}
-    for line in output.splitlines():
-        if line.startswith("{"):
-            found.update(json.loads(line))
-    assert found.keys() == set(names), errors[-3000:]
-    return found
-
-
-def check(differences):
-    assert differences.pop("ranks equal") and differences.pop("devices") > 1
-    limits = {"weights": 1e-6, "statistics": 1e-5, "logs": 1e-6}
-    # Boxes are pixels, of which 32-bit floats have six digits.
-    assert {
-        kind: value for kind, value in differences.items() if value > limits.get(kind, 1e-5)
-    } == {}
-
-
-def fails(differences):
-    limits = {"weights": 1e-6, "statistics": 1e-5, "logs": 1e-6}
-    return any(differences[kind] > 10 * limit for kind, limit in limits.items())
 
 
 @pytest.fixture(scope="module")
 def found():
-    return run((*COMPARISONS, *CONTROLS, *SEEDS), DEVICES)
+    return run((*SHORT, *SHORT_CONTROLS, *SEEDS))
 
 
-@pytest.mark.parametrize("name", COMPARISONS)
+@pytest.mark.parametrize("name", SHORT)
 def test_three_steps_equal_those_of_one_device(found, name):
-    check(dict(found[name]))
+    assert is_equal(found[name])
 
 
 @pytest.mark.only("torch")
-@pytest.mark.parametrize("name", CONTROLS)
+@pytest.mark.parametrize("name", SHORT_CONTROLS)
 def test_nothing_can_be_left_out(found, name):
-    assert fails(found[name])
+    assert differs(found[name])
 
 
 @pytest.mark.only("torch", "tensorflow")
@@ -140,26 +44,16 @@ def test_each_replica_draws_its_own_random_numbers(found):
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("name", LONG)
-def test_three_steps_in_a_release(name):
-    differences = run([name], 4 if BACKEND != "torch" else 2)[name]
-    if name.rpartition(":")[2].isalpha():
-        assert fails(differences)
-    else:
-        check(differences)
-
-
-@pytest.mark.release
-@pytest.mark.only("jax")
-@pytest.mark.parametrize("name", OF_PROCESSES)
-def test_three_steps_of_processes(name):
-    check(run_jax_processes([name])[name])
+@pytest.mark.parametrize("case", data_parallel.CASES, ids=str)
+def test_three_steps_in_a_release(case):
+    row = data_parallel.row(case)
+    assert row["verdict"] == "right", row
 
 
 @pytest.mark.only("jax")
 def test_a_step_sends_gradients_once_and_nothing_but_sums():
     tasks = ("classifier", "detector")
-    found = run([f"{task}:lower" for task in tasks], 4)
+    found = run([f"{task}:lower" for task in tasks])
     for task in tasks:
         step = found[f"{task}:lower"]
         assert (step["platforms"], step["devices"]) == (["tpu"], 4)

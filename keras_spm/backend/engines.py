@@ -18,7 +18,7 @@ from keras_spm.backend.replicas import Replicas, activated
 _KERAS_PROCESSES = "KERAS_DISTRIBUTION_NUM_PROCESSES"
 _POD_HOSTS = "TPU_WORKER_HOSTNAMES"
 _AUTO = "auto"  # Instead of the number of processes of a pod.
-_JAX_SILENCE = 30  # Seconds after which JAX ends the processes of one that does not answer.
+_JAX_SILENCE = 60  # Seconds after which JAX ends the processes of one that does not answer.
 
 
 def is_started_by_torchrun() -> bool:

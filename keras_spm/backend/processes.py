@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pickle
+import re
 import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from keras_spm.types import Tensor
 
 # Between the seeds of two processes.
 _SEED_DISTANCE = 1_000_003
+_XLA_STATUS = re.compile("(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
 
 
 def gathered(value: Any) -> list[Any]:
@@ -86,6 +88,14 @@ def failing_together(error_type: type[Exception]) -> Iterator[None]:
         error = error_type(message)
         error.is_reported = True  # By the process that has it.
         raise error
+
+
+def may_be_of_another(error: BaseException | None) -> bool:
+    """Whether an error may have its cause in another process, such as a lost connection."""
+    # JAX raises some errors of XLA as `ValueError`, with the name of a status.
+    return isinstance(error, RuntimeError) or (
+        isinstance(error, ValueError) and _XLA_STATUS.match(str(error)) is not None
+    )
 
 
 # === PyTorch ===

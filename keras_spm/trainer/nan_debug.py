@@ -89,7 +89,7 @@ def explain_errors(
     except Exception as raised:
         if _hides_interrupt(raised):
             raise KeyboardInterrupt from raised
-        if _has_processes() and isinstance(raised, RuntimeError):
+        if _has_processes() and processes.may_be_of_another(raised):
             raise  # Most probably of another process, see `Watchdog`.
         # Each backend wraps the errors of readers in its own way, so the batches are read again.
         step = current_step()

@@ -18,6 +18,7 @@ from keras_spm.trainer.checkpoints import TrainingError
 # Seconds without a sign of life after which a process is taken for lost.
 LONGEST_SILENCE = 15.0
 _INTERVAL = 1.0  # Seconds between signs of life.
+_PATIENCE = 5.0  # Seconds that the thread may need to notice a silence, on a slow disk.
 _STATUS = 1  # Of a process that is ended.
 
 
@@ -26,7 +27,9 @@ class Watchdog:
 
     A thread writes the step of its process every second, also while the process waits for the
     others. If another process ends with an error, or gives no sign of life for 15 seconds, this
-    one prints the process and its last step, and ends. Without other processes nothing happens.
+    one prints the process and its last step, and ends. After an error that may come from another
+    process, the last steps of all are printed at once, because JAX may end this process before
+    it knows which one is lost. Without other processes nothing happens.
 
     Args:
         folder: path.
@@ -48,6 +51,7 @@ class Watchdog:
         self._stopped = threading.Event()
         self._found = threading.Event()
         self._message = None
+        self._is_lost = False  # The process that the message is about.
         self._is_handled = False
 
     def __enter__(self) -> "Watchdog":
@@ -71,12 +75,14 @@ class Watchdog:
         if self._processes == 1:
             return
         self._is_handled = True  # From now on, the thread does not end the process.
-        if isinstance(error, RuntimeError) and not isinstance(error, TrainingError):
-            # Perhaps because another process is lost: which one?
-            self._found.wait(LONGEST_SILENCE + 2 * _INTERVAL)
+        if processes.may_be_of_another(error) and not isinstance(error, TrainingError):
+            self._print(self._describe(error))
+            self._found.wait(LONGEST_SILENCE + _PATIENCE)  # Which process is lost?
         self._stopped.set()
         self._thread.join()
         if error is not None and self._message is not None:
+            if self._is_lost:
+                self._exit(self._message)  # At its normal end, JAX would wait for the process.
             raise TrainingError(self._message) from error
         self._write(ended=True, error=None if error is None else str(error) or repr(error))
 
@@ -100,8 +106,10 @@ class Watchdog:
                 found = self._read(process)
                 if found != state:
                     known[process] = (found, now)
-                message = _complaint(process, found, now - since if found == state else 0)
+                silence = now - since if found == state else 0
+                message = _complaint(process, found, silence)
                 if message is not None:
+                    self._is_lost = silence > LONGEST_SILENCE
                     self._end(message)
                     return
 
@@ -120,14 +128,30 @@ class Watchdog:
             return  # The process ends by itself.
         self._exit(self._message)
 
+    def _describe(self, error):
+        """Returns the first line after an error that may come from another process."""
+        others = (process for process in range(self._processes) if process != self._process)
+        steps = ", ".join(
+            f"process {process} at step {(self._read(process) or {}).get('step', 0)}"
+            for process in others
+        )
+        return (
+            f"Process {self._process} failed after step {self._current_step()}, perhaps because "
+            f"another process ended. Last seen: {steps}. {self._describe_checkpoint()} "
+            f"The error: {error or repr(error)}"
+        )
+
     def _terminate(self, number, frame):
         self._exit(
             f"Process {self._process} was terminated after step {self._current_step()}, perhaps "
             f"because another process ended. {self._describe_checkpoint()}"
         )
 
-    def _exit(self, message):
+    def _print(self, message):
         print(f"error: {printable(message)}", file=sys.stderr, flush=True)
+
+    def _exit(self, message):
+        self._print(message)
         os._exit(_STATUS)
 
 

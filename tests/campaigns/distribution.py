@@ -129,7 +129,7 @@ def run(case: Case, folder: pathlib.Path) -> dict:
     status = others[0].returncode if others else None
     texts = [(folder / f"{running.index(each)}.log").read_text() for each in others]
     error = next(iter(re.findall(r"error: .*", "\n".join(texts))), "")
-    names = not others or re.search(r"step \d.*process \d|process \d.*step \d", error, re.I)
+    names = not others or re.search(rf"process {running.index(victim)}\b.*\bstep\b", error)
     alone = _start(case, folder, 0, 1, port)
     finished = _wait(lambda: alone.poll() is not None, _START) and alone.returncode == 0
     alone.kill()
