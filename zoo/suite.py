@@ -122,11 +122,14 @@ def _deployed():
             ("forward",),
         )
         yield Comparison(
-            f"PVT v2 b1 classifier in onnxruntime and in Keras, batch {batch}",
-            tuple(
-                Case("keras_spm", model, backend, batch=batch)
-                for model in own
-                for backend in ("onnxruntime", *BACKENDS)
+            f"PVT v2 b1 classifier in onnxruntime, Keras and transformers, batch {batch}",
+            (
+                Case("transformers", "pvt_v2_b1", batch=batch),
+                *(
+                    Case("keras_spm", model, backend, batch=batch)
+                    for model in own
+                    for backend in ("onnxruntime", *BACKENDS)
+                ),
             ),
             ("forward",),
         )

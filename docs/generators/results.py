@@ -15,7 +15,7 @@ TRAINING, ZOO = ROOT / "training", ROOT / "zoo"
 CAMPAIGNS = ROOT / "tests" / "campaigns"
 # Have a section of their own.
 _KNOWN = {
-    *(TRAINING / name for name in ("results.csv", "fine_tuning.csv")),
+    *(TRAINING / name for name in ("results.csv", "fine_tuning.csv", "transplanting.csv")),
     *(ZOO / name for name in ("benchmark.csv", "quantization.csv")),
     CAMPAIGNS / "export_formats.csv",
 }
@@ -69,6 +69,8 @@ def results() -> str:
         _csv_file(ZOO / "quantization.csv"),
         section(TRAINING / "README.md", "LoRA", level=2),
         _csv_file(TRAINING / "fine_tuning.csv"),
+        section(TRAINING / "README.md", "Stepwise Patch Merging in a trained network"),
+        _csv_file(TRAINING / "transplanting.csv"),
         section(TRAINING / "README.md", "Stepwise Patch Merging against the default merging"),
     ]
     for path in sorted([*TRAINING.glob("*.csv"), *ZOO.glob("*.csv"), *CAMPAIGNS.glob("*.csv")]):
