@@ -1,5 +1,6 @@
 """RoIAlign: maps of a fixed size for boxes of any size."""
 
+import keras
 from keras import ops
 
 from keras_spm import backend
@@ -204,15 +205,18 @@ def _most_cells(sizes):
     """Returns the largest number of cells that can be under a box.
 
     On all levels but the coarsest, a box has an area of at most 28 * 28 cells. With the
-    borders, its samples touch less than (height + 3) * (width + 3) cells.
+    borders, its samples touch less than (height + 3) * (width + 3) cells. The finest level is
+    the largest.
     """
     limit = 2 * _FINEST_SIDE // 4
-    *finer, (height, width) = sizes
-    result = height * width
-    for height, width in finer:
-        bound = (limit + 3) ** 2 + 3 * backend.max_size(height, width)
-        result = backend.max_size(result, backend.min_size(height * width, bound))
-    return result
+    (height, width), *_ = sizes
+    finer = (limit + 3) ** 2 + 3 * backend.max_size(height, width)
+    finer = backend.min_size(height * width, finer)
+    height, width = sizes[-1]
+    coarsest = height * width
+    if keras.config.backend() == "jax" and not isinstance(coarsest, int):
+        return coarsest + finer  # A bound, too: JAX would compare unknown sizes for hours.
+    return backend.max_size(coarsest, finer)
 
 
 def _pool(windows, cells, most):

@@ -48,7 +48,12 @@ SIDES = (32, 160)  # Smallest and largest side of images of all sizes.
 _COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 # (backend, case) → why it is not right.
-KNOWN = {}
+KNOWN = {
+    (
+        "tensorflow",
+        "models",
+    ): "TensorFlow keeps the graph of every training step; Keras's own layers grow as much"
+}
 
 
 @dataclasses.dataclass(frozen=True)
