@@ -33,8 +33,8 @@ from collections.abc import Sequence
 import deployed
 import report
 import suite
-from case import Case
-from processes import Worker, WorkerError, cores, started, successful
+from case import Case, cores
+from processes import Worker, WorkerError, started, successful
 
 HERE = pathlib.Path(__file__).parent
 LIBRARIES = ("textbook", "transformers", "timm", "keras_hub", "zeromodels")

@@ -1,6 +1,7 @@
 """A benchmark case: the model of one library on one backend, with its input shape."""
 
 import dataclasses
+import os
 from typing import Any
 
 import numpy as np
@@ -98,3 +99,8 @@ class Case:
 
 class UnavailableError(Exception):
     """The library does not provide the model."""
+
+
+def cores() -> int:
+    """Returns the number of CPU cores of this process."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from case import RUNTIMES, Case, UnavailableError
+from case import RUNTIMES, Case, UnavailableError, cores
 
 CALIBRATION_IMAGES = 8  # Random ones: accuracy is not measured here.
 FOLDER = "BENCHMARK_FOLDER"  # Name of an environment variable.
@@ -177,7 +177,9 @@ def _inputs(case, shape):
 def _open_onnxruntime(path: str, case: Case) -> Any:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = cores()
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     (images,) = session.get_inputs()
     inputs = {images.name: _inputs(case, images.shape)}
     return lambda: session.run(None, inputs)
@@ -187,6 +189,7 @@ def _open_openvino(path: str, case: Case) -> Any:
     import openvino
 
     options = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
+    options["INFERENCE_NUM_THREADS"] = cores()
     model = openvino.Core().compile_model(path, "CPU", options)
     shape = model.input(0).partial_shape
     inputs = [_inputs(case, [each.to_string() == "3" and 3 for each in shape])]
@@ -197,7 +200,7 @@ def _open_openvino(path: str, case: Case) -> Any:
 def _open_litert(path: str, case: Case) -> Any:
     from ai_edge_litert.interpreter import Interpreter
 
-    run = Interpreter(path, num_threads=len(os.sched_getaffinity(0))).get_signature_runner()
+    run = Interpreter(path, num_threads=cores()).get_signature_runner()
     images = case.inputs()
     return lambda: run(images=images)
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from case import Case
+from case import Case, cores
 from deployed import FOLDER
 
 _SCRIPT = pathlib.Path(__file__).parent / "worker.py"
@@ -112,8 +112,3 @@ def successful(workers: Sequence[Worker], prepare: Callable[[Worker], object]) -
                 raise
             print(f"skipped: {error}", file=sys.stderr)
     return successful
-
-
-def cores() -> int:
-    """Returns the number of CPU cores of this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

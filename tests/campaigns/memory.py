@@ -13,10 +13,10 @@ names as arguments. Each case is a process of its own:
 After half of the rounds and after all of them, it reads resident memory (after Python's and
 the C library's garbage collection), file descriptors, threads and the number of compilations:
 programs that XLA compiled (JAX), graphs that were traced (TensorFlow), graphs of
-`torch.compile` (PyTorch). A case is right if in the second half nothing was compiled, no
-descriptor and no thread was added, and memory grew by at most the limit of the case. In the
-first hundred rounds memory grows in any case: allocators and TensorFlow's input pipelines fill
-up.
+`torch.compile` (PyTorch). A case is right if in the second half nothing was compiled (but for
+new models), no descriptor and no thread was added, and memory grew by at most the limit of the
+case. In the first hundred rounds memory grows in any case: allocators and TensorFlow's input
+pipelines fill up.
 
 The result is written to `memory.md`; the exit status is 1 if a case is not right, unless
 `KNOWN` explains it.
@@ -48,12 +48,9 @@ SIDES = (32, 160)  # Smallest and largest side of images of all sizes.
 _COMPILE_FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 # (backend, case) → why it is not right.
-KNOWN = {
-    (
-        "tensorflow",
-        "models",
-    ): "TensorFlow keeps the graph of every training step; Keras's own layers grow as much"
-}
+# A network of 60 of Keras's own layers grows by 110 MB a round on the same images.
+_KEPT = "TensorFlow keeps the graph of every training step; Keras's own layers grow as much"
+KNOWN = {("tensorflow", "models"): _KEPT}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,11 +61,13 @@ class Case:
         rounds: number of rounds.
         work: function (rounds, sample), which calls `sample` after each round.
         limit: MB that the second half of the rounds may add to the resident memory.
+        compiles: whether each round compiles, because it has a new model.
     """
 
     rounds: int
     work: Callable
     limit: float = 2.0
+    compiles: bool = False
 
 
 def _rounds(task):
@@ -146,7 +145,7 @@ CASES = {
     "detector": Case(40, _rounds("detector")),
     "trainer": Case(40, _trainer),
     "generator": Case(20, _generator),
-    "models": Case(20, _models, limit=5.0),
+    "models": Case(20, _models, limit=5.0, compiles=True),
     "detect sizes": Case(200, _detect),
     "segment sizes": Case(200, _segment),
 }
@@ -257,7 +256,7 @@ def _verdict(name, case, middle, end):
         complaints.append(f"more than {case.limit:.0f} MB in the second half")
     if end.descriptors > middle.descriptors or end.threads > middle.threads:
         complaints.append("descriptors or threads were added")
-    if end.compilations > middle.compilations:
+    if end.compilations > middle.compilations and not case.compiles:
         complaints.append("compiled again")
     reason = KNOWN.get((keras.config.backend(), name))
     if complaints and reason:
