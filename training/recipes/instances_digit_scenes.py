@@ -2,9 +2,7 @@
 
 Command:  keras-spm train instances_digit_scenes
 Hardware: 2 CPU cores, float32, seed 0
-Result:   test AP 0.815, AP50 0.988; of masks 0.824, 0.986 (TensorFlow; 1,305 CPU seconds on a
-          machine that was busy with other work); 0.815, 0.988; 0.827, 0.987 (PyTorch); 0.801,
-          0.988; of masks 0.822 in 30 minutes (JAX, beside other work)
+Result:   in training/results.csv
 """
 
 # Model
