@@ -53,8 +53,8 @@ def _writing_backend(case):
 def write(case: Case, folder: str | os.PathLike) -> None:
     """Writes the file of a case, and its number of operations beside it."""
     path = file_of(case, folder)
-    if case.backend == "litert":
-        _write_litert(case, path)
+    if case.backend == "litert" or (case.backend, case.library) == ("openvino", "keras_spm"):
+        _write_own(case, path)
         return
     source = dataclasses.replace(case, backend="onnxruntime", dtype="float32")
     onnx_path = file_of(source, folder)
@@ -89,10 +89,12 @@ def _build(case):
     return steps
 
 
-def _write_litert(case, path):
+def _write_own(case, path):
     steps = _build(case)
     images = _images(case) if case.dtype == "int8" else None
-    steps.model.export(path, format="litert", verbose=False, calibration=images)
+    steps.forward()  # Keras exports only what has been called.
+    name = RUNTIMES[case.backend].format
+    steps.model.export(path, format=name, verbose=False, calibration=images)
     path.with_suffix(".macs").write_text(str(steps.macs()))
 
 

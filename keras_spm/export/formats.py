@@ -8,6 +8,7 @@ import keras
 
 from keras_spm.export import litert_files, onnx_files, saved_models, torch_programs
 from keras_spm.export.files import write_metadata
+from keras_spm.export.openvino_files import openvino_writer
 from keras_spm.export.request import SMALLEST, Request
 from keras_spm.registry import lookup
 from keras_spm.types import PathLike
@@ -65,23 +66,6 @@ def _tensorflow_onnx(request, path):
     onnx_files.finish(request, path)
 
 
-def _openvino(write_onnx):
-    """Returns a writer by way of ONNX, which OpenVINO reads from every backend."""
-
-    def write(request, path):
-        import openvino
-
-        onnx_path = path.with_suffix(".onnx")
-        write_onnx(request, onnx_path)
-        model = openvino.convert_model(onnx_path)
-        for name, value in request.metadata_strings.items():
-            model.set_rt_info(value, ["model_info", name])
-        openvino.save_model(model, path, compress_to_fp16=False)
-        onnx_path.unlink()
-
-    return write
-
-
 def _stablehlo(request, path):
     import jax
 
@@ -105,7 +89,7 @@ FORMATS = {
     "tf_saved_model": Format("", {"tensorflow": saved_models.write_saved_model}),
     "onnx": Format(".onnx", _WRITE_ONNX, has_int8=True),
     "openvino": Format(
-        ".xml", {name: _openvino(write) for name, write in _WRITE_ONNX.items()}, has_int8=True
+        ".xml", {name: openvino_writer(write) for name, write in _WRITE_ONNX.items()}, has_int8=True
     ),
     "litert": Format(".tflite", {"tensorflow": litert_files.write_litert}, has_int8=True),
     "torch": Format(".pt2", {"torch": torch_programs.write_program}),

@@ -37,7 +37,7 @@ def finish(request: Request, path: pathlib.Path) -> None:
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
     if request.calibration is not None:
-        quantize_onnx(path, [each.astype(request.spec.dtype) for each in request.calibration])
+        quantize_onnx(path, request.calibration_batches)
 
 
 def _output_names(graph, names):

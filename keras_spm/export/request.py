@@ -75,6 +75,11 @@ class Request:
         return {name: axis for name, axis in axes.items() if self.spec.shape[axis] is None}
 
     @property
+    def calibration_batches(self) -> list[np.ndarray]:
+        """The batches of `calibration` in the dtype of the model's images."""
+        return [each.astype(self.spec.dtype) for each in self.calibration]
+
+    @property
     def metadata_strings(self) -> dict[str, str]:
         return as_strings(self.metadata)
 
