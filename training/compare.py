@@ -57,6 +57,7 @@ class Study:
 
 
 STUDIES = {
+    "classification_digits": Study("classification_digits", "test_accuracy"),
     "segmentation_digit_scenes": Study("segmentation_digit_scenes", "test_mean_iou"),
     "detection_digit_scenes": Study("detection_digit_scenes", "test_AP"),
     "instances_digit_scenes": Study("instances_digit_scenes", "test_AP"),
@@ -117,6 +118,7 @@ RUNS = (
         for task in ("segmentation", "detection", "instances")
         for backend in ("jax", "tensorflow", "torch")
     ),
+    *(Run("classification_digits", backend, "spm") for backend in ("jax", "tensorflow", "torch")),
     *_pairs("camvid", range(5)),
     *_pairs("cifar10", range(3)),
     *_pairs("camvid", range(5), start="cifar10"),

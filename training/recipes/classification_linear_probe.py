@@ -3,11 +3,7 @@
 Command:  keras-spm train classification_linear_probe --set data_folder=photos
           The data are given as for `classification_folder`.
 Hardware: 2 CPU cores for a few hundred photos, an accelerator for more
-Result:   depends on the photos and on the weights; lower than that of
-          `classification_folder`. Measured under JAX: handwritten digits 5 to 9 as PNG files, a
-          fifth held out, `--set image_size=32 --set flip=0`. PVT v2 mini with SPM, trained on the
-          digits 0 to 4 by `classification_folder`: 93.3 % of the 180 held-out images; with random
-          weights 92.2 %, so these digits do not distinguish the two
+Result:   depends on the photos and on the weights; lower than that of `classification_folder`
 """
 
 # Model
