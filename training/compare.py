@@ -159,21 +159,26 @@ def backbone(run: Run, data: pathlib.Path | None) -> pathlib.Path:
     return preset
 
 
-def read_results() -> dict[tuple[str, ...], dict[str, str]]:
-    """Returns {run: row} of all finished runs."""
-    with RESULTS.open(newline="") as file:
-        return {tuple(row[key] for key in KEYS): row for row in csv.DictReader(file)}
+def read_results(
+    path: pathlib.Path = RESULTS, keys: tuple[str, ...] = KEYS
+) -> dict[tuple[str, ...], dict[str, str]]:
+    """Returns {run: row} of all finished runs of a file, by the columns that identify a run."""
+    with path.open(newline="") as file:
+        return {tuple(row[key] for key in keys): row for row in csv.DictReader(file)}
 
 
-def add_row(row: dict[str, str]) -> None:
-    """Writes all rows atomically, sorted by run, with another one."""
-    rows = [*(read_results() | {tuple(row[key] for key in KEYS): row}).values()]
-    unfinished = RESULTS.with_suffix(".unfinished")
+def add_row(
+    row: dict[str, str], path: pathlib.Path = RESULTS, keys: tuple[str, ...] = KEYS
+) -> None:
+    """Writes all rows of a file atomically, sorted by run, with another one."""
+    rows = [*(read_results(path, keys) | {tuple(row[key] for key in keys): row}).values()]
+    columns = dict.fromkeys(name for each in rows for name in each)
+    unfinished = path.with_suffix(".unfinished")
     with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*KEYS, *MEASURED], restval="", lineterminator="\n")
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: [row[key] for key in KEYS]))
-    unfinished.replace(RESULTS)
+        writer.writerows(sorted(rows, key=lambda row: [row[key] for key in keys]))
+    unfinished.replace(path)
 
 
 def paired(

@@ -12,7 +12,6 @@ and are not repeated. FOLDER has a folder `cifar10`, as for compare.py, whose ne
 """
 
 import argparse
-import csv
 import dataclasses
 import pathlib
 import time
@@ -143,27 +142,6 @@ def run(start: Start, data: Data, preset: pathlib.Path, seed: int) -> dict[str, 
     }
 
 
-def add_row(row: dict[str, str]) -> None:
-    """Writes all rows, with another one."""
-    rows = [*read_results().values(), row]
-    rows.sort(key=lambda each: [(len(each[key]), each[key]) for key in KEYS])
-    columns = dict.fromkeys([*KEYS, *(name for each in rows for name in each)])
-    unfinished = RESULTS.with_suffix(".unfinished")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    unfinished.replace(RESULTS)
-
-
-def read_results() -> dict[tuple[str, ...], dict[str, str]]:
-    """Returns {key: row} of the finished trainings."""
-    if not RESULTS.exists():
-        return {}
-    with RESULTS.open(newline="") as file:
-        return {tuple(row[key] for key in KEYS): row for row in csv.DictReader(file)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compares starts of Stepwise Patch Merging.")
     parser.add_argument("data_set", choices=("digits", "cifar10"))
@@ -180,10 +158,10 @@ def main() -> None:
         for start in starts:
             key = (options.data_set, keras.config.backend(), start.name, start.images, seed)
             row = dict(zip(KEYS, map(str, key), strict=True))
-            if tuple(row.values()) not in read_results():
+            if tuple(row.values()) not in compare.read_results(RESULTS, KEYS):
                 row |= run(start, data, preset, seed)
                 print(row, flush=True)
-                add_row(row)
+                compare.add_row(row, RESULTS, KEYS)
 
 
 if __name__ == "__main__":

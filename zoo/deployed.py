@@ -92,17 +92,19 @@ def _build(case):
 def _write_own(case, path):
     steps = _build(case)
     images = _images(case) if case.dtype == "int8" else None
-    steps.forward()  # Keras exports only what has been called.
-    name = RUNTIMES[case.backend].format
-    steps.model.export(path, format=name, verbose=False, calibration=images)
+    _export(steps, path, RUNTIMES[case.backend].format, calibration=images)
     path.with_suffix(".macs").write_text(str(steps.macs()))
+
+
+def _export(steps, path, name, **options):
+    steps.forward()  # Keras exports only what has been called.
+    steps.model.export(path, format=name, verbose=False, **options)
 
 
 def _write_onnx(case, path):
     steps = _build(case)
     if hasattr(steps, "model"):
-        steps.forward()  # Keras exports only what has been called.
-        steps.model.export(path, format="onnx", verbose=False)
+        _export(steps, path, "onnx")
     else:
         _write_torch(steps, path)
     path.with_suffix(".macs").write_text(str(steps.macs()))

@@ -45,20 +45,21 @@ def serving() -> str:
 def recipes() -> str:
     """Returns the table of the recipes: hardware and result, as they state or as was measured."""
     rows = [["recipe", "hardware", "result"]]
+    with (TRAINING / "results.csv").open(newline="") as file:
+        runs = list(csv.DictReader(file))
     for path in sorted((TRAINING / "recipes").glob("[!_]*.py")):
         fields = _fields(ast.get_docstring(ast.parse(path.read_text())))
-        result = _measured(path.stem) or fields.get("Result", "–")
+        result = _measured(path.stem, runs) or fields.get("Result", "–")
         rows.append([f"`{path.stem}`", fields.get("Hardware", "–"), result])
     return markdown(rows)
 
 
-def _measured(recipe):
-    """Returns the metrics of a recipe on each backend, from the rows of its study."""
-    with (TRAINING / "results.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["study"] == recipe]
+def _measured(recipe, runs):
+    """Returns the metrics of a recipe on each backend, from the runs of its study."""
     texts = []
-    for row in rows:
-        if (row["merging"], row["start"], row["seed"]) == ("spm", "random", "0"):
+    for row in runs:
+        own = (row["study"], row["merging"], row["start"], row["seed"])
+        if own == (recipe, "spm", "random", "0"):
             metrics = (name for name in row if name.startswith("test_") and row[name])
             values = (f"{name[5:].replace('_', ' ')} {float(row[name]):.3f}" for name in metrics)
             minutes = float(row["seconds"]) / 60
