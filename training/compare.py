@@ -74,7 +74,7 @@ STUDIES = {
         *("classification_folder", "test_accuracy"),
         (
             *("preset=pvt_v2_mini", "load_weights=false", "layer_decay=1", "image_size=64"),
-            *("crop_pct=1", "crop_scale=0.6", "randaugment_magnitude=0", "epochs=10"),
+            *("crop_pct=1", "crop_scale=0.6", "randaugment_magnitude=0", "epochs=5"),
             *("batch_size=64", "verify_images=false"),
         ),
         "cifar10",
@@ -140,21 +140,28 @@ def train(run: Run, data: pathlib.Path | None) -> dict[str, str]:
     return row | {name: f"{result[name]:.5g}" for name in MEASURED if name in result}
 
 
+def trained(run: Run, data: pathlib.Path | None) -> pathlib.Path:
+    """Returns the file of a run's best model, trained if it is missing."""
+    file = run.folder / "best.keras"
+    if run.key not in read_results() or not file.exists():
+        add_row(train(run, data))
+    return file
+
+
 def backbone(run: Run, data: pathlib.Path | None) -> pathlib.Path:
     """Returns the preset folder of the backbone that a run starts from, trained if it is missing.
 
     There are three such backbones for each merging.
     """
-    trained = dataclasses.replace(run, study=run.start, start="random", seed=run.seed % 3)
-    preset = trained.folder / "backbone"
+    source = dataclasses.replace(run, study=run.start, start="random", seed=run.seed % 3)
+    preset = source.folder / "backbone"
     if not preset.exists():
-        add_row(train(trained, data))
         program = (
             "import keras, keras_spm, sys; "
             "keras.saving.load_model(sys.argv[1]).backbone.save_to_preset(sys.argv[2])"
         )
         environment = {**os.environ, "KERAS_BACKEND": run.backend}
-        command = [sys.executable, "-c", program, trained.folder / "best.keras", preset]
+        command = [sys.executable, "-c", program, trained(source, data), preset]
         subprocess.run(command, env=environment, check=True)
     return preset
 

@@ -84,9 +84,7 @@ def trained_preset(name: str, data: Data, folder: pathlib.Path | None, seed: int
         fit(model, data, seed, 800)
     else:
         run = compare.Run(name, compare.FASTEST, "default", seed=seed)
-        if not run.folder.exists():
-            compare.add_row(compare.train(run, folder))
-        model = keras.saving.load_model(run.folder / "best.keras")
+        model = keras.saving.load_model(compare.trained(run, folder))
     model.save_to_preset(preset)
     return preset
 
