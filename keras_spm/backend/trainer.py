@@ -107,9 +107,12 @@ class SafeTrainer(ReplicatedTrainer):
         """Keeps the values. Those that a training step takes are freed by the step."""
 
     def _make_function(self, step_function: Callable, *args: Any, **kwargs: Any) -> Callable:
+        make = super()._make_function
+        if keras.config.backend() == "tensorflow":
+            return _by_ranks(lambda: make(step_function, *args, **kwargs))
         if keras.config.backend() == "jax":
             step_function = self._keeping_state(step_function)
-        return super()._make_function(step_function, *args, **kwargs)
+        return make(step_function, *args, **kwargs)
 
     def _keeping_state(self, step_function):
         def step(state, data):
@@ -162,6 +165,34 @@ class SafeTrainer(ReplicatedTrainer):
         if replicated() is not None:
             arguments["out_shardings"] = replicated()
         return jax.jit(step, **arguments)
+
+
+def _by_ranks(make: Callable[[], Callable]) -> Callable:
+    """Returns a function like those that `make` returns, one for all ranks of a batch's tensors.
+
+    Such a function traces one graph for weights of images and weights of pixels, in which
+    their rank is unknown.
+    """
+    import tensorflow as tf
+
+    functions = {}
+
+    def rank(tensor):
+        shape = getattr(tensor, "shape", None)
+        return None if shape is None else tf.TensorShape(shape).rank
+
+    def function(batches):
+        if hasattr(batches, "element_spec"):
+            batch = batches.element_spec
+        else:  # The single batch of `train_on_batch`.
+            batch = next(batches)
+            batches = iter([batch])
+        ranks = tuple(map(rank, tf.nest.flatten(batch, expand_composites=True)))
+        if ranks not in functions:
+            functions[ranks] = make()
+        return functions[ranks](batches)
+
+    return function
 
 
 def scale_for_replicas(loss: Any) -> Any:

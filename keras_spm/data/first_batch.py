@@ -16,8 +16,8 @@ class FirstBatch:
 
     Data sets are not read twice: a `tf.data.Dataset` or a generator is checked while it is
     read, so that no shuffle buffer is filled for it. Of data with random access, the first
-    batch is read once more, of a PyTorch `DataLoader` the first example. Of arrays, all
-    targets are checked.
+    batch is read once more, of a PyTorch `DataLoader` as many of the first examples. Of
+    arrays, all targets are checked.
 
     Args:
         check: function (images, targets) of arrays; the targets of data without targets are
@@ -51,7 +51,8 @@ class FirstBatch:
             self.check(x[:_IMAGES], y)
         elif hasattr(x, "collate_fn"):  # A torch DataLoader.
             if hasattr(x.dataset, "__getitem__"):
-                self._check_batch(x.collate_fn([x.dataset[0]]))
+                count = min(x.batch_size or 1, len(x.dataset))
+                self._check_batch(x.collate_fn([x.dataset[index] for index in range(count)]))
         elif hasattr(x, "__getitem__") and hasattr(x, "__len__") and len(x):
             self._check_batch(x[0])
         elif hasattr(x, "map") and hasattr(x, "__iter__"):  # A Grain IterDataset.

@@ -145,16 +145,17 @@ def check_images(images: np.ndarray, stacklevel: int = 3) -> None:
 
 
 def check_batch(images: np.ndarray, backbone: keras.Model) -> None:
-    """Checks the channels of a batch, and its pixels as `check_images`.
+    """Checks the shape of a batch, and its pixels as `check_images`.
 
     Raises:
-        ValueError: for other channels than those of the backbone's images, and wrong pixels.
+        ValueError: for a single image, other channels than the backbone's, and wrong pixels.
     """
     channels = channels_of(backbone)
     is_first = data_format_of(backbone) == "channels_first"
-    if images.ndim == 4 and images.shape[1 if is_first else -1] != channels:
+    if images.ndim != 4 or images.shape[1 if is_first else -1] != channels:
         shape = f"{channels}, height, width" if is_first else f"height, width, {channels}"
-        raise ValueError(f"Images must be (batch, {shape}). Received: shape {images.shape}")
+        found = ", ".join(map(str, ("batch", *images.shape[1:])))
+        raise ValueError(f"Images must be (batch, {shape}). Received: shape ({found})")
     check_images(images, stacklevel=4)
 
 

@@ -204,7 +204,7 @@ def test_the_command_predict(tmp_path, capsys, channels):
 def test_wrong_channels_are_named(name):
     model, targets = _task(name, 4), _targets(name)
     rgb = PIXELS[..., :3]
-    batch = r"Images must be \(batch, height, width, 4\)\. Received: shape \(2, 36, 40, 3\)"
+    batch = r"Images must be \(batch, height, width, 4\)\. Received: shape \(batch, 36, 40, 3\)"
     for call in (
         lambda: model.fit(rgb, targets, verbose=0),
         lambda: model.evaluate(rgb, targets, verbose=0),

@@ -105,10 +105,27 @@ def test_the_first_batch_of_all_kinds_of_data_is_checked(tasks, source):
     labels = np.array([-1, -1])
     with pytest.raises(ValueError, match="integers from 0 to 2. Received: -1"):
         tasks["classifier"].fit(source(_images(), labels), verbose=0)
-    if source is not _torch_loader:  # Its single example is not enough for a validation.
-        data = source(_images(), labels)
-        with pytest.raises(ValueError, match="integers from 0 to 2. Received: -1"):
-            tasks["classifier"].fit(_images(), labels + 1, validation_data=data, verbose=0)
+    data = source(_images(), labels)
+    with pytest.raises(ValueError, match="integers from 0 to 2. Received: -1"):
+        tasks["classifier"].fit(_images(), labels + 1, validation_data=data, verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")
+@torch_only
+def test_images_without_a_batch(tasks):
+    """A single image, and a data set of single images."""
+    import tensorflow as tf
+
+    message = r"Images must be \(batch, height, width, 3\)\. Received: shape \(batch, 32, 3\)"
+    image = _images()[0]
+    single = tf.data.Dataset.from_tensors((image, 0))
+    for call in (
+        lambda: tasks["classifier"].predict(image, verbose=0),
+        lambda: tasks["segmenter"].evaluate(image, np.zeros((32, 32)), verbose=0),
+        lambda: tasks["classifier"].fit(single, verbose=0),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")

@@ -1,4 +1,4 @@
-"""Tasks stay usable after errors and Ctrl-C, and when several threads use them."""
+"""Tasks stay usable after errors and Ctrl-C, in several threads, and with other data."""
 
 import concurrent.futures
 import threading
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from keras_spm import ImageClassifier, ObjectDetector
+from keras_spm.backend.trainer import SafeTrainer
 from keras_spm.heads import RetinaNet
 from tests.helpers import difference, tiny_backbone
 
@@ -140,3 +141,28 @@ def test_predictions_in_several_threads(model, method):
         for each in found:
             pairs = zip(keras.tree.flatten(each), keras.tree.flatten(wanted), strict=True)
             assert all(np.array_equal(*pair) for pair in pairs)
+
+
+@pytest.mark.graph
+def test_weights_of_other_rank():
+    """A graph of TensorFlow for both would have weights of unknown rank."""
+
+    class Model(SafeTrainer, keras.Model):
+        def build(self, input_shape):
+            self.factor = self.add_weight(shape=(), initializer="ones")
+
+        def call(self, inputs):
+            return inputs * self.factor
+
+    model = Model()
+    model.compile(keras.optimizers.SGD(0.0), "mae")
+    inputs, targets = np.float32([[3], [5]]), np.zeros((2, 1), "float32")
+    for weights in (np.float32([2, 4]), np.float32([[2], [4]])):
+        history = model.fit(inputs, targets, sample_weight=weights, verbose=0).history
+        losses = [
+            *history["loss"],
+            model.evaluate(inputs, targets, sample_weight=weights, verbose=0),
+            model.train_on_batch(inputs, targets, sample_weight=weights),
+            model.test_on_batch(inputs, targets, sample_weight=weights),
+        ]
+        assert losses == pytest.approx([(2 * 3 + 4 * 5) / 2] * 4, rel=1e-6)

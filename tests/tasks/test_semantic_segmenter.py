@@ -188,7 +188,6 @@ def test_weights_of_images_and_of_pixels(small):
     expected = (losses * weights[:, None, None]).sum() / count
     for given in (weights, np.broadcast_to(weights[:, None, None], labels.shape).copy()):
         arguments = {"sample_weight": given, "verbose": 0}
-        model.compile(keras.optimizers.SGD(0.0))  # TensorFlow's graphs are for one rank.
         found = model.evaluate(images, labels, return_dict=True, **arguments)["loss"]
         assert found == pytest.approx(expected, rel=1e-5)
         history = model.fit(images, labels, **arguments).history
@@ -216,7 +215,6 @@ def test_weights_of_classes(small):
 def test_maps_with_a_channel(small):
     model, images, labels, *_ = small
     expected = model.evaluate(images, labels, verbose=0)
-    model.compile(keras.optimizers.SGD(0.0))  # TensorFlow's graphs are for one rank.
     assert model.evaluate(images, labels[..., None], verbose=0) == pytest.approx(expected, rel=1e-6)
 
 
