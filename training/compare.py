@@ -16,6 +16,7 @@ import collections.abc
 import csv
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import statistics
@@ -122,6 +123,11 @@ RUNS = (
     *_pairs("camvid", range(5)),
     *_pairs("cifar10", range(3)),
     *_pairs("camvid", range(5), start="cifar10"),
+    *(
+        Run("camvid", FASTEST, merging, seed=seed)
+        for seed in range(3)
+        for merging in ("msa", "gle", "default+spm")
+    ),
 )
 
 
@@ -188,42 +194,45 @@ def add_row(
     unfinished.replace(path)
 
 
-def paired(
+def by_seed(
     rows: collections.abc.Iterable[dict[str, str]],
-) -> dict[tuple[str, str, str], dict[str, list[float]]]:
-    """Returns {(study, backend, start): {merging: metric of each seed that all mergings have}}.
+) -> dict[tuple[str, str, str], dict[str, dict[str, float]]]:
+    """Returns {(study, backend, start): {merging: {seed: metric}}}.
 
-    Only those with more than one merging.
+    Only where a merging can be compared with the default. The default merging is the first.
     """
     found: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
     for row in rows:
         value = float(row[STUDIES[row["study"]].metric])
         found[row["study"], row["backend"], row["start"]][row["merging"]][row["seed"]] = value
-    pairs = {}
-    for key, mergings in found.items():
-        if len(mergings) > 1:
-            seeds = sorted(set.intersection(*map(set, mergings.values())))
-            pairs[key] = {name: [each[seed] for seed in seeds] for name, each in mergings.items()}
-    return pairs
+    return {
+        key: {"default": mergings["default"], **mergings}
+        for key, mergings in found.items()
+        if len(mergings) > 1 and "default" in mergings
+    }
 
 
 def summary(rows: collections.abc.Iterable[dict[str, str]]) -> str:
     """Returns the Markdown table of means over seeds, and of the differences of equal seeds."""
     lines = [
-        "| study | start | metric | seeds | default: mean ± standard deviation | SPM "
+        "| study | start | merging | metric | seeds | mean ± standard deviation | default "
         "| difference of equal seeds | p |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for (study, _, start), mergings in paired(rows).items():
-        default, spm = mergings["default"], mergings["spm"]
-        test = scipy.stats.ttest_rel(spm, default) if len(spm) > 2 else None
-        cells = [
-            *(study, start, STUDIES[study].metric.removeprefix("test_"), str(len(spm))),
-            *(_spread(default), _spread(spm)),
-            _spread([each - other for each, other in zip(spm, default, strict=True)], sign="+"),
-            "–" if test is None else f"{test.pvalue:.2f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+    for (study, _, start), mergings in by_seed(rows).items():
+        default, *others = mergings
+        for name in others:
+            seeds = sorted(mergings[default].keys() & mergings[name].keys())
+            own, reference = ([mergings[each][seed] for seed in seeds] for each in (name, default))
+            if not seeds:
+                continue
+            cells = [
+                *(study, start, name, STUDIES[study].metric.removeprefix("test_")),
+                *(str(len(seeds)), _spread(own), _spread(reference)),
+                _spread([left - right for left, right in zip(own, reference, strict=True)], "+"),
+                f"{scipy.stats.ttest_rel(own, reference).pvalue:.2f}" if len(seeds) > 2 else "–",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -248,13 +257,13 @@ def table(rows: collections.abc.Iterable[dict[str, str]]) -> str:
 
 def plot(rows: collections.abc.Iterable[dict[str, str]]) -> Figure:
     """Returns a panel for each comparison: the mergings beside each other, a line for each seed."""
-    comparisons = paired(rows)
+    comparisons = by_seed(rows)
     figure = Figure(figsize=(3 * len(comparisons), 3), layout="constrained")
     panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
     for panel, ((study, _, start), mergings) in zip(panels, comparisons.items(), strict=True):
-        names = ("default", "spm")
-        for values in zip(*(mergings[name] for name in names), strict=True):
-            panel.plot(names, values, "o-", color="#219ebc")
+        for seed in sorted(set().union(*mergings.values())):
+            values = [metrics.get(seed, math.nan) for metrics in mergings.values()]
+            panel.plot([*mergings], values, "o-", color="#219ebc")
         panel.set_title(f"{study}\n{start} weights", fontsize=9)
         panel.set_ylabel(STUDIES[study].metric.removeprefix("test_"))
         panel.margins(x=0.3, y=0.3)

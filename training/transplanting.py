@@ -69,7 +69,7 @@ def read_data(name: str, folder: pathlib.Path | None) -> Data:
             np.stack(images),
             np.array([classes.index(each.parent.name) for each in paths]),
         )
-    return Data(**parts, image_counts=(128, 512, 2048), steps=(0, 100, 1000, 1500))
+    return Data(**parts, image_counts=(128, 512, 2048), steps=(0, 100, 1000))
 
 
 def trained_preset(name: str, data: Data, folder: pathlib.Path | None, seed: int) -> pathlib.Path:

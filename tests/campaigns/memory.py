@@ -10,13 +10,13 @@ names as arguments. Each case is a process of its own:
 - detect sizes, segment sizes: a round is an image of another size, which batching brings to one
   of a few sizes.
 
-After half of the rounds and after all of them, it reads resident memory (after Python's and
-the C library's garbage collection), file descriptors, threads and the number of compilations:
-programs that XLA compiled (JAX), graphs that were traced (TensorFlow), graphs of
-`torch.compile` (PyTorch). A case is right if in the second half nothing was compiled (but for
-new models), no descriptor and no thread was added, and memory grew by at most the limit of the
-case. In the first hundred rounds memory grows in any case: allocators and TensorFlow's input
-pipelines fill up.
+After half of the rounds and after all of them, it reads resident memory, file descriptors,
+threads and the number of compilations: programs that XLA compiled (JAX), graphs that were
+traced (TensorFlow), graphs of `torch.compile` (PyTorch). After every tenth of the rounds,
+Python and the C library give free memory back, or fragments of it would be counted. A case
+is right if in the second half nothing was compiled (but for new models), no descriptor and no
+thread was added, and memory grew by at most the limit of the case. In the first hundred rounds
+memory grows in any case: allocators and TensorFlow's input pipelines fill up.
 
 The result is written to `memory.md`; the exit status is 1 if a case is not right, unless
 `KNOWN` explains it.
@@ -193,8 +193,6 @@ def _counter():
 
 
 def _read(compilations):
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return Sample(
         pages * os.sysconf("SC_PAGE_SIZE") / 1024,
@@ -212,6 +210,9 @@ def measure(connection, name):
     def sample():
         nonlocal finished
         finished += 1
+        if finished % (case.rounds // 10) == 0:
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
         if finished in (case.rounds // 2, case.rounds):
             samples.append(_read(compilations))
 
