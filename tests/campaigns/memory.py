@@ -140,7 +140,7 @@ def _images(count):
 
 
 CASES = {
-    "classifier": Case(500, _rounds("classifier")),
+    "classifier": Case(500, _rounds("classifier"), limit=5.0),
     "segmenter": Case(40, _rounds("segmenter")),
     "detector": Case(40, _rounds("detector")),
     "trainer": Case(40, _trainer),
