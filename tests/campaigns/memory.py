@@ -140,6 +140,7 @@ def _images(count):
 
 
 CASES = {
+    # TensorFlow's memory goes up and down by 4 MB.
     "classifier": Case(500, _rounds("classifier"), limit=5.0),
     "segmenter": Case(40, _rounds("segmenter")),
     "detector": Case(40, _rounds("detector")),
