@@ -220,17 +220,16 @@ def summary(rows: collections.abc.Iterable[dict[str, str]]) -> str:
         "| --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     for (study, _, start), mergings in by_seed(rows).items():
-        default, *others = mergings
-        for name in others:
-            seeds = sorted(mergings[default].keys() & mergings[name].keys())
-            own, reference = ([mergings[each][seed] for seed in seeds] for each in (name, default))
+        for name in [*mergings][1:]:
+            seeds = sorted(mergings["default"].keys() & mergings[name].keys())
             if not seeds:
                 continue
+            own, default = ([mergings[key][seed] for seed in seeds] for key in (name, "default"))
             cells = [
                 *(study, start, name, STUDIES[study].metric.removeprefix("test_")),
-                *(str(len(seeds)), _spread(own), _spread(reference)),
-                _spread([left - right for left, right in zip(own, reference, strict=True)], "+"),
-                f"{scipy.stats.ttest_rel(own, reference).pvalue:.2f}" if len(seeds) > 2 else "–",
+                *(str(len(seeds)), _spread(own), _spread(default)),
+                _spread([left - right for left, right in zip(own, default, strict=True)], "+"),
+                f"{scipy.stats.ttest_rel(own, default).pvalue:.2f}" if len(seeds) > 2 else "–",
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """Checks of the first batch of the data of `fit`, `evaluate` and `predict`."""
 
 import contextlib
+import copy
 import types
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +15,9 @@ _IMAGES = 8  # Of an array of images, these are checked.
 class FirstBatch:
     """Passes the first batch of data to a function that raises a `ValueError` if it is wrong.
 
-    Data sets are not read twice: a `tf.data.Dataset` or a generator is checked while it is
-    read, so that no shuffle buffer is filled for it. Of data with random access, the first
-    batch is read once more, of a PyTorch `DataLoader` as many of the first examples. Of
-    arrays, all targets are checked.
+    Data sets are not read twice: a `tf.data.Dataset`, a generator or a PyTorch `DataLoader`
+    is checked while it is read, so that no shuffle buffer is filled for it. Of other data
+    with random access, the first batch is read once more. Of arrays, all targets are checked.
 
     Args:
         check: function (images, targets) of arrays; the targets of data without targets are
@@ -50,9 +50,7 @@ class FirstBatch:
         if hasattr(x, "shape") or y is not None:
             self.check(x[:_IMAGES], y)
         elif hasattr(x, "collate_fn"):  # A torch DataLoader.
-            if hasattr(x.dataset, "__getitem__"):
-                count = min(x.batch_size or 1, len(x.dataset))
-                self._check_batch(x.collate_fn([x.dataset[index] for index in range(count)]))
+            return self._checked_loader(x)
         elif hasattr(x, "__getitem__") and hasattr(x, "__len__") and len(x):
             self._check_batch(x[0])
         elif hasattr(x, "map") and hasattr(x, "__iter__"):  # A Grain IterDataset.
@@ -83,6 +81,18 @@ class FirstBatch:
             return batch
 
         return check
+
+    def _checked_loader(self, loader):
+        """Returns a copy, of a class that Keras recognizes."""
+        check = self._checking_once()
+
+        class CheckedLoader(type(loader)):
+            def __iter__(self):
+                return map(check, super().__iter__())
+
+        checked = copy.copy(loader)
+        checked.__class__ = CheckedLoader
+        return checked
 
     def _map(self, dataset):
         import tensorflow as tf

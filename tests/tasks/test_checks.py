@@ -87,6 +87,14 @@ def _torch_loader(images, targets):
     return torch.utils.data.DataLoader(data, batch_size=2)
 
 
+def _torch_stream(images, targets):
+    class Examples(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return zip(images, targets, strict=True)
+
+    return torch.utils.data.DataLoader(Examples(), batch_size=2)
+
+
 def _grain_dataset(images, targets):
     import grain
 
@@ -96,7 +104,7 @@ def _grain_dataset(images, targets):
 
 _SOURCES = [_generator]
 if keras.config.backend() == "torch":
-    _SOURCES += [_tf_dataset, _py_dataset, _torch_loader, _grain_dataset]
+    _SOURCES += [_tf_dataset, _py_dataset, _torch_loader, _torch_stream, _grain_dataset]
 
 
 @pytest.mark.filterwarnings("ignore:`shuffle=True` was passed")

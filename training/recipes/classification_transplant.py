@@ -9,7 +9,7 @@ Command:  keras-spm train classification_transplant --data photos
           Patch Merging behind a gate instead, which starts with exactly the original network.
 Hardware: 2 CPU cores for a few hundred photos, an accelerator for more
 Result:   depends on the photos and on the weights; training/transplanting.csv has accuracies
-          before, during and after the training, from a network trained on digits
+          before, during and after the training, from networks trained on digits and CIFAR-10
 """
 
 # Model
