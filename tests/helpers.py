@@ -117,39 +117,40 @@ def check_round_trips(model, inputs, folder):
     check_all_equal(model, others, inputs)
 
 
-def gradients(layer, inputs, cotangent):
-    """One training step's outputs and gradients of sum(outputs * cotangent).
+def gradients(layer, inputs, cotangent, training=True):
+    """One step's outputs and gradients of sum(outputs * cotangent).
 
     Returns:
         (outputs, {variable path: gradient}, gradient of the inputs), all numpy. Running
         statistics are updated, as in training.
     """
-    outputs, by_variable, by_input = _GRADIENTS[keras.config.backend()](layer, inputs, cotangent)
+    has_training = "training" in inspect.signature(layer.call).parameters
+    options = {"training": training} if has_training else {}
+    step = _GRADIENTS[keras.config.backend()]
+    outputs, by_variable, by_input = step(layer, inputs, cotangent, options)
     paths = [variable.path for variable in layer.trainable_variables]
     by_path = dict(zip(paths, map(to_numpy, by_variable), strict=True))
     return to_numpy(outputs), by_path, to_numpy(by_input)
 
 
-def _tensorflow_gradients(layer, inputs, cotangent):
+def _tensorflow_gradients(layer, inputs, cotangent, options):
     import tensorflow as tf
 
     inputs = tf.constant(inputs)
     variables = [variable.value for variable in layer.trainable_variables]
     with tf.GradientTape() as tape:
         tape.watch(inputs)
-        outputs = layer(inputs, training=True)
+        outputs = layer(inputs, **options)
         total = tf.reduce_sum(tf.cast(outputs, "float32") * cotangent)
     *by_variable, by_input = tape.gradient(total, [*variables, inputs])
     return outputs, by_variable, by_input
 
 
-def _jax_gradients(layer, inputs, cotangent):
+def _jax_gradients(layer, inputs, cotangent, options):
     import jax
 
-    training = {"training": True} if "training" in inspect.signature(layer.call).parameters else {}
-
     def total(trainable, inputs, state):
-        outputs, state = layer.stateless_call(trainable, state, inputs, **training)
+        outputs, state = layer.stateless_call(trainable, state, inputs, **options)
         return (outputs.astype("float32") * cotangent).sum(), (outputs, state)
 
     trainable = [variable.value for variable in layer.trainable_variables]
@@ -161,11 +162,12 @@ def _jax_gradients(layer, inputs, cotangent):
     return outputs, by_variable, by_input
 
 
-def _torch_gradients(layer, inputs, cotangent):
+def _torch_gradients(layer, inputs, cotangent, options):
     import torch
 
+    layer.zero_grad()
     inputs = torch.tensor(inputs, requires_grad=True)
-    outputs = layer(inputs, training=True)
+    outputs = layer(inputs, **options)
     (outputs.float() * torch.tensor(cotangent)).sum().backward()
     by_variable = [variable.value.grad for variable in layer.trainable_variables]
     return outputs, by_variable, inputs.grad

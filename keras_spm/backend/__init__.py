@@ -5,7 +5,7 @@ imported inside functions, so that only the active one is loaded.
 """
 
 from keras_spm.backend.attention import dot_product_attention
-from keras_spm.backend.chunked import chunked_by_head, chunked_by_image
+from keras_spm.backend.chunked import chunked_by_image
 from keras_spm.backend.convolution import (
     conv2d,
     depthwise_conv2d,
@@ -14,7 +14,7 @@ from keras_spm.backend.convolution import (
     depthwise_supports_xla,
 )
 from keras_spm.backend.dense import dense, grouped_pointwise, has_slow_int8_product, int8_product
-from keras_spm.backend.elementwise import fused_elementwise, gelu
+from keras_spm.backend.elementwise import gelu, xla_compiled
 from keras_spm.backend.exporting import (
     export_mode,
     is_exporting,
@@ -28,11 +28,14 @@ from keras_spm.backend.exporting import (
     while_loop,
 )
 from keras_spm.backend.gradient import gradient
+from keras_spm.backend.guided_attention import guided_attention, guided_attention_weights
 from keras_spm.backend.normalization import (
+    affine,
     batch_normalization,
     layer_normalization,
     normalize,
     scale_channels,
+    scaled,
 )
 from keras_spm.backend.parts import filled_in_step
 from keras_spm.backend.replicas import count_per_replica, has_parts, is_writer, sum_over_rows
@@ -47,10 +50,10 @@ from keras_spm.backend.training import (
 )
 
 __all__ = [
+    "affine",
     "SafeTrainer",
     "batch_normalization",
     "bytes_kept_for_gradient",
-    "chunked_by_head",
     "chunked_by_image",
     "conv2d",
     "count_per_replica",
@@ -63,9 +66,11 @@ __all__ = [
     "evaluated_together",
     "export_mode",
     "filled_in_step",
-    "fused_elementwise",
+    "xla_compiled",
     "gelu",
     "gradient",
+    "guided_attention",
+    "guided_attention_weights",
     "grouped_pointwise",
     "has_parts",
     "has_slow_int8_product",
@@ -84,6 +89,7 @@ __all__ = [
     "rows_from",
     "scalar",
     "scale_channels",
+    "scaled",
     "scale_for_replicas",
     "set_random_state",
     "state_scope",

@@ -30,7 +30,7 @@ import keras
 from keras import ops
 
 from keras_spm.backend import shifted_products
-from keras_spm.backend.chunked import torch_compiles
+from keras_spm.backend.chunked import has_tensorflow_accelerator, torch_compiles
 from keras_spm.backend.dense import add_bias, dense
 from keras_spm.backend.exporting import is_exporting
 from keras_spm.backend.resizing import pad
@@ -93,11 +93,7 @@ def depthwise_conv2d(
 
 def depthwise_supports_xla() -> bool:
     """Returns whether XLA may compile models with depthwise convolutions."""
-    if keras.config.backend() != "tensorflow":
-        return True
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU") or tf.config.list_physical_devices("TPU"))
+    return keras.config.backend() != "tensorflow" or has_tensorflow_accelerator()
 
 
 def depthwise_scales_are_faster() -> bool:

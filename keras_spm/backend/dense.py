@@ -12,14 +12,19 @@ it only if it is a `bias_add`, and the gradient of a bias is fastest as a matrix
 The products of a grouped map are tiny. JAX and TensorFlow spend more time on bringing the
 groups to the front than on one product with a kernel that is zero outside the groups: the
 first aggregation of PVT v2 b1 takes 79 ms in groups and 36 ms as one product under JAX.
-PyTorch is equally fast in groups.
+PyTorch multiplies blocks of groups: 6 ms instead of 8, forward, and 23 instead of 34 with the
+gradient (one core).
 """
+
+import math
 
 import keras
 from keras import ops
 
 from keras_spm.backend.exporting import is_exporting
 from keras_spm.types import Tensor
+
+_GROUPS_PER_BLOCK = 4  # Of grouped maps on PyTorch.
 
 
 def dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -83,11 +88,25 @@ def grouped_pointwise(inputs: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
     scales, groups, width = kernel.shape
     leading = ops.shape(inputs)[:-2]
     if keras.config.backend() == "torch" and not is_exporting():
-        outputs = ops.einsum("bhwkl,klj->bhwlj", inputs, kernel)
-        return ops.reshape(outputs, (*leading, groups * width)) + bias
+        return _torch_grouped(inputs, kernel).add_(bias)
     same_group = ops.expand_dims(ops.eye(groups, dtype=kernel.dtype), -1)
     kernel = ops.reshape(ops.expand_dims(kernel, 2) * same_group, (scales * groups, groups * width))
     return dense(ops.reshape(inputs, (*leading, scales * groups)), kernel, bias)
+
+
+def _torch_grouped(inputs, kernel):
+    """One batched product of blocks of groups."""
+    import torch
+
+    scales, groups, width = kernel.shape
+    size = math.gcd(groups, _GROUPS_PER_BLOCK)
+    blocks = groups // size
+    same_group = torch.eye(size, dtype=kernel.dtype, device=kernel.device)[..., None]
+    kernel = kernel.reshape(scales, blocks, size, 1, width) * same_group
+    kernel = kernel.transpose(0, 1).reshape(blocks, scales * size, size * width)
+    rows = inputs.reshape(-1, scales, blocks, size).permute(2, 0, 1, 3).flatten(2)
+    outputs = torch.bmm(rows, kernel).transpose(0, 1)
+    return outputs.reshape(*inputs.shape[:-2], groups * width)
 
 
 def add_bias(maps: Tensor, bias: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from keras_spm.backend.exporting import is_exporting
 from keras_spm.types import Tensor
 
 
-def fused_elementwise(function: Callable) -> Callable:
+def xla_compiled(function: Callable) -> Callable:
     """Returns the function of tensors; under TensorFlow compiled by XLA, once per shape.
 
     It must be defined at module level, as compiled functions are cached.
@@ -72,9 +72,9 @@ def _tensorflow_gelu(values):
     @tf.custom_gradient
     def exact(values):
         def gradient(upstream):
-            return fused_elementwise(_gelu_gradient)(values, upstream)
+            return xla_compiled(_gelu_gradient)(values, upstream)
 
-        return fused_elementwise(_gelu)(values), gradient
+        return xla_compiled(_gelu)(values), gradient
 
     return exact(values)
 

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from keras_spm.backend.dense import sum_of_positions
-from keras_spm.backend.elementwise import fused_elementwise
+from keras_spm.backend.elementwise import xla_compiled
 from keras_spm.backend.exporting import is_exporting
 from keras_spm.backend.replicas import (
     groups_of_batch,
@@ -60,7 +60,24 @@ def normalize(
     inputs: Tensor, mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
 ) -> Tensor:
     """Normalizes each channel by a given mean and variance, (channels,)."""
-    return fused_elementwise(_normalize)(inputs, mean, variance, gamma, beta, epsilon)
+    return xla_compiled(_normalize)(inputs, mean, variance, gamma, beta, epsilon)
+
+
+def affine(
+    mean: Tensor, variance: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Returns (scale, offset) of each channel: `normalize` computes scale * x + offset."""
+    scale = gamma * ops.rsqrt(variance + epsilon)
+    return scale, beta - mean * scale
+
+
+def scaled(maps: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """Returns `maps * scale + offset` of (…, channels) and (channels,), all of one dtype."""
+    if keras.config.backend() != "torch" or is_exporting():
+        return maps * scale + offset
+    import torch
+
+    return torch.addcmul(offset, maps, scale)  # One pass.
 
 
 def scale_channels(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
@@ -88,7 +105,7 @@ def layer_normalization(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: fl
 
 
 def _normalize(inputs, mean, variance, gamma, beta, epsilon):
-    return ops.batch_normalization(inputs, mean, variance, -1, beta, gamma, epsilon)
+    return scaled(inputs, *affine(mean, variance, gamma, beta, epsilon))
 
 
 def _batch(inputs, gamma, beta, epsilon):
@@ -158,12 +175,12 @@ def _tensorflow_layer(inputs, gamma, beta, epsilon):
     @tf.custom_gradient
     def normalized(inputs, gamma, beta):
         def gradients(upstream):
-            input_gradient, gamma_gradients = fused_elementwise(_layer_gradients)(
+            input_gradient, gamma_gradients = xla_compiled(_layer_gradients)(
                 inputs, gamma, upstream, epsilon
             )
             return input_gradient, sum_of_positions(gamma_gradients), sum_of_positions(upstream)
 
-        return fused_elementwise(_layer_outputs)(inputs, gamma, beta, epsilon), gradients
+        return xla_compiled(_layer_outputs)(inputs, gamma, beta, epsilon), gradients
 
     return normalized(inputs, gamma, beta)
 

@@ -36,15 +36,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
             )
 
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
-        use_batch_statistics = training and self.trainable
-        dtype = "float32"
-        if not use_batch_statistics:
-            dtype = keras.backend.result_type(self.compute_dtype, "float32")
+        uses_batch_statistics = self.uses_batch_statistics(training)
+        dtype = "float32" if uses_batch_statistics else self._inference_dtype
         inputs, mean, variance, gamma, beta = (
             ops.cast(each, dtype)
             for each in (inputs, self.moving_mean, self.moving_variance, self.gamma, self.beta)
         )
-        if use_batch_statistics:
+        if uses_batch_statistics:
             outputs, mean, variance = backend.batch_normalization(inputs, gamma, beta, self.epsilon)
             self._update(self.moving_mean, mean)
             self._update(self.moving_variance, variance)
@@ -52,11 +50,27 @@ class BatchNormalization(keras.layers.BatchNormalization):
             outputs = backend.normalize(inputs, mean, variance, gamma, beta, self.epsilon)
         return ops.cast(outputs, self.compute_dtype)
 
+    def uses_batch_statistics(self, training: bool) -> bool:
+        """Returns whether `call` normalizes by the statistics of the batch."""
+        return training and self.trainable
+
+    def inference_affine(self) -> tuple[Tensor, Tensor]:
+        """Returns (scale, offset), (channels,) each: inference computes scale * x + offset."""
+        mean, variance, gamma, beta = (
+            ops.cast(variable, self._inference_dtype)
+            for variable in (self.moving_mean, self.moving_variance, self.gamma, self.beta)
+        )
+        return backend.affine(mean, variance, gamma, beta, self.epsilon)
+
+    @property
+    def _inference_dtype(self):
+        return keras.backend.result_type(self.compute_dtype, "float32")
+
     def _update(self, statistic: keras.Variable, value: Tensor) -> None:
         statistic.assign(statistic * self.momentum + value * (1 - self.momentum))
 
     def affine(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns (scale, offset), float64: inference computes scale * x + offset."""
+        """Returns `inference_affine` of the present values as arrays of float64."""
         mean, variance, gamma, beta = (
             ops.convert_to_numpy(variable).astype("float64")
             for variable in (self.moving_mean, self.moving_variance, self.gamma, self.beta)

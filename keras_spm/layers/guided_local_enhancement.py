@@ -104,7 +104,13 @@ class GuidedLocalEnhancement(Int8Kernel, CompositeLayer):
         Args:
             inputs, training: as of the layer.
         """
-        return self._attend(*self._guides_and_tokens(inputs, training))
+        guides, maps, bias = self._normalized(inputs, training)
+        query, key_kernel, value_kernel = self._projections(guides)
+        outputs = backend.guided_attention(
+            guides, maps, query, key_kernel, value_kernel, bias, training
+        )
+        _, _, value_bias = ops.split(ops.convert_to_tensor(self.qkv_bias), 3)
+        return outputs + value_bias
 
     def attention_weights(self, inputs: Tensor) -> Tensor:
         """Returns the attention of each guide token, the mean over heads, as in inference.
@@ -117,19 +123,26 @@ class GuidedLocalEnhancement(Int8Kernel, CompositeLayer):
             of its window's positions, row by row. They sum to 1; positions outside of the map
             have 0.
         """
-        guides, tokens, bias = self._guides_and_tokens(inputs, training=False)
+        guides, maps, bias = self._normalized(inputs, training=False)
         query, key_kernel, _ = self._projections(guides)
-        weights = ops.mean(_weights(query, key_kernel, _flat(tokens), bias), axis=0)
-        return ops.reshape(weights, ops.shape(tokens)[:-1])
+        weights = backend.guided_attention_weights(guides, maps, query, key_kernel, bias)
+        return ops.mean(weights, axis=-2)
 
-    def _guides_and_tokens(self, inputs, training):
+    def _normalized(self, inputs, training):
+        """Returns guides and padded maps, layer-normalized, and the bias of the padding or None."""
         if self.fused:
-            guides = inputs * self.guide_scale + self.guide_offset
+            scale, offset = map(ops.convert_to_tensor, (self.guide_scale, self.guide_offset))
+            guides = backend.scaled(inputs, scale, offset)
         else:
             guides = self.guide_norm(inputs, training=training)
-        guides = self.token_norm(self.guide_depthwise(backend.gelu(guides)))
-        tokens = self._tokens(self.token_norm(inputs), guides)
-        return guides, tokens, 0.0 if is_multiple(inputs, WINDOW) else _padding_bias(inputs, guides)
+        guides = backend.chunked_by_image(
+            self._guides, guides, sizes=inputs.shape[1:], training=training
+        )
+        bias = None if is_multiple(inputs, WINDOW) else _padding_bias(inputs, guides)
+        return guides, pad_to_multiple(self.token_norm(inputs), WINDOW), bias
+
+    def _guides(self, maps):
+        return self.token_norm(self.guide_depthwise(backend.gelu(maps)))
 
     def fold(self, original: "GuidedLocalEnhancement") -> None:
         """Sets the variables of this fused layer from the unfused `original`."""
@@ -144,34 +157,8 @@ class GuidedLocalEnhancement(Int8Kernel, CompositeLayer):
         self.guide_scale.assign(scale)
         self.guide_offset.assign(offset)
 
-    def _tokens(self, maps: Tensor, guides: Tensor) -> Tensor:
-        """Returns (batch, rows, columns, 5, channels): the guide, then its window."""
-        batch, rows, columns, channels = ops.shape(guides)
-        maps = pad_to_multiple(maps, WINDOW)
-        maps = ops.reshape(maps, (batch, rows, WINDOW, columns, WINDOW, channels))
-        # One transposition, as the gradient of four slices would be four whole maps.
-        windows = ops.transpose(maps, (0, 1, 3, 2, 4, 5))
-        windows = ops.reshape(windows, (batch, rows, columns, WINDOW * WINDOW, channels))
-        return ops.concatenate([ops.expand_dims(guides, 3), windows], axis=3)
-
-    def _attend(self, guides: Tensor, tokens: Tensor, bias: Tensor | float) -> Tensor:
-        """Returns the attention output of each guide, (batch, rows, columns, channels)."""
-        batch, rows, columns, channels = ops.shape(guides)
-        query, key_kernel, value_kernel = self._projections(guides)
-        tokens = _flat(tokens)
-
-        def attend(query, key_kernel, value_kernel):
-            weights = _weights(query, key_kernel, tokens, bias)
-            mixed = _mix(ops.cast(weights, tokens.dtype), tokens)
-            return ops.matmul(mixed, value_kernel)  # (heads, windows, head_dim)
-
-        outputs = backend.chunked_by_head(attend, query, key_kernel, value_kernel)
-        outputs = ops.reshape(ops.transpose(outputs, (1, 0, 2)), (batch, rows, columns, channels))
-        _, _, value_bias = ops.split(ops.convert_to_tensor(self.qkv_bias), 3)
-        return outputs + value_bias
-
     def _projections(self, guides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns, each (heads, …): queries, and the kernels of keys and values."""
+        """Returns queries, (…, heads * head_dim), and kernels of keys and values, (heads, …)."""
         heads, head_dim = self.num_heads, ops.shape(guides)[-1] // self.num_heads
         # Keras casts variables itself, but in `call` alone.
         kernel, bias = (
@@ -180,7 +167,6 @@ class GuidedLocalEnhancement(Int8Kernel, CompositeLayer):
         query_kernel, key_kernel, value_kernel = ops.split(kernel, 3, axis=1)
         query_bias, _, _ = ops.split(bias, 3)
         query = backend.dense(guides, query_kernel, query_bias) / math.sqrt(head_dim)
-        query = ops.transpose(ops.reshape(query, (-1, heads, head_dim)), (1, 0, 2))
         key_kernel = ops.transpose(ops.reshape(key_kernel, (-1, heads, head_dim)), (1, 2, 0))
         value_kernel = ops.transpose(ops.reshape(value_kernel, (-1, heads, head_dim)), (1, 0, 2))
         return query, key_kernel, value_kernel
@@ -195,36 +181,9 @@ class GuidedLocalEnhancement(Int8Kernel, CompositeLayer):
         return macs(self.guide_depthwise, input_shape) + rows * columns * attention
 
 
-def _flat(tokens: Tensor) -> Tensor:
-    """Returns (windows, 5, channels) of all images."""
-    return ops.reshape(tokens, (-1, _TOKENS, ops.shape(tokens)[-1]))
-
-
-def _weights(query: Tensor, key_kernel: Tensor, tokens: Tensor, bias: Tensor | float) -> Tensor:
-    """Returns the attention of each guide to its tokens, (heads, windows, 5) float32."""
-    projected_query = ops.matmul(query, key_kernel)  # (heads, windows, channels)
-    if backend.is_exporting():
-        scores = _matmul(projected_query, ops.swapaxes(tokens, 1, 2))
-    else:
-        scores = ops.einsum("hwc,wtc->hwt", projected_query, tokens)
-    return ops.softmax(ops.cast(scores, "float32") + bias)
-
-
-def _mix(weights: Tensor, tokens: Tensor) -> Tensor:
-    """Returns the weighted sums of tokens, (heads, windows, channels)."""
-    if backend.is_exporting():
-        return _matmul(weights, tokens)
-    return ops.einsum("hwt,wtc->hwc", weights, tokens)
-
-
-def _matmul(left: Tensor, right: Tensor) -> Tensor:
-    """(heads, windows, i) times (windows, i, j): most runtimes are slow at an einsum."""
-    return ops.swapaxes(ops.matmul(ops.swapaxes(left, 0, 1), right), 0, 1)
-
-
 def _padding_bias(maps: Tensor, guides: Tensor) -> Tensor:
-    """Returns (batch * rows * columns, 5), a large negative score for tokens outside the map."""
-    batch, rows, columns, _ = ops.shape(guides)
+    """Returns (rows, columns, 5), a large negative score for tokens outside the map."""
+    _, rows, columns, _ = ops.shape(guides)
     _, height, width, _ = ops.shape(maps)
     # The guide gets the offset of the window's first token, which is always inside the map.
     row_offsets, column_offsets = zip((0, 0), (0, 0), (0, 1), (1, 0), (1, 1), strict=True)
@@ -236,5 +195,4 @@ def _padding_bias(maps: Tensor, guides: Tensor) -> Tensor:
     inside = ops.logical_and(
         ops.expand_dims(token_rows < height, 1), ops.expand_dims(token_columns < width, 0)
     )
-    bias = ops.where(inside, 0.0, _MASKED_SCORE)
-    return ops.reshape(ops.broadcast_to(bias, (batch, *ops.shape(bias))), (-1, _TOKENS))
+    return ops.where(inside, 0.0, _MASKED_SCORE)

@@ -72,7 +72,7 @@ class ImageNormalization(keras.layers.Layer):
             ops.reshape(ops.convert_to_tensor(values, dtype="float32"), shape)
             for values in (self.mean, self.std)
         )
-        outputs = backend.fused_elementwise(_normalize)(inputs, mean, std)
+        outputs = backend.xla_compiled(_normalize)(inputs, mean, std)
         return ops.cast(outputs, self.compute_dtype)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:

@@ -1,6 +1,5 @@
 """The MLPs of the transformer blocks."""
 
-import math
 from typing import Any
 
 import keras
@@ -75,10 +74,9 @@ class ConvolutionalMLP(MLP):
         super().build(input_shape)
         build_once(self.depthwise, self._hidden_shape(input_shape))
 
-    def call(self, inputs: Tensor) -> Tensor:
-        sizes = inputs.shape[1:-1]
-        hidden_bytes = None if None in sizes else 4 * math.prod(sizes) * self.hidden_dim
-        return backend.chunked_by_image(self._transform, inputs, hidden_bytes)
+    def call(self, inputs: Tensor, training: bool = False) -> Tensor:
+        sizes = (*inputs.shape[1:-1], self.hidden_dim)
+        return backend.chunked_by_image(self._transform, inputs, sizes=sizes, training=training)
 
     def _transform(self, inputs: Tensor) -> Tensor:
         hidden = self.fc1(inputs)

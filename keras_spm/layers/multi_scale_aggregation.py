@@ -109,10 +109,23 @@ class MultiScaleAggregation(CompositeLayer):
         refuse_training(self, training)
         kernel = ops.convert_to_tensor(self.grouped_kernel)
         bias = ops.convert_to_tensor(self.grouped_bias)
-        expanded = backend.grouped_pointwise(self._convolve(inputs), kernel, bias)
+        uses_batch = not self.fused and self.norm.uses_batch_statistics(training)
+        maps = self._convolve(inputs)
+        if uses_batch:
+            maps = self.norm(backend.grouped_pointwise(maps, kernel, bias), training=True)
+            return self._project(maps)
         if not self.fused:
-            expanded = self.norm(expanded, training=training)
-        return self.projection(backend.gelu(expanded))
+            # Small kernels instead of the widest map.
+            kernel, bias = _scaled(kernel, bias, *self.norm.inference_affine())
+
+        def expand_and_project(maps):
+            return self._project(backend.grouped_pointwise(maps, kernel, bias))
+
+        sizes = (*inputs.shape[1:], self.expansion)
+        return backend.chunked_by_image(expand_and_project, maps, sizes=sizes, training=training)
+
+    def _project(self, maps):
+        return self.projection(backend.gelu(maps))
 
     def _convolve(self, inputs: Tensor) -> Tensor:
         """Returns the convolved splits, (batch, height, width, scales, channels / scales)."""
@@ -154,3 +167,11 @@ class MultiScaleAggregation(CompositeLayer):
         depthwise = sum(macs(layer, split_shape) for layer in self.depthwise)
         grouped = math.prod(input_shape[1:]) * len(self.kernel_sizes) * self.expansion
         return depthwise + grouped + macs(self.projection, self._expanded_shape(input_shape))
+
+
+def _scaled(kernel, bias, scale, offset):
+    """Returns kernel and bias of a grouped map whose outputs are multiplied and shifted."""
+    wide_kernel, wide_bias = (ops.cast(each, scale.dtype) for each in (kernel, bias))
+    wide_kernel = wide_kernel * ops.reshape(scale, kernel.shape[1:])
+    wide_bias = wide_bias * scale + offset
+    return ops.cast(wide_kernel, kernel.dtype), ops.cast(wide_bias, bias.dtype)

@@ -1,12 +1,14 @@
 """Single layers against PyTorch's layers and closed forms."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
 import torch
 
 from keras_spm import layers
-from keras_spm.backend import resize_on_host
+from keras_spm.backend import chunked, resize_on_host
 from keras_spm.layers.spatial_reduction_attention import adaptive_average_pooling
 from tests.helpers import difference, gradients, random_array, randomize, to_numpy
 
@@ -343,6 +345,23 @@ def test_macs_of_single_layers():
     for layer in (keras.layers.LSTM(3), keras.layers.Dot(1)):
         with pytest.raises(TypeError, match=type(layer).__name__):
             layers.macs(layer, shape)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mlp_image_by_image(training, monkeypatch):
+    layer = layers.ConvolutionalMLP(8)
+    maps = random_array(3, 5, 4, 6)
+    layer.build(maps.shape)
+    randomize(layer)
+    results = []
+    for min_bytes in (sys.maxsize, 0):
+        monkeypatch.setattr(chunked, "_MIN_BYTES", min_bytes)
+        results.append(gradients(layer, maps, random_array(*maps.shape, seed=1), training))
+    (outputs, by_path, by_input), (other_outputs, other_by_path, other_by_input) = results
+    assert difference(outputs, other_outputs) <= 1e-5
+    assert difference(by_input, other_by_input) <= 1e-5
+    for path, gradient in by_path.items():
+        assert difference(gradient, other_by_path[path]) <= 1e-5, path
 
 
 def test_gradient_checkpointing_drops_the_same_branches():

@@ -1,15 +1,25 @@
 """Stepwise Patch Merging against golden values of the reference and a plain definition."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from keras_spm import load_torch_weights
+from keras_spm.backend import chunked
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
 from keras_spm.layers import GuidedLocalEnhancement, MultiScaleAggregation, StepwisePatchMerging
 from tests import golden
 from tests.helpers import compiled, difference, gradients, random_array, randomize, to_numpy
 
 goldens = pytest.mark.parametrize("name", golden.LAYERS)
+
+
+@pytest.fixture(params=["at once", "by image"])
+def images(request, monkeypatch):
+    """Computes all images at once, as for small maps, or image by image, as for large ones."""
+    min_bytes = {"at once": sys.maxsize, "by image": 0}[request.param]
+    monkeypatch.setattr(chunked, "_MIN_BYTES", min_bytes)
 
 
 def _loaded(name):
@@ -20,6 +30,7 @@ def _loaded(name):
     return layer, arrays
 
 
+@pytest.mark.usefixtures("images")
 @goldens
 def test_evaluation_equals_the_reference(name):
     layer, arrays = _loaded(name)
@@ -33,6 +44,7 @@ def _binding(path):
     return next(binding for binding in bindings if binding)
 
 
+@pytest.mark.usefixtures("images")
 @goldens
 def test_training_step_equals_the_reference(name):
     layer, arrays = _loaded(name)
@@ -55,6 +67,24 @@ def test_training_step_equals_the_reference(name):
         path = variable.path.removeprefix(f"{layer.name}/")
         (name,) = _binding(path).names
         assert difference(variable, arrays[f"train.after.{name}"]) <= 1e-6, path
+
+
+def test_gradients_of_inference(monkeypatch):
+    """By image as at once, though TensorFlow computes them with another program."""
+    results = []
+    layer = StepwisePatchMerging(16, num_heads=4)
+    maps, cotangent = random_array(3, 7, 6, 8), random_array(3, 4, 3, 16, seed=1)
+    layer.build(maps.shape)
+    randomize(layer)
+    for min_bytes in (sys.maxsize, 0):
+        monkeypatch.setattr(chunked, "_MIN_BYTES", min_bytes)
+        results.append(gradients(layer, maps, cotangent, training=False))
+    (outputs, by_path, by_input), (other_outputs, other_by_path, other_by_input) = results
+    assert difference(outputs, other_outputs) <= 1e-5
+    assert difference(by_input, other_by_input) <= 1e-5 * np.abs(by_input).max()
+    for path, gradient in by_path.items():
+        error = difference(gradient, other_by_path[path])
+        assert error <= 1e-5 * max(np.abs(gradient).max(), 1), path
 
 
 def _layer_norm(x, norm):
@@ -87,6 +117,7 @@ def _plain_attention(layer, maps, guides):
     return _layer_norm(outputs, layer.output_norm), mean_weights
 
 
+@pytest.mark.usefixtures("images")
 @pytest.mark.parametrize(
     ("size", "heads"),
     [((4, 6), 2), ((5, 6), 8), ((4, 7), 2), ((5, 7), 2), ((2, 2), 8), ((3, 2), 2)],
