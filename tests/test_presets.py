@@ -20,12 +20,12 @@ from keras_spm.backbones import PyramidBackbone
 PRESETS = {
     "mit_": (MiT, ["b0", "b1", "b2", "b3", "b4", "b5"]),
     "mit_spm_": (MiTSPM, ["b0", "b1", "b2", "b3", "b4", "b5"]),
-    "pvt_": (PVT, ["tiny", "small", "medium", "large"]),
-    "pvt_spm_": (PVTSPM, ["tiny", "small", "medium", "large"]),
+    "pvt_": (PVT, ["mini", "tiny", "small", "medium", "large"]),
+    "pvt_spm_": (PVTSPM, ["mini", "tiny", "small", "medium", "large"]),
     "pvt_v2_": (PVTv2, ["mini", "b0", "b1", "b2", "b2_li", "b3", "b4", "b5"]),
     "pvt_v2_spm_": (PVTv2SPM, ["mini", "b0", "b1", "b2", "b2_li", "b3", "b4", "b5"]),
-    "swin_": (Swin, ["tiny", "small", "base"]),
-    "swin_spm_": (SwinSPM, ["tiny", "small", "base"]),
+    "swin_": (Swin, ["mini", "tiny", "small", "base"]),
+    "swin_spm_": (SwinSPM, ["mini", "tiny", "small", "base"]),
 }
 
 

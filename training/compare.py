@@ -57,20 +57,26 @@ class Study:
     data: str = ""
 
 
+def _camvid(preset, *settings):
+    return Study(
+        *("segmentation_folder", "test_mean_iou"),
+        (
+            *(f"preset={preset}", "load_weights=false", "pyramid_channels=64", *settings),
+            *("head_channels=64", "image_size=160", "test_min_size=180", "test_max_size=240"),
+            *("epochs=30", "learning_rate=0.001"),
+        ),
+        "camvid",
+    )
+
+
 STUDIES = {
     "classification_digits": Study("classification_digits", "test_accuracy"),
     "segmentation_digit_scenes": Study("segmentation_digit_scenes", "test_mean_iou"),
     "detection_digit_scenes": Study("detection_digit_scenes", "test_AP"),
     "instances_digit_scenes": Study("instances_digit_scenes", "test_AP"),
-    "camvid": Study(
-        *("segmentation_folder", "test_mean_iou"),
-        (
-            *("preset=pvt_v2_mini", "load_weights=false", "pyramid_channels=64"),
-            *("head_channels=64", "image_size=160", "test_min_size=180", "test_max_size=240"),
-            *("epochs=30", "learning_rate=0.001"),
-        ),
-        "camvid",
-    ),
+    "camvid": _camvid("pvt_v2_mini"),
+    "camvid_pvt": _camvid("pvt_mini"),
+    "camvid_swin": _camvid("swin_mini", "pyramid_norms=true"),
     "cifar10": Study(
         *("classification_folder", "test_accuracy"),
         (
@@ -128,6 +134,8 @@ RUNS = (
         for seed in range(3)
         for merging in ("msa", "gle", "default+spm")
     ),
+    *_pairs("camvid_swin", range(3)),
+    *_pairs("camvid_pvt", range(3)),
 )
 
 

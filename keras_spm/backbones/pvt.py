@@ -38,8 +38,15 @@ def _variant(depths):
     }
 
 
-# The paper's table 1.
 VARIANTS = {
+    # For small images and quick tests; not from the paper, whose table 1 has the others.
+    "mini": {
+        "embed_dims": (32, 64, 96, 128),
+        "depths": (1, 1, 2, 1),
+        "num_heads": (1, 2, 3, 4),
+        "mlp_ratios": (4, 4, 4, 4),
+        "sr_ratios": (4, 2, 1, 1),
+    },
     "tiny": _variant((2, 2, 2, 2)),
     "small": _variant((3, 4, 6, 3)),
     "medium": _variant((3, 4, 18, 3)),

@@ -24,8 +24,9 @@ from keras_spm.layers.window_attention import WindowAttention
 
 NORM_EPSILON = 1e-5
 
-# The paper's section 3.3.
 VARIANTS = {
+    # For small images and quick tests; not from the paper, whose section 3.3 has the others.
+    "mini": {"embed_dim": 24, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)},
     "tiny": {"embed_dim": 96, "depths": (2, 2, 6, 2), "num_heads": (3, 6, 12, 24)},
     "small": {"embed_dim": 96, "depths": (2, 2, 18, 2), "num_heads": (3, 6, 12, 24)},
     "base": {"embed_dim": 128, "depths": (2, 2, 18, 2), "num_heads": (4, 8, 16, 32)},
