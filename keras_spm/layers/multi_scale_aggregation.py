@@ -116,7 +116,7 @@ class MultiScaleAggregation(CompositeLayer):
             return self._project(maps)
         if not self.fused:
             # Small kernels instead of the widest map.
-            kernel, bias = _scaled(kernel, bias, *self.norm.inference_affine())
+            kernel, bias = _folded(kernel, bias, *self.norm.inference_affine())
 
         def expand_and_project(maps):
             return self._project(backend.grouped_pointwise(maps, kernel, bias))
@@ -169,7 +169,7 @@ class MultiScaleAggregation(CompositeLayer):
         return depthwise + grouped + macs(self.projection, self._expanded_shape(input_shape))
 
 
-def _scaled(kernel, bias, scale, offset):
+def _folded(kernel, bias, scale, offset):
     """Returns kernel and bias of a grouped map whose outputs are multiplied and shifted."""
     wide_kernel, wide_bias = (ops.cast(each, scale.dtype) for each in (kernel, bias))
     wide_kernel = wide_kernel * ops.reshape(scale, kernel.shape[1:])
