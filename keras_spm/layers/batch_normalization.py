@@ -67,6 +67,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return keras.backend.result_type(self.compute_dtype, "float32")
 
     def _update(self, statistic: keras.Variable, value: Tensor) -> None:
+        value = ops.cast(value, statistic.dtype)
         statistic.assign(statistic * self.momentum + value * (1 - self.momentum))
 
     def affine(self) -> tuple[np.ndarray, np.ndarray]:

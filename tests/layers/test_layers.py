@@ -110,6 +110,17 @@ def test_batch_normalization_of_a_single_value_stays_finite():
     assert np.isfinite(to_numpy(layer.moving_variance)).all()
 
 
+def test_batch_normalization_trains_in_float64():
+    layer = layers.BatchNormalization(momentum=0.0, dtype="float64")
+    maps = random_array(4, 3, 3, 2).astype("float64")
+    outputs = to_numpy(layer(maps, training=True))
+    mean, variance = maps.mean((0, 1, 2)), maps.var((0, 1, 2), ddof=1)
+    assert difference(layer.moving_mean, mean) <= 1e-6
+    assert difference(layer.moving_variance, variance) <= 1e-6
+    expected = (maps - mean) / np.sqrt(maps.var((0, 1, 2)) + layer.epsilon)
+    assert outputs.dtype == "float64" and difference(outputs, expected) <= 1e-5
+
+
 def test_layer_normalization_equals_pytorch():
     layer = layers.LayerNormalization(epsilon=1e-6)
     maps, cotangent = random_array(3, 4, 5, 6) * 2 + 10, random_array(3, 4, 5, 6, seed=1)
