@@ -110,6 +110,7 @@ def test_batch_normalization_of_a_single_value_stays_finite():
     assert np.isfinite(to_numpy(layer.moving_variance)).all()
 
 
+@pytest.mark.only("tensorflow", "torch")
 def test_batch_normalization_trains_in_float64():
     layer = layers.BatchNormalization(momentum=0.0, dtype="float64")
     maps = random_array(4, 3, 3, 2).astype("float64")
