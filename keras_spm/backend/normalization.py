@@ -68,7 +68,8 @@ def affine(
 ) -> tuple[Tensor, Tensor]:
     """Returns (scale, offset) of each channel: `normalize` computes scale * x + offset."""
     scale = gamma * ops.rsqrt(variance + epsilon)
-    return scale, beta - mean * scale
+    # PyTorch keeps the factors for the gradient; a step in training changes the running mean.
+    return scale, beta - ops.copy(mean) * scale
 
 
 def scaled(maps: Tensor, scale: Tensor, offset: Tensor) -> Tensor:

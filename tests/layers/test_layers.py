@@ -104,6 +104,16 @@ def test_batch_normalization_equals_pytorch():
     assert difference(layer.moving_mean, frozen) == 0
 
 
+@pytest.mark.only("torch")
+def test_gradient_of_inference_before_a_training_step():
+    layer = layers.BatchNormalization()
+    maps = torch.tensor(random_array(2, 3, 3, 4), requires_grad=True)
+    outputs = layer(maps, training=False)
+    layer(maps, training=True)  # Updates the running statistics in place.
+    outputs.sum().backward()
+    assert difference(maps.grad, np.full(maps.shape, 1 / np.sqrt(1 + layer.epsilon))) <= 1e-6
+
+
 def test_batch_normalization_of_a_single_value_stays_finite():
     layer = layers.BatchNormalization()
     assert np.isfinite(to_numpy(layer(random_array(1, 1, 1, 4), training=True))).all()
