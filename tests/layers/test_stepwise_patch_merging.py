@@ -2,11 +2,12 @@
 
 import sys
 
+import keras
 import numpy as np
 import pytest
 
 from keras_spm import load_torch_weights
-from keras_spm.backend import chunked
+from keras_spm.backend import chunked, grouped_pointwise
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
 from keras_spm.layers import GuidedLocalEnhancement, MultiScaleAggregation, StepwisePatchMerging
 from tests import golden
@@ -161,6 +162,16 @@ def test_aggregation_mixes_one_channel_of_every_split():
     changed[..., 1] += 1
     assert difference(layer(changed), before) > 0.1
     assert reference.shape == (1, 8, 8, 6)
+
+
+@pytest.mark.parametrize("groups", [3, 8, 16, 24, 27, 32])
+def test_grouped_map_equals_its_definition(groups):
+    """Some numbers of groups are computed as one product, others in blocks."""
+    maps, kernel = random_array(2, 3, 4, 4, groups), random_array(4, groups, 6, seed=1)
+    bias = random_array(groups * 6, seed=2)
+    expected = np.einsum("bhwkl,klj->bhwlj", maps, kernel).reshape(2, 3, 4, -1) + bias
+    arrays = map(keras.ops.convert_to_tensor, (maps, kernel, bias))
+    assert difference(compiled(grouped_pointwise)(*arrays), expected) <= 1e-5
 
 
 def test_arguments_beyond_the_defaults():
