@@ -122,7 +122,7 @@ def gradients(layer, inputs, cotangent, training=True):
 
     Returns:
         (outputs, {variable path: gradient}, gradient of the inputs), all numpy. Running
-        statistics are updated, as in training.
+        statistics are updated in training.
     """
     has_training = "training" in inspect.signature(layer.call).parameters
     options = {"training": training} if has_training else {}

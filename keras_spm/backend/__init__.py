@@ -50,8 +50,8 @@ from keras_spm.backend.training import (
 )
 
 __all__ = [
-    "affine",
     "SafeTrainer",
+    "affine",
     "batch_normalization",
     "bytes_kept_for_gradient",
     "chunked_by_image",
@@ -66,12 +66,11 @@ __all__ = [
     "evaluated_together",
     "export_mode",
     "filled_in_step",
-    "xla_compiled",
     "gelu",
     "gradient",
+    "grouped_pointwise",
     "guided_attention",
     "guided_attention_weights",
-    "grouped_pointwise",
     "has_parts",
     "has_slow_int8_product",
     "int8_product",
@@ -89,8 +88,8 @@ __all__ = [
     "rows_from",
     "scalar",
     "scale_channels",
-    "scaled",
     "scale_for_replicas",
+    "scaled",
     "set_random_state",
     "state_scope",
     "sum_over_rows",
@@ -98,4 +97,5 @@ __all__ = [
     "take_along_rows",
     "track_again",
     "while_loop",
+    "xla_compiled",
 ]
