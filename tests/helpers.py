@@ -3,11 +3,13 @@
 import inspect
 import json
 import pickle
+import sys
 
 import keras
 import numpy as np
 
 import keras_spm
+from keras_spm.backend import chunked
 
 
 def to_numpy(value):
@@ -131,6 +133,19 @@ def gradients(layer, inputs, cotangent, training=True):
     paths = [variable.path for variable in layer.trainable_variables]
     by_path = dict(zip(paths, map(to_numpy, by_variable), strict=True))
     return to_numpy(outputs), by_path, to_numpy(by_input)
+
+
+def check_by_image(layer, inputs, cotangent, training, monkeypatch):
+    """Checks that a layer computes images one by one as it does all at once."""
+    results = []
+    for min_bytes in (sys.maxsize, 0):
+        monkeypatch.setattr(chunked, "_MIN_BYTES", min_bytes)
+        outputs, by_path, by_input = gradients(layer, inputs, cotangent, training)
+        results.append({**by_path, "outputs": outputs, "inputs": by_input})
+    at_once, by_image = results
+    for name, expected in at_once.items():
+        error = difference(by_image[name], expected)
+        assert error <= 1e-5 * max(np.abs(expected).max(), 1), name
 
 
 def _tensorflow_gradients(layer, inputs, cotangent, options):

@@ -13,6 +13,7 @@ README.md and the plot, comparison.png, are made from the rows.
 import argparse
 import collections
 import collections.abc
+import contextlib
 import csv
 import dataclasses
 import json
@@ -23,6 +24,7 @@ import statistics
 import subprocess
 import sys
 
+import filelock
 import scipy.stats
 from matplotlib.figure import Figure
 
@@ -57,13 +59,13 @@ class Study:
     data: str = ""
 
 
-def _camvid(preset, *settings):
+def _camvid(preset, *settings, epochs=30):
     return Study(
         *("segmentation_folder", "test_mean_iou"),
         (
             *(f"preset={preset}", "load_weights=false", "pyramid_channels=64", *settings),
             *("head_channels=64", "image_size=160", "test_min_size=180", "test_max_size=240"),
-            *("epochs=30", "learning_rate=0.001"),
+            *(f"epochs={epochs}", "learning_rate=0.001"),
         ),
         "camvid",
     )
@@ -75,6 +77,7 @@ STUDIES = {
     "detection_digit_scenes": Study("detection_digit_scenes", "test_AP"),
     "instances_digit_scenes": Study("instances_digit_scenes", "test_AP"),
     "camvid": _camvid("pvt_v2_mini"),
+    "camvid_equal_time": _camvid("pvt_v2_mini", epochs=38),
     "camvid_pvt": _camvid("pvt_mini"),
     "camvid_swin": _camvid("swin_mini", "pyramid_norms=true"),
     "cifar10": Study(
@@ -87,6 +90,9 @@ STUDIES = {
         "cifar10",
     ),
 }
+# The runs of a study have the default merging alone, and take as long as those of the other study
+# with Stepwise Patch Merging, with which they are compared.
+EQUAL_TIME = {"camvid_equal_time": "camvid"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +140,7 @@ RUNS = (
         for seed in range(3)
         for merging in ("msa", "gle", "default+spm")
     ),
+    *(Run("camvid_equal_time", FASTEST, "default", seed=seed) for seed in range(5)),
     *_pairs("camvid_swin", range(3)),
     *_pairs("camvid_pvt", range(3)),
 )
@@ -157,8 +164,9 @@ def train(run: Run, data: pathlib.Path | None) -> dict[str, str]:
 def trained(run: Run, data: pathlib.Path | None) -> pathlib.Path:
     """Returns the file of a run's best model, trained if it is missing."""
     file = run.folder / "best.keras"
-    if run.key not in read_results() or not file.exists():
-        add_row(train(run, data))
+    with lock(run.folder.name):
+        if run.key not in read_results() or not file.exists():
+            add_row(train(run, data))
     return file
 
 
@@ -192,14 +200,21 @@ def add_row(
     row: dict[str, str], path: pathlib.Path = RESULTS, keys: tuple[str, ...] = KEYS
 ) -> None:
     """Writes all rows of a file atomically, sorted by run, with another one."""
-    rows = [*(read_results(path, keys) | {tuple(row[key] for key in keys): row}).values()]
-    columns = dict.fromkeys(name for each in rows for name in each)
-    unfinished = path.with_suffix(".unfinished")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: [row[key] for key in keys]))
-    unfinished.replace(path)
+    with lock(path.stem):
+        rows = [*(read_results(path, keys) | {tuple(row[key] for key in keys): row}).values()]
+        columns = dict.fromkeys(name for each in rows for name in each)
+        unfinished = path.with_suffix(".unfinished")
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(sorted(rows, key=lambda row: [row[key] for key in keys]))
+        unfinished.replace(path)
+
+
+def lock(name: str) -> filelock.FileLock:
+    """Returns a lock between processes."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    return filelock.FileLock(FOLDER / f"{name}.lock")
 
 
 def by_seed(
@@ -212,7 +227,11 @@ def by_seed(
     found: dict = collections.defaultdict(lambda: collections.defaultdict(dict))
     for row in rows:
         value = float(row[STUDIES[row["study"]].metric])
-        found[row["study"], row["backend"], row["start"]][row["merging"]][row["seed"]] = value
+        studies = [row["study"]]
+        if row["merging"] == "spm":
+            studies += [study for study, other in EQUAL_TIME.items() if other == row["study"]]
+        for study in studies:
+            found[study, row["backend"], row["start"]][row["merging"]][row["seed"]] = value
     return {
         key: {"default": mergings["default"], **mergings}
         for key, mergings in found.items()
@@ -322,9 +341,13 @@ def main() -> None:
     for run in RUNS:
         wanted = not options.studies or run.study in options.studies
         available = options.data or not STUDIES[run.study].data
-        if wanted and available and run.key not in read_results():
-            add_row(train(run, options.data))
-            write_tables()
+        if not (wanted and available):
+            continue
+        # Another process may be training this run.
+        with contextlib.suppress(filelock.Timeout), lock(run.folder.name).acquire(timeout=0):
+            if run.key not in read_results():
+                add_row(train(run, options.data))
+                write_tables()
 
 
 if __name__ == "__main__":

@@ -107,6 +107,10 @@ def _tensorflow(function, *arrays):
 def _jax(function, *arrays):
     import jax
 
+    # Outside of a compiled program, each call of the loop would be compiled anew.
+    if not any(isinstance(array, jax.core.Tracer) for array in arrays):
+        return function(*arrays)
+
     def one(slices):
         return function(*(array[None] for array in slices))[0]
 

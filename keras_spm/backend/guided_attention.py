@@ -23,8 +23,6 @@ from keras_spm.backend.elementwise import xla_compiled
 from keras_spm.backend.exporting import is_exporting
 from keras_spm.types import Tensor
 
-_TOKENS = 5  # The guide and its window of 2x2 positions.
-
 
 def guided_attention(
     guides: Tensor,
@@ -86,7 +84,7 @@ def _tokens(guides, maps):
     batch, rows, columns, channels = ops.shape(guides)
     maps = ops.reshape(maps, (batch, rows, 2, columns, 2, channels))
     # One transposition, as the gradient of four slices would be four whole maps.
-    windows = ops.reshape(ops.transpose(maps, (0, 1, 3, 2, 4, 5)), (-1, _TOKENS - 1, channels))
+    windows = ops.reshape(ops.transpose(maps, (0, 1, 3, 2, 4, 5)), (-1, 2 * 2, channels))
     return ops.concatenate([ops.reshape(guides, (-1, 1, channels)), windows], axis=1)
 
 
@@ -95,7 +93,7 @@ def _of_windows(bias, guides):
     if bias is None:
         return None
     bias = ops.broadcast_to(bias, (ops.shape(guides)[0], *ops.shape(bias)))
-    return ops.reshape(bias, (-1, 1, _TOKENS))
+    return ops.reshape(bias, (-1, 1, ops.shape(bias)[-1]))
 
 
 def _by_head(query, key_kernel):

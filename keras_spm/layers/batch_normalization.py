@@ -38,10 +38,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs: Tensor, training: bool = False) -> Tensor:
         uses_batch_statistics = self.uses_batch_statistics(training)
         dtype = "float32" if uses_batch_statistics else self._inference_dtype
-        inputs, mean, variance, gamma, beta = (
-            ops.cast(each, dtype)
-            for each in (inputs, self.moving_mean, self.moving_variance, self.gamma, self.beta)
-        )
+        inputs = ops.cast(inputs, dtype)
+        mean, variance, gamma, beta = self._cast_variables(dtype)
         if uses_batch_statistics:
             outputs, mean, variance = backend.batch_normalization(inputs, gamma, beta, self.epsilon)
             self._update(self.moving_mean, mean)
@@ -56,15 +54,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def inference_affine(self) -> tuple[Tensor, Tensor]:
         """Returns (scale, offset), (channels,) each: inference computes scale * x + offset."""
-        mean, variance, gamma, beta = (
-            ops.cast(variable, self._inference_dtype)
-            for variable in (self.moving_mean, self.moving_variance, self.gamma, self.beta)
-        )
-        return backend.affine(mean, variance, gamma, beta, self.epsilon)
+        return backend.affine(*self._cast_variables(self._inference_dtype), self.epsilon)
 
     @property
     def _inference_dtype(self):
         return keras.backend.result_type(self.compute_dtype, "float32")
+
+    @property
+    def _all_variables(self):
+        return (self.moving_mean, self.moving_variance, self.gamma, self.beta)
+
+    def _cast_variables(self, dtype):
+        return [ops.cast(variable, dtype) for variable in self._all_variables]
 
     def _update(self, statistic: keras.Variable, value: Tensor) -> None:
         value = ops.cast(value, statistic.dtype)
@@ -73,8 +74,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def affine(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns `inference_affine` of the present values as arrays of float64."""
         mean, variance, gamma, beta = (
-            ops.convert_to_numpy(variable).astype("float64")
-            for variable in (self.moving_mean, self.moving_variance, self.gamma, self.beta)
+            ops.convert_to_numpy(variable).astype("float64") for variable in self._all_variables
         )
         scale = gamma / np.sqrt(variance + self.epsilon)
         return scale, beta - mean * scale

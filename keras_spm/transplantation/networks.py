@@ -1,7 +1,6 @@
 """The two networks of a transplant, and the models that compare them."""
 
 import contextlib
-import functools
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -95,7 +94,6 @@ class Networks:
         }
         return Matching(images, pairs)
 
-    @functools.cached_property
     def in_place(self) -> Matching:
         """Compares the outputs of the mergings, and of the last stage, in their own networks."""
         if self.is_gated:

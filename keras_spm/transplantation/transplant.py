@@ -106,20 +106,22 @@ def transplant(
     few = ShiftedBatches(training[:_CLOSED_FORM_IMAGES], batch_size, None, is_first).all()
     with _all_or_nothing(student, backbone), networks.only_mergings_trainable():
         networks.copy_variables()
-        fits = [explained_variance(networks.in_place, validation.all())]
+        # Training another model keeps the compiled prediction of this one.
+        compared = networks.in_place()
+        fits = [explained_variance(compared, validation.all())]
         networks.initialize(few)
-        fits.append(explained_variance(networks.in_place, validation.all()))
+        fits.append(explained_variance(compared, validation.all()))
         data = (batches, validation)
         title = "Regression of each merging"
         regressed = fit(networks.regression(), *data, first_steps, learning_rate, title, verbose)
         networks.settle(few)
-        fits.append(explained_variance(networks.in_place, validation.all()))
+        fits.append(explained_variance(compared, validation.all()))
         matched = 0
         if not networks.is_gated:
             title, rate = "Matching end to end", learning_rate / 5
-            matched = fit(networks.in_place, *data, second_steps, rate, title, verbose)
+            matched = fit(networks.in_place(), *data, second_steps, rate, title, verbose)
             networks.settle(few)
-        fits.append(explained_variance(networks.in_place, validation.all()))
+        fits.append(explained_variance(compared, validation.all()))
         if not all(math.isfinite(value) for each in fits[1:] for value in each.values()):
             raise argument_error("learning_rate", "lower: the training diverged", learning_rate)
     return TransplantReport(

@@ -1,7 +1,5 @@
 """Single layers against PyTorch's layers and closed forms."""
 
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ import torch
 from keras_spm import layers
 from keras_spm.backend import chunked, resize_on_host
 from keras_spm.layers.spatial_reduction_attention import adaptive_average_pooling
-from tests.helpers import difference, gradients, random_array, randomize, to_numpy
+from tests.helpers import check_by_image, difference, gradients, random_array, randomize, to_numpy
 
 
 @pytest.mark.parametrize(
@@ -375,15 +373,26 @@ def test_mlp_image_by_image(training, monkeypatch):
     maps = random_array(3, 5, 4, 6)
     layer.build(maps.shape)
     randomize(layer)
-    results = []
-    for min_bytes in (sys.maxsize, 0):
-        monkeypatch.setattr(chunked, "_MIN_BYTES", min_bytes)
-        results.append(gradients(layer, maps, random_array(*maps.shape, seed=1), training))
-    (outputs, by_path, by_input), (other_outputs, other_by_path, other_by_input) = results
-    assert difference(outputs, other_outputs) <= 1e-5
-    assert difference(by_input, other_by_input) <= 1e-5
-    for path, gradient in by_path.items():
-        assert difference(gradient, other_by_path[path]) <= 1e-5, path
+    check_by_image(layer, maps, random_array(*maps.shape, seed=1), training, monkeypatch)
+
+
+@pytest.mark.only("jax")
+@pytest.mark.parametrize(
+    "layer", [layers.ConvolutionalMLP(8), layers.GuidedLocalEnhancement(num_heads=2)]
+)
+def test_operations_are_compiled_once(layer, monkeypatch, caplog):
+    """Also by calls outside of a compiled program."""
+    import jax
+
+    monkeypatch.setattr(chunked, "_MIN_BYTES", 0)
+    compilations = []
+    for seed in range(2):
+        caplog.clear()
+        with jax.log_compiles():
+            layer(random_array(3, 6, 4, 8, seed=seed))
+        compilations.append(caplog.messages.copy())
+    assert compilations[0]
+    assert not compilations[1]
 
 
 def test_gradient_checkpointing_drops_the_same_branches():

@@ -11,7 +11,15 @@ from keras_spm.backend import chunked, grouped_pointwise
 from keras_spm.converters.stepwise_patch_merging import MERGING_RULES
 from keras_spm.layers import GuidedLocalEnhancement, MultiScaleAggregation, StepwisePatchMerging
 from tests import golden
-from tests.helpers import compiled, difference, gradients, random_array, randomize, to_numpy
+from tests.helpers import (
+    check_by_image,
+    compiled,
+    difference,
+    gradients,
+    random_array,
+    randomize,
+    to_numpy,
+)
 
 goldens = pytest.mark.parametrize("name", golden.LAYERS)
 
@@ -35,8 +43,9 @@ def _loaded(name):
 @goldens
 def test_evaluation_equals_the_reference(name):
     layer, arrays = _loaded(name)
-    assert difference(layer.multi_scale_aggregation(arrays["input"]), arrays["msa"]) <= 1e-5
-    assert difference(layer(arrays["input"]), arrays["output"]) <= 1e-5
+    aggregated = compiled(layer.multi_scale_aggregation)(arrays["input"])
+    assert difference(aggregated, arrays["msa"]) <= 1e-5
+    assert difference(compiled(layer)(arrays["input"]), arrays["output"]) <= 1e-5
 
 
 def _binding(path):
@@ -72,20 +81,11 @@ def test_training_step_equals_the_reference(name):
 
 def test_gradients_of_inference(monkeypatch):
     """By image as at once, though TensorFlow computes them with another program."""
-    results = []
     layer = StepwisePatchMerging(16, num_heads=4)
     maps, cotangent = random_array(3, 7, 6, 8), random_array(3, 4, 3, 16, seed=1)
     layer.build(maps.shape)
     randomize(layer)
-    for min_bytes in (sys.maxsize, 0):
-        monkeypatch.setattr(chunked, "_MIN_BYTES", min_bytes)
-        results.append(gradients(layer, maps, cotangent, training=False))
-    (outputs, by_path, by_input), (other_outputs, other_by_path, other_by_input) = results
-    assert difference(outputs, other_outputs) <= 1e-5
-    assert difference(by_input, other_by_input) <= 1e-5 * np.abs(by_input).max()
-    for path, gradient in by_path.items():
-        error = difference(gradient, other_by_path[path])
-        assert error <= 1e-5 * max(np.abs(gradient).max(), 1), path
+    check_by_image(layer, maps, cotangent, False, monkeypatch)
 
 
 def _layer_norm(x, norm):
