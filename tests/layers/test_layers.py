@@ -378,12 +378,20 @@ def test_mlp_image_by_image(training, monkeypatch):
 
 @pytest.mark.only("jax")
 @pytest.mark.parametrize(
-    "layer", [layers.ConvolutionalMLP(8), layers.GuidedLocalEnhancement(num_heads=2)]
+    ("name", "arguments"),
+    [
+        ("ConvolutionalMLP", {"hidden_dim": 8}),
+        ("GuidedLocalEnhancement", {"num_heads": 2}),
+        ("SpatialReductionAttention", {"num_heads": 2, "sr_ratio": 2}),
+        ("DepthwiseConv2D", {"kernel_size": 3}),
+        ("Conv2D", {"filters": 2, "kernel_size": 3}),
+    ],
 )
-def test_operations_are_compiled_once(layer, monkeypatch, caplog):
+def test_operations_are_compiled_once(name, arguments, monkeypatch, caplog):
     """Also by calls outside of a compiled program."""
     import jax
 
+    layer = getattr(layers, name)(**arguments)
     monkeypatch.setattr(chunked, "_MIN_BYTES", 0)
     compilations = []
     for seed in range(2):
