@@ -397,7 +397,7 @@ def test_operations_are_compiled_once(name, arguments, monkeypatch, caplog):
     for seed in range(2):
         caplog.clear()
         with jax.log_compiles():
-            layer(random_array(3, 6, 4, 8, seed=seed))
+            layer(random_array(7, 6, 10, 8, seed=seed))  # A size that no other test has.
         compilations.append(caplog.messages.copy())
     assert compilations[0]
     assert not compilations[1]
