@@ -380,7 +380,7 @@ def test_mlp_image_by_image(training, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        ("ConvolutionalMLP", {"hidden_dim": 8}),
+        ("ConvolutionalMLP", {"hidden_dim": 16}),
         ("GuidedLocalEnhancement", {"num_heads": 2}),
         ("SpatialReductionAttention", {"num_heads": 2, "sr_ratio": 2}),
         ("DepthwiseConv2D", {"kernel_size": 3}),
