@@ -25,6 +25,7 @@ def chunked_by_image(
     *arrays: Tensor,
     sizes: Sequence[int | None],
     training: bool = True,
+    on_jax: bool = True,
 ) -> Tensor:
     """Returns `function(*arrays)`, computed image by image where that is faster.
 
@@ -34,9 +35,11 @@ def chunked_by_image(
         *arrays: (batch, …) each.
         sizes: of the widest map of one image inside the function; `None` if unknown.
         training: bool, whether a gradient may be computed.
+        on_jax: bool, `False` for a convolution alone, which goes image by image there itself.
     """
     backend = keras.config.backend()
-    if not is_chunked(sizes) or (backend == "tensorflow" and training):
+    is_slower = {"tensorflow": training, "jax": not on_jax, "torch": False}
+    if is_slower[backend] or not is_chunked(sizes):
         return function(*arrays)
     formulations = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
     return formulations[backend](function, *arrays)

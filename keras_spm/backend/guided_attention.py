@@ -15,6 +15,8 @@ In training, TensorFlow is faster with all images at once (113 ms, forward and b
 image by image (131 ms), PyTorch is not (119 and 89 ms).
 """
 
+import operator
+
 import keras
 from keras import ops
 
@@ -44,14 +46,13 @@ def guided_attention(
         bias: optional (rows, columns, 5), added to the scores.
         training: bool, whether a gradient will be computed.
     """
-    backend = keras.config.backend()
     images, shared = (guides, maps, query), (key_kernel, value_kernel, bias)
     sizes = (*guides.shape[1:], key_kernel.shape[0])
-    if backend == "torch":
+    if not is_chunked(sizes):
+        return _attend(*images, *shared, by_head=True)
+    if keras.config.backend() != "tensorflow":
         return chunked_by_image(lambda *images: _attend(*images, *shared), *images, sizes=sizes)
-    if backend == "tensorflow" and not training and is_chunked(sizes):
-        return _tensorflow(*images, *shared)
-    return _attend(*images, *shared)
+    return _attend(*images, *shared) if training else _tensorflow(*images, *shared)
 
 
 def guided_attention_weights(
@@ -67,7 +68,7 @@ def guided_attention_weights(
     return ops.reshape(weights, (*ops.shape(guides)[:-1], *weights.shape[1:]))
 
 
-def _attend(guides, maps, query, key_kernel, value_kernel, bias=None):
+def _attend(guides, maps, query, key_kernel, value_kernel, bias=None, by_head=False):
     tokens, bias = _tokens(guides, maps), _of_windows(bias, guides)
 
     def attend_heads(query, key_kernel, value_kernel):
@@ -75,7 +76,8 @@ def _attend(guides, maps, query, key_kernel, value_kernel, bias=None):
         mixed = ops.swapaxes(ops.matmul(weights, tokens), 0, 1)  # (heads, windows, channels)
         return ops.matmul(mixed, value_kernel)  # (heads, windows, head_dim)
 
-    outputs = chunked_by_head(attend_heads, _by_head(query, key_kernel), key_kernel, value_kernel)
+    compute = chunked_by_head if by_head else operator.call
+    outputs = compute(attend_heads, _by_head(query, key_kernel), key_kernel, value_kernel)
     return ops.reshape(ops.swapaxes(outputs, 0, 1), ops.shape(guides))
 
 

@@ -95,14 +95,15 @@ def scale_channels(images: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
 
 def layer_normalization(inputs: Tensor, gamma: Tensor, beta: Tensor, epsilon: float) -> Tensor:
     """Normalizes the last axis of (…, channels), in float32 or more."""
-    if keras.config.backend() != "tensorflow":
+    if keras.config.backend() == "torch":
         return ops.layer_normalization(inputs, gamma, beta, -1, epsilon)
     dtype = keras.backend.standardize_dtype(inputs.dtype)
     compute_dtype = keras.backend.result_type(dtype, "float32")
     inputs, gamma, beta = (ops.cast(each, compute_dtype) for each in (inputs, gamma, beta))
     if is_exporting():
         return ops.cast(_layer_outputs(inputs, gamma, beta, epsilon), dtype)
-    return ops.cast(_tensorflow_layer(inputs, gamma, beta, epsilon), dtype)
+    own_gradient = {"tensorflow": _tensorflow_layer, "jax": _jax_layer}[keras.config.backend()]
+    return ops.cast(own_gradient(inputs, gamma, beta, epsilon), dtype)
 
 
 def _normalize(inputs, mean, variance, gamma, beta, epsilon):
@@ -183,6 +184,26 @@ def _tensorflow_layer(inputs, gamma, beta, epsilon):
 
         return xla_compiled(_layer_outputs)(inputs, gamma, beta, epsilon), gradients
 
+    return normalized(inputs, gamma, beta)
+
+
+def _jax_layer(inputs, gamma, beta, epsilon):
+    import jax
+
+    @jax.custom_vjp
+    def normalized(inputs, gamma, beta):
+        return _layer_outputs(inputs, gamma, beta, epsilon)
+
+    def forward(inputs, gamma, beta):
+        return normalized(inputs, gamma, beta), (inputs, gamma)
+
+    def backward(residuals, upstream):
+        inputs, gamma = residuals
+        input_gradient, gamma_gradients = _layer_gradients(inputs, gamma, upstream, epsilon)
+        axes = tuple(range(upstream.ndim - 1))
+        return input_gradient, gamma_gradients.sum(axes), upstream.sum(axes)
+
+    normalized.defvjp(forward, backward)
     return normalized(inputs, gamma, beta)
 
 

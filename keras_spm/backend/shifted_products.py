@@ -63,8 +63,9 @@ def kernel_gradient(
 
     It loops over the images, so that the maps of one image stay in the cache for all taps,
     and over the rows of the kernel, as unrolled taps are slow to compile. The products of a
-    tap are summed row by row of the map, with all columns and channels side by side, and
-    then once over the columns: XLA on CPU sums over all positions channel by channel.
+    tap are summed row by row of the map, and then once over the columns: XLA on CPU sums over
+    all positions channel by channel. All columns and channels of a row are one axis: loops over
+    16 channels take 3.5 times as long (9x9 taps, eight 56x56 maps: 17.7 ms, not 5.1).
     """
     import jax
     from jax import numpy as jnp
@@ -72,16 +73,19 @@ def kernel_gradient(
     rows, columns, channels, _ = kernel.shape
 
     def add_image(total, image):
-        padded, cotangent = (array.astype("float32") for array in image)
+        *phases, cotangent = (array.reshape(len(array), -1).astype("float32") for array in image)
 
         def row_gradient(row):
-            return _row_gradient(padded, cotangent, row, columns, strides)
+            return _row_gradient(phases, cotangent, row, columns, channels, strides)
 
         return total + jax.lax.map(row_gradient, jnp.arange(rows)), None
 
     start = jnp.zeros((rows, columns, channels), "float32")
-    padded = _pad(inputs, (padding, padding), (padding, padding))
-    total, _ = jax.lax.scan(add_image, start, (padded, cotangent))
+    excess = -(inputs.shape[2] + 2 * padding) % strides
+    padded = _pad(inputs, (padding, padding), (padding, padding + excess))
+    # Windows of each phase of the columns are contiguous.
+    phases = [padded[:, :, phase::strides] for phase in range(strides)]
+    total, _ = jax.lax.scan(add_image, start, (*phases, cotangent))
     return total[..., None].astype(kernel.dtype)
 
 
@@ -118,33 +122,45 @@ def _sum_of_taps(inputs, kernel, strides, padding):
     return total.astype(inputs.dtype)
 
 
-def _row_gradient(padded, cotangent, row, columns, strides):
-    """Returns the gradient of one kernel row from one image, (columns, channels)."""
+def _row_gradient(phases, cotangent, row, columns, channels, strides):
+    """Returns the gradient of one kernel row from one image, (columns, channels).
+
+    Args:
+        phases: `strides` arrays (padded height, columns of a phase * channels).
+        cotangent: (height, width * channels).
+        row: int array, of the kernel.
+        columns, channels: int, of the kernel.
+        strides: int.
+    """
     import jax
     from jax import numpy as jnp
 
-    out_height, out_width, channels = cotangent.shape
-    block = _rows_per_block(out_height, out_width * channels)
+    height, row_size = cotangent.shape
+    block = _rows_per_block(height, row_size)
 
     def add_block(sums, index):
         first = index * block
         rows = (block - 1) * strides + 1
-        band = jax.lax.dynamic_slice_in_dim(padded, first * strides + row, rows)
+        bands = [
+            jax.lax.dynamic_slice_in_dim(phase, first * strides + row, rows) for phase in phases
+        ]
         weights = jax.lax.dynamic_slice_in_dim(cotangent, first, block)
         totals = []
         for column, total in enumerate(sums):
-            window = _window(band[None], 0, column, block, out_width, strides)[0]
+            offset, phase = divmod(column, strides)
+            start = offset * channels
+            window = bands[phase][::strides, start : start + row_size]
             totals.append(total + window * weights)
         return tuple(totals), None
 
-    zeros = jnp.zeros((block, out_width, channels), "float32")
-    sums, _ = jax.lax.scan(add_block, (zeros,) * columns, jnp.arange(out_height // block))
-    return jnp.stack([jnp.sum(total, (0, 1)) for total in sums])
+    zeros = jnp.zeros((block, row_size), "float32")
+    sums, _ = jax.lax.scan(add_block, (zeros,) * columns, jnp.arange(height // block))
+    return jnp.stack(sums).reshape(columns, -1, channels).sum(1)
 
 
 def _rows_per_block(rows, row_size):
-    """Returns the largest divisor of `rows` for which a block fits the fast cache."""
-    fitting = (block for block in range(rows, 1, -1) if block * row_size <= 2**14)
+    """Returns the largest divisor of `rows` for which a block fits the fastest cache."""
+    fitting = (block for block in range(rows, 1, -1) if block * row_size <= 2**11)
     return next((block for block in fitting if rows % block == 0), 1)
 
 

@@ -136,7 +136,7 @@ class GuidedLocalEnhancement(Int8Kernel, CompositeLayer):
         else:
             guides = self.guide_norm(inputs, training=training)
         guides = backend.chunked_by_image(
-            self._guides, guides, sizes=inputs.shape[1:], training=training
+            self._guides, guides, sizes=inputs.shape[1:], training=training, on_jax=False
         )
         bias = None if is_multiple(inputs, WINDOW) else _padding_bias(inputs, guides)
         return guides, pad_to_multiple(self.token_norm(inputs), WINDOW), bias
