@@ -3,9 +3,8 @@
 On a CPU the hidden maps of an MLP do not fit the caches, and the operating system clears
 new memory before it is used. The maps of one image are small enough to be reused. Forward
 and backward, the MLP in the first stage of PVT v2 b1 takes 201 ms instead of 281 under JAX
-and 126 instead of 205 under PyTorch, and Guided Local Enhancement by head 72 ms instead of
-130 under JAX (two cores, float32, batch 8). TensorFlow's loops copy more than they save in
-training; in inference they save 5 % of the time of PVT v2 b1 (one core).
+and 126 instead of 205 under PyTorch (two cores, float32, batch 8). TensorFlow's loops copy more
+than they save in training; in inference they save 5 % of the time of PVT v2 b1 (one core).
 """
 
 import math

@@ -12,7 +12,8 @@ eight images (one core, float32, forward):
 | JAX | 85 ms | 41 ms | 38 ms |
 
 In training, TensorFlow is faster with all images at once (113 ms, forward and backward) than
-image by image (131 ms), PyTorch is not (119 and 89 ms).
+image by image (131 ms), PyTorch is not (119 and 89 ms). JAX takes 57 ms image by image and 101
+head by head, but in the third merging, whose maps are small, 28 ms at once and 19 head by head.
 """
 
 import operator
