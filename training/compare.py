@@ -17,7 +17,6 @@ import contextlib
 import csv
 import dataclasses
 import json
-import math
 import os
 import pathlib
 import statistics
@@ -288,8 +287,9 @@ def plot(rows: collections.abc.Iterable[dict[str, str]]) -> Figure:
     panels = figure.subplots(1, len(comparisons), squeeze=False)[0]
     for panel, ((study, _, start), mergings) in zip(panels, comparisons.items(), strict=True):
         for seed in sorted(set().union(*mergings.values())):
-            values = [metrics.get(seed, math.nan) for metrics in mergings.values()]
-            panel.plot([*mergings], values, "o-", color="#219ebc")
+            found = [(i, each[seed]) for i, each in enumerate(mergings.values()) if seed in each]
+            panel.plot(*zip(*found, strict=True), "o-", color="#219ebc")
+        panel.set_xticks(range(len(mergings)), [*mergings], fontsize=8)
         panel.set_title(f"{study}\n{start} weights", fontsize=9)
         panel.set_ylabel(STUDIES[study].metric.removeprefix("test_"))
         panel.margins(x=0.3, y=0.3)
