@@ -135,17 +135,13 @@ def gradients(layer, inputs, cotangent, training=True):
     return to_numpy(outputs), by_path, to_numpy(by_input)
 
 
-def check_by_image(layer, inputs, cotangent, training, monkeypatch):
-    """Checks that a layer computes images one by one as it does all at once."""
+def gradients_at_once_and_by_image(layer, inputs, cotangent, training, monkeypatch):
+    """Returns `gradients` with all images at once, and image by image."""
     results = []
     for min_bytes in (sys.maxsize, 0):
         monkeypatch.setattr(chunked, "_MIN_BYTES", min_bytes)
-        outputs, by_path, by_input = gradients(layer, inputs, cotangent, training)
-        results.append({**by_path, "outputs": outputs, "inputs": by_input})
-    at_once, by_image = results
-    for name, expected in at_once.items():
-        error = difference(by_image[name], expected)
-        assert error <= 1e-5 * max(np.abs(expected).max(), 1), name
+        results.append(gradients(layer, inputs, cotangent, training))
+    return results
 
 
 def _tensorflow_gradients(layer, inputs, cotangent, options):

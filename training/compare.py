@@ -91,8 +91,8 @@ STUDIES = {
         "cifar10",
     ),
 }
-# The runs of a study have the default merging alone, and take as long as those of the other study
-# with Stepwise Patch Merging, with which they are compared.
+# Studies of the default merging alone. Their runs take as long as those of another study with
+# Stepwise Patch Merging, and are compared with them.
 EQUAL_TIME = {"camvid_equal_time": "camvid"}
 
 

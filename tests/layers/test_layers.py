@@ -8,7 +8,14 @@ import torch
 from keras_spm import layers
 from keras_spm.backend import chunked, resize_on_host
 from keras_spm.layers.spatial_reduction_attention import adaptive_average_pooling
-from tests.helpers import check_by_image, difference, gradients, random_array, randomize, to_numpy
+from tests.helpers import (
+    difference,
+    gradients,
+    gradients_at_once_and_by_image,
+    random_array,
+    randomize,
+    to_numpy,
+)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +380,13 @@ def test_mlp_image_by_image(training, monkeypatch):
     maps = random_array(3, 5, 4, 6)
     layer.build(maps.shape)
     randomize(layer)
-    check_by_image(layer, maps, random_array(*maps.shape, seed=1), training, monkeypatch)
+    cotangent = random_array(*maps.shape, seed=1)
+    results = gradients_at_once_and_by_image(layer, maps, cotangent, training, monkeypatch)
+    (outputs, by_path, by_input), (other_outputs, other_by_path, other_by_input) = results
+    assert difference(outputs, other_outputs) <= 1e-5
+    assert difference(by_input, other_by_input) <= 1e-5
+    for path, gradient in by_path.items():
+        assert difference(gradient, other_by_path[path]) <= 1e-5, path
 
 
 @pytest.mark.only("jax")
